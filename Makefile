@@ -1,0 +1,38 @@
+# Each target sets up what it needs: an own virtual environment in .venv, dependencies from setup.cfg.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+
+.PHONY: setup demo test test-all lint check clean
+
+setup: $(READY)
+
+$(READY): setup.cfg pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $(READY)
+
+demo: $(READY)  ## the whole pipeline on drawn images
+	$(BIN)/amnet demo
+
+test: $(READY)  ## the default tests
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-all: $(READY)  ## the slow tests too
+	$(BIN)/python -m pytest
+
+lint: $(READY)  ## formatter, linter and types, nothing changed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+check: $(READY)  ## format, lint, type and test
+	$(BIN)/ruff format .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m 'not slow'
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

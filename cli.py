@@ -1,0 +1,335 @@
+"""The command line: parse, call one library function, print. Nothing heavy is imported before a command runs."""
+
+import contextlib
+import errno
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from featcache.errors import FeatcacheError, ResourceError, StorageError
+
+DIRECTORY = click.Path(file_okay=False, path_type=Path)
+FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+class _Commands(click.Group):
+    """Turns this project's errors into one message and the exit status of their class."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _reported_errors():
+            return super().invoke(ctx)
+
+
+@contextlib.contextmanager
+def _reported_errors() -> Iterator[None]:
+    signal.signal(signal.SIGTERM, _raise_terminated)
+    try:
+        yield
+    except KeyboardInterrupt:
+        _fail("interrupted; run the same command again to go on", 130)
+    except FeatcacheError as error:
+        _fail(f"error: {error}", error.exit_code)
+    except MemoryError:
+        _fail("error: out of memory; use a smaller --batch-size", ResourceError.exit_code)
+    except OSError as error:
+        if error.errno == errno.EPIPE:  # the reader of our output has gone; click ends quietly
+            raise
+        _fail(f"error: {error}", StorageError.exit_code)
+
+
+def _fail(message: str, exit_code: int) -> NoReturn:
+    click.echo(message, err=True)
+    raise SystemExit(exit_code)
+
+
+def _raise_terminated(number: int, frame: Any) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends the process at once
+    raise SystemExit(128 + number)
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=1))
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Any]:
+    from featcache.progress import TerminalProgress
+
+    progress = TerminalProgress()
+    try:
+        yield progress
+    finally:
+        progress.close()
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="amnet-featcache", prog_name="amnet")
+def main() -> None:
+    """Predict human judgements of images, such as memorability, from frozen features.
+
+    Extract features once (extract), fit attention heads to them in minutes (train-head), evaluate them in
+    batch (score-cache), and use them on new images (predict). Exit status: 0 done, 1 a bug, 2 usage,
+    3 bad input data, 4 cache incomplete, 5 corrupt file, 6 fingerprint or version mismatch, 7 locked,
+    8 storage, 9 memory or device, 10 hostile file refused, 130 or 143 interrupted.
+    """
+
+
+@main.command()
+@click.option(
+    "--dataset", required=True, metavar="NAME_OR_DIR", help="lamem, sun, or a folder with images/ and splits/."
+)
+@click.option("--root", type=DIRECTORY, help="Folder with images/ and splits/ of lamem or sun.  [default: data/NAME]")
+@click.option("--augs", default=0, show_default=True, metavar="K", help="Augmented views per image.")
+@click.option("--backbone", default="resnet50", show_default=True, help="resnet50, efficientnet_lite0, timm:NAME, ...")
+@click.option("--layer", "layers", multiple=True, help="Map to keep; may be repeated.  [default: last of stride 16]")
+@click.option("--image-size", default=224, show_default=True, help="Side of a view in pixels.")
+@click.option("--weights", default="imagenet", show_default=True, help="imagenet, a weights file, or random.")
+@click.option("--eval-view", default="center", show_default=True, type=click.Choice(["center", "squash"]),
+              help="View 0: central square, or the whole image squashed.")  # fmt: skip
+@click.option("--crop-scale", nargs=2, type=float, default=(0.08, 1.0), show_default=True,
+              help="Range of area of an augmented crop, as fractions.")  # fmt: skip
+@click.option("--precision", default="auto", show_default=True, type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
+              help="Arithmetic of the backbone; auto is fp32.")  # fmt: skip
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+@click.option("--batch-size", default=16, show_default=True, help="Views per batch; does not change a feature.")
+@click.option("--seed", default=0, show_default=True, help="Decides the augmented views, and random weights.")
+@click.option("--out", type=DIRECTORY, help="Folder of the cache.  [default: cache/NAME]")
+@click.option("--on-bad-image", default="skip", show_default=True, type=click.Choice(["skip", "stop"]),
+              help="Leave a bad image out and go on, or stop at the first.")  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Print images, views, bytes and time, and write nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def extract(dataset: str, root: Path | None, out: Path | None, dry_run: bool, as_json: bool, **options: Any) -> None:
+    """Fill a cache with the features of a dataset; run it again to resume, or to add views and images.
+
+    Example: amnet extract --dataset lamem --root data/lamem --augs 10
+    """
+    from featcache.dataset import open_dataset
+    from featcache.extract import ExtractSettings
+    from featcache.views import ViewRecipe
+
+    views = ViewRecipe(
+        image_size=options.pop("image_size"),
+        eval_view=options.pop("eval_view"),
+        crop_scale=options.pop("crop_scale"),
+        seed=options.pop("seed"),
+    )
+    settings = ExtractSettings(views=views, **options)
+    found = open_dataset(dataset, root=root)
+    folder = out or Path("cache") / found.name
+    if dry_run:
+        _dry_run(found, settings, folder, as_json)
+    else:
+        _extract(found, settings, folder, as_json)
+
+
+def _dry_run(dataset: Any, settings: Any, folder: Path, as_json: bool) -> None:
+    from featcache.forecast import describe_forecast, forecast
+
+    result = forecast(dataset, settings, folder)
+    if as_json:
+        _print_json(result.as_json())
+    else:
+        click.echo(describe_forecast(result))
+    if result.missing_weights:
+        click.echo(f"warning: extract itself would stop: {result.missing_weights}", err=True)
+
+
+def _extract(dataset: Any, settings: Any, folder: Path, as_json: bool) -> None:
+    from featcache.errors import list_problems
+    from featcache.extract import extract as run_extract
+
+    with _progress() as progress:
+        report = run_extract(dataset, settings, folder, on_progress=progress)
+    if report.stale_temporaries:
+        click.echo(f"removed {report.stale_temporaries} temporary files of a run that was killed", err=True)
+    if as_json:
+        _print_json(report.as_json())
+    else:
+        click.echo(
+            f"{report.folder}: {report.images:,} images x {report.views} views, {report.bytes / 1e9:,.2f} GB, "
+            f"{report.views_computed:,} views computed now; fingerprint {report.fingerprint[:16]}"
+        )
+    if report.absent:
+        way_out = f"They are listed in {report.folder / 'failures.csv'}; mend them and run the same command again."
+        problems = [f"{name}: {reason}" for name, reason in report.absent]
+        click.echo(list_problems(f"{len(problems)} images were left out:", problems, way_out), err=True)
+        raise SystemExit(3)
+
+
+@main.command("train-head")
+@click.option("--split", required=True, metavar="K|all", help="Split to train on.")
+@click.option("--cache", type=DIRECTORY, help="Cache to read.  [default: the only one in cache/]")
+@click.option("--recipe", default="paper", show_default=True, type=click.Choice(["paper"]),
+              help="paper: Eq. 3-15 of the AMNet paper.")  # fmt: skip
+@click.option("--no-attention", is_flag=True, help="Every position counts the same (Eq. 9).")
+@click.option("--layer", help="Layer of the cache to read.  [default: its last]")
+@click.option("--steps", default=3, show_default=True, metavar="T", help="Looks at the image.")
+@click.option("--hidden-size", default=1024, show_default=True, metavar="H", help="Size of the LSTM's state.")
+@click.option("--epochs", default=60, show_default=True, help="At most so many.")
+@click.option("--patience", default=15, show_default=True, help="Epochs without a better rho before stopping.")
+@click.option("--batch-size", default=256, show_default=True)
+@click.option("--lr", default=1e-3, show_default=True, help="Adam's learning rate.")
+@click.option("--weight-decay", default=1e-6, show_default=True, help="L2 of all weights (the paper's SUN: 1e-4).")
+@click.option("--lambda", "attention_weight", default=1e-4, show_default=True, help="Weight of Eq. 14.")
+@click.option("--dropout", default=0.5, show_default=True)
+@click.option("--seed", default=0, show_default=True, help="Decides weights, order, dropout and views.")
+@click.option("--select-on", default="val", show_default=True, type=click.Choice(["val", "test"]),
+              help="Part that picks the epoch; test is optimistic.")  # fmt: skip
+@click.option("--val-fraction", default=0.1, show_default=True, help="Share of train held out if there is no val.")
+@click.option("--runs", type=DIRECTORY, default=Path("runs"), show_default=True, help="Home of runs.")
+@click.option("--name", help="Name of the run.  [default: paper or paper-no-attention]")
+@click.option("--resume/--no-resume", default=True, help="Go on with an unfinished run, or start over.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def train_head(
+    split: str, cache: Path | None, runs: Path, name: str | None, resume: bool, as_json: bool, **options: Any
+) -> None:
+    """Fit a head to one split of a cache, or to all; one run a split in RUNS/CACHE/NAME/split-K/.
+
+    Example: amnet train-head --split all --cache cache/lamem
+    """
+    from featcache.cache import find_cache, open_cache
+    from head.settings import TrainSettings
+    from head.train import train_split
+
+    settings = TrainSettings(attention=not options.pop("no_attention"), **options)
+    opened = open_cache(find_cache(cache))
+    name = name or settings.default_name()
+    done = []
+    with _progress() as progress:
+        for one in _splits(opened, split):
+            folder = runs / opened.name / name / f"split-{one}"
+            done.append(train_split(opened, one, settings, folder, name=name, resume=resume, on_progress=progress))
+    if as_json:
+        _print_json([{"run": str(run.folder), "split": run.split, **run.config["result"]} for run in done])
+        return
+    for run in done:
+        result = run.config["result"]
+        click.echo(
+            f"{run.folder}: rho {result['val_rho']:.3f}, MSE {result['val_mse']:.5f} at epoch {result['best_epoch']} "
+            f"of {result['epochs']}, on {run.config['selected_on']}; lowest MSE {result['lowest_mse_val_mse']:.5f} "
+            f"at epoch {result['lowest_mse_epoch']} (rho {result['lowest_mse_val_rho']:.3f})"
+        )
+    if done[0].config["absent_images"]:
+        click.echo(f"{done[0].config['absent_images']} images without features were left out", err=True)
+
+
+def _splits(cache: Any, split: str) -> list[str]:
+    return list(cache.splits) if split == "all" else [split]
+
+
+@main.command("score-cache")
+@click.option("--cache", type=DIRECTORY, help="Cache to read.  [default: the only one in cache/]")
+@click.option("--runs", type=DIRECTORY, default=Path("runs"), show_default=True, help="Runs, or a folder of some.")
+@click.option("--split", default="all", show_default=True, metavar="K|all", help="Splits to score.")
+@click.option("--part", default="test", show_default=True, type=click.Choice(["train", "val", "test"]))
+@click.option("--views", default="eval", show_default=True, type=click.Choice(["eval", "all"]),
+              help="Evaluation view, or the mean over all views.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def score_cache(cache: Path | None, runs: Path, split: str, part: str, views: str, as_json: bool) -> None:
+    """Score heads on the cache they belong to: rho and MSE per split, and mean and deviation over splits.
+
+    Example: amnet score-cache --cache cache/lamem
+    """
+    from featcache.cache import find_cache, open_cache
+    from head.score import find_runs_of, score_run, write_scores
+    from head.table import format_table, summarise
+
+    opened = open_cache(find_cache(cache))
+    found = find_runs_of(opened, runs, split)
+    scored = [score_run(run, opened, part=part, views=views) for run in found]
+    for result in scored:
+        write_scores(result)
+    if as_json:
+        _print_json({"runs": [result.as_json() for result in scored], "summary": summarise(scored)})
+    else:
+        click.echo(format_table(scored))
+
+
+@main.command()
+@click.option(
+    "--head", "run", required=True, type=DIRECTORY, metavar="RUN", help="Folder of one run, RUNS/.../split-K."
+)
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--weights", type=FILE, help="Weights file of the backbone, if it is not where extract found it.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+@click.option("--csv", "csv_path", type=FILE, help="Write the table there as CSV.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def predict(
+    run: Path, images: tuple[Path, ...], weights: Path | None, device: str, csv_path: Path | None, as_json: bool
+) -> None:
+    """Score image files and folders with a trained head.
+
+    Example: amnet predict --head runs/lamem/paper/split-1 photos/ --csv scores.csv
+    """
+    from head.predict import list_images, load_predictor
+    from head.table import format_predictions, write_predictions
+
+    paths = list_images(images)
+    predictor = load_predictor(run, weights=str(weights) if weights else None, device=device)
+    with _progress() as progress:
+        results = predictor.predict(paths, on_progress=progress)
+    if csv_path is not None:
+        write_predictions(csv_path, results)
+    if as_json:
+        _print_json([result.as_json() for result in results])
+    elif csv_path is None:
+        click.echo(format_predictions(results))
+    seen = sum(result.in_training for result in results)
+    bad = sum(bool(result.problem) for result in results)
+    if seen:
+        click.echo(f"warning: the head was trained on {seen} of these images; its scores of them say nothing", err=True)
+    if bad:
+        click.echo(f"{bad} of {len(results)} images could not be read", err=True)
+        raise SystemExit(3)
+
+
+@main.command("cache-info")
+@click.option("--cache", type=DIRECTORY, help="Cache to describe.  [default: the only one in cache/]")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def cache_info(cache: Path | None, as_json: bool) -> None:
+    """Say what a cache holds: images, views, layers, splits, recipe, and what is missing.
+
+    Example: amnet cache-info --cache cache/lamem
+    """
+    from featcache.cache import find_cache
+    from featcache.info import describe_cache, format_info
+
+    info = describe_cache(find_cache(cache))
+    if as_json:
+        _print_json(info)
+    else:
+        click.echo(format_info(info))
+
+
+@main.command()
+@click.option("--out", type=DIRECTORY, default=Path("demo"), show_default=True, help="Folder for everything it makes.")
+@click.option("--images", default=360, show_default=True, help="Images to draw.")
+@click.option("--augs", default=4, show_default=True, metavar="K", help="Augmented views per image.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def demo(out: Path, images: int, augs: int, seed: int, as_json: bool) -> None:
+    """Draw images with a score to learn, then extract, train and score, as one would with real ones.
+
+    Example: amnet demo
+    """
+    from head.demo import run_demo
+    from head.table import format_table, summarise
+
+    with _progress() as progress:
+        scored = run_demo(out, images=images, augs=augs, seed=seed, on_progress=progress)
+    if as_json:
+        _print_json({"runs": [result.as_json() for result in scored], "summary": summarise(scored)})
+        return
+    run = scored[0].run.folder
+    click.echo(format_table(scored))
+    click.echo(f"\nNext: amnet predict --head {run} YOUR_IMAGES/")
+    click.echo(f"      amnet train-head --cache {out}/cache/demo --runs {out}/runs --split all --no-attention")
+    click.echo(f"      amnet cache-info --cache {out}/cache/demo")
+
+
+if __name__ == "__main__":
+    main()

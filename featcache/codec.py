@@ -1,0 +1,102 @@
+"""How one chunk becomes stored bytes and back, outside HDF5 but byte for byte as its filters would do it.
+
+Chunks of features: byte shuffle, zstd, Fletcher-32. Chunks of pooled vectors: Fletcher-32 alone. Any HDF5
+program with the registered zstd filter reads both. Knows nothing of places: digests are `featcache.shard`'s.
+"""
+
+from dataclasses import dataclass
+
+import h5py
+import hdf5plugin
+import numpy as np
+import zstandard
+from numpy.typing import NDArray
+
+from .errors import CorruptFile, Mismatch
+
+ZSTD_FILTER: int = hdf5plugin.Zstd.filter_id  # 32015; the import registers it with HDF5
+CHECKSUM_BYTES = 4
+_BLOCK_WORDS = 1 << 16
+
+
+@dataclass(frozen=True)
+class Codec:
+    """The filters of one array: a zstd level, or None for no compression; shuffle goes with compression."""
+
+    zstd_level: int | None
+
+    def encode(self, chunk: NDArray[np.generic]) -> bytes:
+        """Return the stored bytes of a chunk of any shape, in C order."""
+        data = np.ascontiguousarray(chunk)
+        if self.zstd_level is None:
+            stored = data.tobytes()
+        else:
+            shuffled = data.reshape(-1).view(np.uint8).reshape(-1, data.itemsize).T.tobytes()
+            stored = zstandard.ZstdCompressor(level=self.zstd_level).compress(shuffled)
+        return stored + fletcher32(stored)
+
+    def decode_into(self, stored: bytes, out: NDArray[np.generic]) -> None:
+        """Fill out, C-contiguous, with the chunk stored; raise `CorruptFile` unless it fits exactly."""
+        payload = memoryview(stored)[:-CHECKSUM_BYTES]
+        if self.zstd_level is None:
+            if len(payload) != out.nbytes:
+                raise CorruptFile(f"a chunk of {len(payload):,} bytes, expected {out.nbytes:,}")
+            out.reshape(-1).view(np.uint8)[:] = np.frombuffer(payload, np.uint8)
+            return
+        shuffled = _decompress(payload, out.nbytes)
+        out.reshape(-1).view(np.uint8).reshape(-1, out.itemsize)[:] = shuffled.reshape(out.itemsize, -1).T
+
+    def creation_properties(self, chunk_shape: tuple[int, ...]) -> h5py.h5p.PropDCID:
+        """Return HDF5 dataset creation properties that name the same filters."""
+        properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        properties.set_chunk(chunk_shape)
+        properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+        properties.set_obj_track_times(False)  # the same features give the same file, byte for byte
+        if self.zstd_level is not None:
+            properties.set_shuffle()
+            properties.set_filter(ZSTD_FILTER, h5py.h5z.FLAG_MANDATORY, (self.zstd_level,))
+        properties.set_fletcher32()
+        return properties
+
+
+def codec_of(properties: h5py.h5p.PropDCID) -> Codec:
+    """Return the codec that stored HDF5 creation properties name; raise `Mismatch` for any other filters."""
+    filters = [properties.get_filter(i)[:3:2] for i in range(properties.get_nfilters())]
+    names = [code for code, _ in filters]
+    if names == [h5py.h5z.FILTER_FLETCHER32]:
+        return Codec(None)
+    if names == [h5py.h5z.FILTER_SHUFFLE, ZSTD_FILTER, h5py.h5z.FILTER_FLETCHER32]:
+        return Codec(int(filters[1][1][0]))
+    raise Mismatch(f"HDF5 filters {names} are not ones this version reads; upgrade to read this cache")
+
+
+def _decompress(payload: memoryview, size: int) -> NDArray[np.uint8]:
+    """Return exactly size bytes from one zstd frame; a frame that states another size is never unpacked."""
+    try:
+        if zstandard.frame_content_size(payload) != size:
+            raise CorruptFile(f"a zstd frame of {zstandard.frame_content_size(payload)} bytes, expected {size}")
+        data = zstandard.ZstdDecompressor().decompress(payload, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise CorruptFile(f"a chunk that zstd cannot decompress: {error}") from error
+    return np.frombuffer(data, np.uint8)
+
+
+def fletcher32(data: bytes) -> bytes:
+    """Return HDF5's Fletcher-32 of data as the 4 bytes that its filter appends.
+
+    Sums of big-endian 16-bit words, an odd last byte as the high half of a word, each sum folded to 16 bits.
+    """
+    padded = data + b"\0" if len(data) % 2 else data
+    words = np.frombuffer(padded, ">u2").astype(np.uint64)
+    sum1 = sum2 = 0
+    for start in range(0, len(words), _BLOCK_WORDS):
+        block = words[start : start + _BLOCK_WORDS]
+        sum2 += len(block) * sum1 + int(block @ np.arange(len(block), 0, -1, dtype=np.uint64))
+        sum1 += int(block.sum())
+    return ((_fold(sum2) << 16) | _fold(sum1)).to_bytes(4, "little")
+
+
+def _fold(total: int) -> int:
+    while total > 0xFFFF:
+        total = (total & 0xFFFF) + (total >> 16)
+    return total

@@ -1,0 +1,86 @@
+"""The errors both packages raise, one class for each exit status of the command line.
+
+A message says what, where (path, row or line), expected, found, and what to do next.
+"""
+
+from collections.abc import Iterable
+
+MOST_PROBLEMS_SHOWN = 20
+
+
+class FeatcacheError(Exception):
+    """Base of every error this project raises on purpose; `exit_code` is the command's exit status."""
+
+    exit_code = 1
+
+
+class InvalidSettings(FeatcacheError, ValueError):
+    """An option or argument that cannot be used (exit 2)."""
+
+    exit_code = 2
+
+
+class BadInput(FeatcacheError, ValueError):
+    """Input data that cannot be used: split files, images, scores (exit 3)."""
+
+    exit_code = 3
+
+
+class BadImage(BadInput):
+    """One image that cannot be read; `reason` is a short fixed word, such as 'truncated'."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+class CacheIncomplete(FeatcacheError, LookupError):
+    """A cache, or a row of it, that is not there yet (exit 4)."""
+
+    exit_code = 4
+
+
+class CorruptFile(FeatcacheError, ValueError):
+    """A stored file that does not hold what it should (exit 5)."""
+
+    exit_code = 5
+
+
+class Mismatch(FeatcacheError, ValueError):
+    """A fingerprint, settings or version that differs from the one asked for (exit 6)."""
+
+    exit_code = 6
+
+
+class Locked(FeatcacheError, BlockingIOError):
+    """Another process is writing here (exit 7)."""
+
+    exit_code = 7
+
+
+class StorageError(FeatcacheError, OSError):
+    """A disk that is full, read-only or failing (exit 8)."""
+
+    exit_code = 8
+
+
+class ResourceError(FeatcacheError, MemoryError):
+    """Memory or a device that is missing or exhausted (exit 9)."""
+
+    exit_code = 9
+
+
+class HostileFile(FeatcacheError, ValueError):
+    """A file that tries to do more than hold data (exit 10)."""
+
+    exit_code = 10
+
+
+def list_problems(title: str, problems: Iterable[str], way_out: str) -> str:
+    """Return one message that holds every problem on a line of its own, the first 20 in full."""
+    found = list(problems)
+    shown = [f"  {problem}" for problem in found[:MOST_PROBLEMS_SHOWN]]
+    if len(found) > MOST_PROBLEMS_SHOWN:
+        shown.append(f"  ... and {len(found) - MOST_PROBLEMS_SHOWN:,} more")
+    return "\n".join([title, *shown, way_out])

@@ -1,0 +1,264 @@
+"""Stage 1: fill a cache folder with the features of a dataset, shard by shard, and seal it.
+
+A kill at any instant loses at most the shard in flight; the same call again goes on behind the shards that
+are there.
+"""
+
+import csv
+import io
+import platform
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import PIL
+import timm
+import torch
+import torchvision
+import xxhash
+
+from .backbones import Backbone, build_backbone
+from .dataset import Dataset, Part
+from .errors import BadInput, InvalidSettings, Mismatch
+from .files import digest_of_file, make_folder, remove_temporaries, write_durably
+from .lock import writer_lock
+from .manifest import FILE_NAME as MANIFEST_NAME
+from .manifest import Manifest, ShardEntry, Splits, read_manifest, write_manifest
+from .pipeline import LoadedImage, build_shard, load_ahead
+from .plan import Plan, existing_shards, make_plan
+from .progress import OnProgress, Progress, silent
+from .recipe import Recipe, recipe_of
+from .shard import Shard, ShardBuilder, open_shard
+from .tables import FILE_NAME as INDEX_NAME
+from .tables import build_index, gather_tables
+from .views import ViewRecipe
+
+FAILURES_NAME = "failures.csv"
+BAD_IMAGE_POLICIES = ("skip", "stop")
+
+
+@dataclass(frozen=True)
+class ExtractSettings:
+    """What to extract: augs is K, the number of augmented views beside the evaluation view.
+
+    weights is 'imagenet', a file, or 'random'; layers may be empty for the backbone's default.
+    """
+
+    augs: int = 0
+    backbone: str = "resnet50"
+    layers: tuple[str, ...] = ()
+    weights: str = "imagenet"
+    views: ViewRecipe = field(default_factory=ViewRecipe)
+    precision: str = "auto"
+    device: str = "auto"
+    batch_size: int = 16
+    on_bad_image: str = "skip"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.augs <= 1000:
+            raise InvalidSettings(f"--augs must be 0 to 1000, found {self.augs}")
+        if not 1 <= self.batch_size <= 4096:
+            raise InvalidSettings(f"--batch-size must be 1 to 4096, found {self.batch_size}")
+        if self.on_bad_image not in BAD_IMAGE_POLICIES:
+            raise InvalidSettings(f"--on-bad-image must be skip or stop, found {self.on_bad_image!r}")
+
+
+@dataclass(frozen=True)
+class ExtractReport:
+    """What a cache holds after extraction, and the images it had to leave out, as (name, reason)."""
+
+    folder: Path
+    fingerprint: str
+    images: int
+    views: int
+    views_computed: int
+    bytes: int
+    absent: list[tuple[str, str]]
+    stale_temporaries: int
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the report as a JSON object."""
+        absent = [{"name": name, "reason": reason} for name, reason in self.absent]
+        return {**asdict(self), "folder": str(self.folder), "absent": absent}
+
+
+def load_backbone(settings: ExtractSettings) -> Backbone:
+    """Return the backbone that settings ask for."""
+    return build_backbone(
+        settings.backbone,
+        layers=settings.layers,
+        weights=settings.weights,
+        image_size=settings.views.image_size,
+        seed=settings.views.seed,
+        device=settings.device,
+        precision=settings.precision,
+    )
+
+
+def extract(
+    dataset: Dataset, settings: ExtractSettings, out: Path, *, on_progress: OnProgress = silent
+) -> ExtractReport:
+    """Bring the cache in out up to date with dataset and settings; what is there already is not computed again.
+
+    Raises `Mismatch` if out holds features of another recipe, `Locked` if another process is writing there,
+    `BadInput` for a feature that cannot be stored or, under on_bad_image='stop', for the first bad image.
+    """
+    backbone = load_backbone(settings)
+    recipe = recipe_of(backbone, settings.views)
+    make_folder(out)
+    with writer_lock(out):
+        shards_folder = make_folder(out / "shards")
+        stale = remove_temporaries(shards_folder) + remove_temporaries(out)
+        plan = make_plan(
+            existing_shards(out, recipe),
+            dataset.names,
+            dataset.root / "images",
+            views=1 + settings.augs,
+            recipe=recipe,
+        )
+        digests = _run(plan, dataset, backbone, recipe, settings, shards_folder, on_progress)
+        return _seal(plan, dataset, recipe, settings, out, digests, stale)
+
+
+def _run(
+    plan: Plan,
+    dataset: Dataset,
+    backbone: Backbone,
+    recipe: Recipe,
+    settings: ExtractSettings,
+    folder: Path,
+    on_progress: OnProgress,
+) -> dict[Path, str]:
+    """Compute and commit every block of the plan; return path and sha256 of each new shard."""
+    total = len(plan.names) * plan.views
+    done = skipped = total - plan.views_to_do
+    sha256_of = {image.name: image.sha256 for shard in plan.kept for image in shard.images if not image.absent}
+    bad = 0
+
+    def check(image: LoadedImage) -> None:
+        nonlocal done, bad
+        row = image.row
+        if row.absent and settings.on_bad_image == "stop":
+            raise BadInput(f"{dataset.root / 'images' / row.name}: {row.absent}; mend it, or use --on-bad-image skip")
+        if not row.absent and sha256_of.get(row.name, row.sha256) != row.sha256:
+            raise Mismatch(
+                f"{row.name} is not the image that this cache holds views of; give another folder with --out"
+            )
+        bad += bool(row.absent)
+        done += block.shape[1]
+        note = f"{bad} bad images" if bad else ""
+        on_progress(Progress("extract", done, total, "views", note, skipped))
+
+    digests = {}
+    images = _load_plan(plan, dataset, recipe)
+    for block in plan.todo:
+        builder = ShardBuilder(recipe, block, planned_rows=len(plan.names), versions=versions())
+        try:
+            data = build_shard(builder, images, block, backbone, recipe, batch_size=settings.batch_size, on_image=check)
+        finally:
+            builder.close()
+        path = folder / f"{block.rows[0]:05d}-{xxhash.xxh3_64_hexdigest(data)}.h5"
+        digests[path] = write_durably(path, data)
+    return digests
+
+
+def _load_plan(plan: Plan, dataset: Dataset, recipe: Recipe) -> Iterator[LoadedImage]:
+    work = [(plan.names[row], block.views) for block in plan.todo for row in range(*block.rows)]
+    return load_ahead(dataset.root / "images", work, recipe)
+
+
+def _seal(
+    plan: Plan,
+    dataset: Dataset,
+    recipe: Recipe,
+    settings: ExtractSettings,
+    out: Path,
+    digests: dict[Path, str],
+    stale: int,
+) -> ExtractReport:
+    """Write cache.h5 and the manifest over all shards, then remove the shards that newer ones replace."""
+    shards = sorted([*plan.kept, *(open_shard(path, recipe) for path in digests)], key=_shard_order)
+    known = _committed_digests(out) | {path.name: digest for path, digest in digests.items()}
+    entries = tuple(
+        ShardEntry(
+            shard.path.name,
+            shard.block,
+            shard.path.stat().st_size,
+            known.get(shard.path.name) or digest_of_file(shard.path),
+        )
+        for shard in shards
+    )
+    tables = gather_tables(shards, rows=len(plan.names), views=plan.views)
+    splits = _splits_by_row(dataset, plan.names)
+    index_sha256 = write_durably(out / INDEX_NAME, build_index(recipe, tables, splits, shards, versions()))
+    source = {"dataset": dataset.name, "root": str(dataset.root.resolve()), "weights": _weights_source(settings)}
+    manifest = Manifest(recipe, len(plan.names), plan.views, splits, entries, index_sha256, source, versions())
+    write_manifest(out, manifest)
+    for path in plan.superseded:
+        path.unlink(missing_ok=True)
+    absent = [(image.name, image.absent) for image in tables.images if image.absent]
+    _write_failures(out / FAILURES_NAME, absent)
+    return ExtractReport(
+        folder=out,
+        fingerprint=recipe.fingerprint,
+        images=len(plan.names),
+        views=plan.views,
+        views_computed=plan.views_to_do,
+        bytes=sum(entry.bytes for entry in entries),
+        absent=absent,
+        stale_temporaries=stale,
+    )
+
+
+def _shard_order(shard: Shard) -> tuple[int, int]:
+    return shard.block.rows[0], shard.block.views[0]
+
+
+def _weights_source(settings: ExtractSettings) -> str:
+    known = settings.weights in ("imagenet", "random")
+    return settings.weights if known else str(Path(settings.weights).resolve())
+
+
+def _committed_digests(out: Path) -> dict[str, str]:
+    """Return the sha256 of the shards that the present manifest lists; theirs need not be computed again."""
+    if not (out / MANIFEST_NAME).is_file():
+        return {}
+    return {entry.file: entry.sha256 for entry in read_manifest(out).shards}
+
+
+def _splits_by_row(dataset: Dataset, names: list[str]) -> Splits:
+    """Return the dataset's splits with its rows turned into the cache's."""
+    row_of = {name: row for row, name in enumerate(names)}
+    new_row = np.array([row_of[name] for name in dataset.names], np.int64)
+    return {
+        split: {part: Part(new_row[values.rows], values.scores) for part, values in parts.items()}
+        for split, parts in dataset.splits.items()
+    }
+
+
+def _write_failures(path: Path, absent: list[tuple[str, str]]) -> None:
+    """Write name and reason of each absent image, or remove the file when there is none."""
+    if not absent:
+        path.unlink(missing_ok=True)
+        return
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["name", "reason"])
+    writer.writerows(absent)
+    write_durably(path, text.getvalue().encode())
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what a feature may depend on, to be stored beside it."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "timm": timm.__version__,
+        "pillow": PIL.__version__,
+        "h5py": h5py.__version__,
+        "numpy": np.__version__,
+    }

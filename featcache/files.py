@@ -1,0 +1,120 @@
+"""Files that are either complete or not there, and canonical JSON. Knows nothing of what the bytes mean."""
+
+import contextlib
+import hashlib
+import json
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .errors import CorruptFile, StorageError
+
+TEMPORARY_PREFIX = ".tmp-"
+_WRITE_SIZE = 16 << 20
+
+
+def write_durably(path: Path, data: bytes | memoryview) -> str:
+    """Put data under path at once or not at all, and on the disk when this returns; return its sha256.
+
+    Temporary name in the same folder, write, fsync, read back, rename, fsync of the folder. A failed
+    fsync is final for that file: it is thrown away, never synced again. Raises `StorageError`.
+    """
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{socket.gethostname()}-{os.getpid()}")
+    digest = hashlib.sha256(data).hexdigest()
+    with storage_errors(path, needed=len(data)):
+        try:
+            _write_and_sync(temporary, memoryview(data))
+            if digest_of_file(temporary) != digest:
+                raise StorageError(f"{path}: the disk did not keep what was written; nothing was replaced")
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+    return digest
+
+
+def _write_and_sync(path: Path, data: memoryview) -> None:
+    with path.open("wb", buffering=0) as file:
+        if data and hasattr(os, "posix_fallocate"):  # not on macOS
+            os.posix_fallocate(file.fileno(), 0, len(data))  # a full disk is known before the writing
+        while data:
+            data = data[file.write(data[:_WRITE_SIZE]) :]
+        os.fsync(file.fileno())
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # so that the check reads the disk
+
+
+@contextlib.contextmanager
+def storage_errors(path: Path, *, needed: int = 0) -> Iterator[None]:
+    """Turn an OSError of the block into a `StorageError` that names path, bytes needed and the way out."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        size = f" ({needed:,} bytes needed)" if needed else ""
+        raise StorageError(
+            f"{path}: cannot write{size}: {error.strerror or error}. "
+            "Nothing that was complete is lost; free space or mend the disk, then run the same command again."
+        ) from error
+
+
+def make_folder(path: Path) -> Path:
+    """Create path and its parents where they are missing, durably, and return it."""
+    with storage_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+        sync_folder(path.parent)
+    return path
+
+
+def sync_folder(path: Path) -> None:
+    """fsync a folder, so that a rename in it survives a power cut."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_temporaries(folder: Path) -> int:
+    """Remove what killed writers left in folder; return how many. Call it only under the writer's lock."""
+    stale = list(folder.glob(f"{TEMPORARY_PREFIX}*"))
+    for path in stale:
+        path.unlink(missing_ok=True)
+    return len(stale)
+
+
+def digest_of_file(path: Path) -> str:
+    """Return the sha256 of a file as 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def canonical_json(value: Any) -> str:
+    """Return the one JSON text of value: keys sorted, no spaces, NaN and infinity refused."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def read_json(path: Path, *, largest: int) -> dict[str, Any]:
+    """Return the JSON object in path; raise `CorruptFile` for anything else, or for more than `largest` bytes."""
+    try:
+        if path.stat().st_size > largest:
+            raise CorruptFile(f"{path}: larger than {largest:,} bytes, so not written by this project")
+        value = json.loads(path.read_bytes(), object_pairs_hook=_object_without_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise CorruptFile(f"{path}: not a JSON object: {error}") from error
+    except OSError as error:
+        raise StorageError(f"{path}: cannot read: {error.strerror or error}") from error
+    if not isinstance(value, dict):
+        raise CorruptFile(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return value

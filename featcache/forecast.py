@@ -1,0 +1,127 @@
+"""What an extraction will take, before it is started: views, bytes and time, from a few batches on this machine."""
+
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .backbones import Backbone
+from .dataset import Dataset
+from .errors import BadImage, BadInput
+from .extract import ExtractSettings, load_backbone
+from .pipeline import encode, load_image
+from .plan import existing_shards, make_plan
+from .progress import duration
+from .recipe import Recipe, recipe_of
+
+_TIMED_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """views are to be computed, of images x views_per_image in all; bytes are raw, that is before compression.
+
+    missing_weights is '' or why the extraction itself would stop now.
+    """
+
+    images: int
+    views_per_image: int
+    views: int
+    views_already_there: int
+    layers: dict[str, tuple[int, int, int]]
+    raw_bytes_per_view: int
+    raw_bytes: int
+    free_bytes: int
+    views_per_second: float
+    seconds: float
+    missing_weights: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the forecast as a JSON object."""
+        return asdict(self)
+
+
+def forecast(dataset: Dataset, settings: ExtractSettings, out: Path) -> Forecast:
+    """Time a few batches of the dataset's own images and extrapolate; nothing is written.
+
+    Weights that cannot be had do not stop it: their values change no time.
+    """
+    missing = ""
+    try:
+        backbone = load_backbone(settings)
+    except BadInput as error:
+        missing = str(error)
+        backbone = load_backbone(_with_random_weights(settings))
+    recipe = recipe_of(backbone, settings.views)
+    shards = [] if missing else existing_shards(out, recipe)
+    plan = make_plan(shards, dataset.names, dataset.root / "images", views=1 + settings.augs, recipe=recipe)
+    rate = _views_per_second(dataset, backbone, recipe, settings)
+    total = len(plan.names) * plan.views
+    return Forecast(
+        images=len(plan.names),
+        views_per_image=plan.views,
+        views=plan.views_to_do,
+        views_already_there=total - plan.views_to_do,
+        layers={name: (height, width, channels) for name, height, width, channels in recipe.layers},
+        raw_bytes_per_view=recipe.bytes_per_view(),
+        raw_bytes=total * recipe.bytes_per_view(),
+        free_bytes=shutil.disk_usage(_existing_parent(out)).free,
+        views_per_second=rate,
+        seconds=plan.views_to_do / rate,
+        missing_weights=missing,
+    )
+
+
+def describe_forecast(result: Forecast) -> str:
+    """Return a forecast as text."""
+    layers = ", ".join(
+        f"{name} {height}x{width}x{channels}" for name, (height, width, channels) in result.layers.items()
+    )
+    there = f" ({result.views_already_there:,} are there already)" if result.views_already_there else ""
+    views = f"{result.images * result.views_per_image:,}: {result.views_per_image} per image{there}"
+    return "\n".join(
+        [
+            f"images  {result.images:,}",
+            f"views   {views}",
+            f"layers  {layers}",
+            f"bytes   {result.raw_bytes:,} raw ({result.raw_bytes / 1e9:,.1f} GB; {result.raw_bytes_per_view:,} a view), "
+            "before compression",
+            f"disk    {result.free_bytes / 1e9:,.1f} GB free",
+            f"time    {duration(result.seconds)} at {result.views_per_second:,.1f} views/s, timed here just now",
+        ]
+    )
+
+
+def _with_random_weights(settings: ExtractSettings) -> ExtractSettings:
+    return ExtractSettings(**{**vars(settings), "weights": "random"})
+
+
+def _views_per_second(dataset: Dataset, backbone: Backbone, recipe: Recipe, settings: ExtractSettings) -> float:
+    """Time decoding, views, backbone and encoding of one image after another for about three seconds."""
+    views = (0, 1 + settings.augs)
+    done, started, warm = 0, time.perf_counter(), False
+    for row in range(len(dataset.names)):
+        try:
+            image = load_image(dataset.path(row), dataset.names[row], views, recipe)
+        except BadImage:
+            continue
+        for start in range(0, len(image.pixels), settings.batch_size):
+            pixels = torch.from_numpy(image.pixels[start : start + settings.batch_size])
+            for features in backbone(pixels).values():
+                encode(features, recipe.encoding)
+        if not warm:  # the first image also pays for setting up
+            warm, started = True, time.perf_counter()
+            continue
+        done += len(image.pixels)
+        if time.perf_counter() - started > _TIMED_SECONDS:
+            break
+    if not done:
+        raise BadInput(f"{dataset.root}: fewer than two images can be decoded, too few to time")
+    return done / (time.perf_counter() - started)
+
+
+def _existing_parent(path: Path) -> Path:
+    return next(parent for parent in [path.absolute(), *path.absolute().parents] if parent.exists())

@@ -1,0 +1,121 @@
+"""From an image file to RGB pixels, in one stated way for every kind of file. Knows nothing of views.
+
+Formats, by content and not by name: JPEG, PNG, WebP, BMP, GIF, TIFF; of several frames the first.
+EXIF orientation is applied, colour profiles are not. Grey is repeated, palettes are looked up, CMYK is
+converted by Pillow's formula, 16 bits become 8 by dividing by 257, and transparency is laid over white.
+"""
+
+import hashlib
+import os
+import stat
+import struct
+import threading
+import warnings
+import zlib
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+
+from .errors import BadImage
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+MOST_PIXELS = 89_478_485  # Pillow's own limit, above which it warns of a decompression bomb
+MOST_BYTES = 512 << 20
+MOST_ELONGATED = 200
+_SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+_CONVERTED = ("RGB", "L", "1", "P", "CMYK", "YCbCr", "RGBX", "HSV")
+_TRANSPARENT = ("RGBA", "LA", "PA", "La", "RGBa")
+_header_lock = threading.Lock()  # warnings.catch_warnings is not thread-safe
+_DAMAGE = (  # what Pillow's decoders raise for damaged files; OSError and ValueError hold most of it
+    OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, ArithmeticError, LookupError,
+    TypeError, AttributeError, MemoryError, Image.DecompressionBombError, Image.DecompressionBombWarning,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class DecodedImage:
+    """An RGB Pillow image, upright, with the sha256 (64 hex digits) of the file it came from."""
+
+    rgb: Image.Image
+    sha256: str
+
+
+def decode_file(path: Path) -> DecodedImage:
+    """Return the pixels of an image file; raise `BadImage` with the reason if it has none to give."""
+    return decode_bytes(_read(path))
+
+
+def decode_bytes(data: bytes) -> DecodedImage:
+    """Return the pixels of an image file's bytes; raise `BadImage`."""
+    if ImageFile.LOAD_TRUNCATED_IMAGES:
+        raise BadImage("truncated", "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is on, which fills missing rows with grey")
+    image = _open_header(data)
+    width, height = image.size
+    if width * height > MOST_PIXELS:
+        raise BadImage("too-large", f"{width} x {height} pixels; at most {MOST_PIXELS:,} are decoded")
+    if max(width, height) > MOST_ELONGATED * min(width, height):
+        raise BadImage("degenerate", f"{width} x {height} pixels")
+    try:
+        image.load()
+        rgb = _to_rgb(ImageOps.exif_transpose(image))
+    except BadImage:
+        raise
+    except _DAMAGE as error:
+        raise BadImage("truncated" if "truncated" in str(error) else "damaged", _first_line(error)) from error
+    return DecodedImage(rgb, hashlib.sha256(data).hexdigest())
+
+
+def _read(path: Path) -> bytes:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO must not block
+    except OSError as error:
+        raise BadImage("unreadable", error.strerror or str(error)) from error
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise BadImage("not-a-file", "not a regular file")
+        if status.st_size > MOST_BYTES:
+            raise BadImage("too-large", f"{status.st_size:,} bytes; at most {MOST_BYTES:,} are read")
+        try:
+            return file.read()
+        except OSError as error:
+            raise BadImage("unreadable", error.strerror or str(error)) from error
+
+
+def _open_header(data: bytes) -> Image.Image:
+    if not data:
+        raise BadImage("unidentified", "the file is empty")
+    with _header_lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of bombs: the size is checked by the caller
+        try:
+            return Image.open(BytesIO(data), formats=FORMATS)
+        except UnidentifiedImageError:
+            raise BadImage("unidentified", f"not one of {', '.join(FORMATS)}") from None
+        except Image.DecompressionBombError as error:
+            raise BadImage("too-large", _first_line(error)) from error
+        except _DAMAGE as error:
+            raise BadImage("damaged", _first_line(error)) from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Return an RGB image of mode 'RGB', as the head of this module states."""
+    if image.mode in _TRANSPARENT or "transparency" in image.info:
+        with_alpha = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, with_alpha).convert("RGB")
+    if image.mode in _SIXTEEN_BIT:
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise BadImage("unsupported", "integer pixels of more than 16 bits")
+        return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode not in _CONVERTED:
+        raise BadImage("unsupported", f"pixels of Pillow's mode {image.mode}")
+    return image.convert("RGB")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:200]

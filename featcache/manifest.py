@@ -1,0 +1,131 @@
+"""manifest.json: what a sealed cache consists of. Its rename seals the cache; without it there is no cache yet."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .dataset import Part
+from .errors import CacheIncomplete, CorruptFile, HostileFile
+from .files import canonical_json, read_json, write_durably
+from .recipe import Recipe, recipe_from_json
+from .shard import NAME_PATTERN, Block
+
+FILE_NAME = "manifest.json"
+_LARGEST = 256 << 20  # the splits of LaMem take 5 MB
+
+Splits = dict[str, dict[str, Part]]
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    """One shard file as it was committed: its name in shards/, what it covers, size in bytes, sha256."""
+
+    file: str
+    block: Block
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A sealed cache of rows x views. index_sha256 is that of cache.h5, which is derived from the rest.
+
+    source holds facts that change no feature: dataset and its folder, and where the weights came from.
+    """
+
+    recipe: Recipe
+    rows: int
+    views: int
+    splits: Splits
+    shards: tuple[ShardEntry, ...]
+    index_sha256: str
+    source: dict[str, str]
+    versions: dict[str, str]
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Seal the cache in folder: replace its manifest at once, durably."""
+    body = {
+        "recipe": manifest.recipe.as_json(),
+        "fingerprint": manifest.recipe.fingerprint,
+        "rows": manifest.rows,
+        "views": manifest.views,
+        "splits": {
+            split: {
+                part: {"row": values.rows.tolist(), "score": values.scores.tolist()} for part, values in parts.items()
+            }
+            for split, parts in manifest.splits.items()
+        },
+        "shards": [
+            {
+                "file": entry.file,
+                "rows": list(entry.block.rows),
+                "views": list(entry.block.views),
+                "bytes": entry.bytes,
+                "sha256": entry.sha256,
+            }
+            for entry in manifest.shards
+        ],
+        "index_sha256": manifest.index_sha256,
+        "source": manifest.source,
+        "versions": manifest.versions,
+    }
+    write_durably(folder / FILE_NAME, canonical_json({**body, "digest": _digest(body)}).encode())
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Return the manifest of a sealed cache.
+
+    Raises `CacheIncomplete` when there is none, `Mismatch` when it is of a newer version, `CorruptFile`
+    when it does not have its digest, `HostileFile` when it names a file outside shards/.
+    """
+    path = folder / FILE_NAME
+    if not path.is_file():
+        raise CacheIncomplete(_incomplete(folder))
+    body = read_json(path, largest=_LARGEST)
+    recipe = recipe_from_json(body.get("recipe"), str(path))
+    if body.pop("digest", None) != _digest(body):
+        raise CorruptFile(f"{path}: it does not have its digest; run extract again to make it anew")
+    try:
+        return Manifest(
+            recipe=recipe,
+            rows=body["rows"],
+            views=body["views"],
+            splits={
+                split: {part: _part(values) for part, values in parts.items()}
+                for split, parts in body["splits"].items()
+            },
+            shards=tuple(_entry(path, entry) for entry in body["shards"]),
+            index_sha256=body["index_sha256"],
+            source=body["source"],
+            versions=body["versions"],
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, HostileFile):
+            raise
+        raise CorruptFile(f"{path}: not a manifest of this version: {error!r}") from error
+
+
+def _incomplete(folder: Path) -> str:
+    if not folder.is_dir():
+        return f"{folder}: no cache there; make one with extract --out {folder}"
+    shards = sum(1 for path in (folder / "shards").glob("*.h5")) if (folder / "shards").is_dir() else 0
+    return f"{folder}: the cache is not complete ({shards} shards so far); run the same extract command again"
+
+
+def _digest(body: dict[str, Any]) -> str:
+    return hashlib.sha256(canonical_json(body).encode()).hexdigest()
+
+
+def _part(values: dict[str, list[float]]) -> Part:
+    return Part(np.array(values["row"], np.int64), np.array(values["score"], np.float64))
+
+
+def _entry(path: Path, entry: dict[str, Any]) -> ShardEntry:
+    if not NAME_PATTERN.fullmatch(entry["file"]):
+        raise HostileFile(f"{path}: {entry['file']!r} is not the name of a shard")
+    block = Block((entry["rows"][0], entry["rows"][1]), (entry["views"][0], entry["views"][1]))
+    return ShardEntry(entry["file"], block, entry["bytes"], entry["sha256"])

@@ -1,0 +1,140 @@
+"""What a cache folder already holds, and which blocks of rows and views are still to be computed.
+
+A shard that is there is never computed again. Rows keep their numbers for ever: images added to a dataset get
+rows behind the others, more views get shards of their own.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import BadImage, CorruptFile, Mismatch
+from .images import decode_file
+from .recipe import Recipe, check_same, recipe_from_json
+from .shard import NAME_PATTERN, Block, Shard, open_shard
+
+ROWS_PER_SHARD = 64  # what a kill costs at most, in images
+BYTES_PER_SHARD = 200 << 20  # uncompressed; a shard is built in memory
+
+
+@dataclass(frozen=True)
+class Plan:
+    """names[row] for all rows; kept shards stay as they are, todo is computed, superseded goes once todo is there."""
+
+    names: list[str]
+    views: int
+    kept: list[Shard]
+    todo: list[Block]
+    superseded: list[Path]
+
+    @property
+    def views_to_do(self) -> int:
+        """Views over all blocks that are to be computed."""
+        return sum(rows * views for rows, views in (block.shape for block in self.todo))
+
+
+def existing_shards(folder: Path, recipe: Recipe) -> list[Shard]:
+    """Open every complete shard in folder/shards; raise `Mismatch`, naming the fields, if one has another recipe."""
+    shards = []
+    for path in sorted((folder / "shards").glob("*.h5")):
+        if NAME_PATTERN.fullmatch(path.name):
+            shard = open_shard(path)
+            if shard.fingerprint != recipe.fingerprint:
+                check_same(
+                    recipe_from_json(json.loads(shard.recipe_json), str(path)),
+                    recipe,
+                    where=str(folder),
+                    way_out="Ask for the same recipe, or give another folder with --out.",
+                )
+            shards.append(shard)
+    return shards
+
+
+def make_plan(shards: Sequence[Shard], names: Iterable[str], images: Path, *, views: int, recipe: Recipe) -> Plan:
+    """Return what is to be done so that the cache holds every one of names, and at least that many views.
+
+    images is the folder of the image files: a shard with an absent image that can be decoded by now is
+    computed anew. Raises `CorruptFile` for shards that contradict each other, `Mismatch` when fewer images
+    are named than an unfinished cache was planned for.
+    """
+    kept, superseded = _usable(shards, images)
+    views = max([views, *(shard.block.views[1] for shard in kept)])
+    all_names = _assign_rows([*kept, *superseded], names)
+    todo = _missing_blocks(kept, len(all_names), views, _rows_per_shard(views, recipe))
+    return Plan(all_names, views, kept, todo, [shard.path for shard in superseded])
+
+
+def _usable(shards: Sequence[Shard], images: Path) -> tuple[list[Shard], list[Shard]]:
+    """Split shards into those to keep and those that a better one replaces or will replace."""
+    best: dict[Block, Shard] = {}
+    superseded: list[Shard] = []
+    for shard in sorted(shards, key=lambda shard: (_absent(shard), shard.path.name)):
+        if shard.block in best or any(_decodes(images / i.name) for i in shard.images if i.absent):
+            superseded.append(shard)
+        else:
+            best[shard.block] = shard
+    return list(best.values()), superseded
+
+
+def _absent(shard: Shard) -> int:
+    return sum(1 for image in shard.images if image.absent)
+
+
+def _decodes(path: Path) -> bool:
+    try:
+        decode_file(path)
+    except BadImage:
+        return False
+    return True
+
+
+def _assign_rows(shards: Sequence[Shard], names: Iterable[str]) -> list[str]:
+    """Return the name of every row: those in shards where they are, the others sorted into the rows still free."""
+    name_of = {row: image.name for shard in shards for row, image in enumerate(shard.images, shard.block.rows[0])}
+    if len(set(name_of.values())) != len(name_of):
+        raise CorruptFile("an image stands in two rows of the cache's shards; delete the cache and extract again")
+    free = iter(sorted(set(names) - set(name_of.values())))
+    rows = max(name_of, default=-1) + 1
+    holes = [row for row in range(rows) if row not in name_of]
+    filled = dict(zip(holes, free, strict=False))
+    if len(filled) < len(holes):
+        raise Mismatch(
+            f"the dataset has {len(holes) - len(filled)} images fewer than this unfinished cache was planned for; "
+            "restore them, or give another folder with --out"
+        )
+    return [(name_of | filled)[row] for row in range(rows)] + list(free)
+
+
+def _rows_per_shard(views: int, recipe: Recipe) -> int:
+    return max(1, min(ROWS_PER_SHARD, BYTES_PER_SHARD // (views * recipe.bytes_per_view())))
+
+
+def _missing_blocks(kept: Sequence[Shard], rows: int, views: int, rows_per_shard: int) -> list[Block]:
+    """Return the blocks that complete the kept shards to rows x views, in order of rows."""
+    covered: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
+    for shard in kept:
+        covered[shard.block.rows].append(shard.block.views)
+    blocks, position = [], 0
+    for (start, stop), view_ranges in sorted(covered.items()):
+        if start < position:
+            raise CorruptFile(f"two shards cover row {start} in different ways; delete the cache and extract again")
+        blocks += _cut(position, start, views, rows_per_shard)
+        blocks += [Block((start, stop), gap) for gap in _gaps(sorted(view_ranges), views)]
+        position = stop
+    return blocks + _cut(position, rows, views, rows_per_shard)
+
+
+def _cut(start: int, stop: int, views: int, rows_per_shard: int) -> list[Block]:
+    return [Block((row, min(row + rows_per_shard, stop)), (0, views)) for row in range(start, stop, rows_per_shard)]
+
+
+def _gaps(covered: Sequence[tuple[int, int]], stop: int) -> list[tuple[int, int]]:
+    """Return the half-open ranges of [0, stop) that sorted, disjoint ranges leave out."""
+    gaps, position = [], 0
+    for start, end in covered:
+        if start > position:
+            gaps.append((position, start))
+        position = max(position, end)
+    return [*gaps, (position, stop)] if position < stop else gaps

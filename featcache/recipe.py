@@ -1,0 +1,123 @@
+"""What a feature depends on, and the fingerprint that stands for it.
+
+Everything that changes a feature is in a `Recipe`; nothing else is. How many views and which images a cache
+holds is not, so a cache can grow; neither is how chunks are compressed.
+"""
+
+import hashlib
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from .backbones import Backbone, LayerShape
+from .errors import CorruptFile, Mismatch, list_problems
+from .files import canonical_json
+from .views import ViewRecipe
+
+FORMAT_VERSION = 1
+FEATURE_DTYPES: dict[str, np.dtype[Any]] = {"float16": np.dtype("<f2")}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Flat and JSON-able. layers holds (name, height, width, D) of each map; mean and std normalise pixels in [0, 1].
+
+    weights is the sha256 of the parameters and buffers that are used; interpolation, flip_probability and
+    center_fraction are constants of `featcache.views`, here so that a later change of them shows.
+    """
+
+    backbone: str
+    weights: str
+    layers: tuple[tuple[str, int, int, int], ...]
+    precision: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    image_size: int
+    eval_view: str
+    crop_scale: tuple[float, float]
+    crop_ratio: tuple[float, float]
+    seed: int
+    encoding: str = "float16"
+    interpolation: str = "bilinear-antialias"
+    center_fraction: float = 0.875
+    flip_probability: float = 0.5
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def fingerprint(self) -> str:
+        """The sha256 of the recipe's canonical JSON, 64 hex digits."""
+        return hashlib.sha256(canonical_json(self.as_json()).encode()).hexdigest()
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the recipe as a JSON object; tuples become lists."""
+        return {name: _plain(value) for name, value in asdict(self).items()}
+
+    @property
+    def layer_names(self) -> tuple[str, ...]:
+        """The layers in the order they were asked for."""
+        return tuple(layer[0] for layer in self.layers)
+
+    def layer_shape(self, layer: str) -> LayerShape:
+        """Return the shape of a layer's map; raise `KeyError` if the recipe has no such layer."""
+        return {name: LayerShape(height, width, channels) for name, height, width, channels in self.layers}[layer]
+
+    @property
+    def view_recipe(self) -> ViewRecipe:
+        """How views are cut."""
+        return ViewRecipe(self.image_size, self.eval_view, self.crop_scale, self.crop_ratio, self.seed)
+
+    def bytes_per_view(self) -> int:
+        """Return the uncompressed bytes of one view's features, all layers together."""
+        return sum(self.layer_shape(name).positions * self.layer_shape(name).channels * 2 for name in self.layer_names)
+
+
+def recipe_of(backbone: Backbone, views: ViewRecipe) -> Recipe:
+    """Return the recipe of features that backbone makes of the views of images."""
+    return Recipe(
+        backbone=backbone.name,
+        weights=backbone.weights_sha256,
+        layers=tuple((name, shape.height, shape.width, shape.channels) for name, shape in backbone.shapes.items()),
+        precision=backbone.precision,
+        mean=backbone.mean,
+        std=backbone.std,
+        image_size=views.image_size,
+        eval_view=views.eval_view,
+        crop_scale=views.crop_scale,
+        crop_ratio=views.crop_ratio,
+        seed=views.seed,
+    )
+
+
+def recipe_from_json(value: Any, place: str) -> Recipe:
+    """Return the recipe stored in a file at place; raise `Mismatch` for a newer version, `CorruptFile` for nonsense."""
+    if not isinstance(value, dict):
+        raise CorruptFile(f"{place}: the recipe is not a JSON object")
+    version = value.get("format_version")
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise Mismatch(f"{place}: format version {version}, this program reads up to {FORMAT_VERSION}; upgrade it")
+    expected = {field.name for field in fields(Recipe)}
+    if set(value) != expected:
+        raise CorruptFile(f"{place}: the recipe has other fields: {sorted(set(value) ^ expected)}")
+    return Recipe(**{name: _frozen(item) for name, item in value.items()})
+
+
+def check_same(found: Recipe, wanted: Recipe, *, where: str, way_out: str) -> None:
+    """Raise `Mismatch` that names each field in which two recipes differ, with both values."""
+    a, b = found.as_json(), wanted.as_json()
+    different = [f"{name}: {_short(a[name])} there, {_short(b[name])} asked for" for name in a if a[name] != b[name]]
+    if different:
+        raise Mismatch(list_problems(f"{where}: made with another recipe:", different, way_out))
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
+
+
+def _short(value: Any) -> str:
+    text = canonical_json(value)
+    return text if len(text) <= 80 else text[:77] + "..."

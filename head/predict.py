@@ -1,0 +1,137 @@
+"""Score images that are in no cache, from features made exactly as the cache's were."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from featcache.backbones import Backbone, build_backbone
+from featcache.errors import BadImage, InvalidSettings
+from featcache.images import SUFFIXES
+from featcache.pipeline import encode, load_image
+from featcache.progress import OnProgress, Progress, silent
+from featcache.recipe import check_same, recipe_of
+
+from .runs import Run, TrainedHead, load_head, read_run
+
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """An image's score and the T step scores that add up to it, or the problem that left it without.
+
+    in_training says that the head was trained on this very image, so that its score says nothing.
+    """
+
+    path: Path
+    score: float | None = None
+    step_scores: tuple[float, ...] = ()
+    in_training: bool = False
+    problem: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the prediction as a JSON object."""
+        return {**asdict(self), "path": str(self.path)}
+
+
+@dataclass(frozen=True)
+class _Batch:
+    places: list[int]
+    pixels: list[NDArray[np.uint8]]
+    digests: list[str]
+
+
+class Predictor:
+    """A run's head with its own backbone; made by `load_predictor`."""
+
+    def __init__(self, run: Run, head: TrainedHead, backbone: Backbone) -> None:
+        self.run, self.head, self.backbone = run, head, backbone
+
+    def predict(self, paths: Sequence[Path], *, on_progress: OnProgress = silent) -> list[Prediction]:
+        """Return a prediction for each image file, in order; a bad image gets its problem instead of a score."""
+        results = [Prediction(path) for path in paths]
+        for batch in self._batches(results):
+            scores, steps = self._score(batch.pixels)
+            for place, digest, score, step in zip(batch.places, batch.digests, scores, steps, strict=True):
+                results[place] = Prediction(
+                    paths[place], float(score), tuple(step.tolist()), digest in self.head.train_images
+                )
+            on_progress(Progress("predict", batch.places[-1] + 1, len(paths), "images"))
+        return results
+
+    def _batches(self, results: list[Prediction]) -> Iterator[_Batch]:
+        """Yield batches of evaluation views; write the problem of each bad image into results."""
+        batch = _Batch([], [], [])
+        for place, result in enumerate(results):
+            try:
+                image = load_image(result.path, result.path.name, (0, 1), self.run.recipe)
+            except BadImage as error:
+                results[place] = Prediction(result.path, problem=str(error))
+                continue
+            batch.places.append(place)
+            batch.pixels.append(image.pixels[0])
+            batch.digests.append(image.row.sha256)
+            if len(batch.places) == BATCH:
+                yield batch
+                batch = _Batch([], [], [])
+        if batch.places:
+            yield batch
+
+    def _score(self, pixels: list[NDArray[np.uint8]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        features = self.backbone(torch.from_numpy(np.stack(pixels)))[self.run.layer]
+        stored, pooled = encode(features, self.run.recipe.encoding)
+        read = torch.from_numpy(stored).float() if self.run.attention else torch.from_numpy(pooled[:, :1])
+        score, steps, _ = self.head.predict(read)
+        return score.numpy(), steps.numpy()
+
+
+def load_predictor(folder: Path, *, weights: str | None = None, device: str = "auto") -> Predictor:
+    """Return the predictor of a finished run; weights overrides where the backbone's weights are looked for.
+
+    Raises `Mismatch` if the weights are not those that the head's features were made with.
+    """
+    run = read_run(folder)
+    head = load_head(run)
+    recipe = run.recipe
+    backbone = build_backbone(
+        recipe.backbone,
+        layers=recipe.layer_names,
+        weights=weights or str(run.config["weights_source"]),
+        image_size=recipe.image_size,
+        seed=recipe.seed,
+        device=device,
+        precision=recipe.precision,
+    )
+    check_same(
+        recipe_of(backbone, recipe.view_recipe),
+        recipe,
+        where=str(folder),
+        way_out="Pass the weights that the cache was extracted with as --weights FILE.",
+    )
+    return Predictor(run, head, backbone)
+
+
+def list_images(arguments: Sequence[Path]) -> list[Path]:
+    """Return the image files among arguments and in the folders among them, recursively, in order of path.
+
+    Raises `InvalidSettings` that lists every argument that is not there, or a folder without images.
+    """
+    paths: list[Path] = []
+    problems = []
+    for argument in arguments:
+        if argument.is_dir():
+            found = sorted(path for path in argument.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+            paths += found
+            problems += [] if found else [f"{argument} holds no {', '.join(SUFFIXES)} files"]
+        elif argument.exists():
+            paths.append(argument)
+        else:
+            problems.append(f"{argument} does not exist")
+    if problems:
+        raise InvalidSettings("; ".join(problems))
+    return paths

@@ -1,0 +1,165 @@
+"""A run's folder: config.json, head.safetensors, history.csv, checkpoint. Nothing in it is pickled.
+
+The head's file also holds the sha256 of every image it was trained on, so the guard against scoring a head on
+its training images goes where the head goes.
+"""
+
+import csv
+import io
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from featcache.errors import CacheIncomplete, CorruptFile, InvalidSettings, Mismatch
+from featcache.files import digest_of_file, read_json, write_durably
+from featcache.recipe import Recipe, recipe_from_json
+
+from .model import AMNetHead, HeadShape
+
+CONFIG_NAME = "config.json"
+HEAD_NAME = "head.safetensors"
+HISTORY_NAME = "history.csv"
+CHECKPOINT_NAME = "checkpoint"
+RUN_FORMAT_VERSION = 1
+_LARGEST_CONFIG = 16 << 20
+_TRAIN_IMAGES = "train_images_sha256"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished or unfinished run. config is config.json; `finished` says whether a head is there."""
+
+    folder: Path
+    config: dict[str, Any]
+
+    @property
+    def finished(self) -> bool:
+        """Whether training has ended and the head is there."""
+        return "result" in self.config
+
+    @property
+    def name(self) -> str:
+        """The run's name, shared by its splits."""
+        return str(self.config["name"])
+
+    @property
+    def split(self) -> str:
+        """The split it was trained on."""
+        return str(self.config["split"])
+
+    @property
+    def layer(self) -> str:
+        """The layer it reads."""
+        return str(self.config["layer"])
+
+    @property
+    def attention(self) -> bool:
+        """Whether it reads single positions or only their mean."""
+        return bool(self.config["shape"]["attention"])
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe of the features it was trained on."""
+        return recipe_from_json(self.config["recipe"], str(self.folder / CONFIG_NAME))
+
+
+@dataclass(frozen=True)
+class TrainedHead:
+    """A head in evaluation mode, the scale of its scores, and the sha256 of its training images.
+
+    A score is target_mean + target_scale * y, with y the head's own output.
+    """
+
+    module: AMNetHead
+    target_mean: float
+    target_scale: float
+    train_images: frozenset[str]
+
+    @torch.inference_mode()
+    def predict(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Map features (B, L, D) to scores (B), step scores (B, T) that add up to them, and maps (B, T, L)."""
+        output = self.module(features)
+        share = self.target_mean / self.module.shape.steps
+        steps = output.step_scores.double() * self.target_scale + share
+        return steps.sum(dim=1), steps, output.maps
+
+
+def write_config(folder: Path, config: dict[str, Any]) -> Run:
+    """Write config.json at once, durably."""
+    write_durably(folder / CONFIG_NAME, (json.dumps(config, indent=1, sort_keys=True) + "\n").encode())
+    return Run(folder, config)
+
+
+def read_run(folder: Path) -> Run:
+    """Return the run in folder; raise `InvalidSettings` if there is none, `Mismatch` if it is of a newer version."""
+    path = folder / CONFIG_NAME
+    if not path.is_file():
+        inside = [str(run.folder) for run in find_runs(folder)] if folder.is_dir() else []
+        hint = f"name one of {', '.join(inside[:8])}" if inside else "make one with train-head"
+        raise InvalidSettings(f"{folder}: no run there; {hint}")
+    config = read_json(path, largest=_LARGEST_CONFIG)
+    if not isinstance(config.get("run_format_version"), int):
+        raise CorruptFile(f"{path}: not the configuration of a run")
+    if config["run_format_version"] > RUN_FORMAT_VERSION:
+        raise Mismatch(f"{path}: run format {config['run_format_version']}, this program reads {RUN_FORMAT_VERSION}")
+    return Run(folder, config)
+
+
+def find_runs(folder: Path) -> list[Run]:
+    """Return every run in folder or below it, in order of path."""
+    return [read_run(path.parent) for path in sorted(folder.rglob(CONFIG_NAME))]
+
+
+def save_head(
+    folder: Path, module: AMNetHead, *, target_mean: float, target_scale: float, train_images: list[str]
+) -> str:
+    """Write head.safetensors and return its sha256."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    digests = np.frombuffer(bytes.fromhex("".join(sorted(train_images))), np.uint8).reshape(-1, 32)
+    tensors[_TRAIN_IMAGES] = torch.from_numpy(digests.copy())
+    metadata = {
+        "shape": json.dumps(asdict(module.shape)),
+        "target": json.dumps({"mean": target_mean, "scale": target_scale}),
+    }
+    return write_durably(folder / HEAD_NAME, safetensors.torch.save(tensors, metadata))
+
+
+def load_head(run: Run, device: str | torch.device = "cpu") -> TrainedHead:
+    """Return the head of a finished run; raise `CacheIncomplete` if unfinished, `CorruptFile` for damage."""
+    path = run.folder / HEAD_NAME
+    if not run.finished:
+        raise CacheIncomplete(f"{run.folder}: training has not finished; run the same train-head command again")
+    if not path.is_file() or digest_of_file(path) != run.config["result"]["head_sha256"]:
+        raise CorruptFile(f"{path}: missing or damaged; run train-head again with --no-resume")
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            metadata = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.offset_keys()}
+        target = json.loads(metadata["target"])
+        module = AMNetHead(HeadShape(**json.loads(metadata["shape"])))
+        train_images = tensors.pop(_TRAIN_IMAGES).numpy()
+        module.load_state_dict(tensors)
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CorruptFile(f"{path}: not a head of this version: {error}") from error
+    return TrainedHead(
+        module.eval().requires_grad_(False).to(device),
+        float(target["mean"]),
+        float(target["scale"]),
+        frozenset(bytes(row).hex() for row in train_images),
+    )
+
+
+def write_history(folder: Path, history: list[dict[str, float]]) -> None:
+    """Write history.csv: one line an epoch."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(history[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    write_durably(folder / HISTORY_NAME, text.getvalue().encode())

@@ -1,0 +1,163 @@
+"""Batch evaluation of runs on a cache: predictions, metrics, and the guard against scoring training images."""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.cache import FeatureCache
+from featcache.dataset import natural_key
+from featcache.errors import BadInput, InvalidSettings
+from featcache.files import write_durably
+from featcache.recipe import check_same
+
+from .data import EVAL_VIEW, load_features, present_part
+from .metrics import Metrics, Scores, measure
+from .runs import Run, TrainedHead, find_runs, load_head
+
+SCORES_NAME = "scores.json"
+PREDICTIONS_NAME = "predictions.csv"
+VIEW_CHOICES = ("eval", "all")
+_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One run's result on one part: metrics and, row by row, prediction (n) and step scores (n, T).
+
+    absent counts images of the part that have no features.
+    """
+
+    run: Run
+    part: str
+    views: str
+    metrics: Metrics
+    absent: int
+    names: list[str]
+    truth: Scores
+    prediction: Scores
+    step_scores: Scores
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the result as a JSON object; NaN becomes null."""
+        result = self.run.config["result"]
+        return {
+            "run": str(self.run.folder),
+            "name": self.run.name,
+            "split": self.run.split,
+            "part": self.part,
+            "views": self.views,
+            "selected_on": self.run.config["selected_on"],
+            "best_epoch": result["best_epoch"],
+            "lowest_mse_epoch": result["lowest_mse_epoch"],
+            "absent": self.absent,
+            **{key: json_number(value) for key, value in asdict(self.metrics).items()},
+        }
+
+
+def score_run(run: Run, cache: FeatureCache, *, part: str = "test", views: str = "eval") -> Scored:
+    """Score a run's head on one part of its split; views 'all' averages over every view of an image.
+
+    Raises `Mismatch` if the cache has other features than the head was trained on, `BadInput` if the head
+    was trained on any of the images, `InvalidSettings` if there is no such part.
+    """
+    if views not in VIEW_CHOICES:
+        raise InvalidSettings(f"--views must be {' or '.join(VIEW_CHOICES)}, found {views!r}")
+    if part not in cache.splits.get(run.split, {}):
+        raise InvalidSettings(f"{cache.path} has no {part} part of split {run.split}")
+    check_same(
+        run.recipe,
+        cache.recipe,
+        where=str(run.folder),
+        way_out="Score a head on the cache it was trained on, or on one extracted with the same recipe.",
+    )
+    head = load_head(run)
+    listed = cache.splits[run.split][part]
+    present = present_part(cache, listed)
+    if not len(present.rows):
+        raise BadInput(f"{cache.path}: no image of the {part} part of split {run.split} has features")
+    refuse_training_images(head, run, [cache.images[row] for row in present.rows])
+    step_scores = predict_rows(
+        head, cache, present.rows, run, views=range(cache.views) if views == "all" else [EVAL_VIEW]
+    )
+    prediction = step_scores.sum(axis=1)
+    return Scored(
+        run=run,
+        part=part,
+        views=views,
+        metrics=measure(prediction, present.scores),
+        absent=len(listed.rows) - len(present.rows),
+        names=[cache.images[row].name for row in present.rows],
+        truth=present.scores,
+        prediction=prediction,
+        step_scores=step_scores,
+    )
+
+
+def refuse_training_images(head: TrainedHead, run: Run, images: Sequence[Any]) -> None:
+    """Raise `BadInput`, naming how many and the first few, if the head was trained on any of images."""
+    seen = [image.name for image in images if image.sha256 in head.train_images]
+    if seen:
+        raise BadInput(
+            f"{run.folder}: the head was trained on {len(seen):,} of these {len(images):,} images "
+            f"({', '.join(seen[:3])}{', ...' if len(seen) > 3 else ''}); a score on them says nothing. "
+            "Score it on the test part of its own split."
+        )
+
+
+def predict_rows(
+    head: TrainedHead, cache: FeatureCache, rows: NDArray[np.int64], run: Run, *, views: Sequence[int]
+) -> Scores:
+    """Return step scores (n, T) of rows, averaged over views; they add up to the score."""
+    total = np.zeros((len(rows), head.module.shape.steps))
+    for view in views:
+        for start in range(0, len(rows), _BATCH):
+            batch = rows[start : start + _BATCH]
+            features = load_features(cache, batch, view, layer=run.layer, attention=run.attention)
+            total[start : start + _BATCH] += head.predict(features)[1].numpy()
+    return total / len(views)
+
+
+def write_scores(scored: Scored) -> None:
+    """Write scores.json and predictions.csv beside the run."""
+    folder = scored.run.folder
+    write_durably(folder / SCORES_NAME, (json.dumps(scored.as_json(), indent=1) + "\n").encode())
+    steps = [f"m_{t}" for t in range(1, scored.step_scores.shape[1] + 1)]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["name", "score", "prediction", *steps])
+    for name, truth, prediction, step in zip(
+        scored.names, scored.truth, scored.prediction, scored.step_scores, strict=True
+    ):
+        writer.writerow([name, repr(float(truth)), f"{prediction:.6f}", *(f"{value:.6f}" for value in step)])
+    write_durably(folder / PREDICTIONS_NAME, text.getvalue().encode())
+
+
+def find_runs_of(cache: FeatureCache, runs: Path, splits: str = "all") -> list[Run]:
+    """Return the finished runs trained on a cache of this name, in runs or below it; splits is 'all' or one.
+
+    Raises `InvalidSettings` if there is none, saying what there is.
+    """
+    folder = runs / cache.name if (runs / cache.name).is_dir() else runs
+    found = find_runs(folder) if folder.is_dir() else []
+    chosen = [
+        run for run in found if run.finished and run.config["cache"] == cache.name and splits in ("all", run.split)
+    ]
+    if not chosen:
+        unfinished = sum(not run.finished for run in found)
+        raise InvalidSettings(
+            f"{folder}: no finished run on {cache.name}, split {splits} ({len(found)} runs there, {unfinished} of "
+            f"them unfinished); make one with train-head --cache {cache.path} --split {splits}"
+        )
+    return sorted(chosen, key=lambda run: (run.name, natural_key(run.split)))
+
+
+def json_number(value: float) -> float | None:
+    """Return a number as JSON can hold it: NaN and infinity become null."""
+    return value if np.isfinite(value) else None
