@@ -85,10 +85,16 @@ class Backbone:
         self.shapes = self._probe()
 
     def __call__(self, pixels: Tensor) -> dict[str, Tensor]:
-        """Map pixels (B, S, S, 3) uint8 to {layer: features (B, L, D) float32} on the backbone's device."""
+        """Map pixels (B, S, S, 3) uint8 to {layer: features (B, L, D) float32} on the backbone's device.
+
+        A batch of one is computed as two: the kernels for one image may round otherwise than those for more
+        (measured: ResNet18 at 64 pixels, 0.3% of float16 features), and a feature must not depend on the batch.
+        """
+        B = len(pixels)
+        maps = self._forward(pixels if B > 1 else pixels.repeat(2, 1, 1, 1))
         return {
-            layer: fmap.flatten(2).transpose(1, 2).float()  # (B, L, D)
-            for layer, fmap in zip(self.layers, self._forward(pixels), strict=True)
+            layer: fmap[:B].flatten(2).transpose(1, 2).float()  # (B, L, D)
+            for layer, fmap in zip(self.layers, maps, strict=True)
         }
 
     @torch.inference_mode()

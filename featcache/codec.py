@@ -50,7 +50,6 @@ class Codec:
         """Return HDF5 dataset creation properties that name the same filters."""
         properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         properties.set_chunk(chunk_shape)
-        properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
         properties.set_obj_track_times(False)  # the same features give the same file, byte for byte
         if self.zstd_level is not None:
             properties.set_shuffle()

@@ -9,15 +9,11 @@ import io
 import platform
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
-import PIL
-import timm
-import torch
-import torchvision
 import xxhash
 
 from .backbones import Backbone, build_backbone
@@ -253,12 +249,5 @@ def _write_failures(path: Path, absent: list[tuple[str, str]]) -> None:
 
 def versions() -> dict[str, str]:
     """Return the versions of what a feature may depend on, to be stored beside it."""
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "timm": timm.__version__,
-        "pillow": PIL.__version__,
-        "h5py": h5py.__version__,
-        "numpy": np.__version__,
-    }
+    packages = ("torch", "torchvision", "timm", "pillow", "h5py", "numpy")
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}

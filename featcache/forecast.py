@@ -6,18 +6,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from .backbones import Backbone
 from .dataset import Dataset
-from .errors import BadImage, BadInput
+from .errors import BadInput
 from .extract import ExtractSettings, load_backbone
-from .pipeline import encode, load_image
+from .pipeline import LoadedImage, build_shard, load_ahead
 from .plan import existing_shards, make_plan
 from .progress import duration
 from .recipe import Recipe, recipe_of
+from .shard import Block, ShardBuilder
 
-_TIMED_SECONDS = 3.0
+_TIMED_BATCHES = 2
 
 
 @dataclass(frozen=True)
@@ -87,8 +86,8 @@ def describe_forecast(result: Forecast) -> str:
             f"images  {result.images:,}",
             f"views   {views}",
             f"layers  {layers}",
-            f"bytes   {result.raw_bytes:,} raw ({result.raw_bytes / 1e9:,.1f} GB; {result.raw_bytes_per_view:,} a view), "
-            "before compression",
+            f"bytes   {result.raw_bytes:,} raw, before compression: {result.raw_bytes / 1e9:,.1f} GB, "
+            f"{result.raw_bytes_per_view:,} a view",
             f"disk    {result.free_bytes / 1e9:,.1f} GB free",
             f"time    {duration(result.seconds)} at {result.views_per_second:,.1f} views/s, timed here just now",
         ]
@@ -100,27 +99,34 @@ def _with_random_weights(settings: ExtractSettings) -> ExtractSettings:
 
 
 def _views_per_second(dataset: Dataset, backbone: Backbone, recipe: Recipe, settings: ExtractSettings) -> float:
-    """Time decoding, views, backbone and encoding of one image after another for about three seconds."""
-    views = (0, 1 + settings.augs)
-    done, started, warm = 0, time.perf_counter(), False
-    for row in range(len(dataset.names)):
-        try:
-            image = load_image(dataset.path(row), dataset.names[row], views, recipe)
-        except BadImage:
-            continue
-        for start in range(0, len(image.pixels), settings.batch_size):
-            pixels = torch.from_numpy(image.pixels[start : start + settings.batch_size])
-            for features in backbone(pixels).values():
-                encode(features, recipe.encoding)
-        if not warm:  # the first image also pays for setting up
-            warm, started = True, time.perf_counter()
-            continue
-        done += len(image.pixels)
-        if time.perf_counter() - started > _TIMED_SECONDS:
-            break
+    """Time the real pipeline on the dataset's first images, two full batches of views, after one to warm up."""
+    views = 1 + settings.augs
+    images = max(1, _TIMED_BATCHES * settings.batch_size // views)
+    _build(dataset, 1, backbone, recipe, settings)
+    started = time.perf_counter()
+    done = _build(dataset, min(images, len(dataset.names)), backbone, recipe, settings)
     if not done:
-        raise BadInput(f"{dataset.root}: fewer than two images can be decoded, too few to time")
+        raise BadInput(f"{dataset.root}: none of the first {images} images can be decoded, so there is nothing to time")
     return done / (time.perf_counter() - started)
+
+
+def _build(dataset: Dataset, rows: int, backbone: Backbone, recipe: Recipe, settings: ExtractSettings) -> int:
+    """Build a shard of the first rows and drop it; return how many views it has."""
+    block = Block((0, rows), (0, 1 + settings.augs))
+    work = [(name, block.views) for name in dataset.names[:rows]]
+    done = 0
+
+    def count(image: LoadedImage) -> None:
+        nonlocal done
+        done += len(image.views)
+
+    builder = ShardBuilder(recipe, block, planned_rows=rows, versions={})
+    try:
+        images = load_ahead(dataset.root / "images", work, recipe)
+        build_shard(builder, images, block, backbone, recipe, batch_size=settings.batch_size, on_image=count)
+    finally:
+        builder.close()
+    return done
 
 
 def _existing_parent(path: Path) -> Path:

@@ -171,15 +171,18 @@ def text_column(texts: list[str]) -> NDArray[Any]:
 def create_chunked(
     file: h5py.File, path: str, shape: tuple[int, ...], dtype: np.dtype[Any], codec: Codec
 ) -> h5py.Dataset:
-    """Create an empty dataset of chunks (1, 1, *shape[2:]) with the codec's filters."""
+    """Create an empty dataset of chunks (1, 1, *shape[2:]) with the codec's filters; what is not there reads as NaN."""
     group, _, name = path.rpartition("/")
+    properties = codec.creation_properties((1, 1, *shape[2:]))
+    if dtype.kind == "f":
+        properties.set_fill_value(np.array(np.nan, dtype))
     return h5py.Dataset(
         h5py.h5d.create(
             file.require_group(group).id,
             name.encode(),
             h5py.h5t.py_create(dtype),
             h5py.h5s.create_simple(shape),
-            codec.creation_properties((1, 1, *shape[2:])),
+            properties,
         )
     )
 

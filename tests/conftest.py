@@ -1,0 +1,94 @@
+"""What tests share: one small dataset, the cache of its features, and heads trained on it.
+
+All of it is read-only: copy before changing.
+"""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from featcache.cache import open_cache
+from featcache.dataset import open_dataset
+from featcache.extract import ExtractSettings, extract
+from featcache.views import ViewRecipe
+from head.settings import TrainSettings
+from head.train import train_split
+
+IMAGES, SPLITS = 41, ("1", "2")
+PART_SIZES = {"train": 23, "val": 7, "test": 11}
+TINY_EXTRACT = ExtractSettings(augs=2, backbone="resnet18", weights="random", views=ViewRecipe(image_size=64))
+TINY_TRAIN = TrainSettings(hidden_size=16, regressor_size=8, dropout=0.1, lr=0.01, batch_size=10, epochs=12)
+
+torch.set_num_threads(1)  # the sizes are tiny, and two threads wait for each other on a busy machine
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in the LaMem layout: 41 JPEGs of varied sizes, splits 1 and 2 with train, val and test.
+
+    An image's score is how bright it is (0.1 to 0.9), a little less in split 2, as LaMem's scores differ
+    between splits. Every image is in exactly one part of each split; the parts of the two splits overlap.
+    """
+    folder = tmp_path_factory.mktemp("data") / "tiny"
+    (folder / "images" / "sub").mkdir(parents=True)
+    (folder / "splits").mkdir()
+    rng = np.random.default_rng(20180618)
+    names = [f"sub/{i:02d}.jpg" if i % 10 == 3 else f"{i:02d}.jpg" for i in range(IMAGES)]
+    scores = rng.permutation(np.linspace(0.1, 0.9, IMAGES))
+    for name, score in zip(names, scores, strict=True):
+        width, height = (int(side) for side in rng.integers(48, 120, size=2))
+        noise = rng.normal(0, 25, size=(height, width, 3))
+        tint = rng.normal(0, 10, size=3)
+        pixels = np.clip(20 + 215 * score + noise + tint, 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / "images" / name, "JPEG", quality=90)
+    for number, split in enumerate(SPLITS):
+        order = rng.permutation(IMAGES)
+        start = 0
+        for part, size in PART_SIZES.items():
+            lines = [f"{names[i]} {scores[i] - 0.02 * number:.6f}\n" for i in order[start : start + size]]
+            (folder / "splits" / f"{part}_{split}.txt").write_text("".join(lines))
+            start += size
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_cache(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sealed cache of `tiny_dataset`: 41 images x 3 views of layer3, 4x4x256, of an untrained ResNet18."""
+    out = tmp_path_factory.mktemp("cache") / "tiny"
+    extract(open_dataset(str(tiny_dataset)), TINY_EXTRACT, out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def torn_dataset(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`tiny_dataset` with the first image of train_1 and of test_1 cut in half."""
+    folder = tmp_path_factory.mktemp("data") / "torn"
+    shutil.copytree(tiny_dataset, folder)
+    for part in ("train", "test"):
+        name = (folder / "splits" / f"{part}_1.txt").read_text().split()[0]
+        whole = (folder / "images" / name).read_bytes()
+        (folder / "images" / name).write_bytes(whole[: len(whole) // 2])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def torn_cache(torn_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sealed cache of `torn_dataset`, of the same recipe as `tiny_cache`; two rows are absent."""
+    out = tmp_path_factory.mktemp("cache") / "torn"
+    extract(open_dataset(str(torn_dataset)), TINY_EXTRACT, out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def tiny_runs(tiny_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home of runs on `tiny_cache`: tiny/paper/split-1, tiny/paper/split-2, tiny/plain/split-1 (no attention)."""
+    home = tmp_path_factory.mktemp("runs")
+    cache = open_cache(tiny_cache)
+    plain = TrainSettings(**{**TINY_TRAIN.as_json(), "attention": False})
+    for name, settings, split in (("paper", TINY_TRAIN, "1"), ("paper", TINY_TRAIN, "2"), ("plain", plain, "1")):
+        train_split(cache, split, settings, home / cache.name / name / f"split-{split}", name=name)
+    return home

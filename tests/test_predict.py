@@ -1,0 +1,194 @@
+"""Images scored from files get what the cache gives them; what cannot be scored is reported, and ends nothing."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+from conftest import TINY_EXTRACT, TINY_TRAIN
+
+from featcache.cache import open_cache
+from featcache.dataset import open_dataset
+from featcache.errors import BadInput, CacheIncomplete, CorruptFile, InvalidSettings, Mismatch
+from featcache.extract import extract, load_backbone
+from featcache.progress import Progress
+from head.predict import Prediction, Predictor, list_images, load_predictor
+from head.runs import read_run
+from head.score import score_run
+from head.train import train_split
+
+
+@pytest.fixture(scope="module")
+def predictor(tiny_runs: Path) -> Predictor:
+    return load_predictor(tiny_runs / "tiny" / "paper" / "split-1")
+
+
+@pytest.fixture(scope="module")
+def images(tiny_dataset: Path) -> Path:
+    return tiny_dataset / "images"
+
+
+@pytest.mark.parametrize("name", ["paper", "plain"])
+def test_an_image_gets_the_score_it_has_in_the_cache(
+    tiny_runs: Path, tiny_cache: Path, images: Path, name: str
+) -> None:
+    folder, cache = tiny_runs / "tiny" / name / "split-1", open_cache(tiny_cache)
+    test, val = (score_run(read_run(folder), cache, part=part) for part in ("test", "val"))
+    names = (test.names + val.names)[:16]  # the batch of extract: another may round a feature differently
+    found = load_predictor(folder).predict([images / name for name in names])
+    wanted = np.concatenate([test.step_scores, val.step_scores])[:16]
+    np.testing.assert_allclose([image.step_scores for image in found], wanted, atol=1e-6)
+    np.testing.assert_allclose([image.score for image in found], wanted.sum(axis=1), atol=1e-6)
+    assert [image.path for image in found] == [images / name for name in names]
+    assert not any(image.in_training or image.problem for image in found)
+
+
+def test_a_score_depends_neither_on_the_files_name_nor_on_the_images_beside_it(
+    predictor: Predictor, images: Path, tmp_path: Path
+) -> None:
+    paths = sorted(images.glob("*.jpg"))
+    together = predictor.predict(paths)
+    shutil.copy(paths[20], tmp_path / "other name.jpeg")
+    (alone,) = predictor.predict([tmp_path / "other name.jpeg"])
+    assert alone.score == pytest.approx(together[20].score, abs=1e-3)
+    assert alone.in_training == together[20].in_training
+
+
+def test_images_the_head_was_trained_on_are_flagged(predictor: Predictor, tiny_cache: Path, images: Path) -> None:
+    cache = open_cache(tiny_cache)
+    trained = {cache.images[row].name for row in cache.splits["1"]["train"].rows}
+    found = predictor.predict([images / image.name for image in cache.images])
+    assert [p.in_training for p in found] == [image.name in trained for image in cache.images]
+
+
+def test_a_bad_image_gets_its_problem_and_the_others_their_scores(
+    predictor: Predictor, images: Path, tmp_path: Path
+) -> None:
+    good = sorted(images.glob("*.jpg"))[:2]
+    torn, text, gone = tmp_path / "torn.jpg", tmp_path / "text.jpg", tmp_path / "gone.jpg"
+    torn.write_bytes(good[0].read_bytes()[:-500])
+    text.write_text("not an image")
+    found = predictor.predict([torn, good[0], text, good[1], gone])
+    assert [bool(image.problem) for image in found] == [True, False, True, False, True]
+    assert [image.score is None for image in found] == [True, False, True, False, True]
+    assert [image.problem.partition(":")[0] for image in found] == ["truncated", "", "unidentified", "", "unreadable"]
+    alone = predictor.predict(good)
+    assert [found[1].score, found[3].score] == pytest.approx([image.score for image in alone], abs=1e-3)
+
+
+def test_more_images_than_one_batch_keep_their_order(
+    predictor: Predictor, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = sorted(images.glob("*.jpg"))[:7]
+    whole = predictor.predict(paths)
+    monkeypatch.setattr("head.predict.BATCH", 2)
+    parts = predictor.predict(paths)
+    assert [image.path for image in parts] == paths
+    assert [image.score for image in parts] == pytest.approx([image.score for image in whole], abs=1e-3)
+
+
+def test_progress_reaches_the_total_even_if_the_last_image_is_bad(
+    predictor: Predictor, images: Path, tmp_path: Path
+) -> None:
+    seen: list[Progress] = []
+    paths = [*sorted(images.glob("*.jpg"))[:3], tmp_path / "gone.jpg"]
+    predictor.predict(paths, on_progress=seen.append)
+    assert (seen[-1].done, seen[-1].total) == (4, 4)
+
+
+def test_no_images_give_no_predictions(predictor: Predictor) -> None:
+    assert predictor.predict([]) == []
+
+
+def test_a_prediction_is_json(tmp_path: Path) -> None:
+    found = Prediction(tmp_path / "a.jpg", 0.5, (0.25, 0.25), in_training=True).as_json()
+    assert json.loads(json.dumps(found)) == {
+        "path": str(tmp_path / "a.jpg"),
+        "score": 0.5,
+        "step_scores": [0.25, 0.25],
+        "in_training": True,
+        "problem": "",
+    }
+
+
+# the backbone and the head
+
+
+@pytest.fixture(scope="module")
+def weights_run(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A run on features made with a weights file, and that file."""
+    home = tmp_path_factory.mktemp("weights")
+    own = load_backbone(replace(TINY_EXTRACT, views=replace(TINY_EXTRACT.views, seed=5))).module.state_dict()
+    safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in own.items()}, home / "own.safetensors")
+    settings = replace(TINY_EXTRACT, augs=0, weights=str(home / "own.safetensors"))
+    extract(open_dataset(str(tiny_dataset)), settings, home / "tiny")
+    train_split(open_cache(home / "tiny"), "1", replace(TINY_TRAIN, epochs=1), home / "run", name="paper")
+    return home / "run", home / "own.safetensors"
+
+
+def test_weights_are_looked_for_where_extract_found_them_or_where_told(
+    weights_run: tuple[Path, Path], images: Path, tmp_path: Path
+) -> None:
+    run, weights = weights_run
+    path = sorted(images.glob("*.jpg"))[:1]
+    shutil.copy(weights, tmp_path / "moved.safetensors")
+    found = load_predictor(run).predict(path)
+    assert load_predictor(run, weights=str(tmp_path / "moved.safetensors")).predict(path) == found
+
+
+def test_weights_that_are_not_those_of_the_features_are_refused(weights_run: tuple[Path, Path]) -> None:
+    with pytest.raises(Mismatch, match=r'weights: "\w{64}" there, "\w{64}" asked for') as caught:
+        load_predictor(weights_run[0], weights="random")
+    assert "--weights FILE" in str(caught.value)
+
+
+def test_weights_that_are_gone_are_named(weights_run: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"gone\.safetensors: no such weights file"):
+        load_predictor(weights_run[0], weights=str(tmp_path / "gone.safetensors"))
+
+
+def test_a_run_that_is_unfinished_damaged_or_not_there_cannot_predict(tiny_runs: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidSettings, match="no run there"):
+        load_predictor(tmp_path)
+    folder = tmp_path / "run"
+    shutil.copytree(tiny_runs / "tiny" / "paper" / "split-1", folder)
+    (folder / "head.safetensors").write_bytes(b"")
+    with pytest.raises(CorruptFile, match="missing or damaged"):
+        load_predictor(folder)
+    config = json.loads((folder / "config.json").read_text())
+    del config["result"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CacheIncomplete, match="has not finished"):
+        load_predictor(folder)
+
+
+# which files are images
+
+
+def test_files_and_folders_are_listed_in_order_of_argument_and_path(tmp_path: Path) -> None:
+    for name in ("b/2.jpg", "b/1.PNG", "b/deep/0.webp", "b/notes.txt", "b/3.tiff", "a.dat"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "b" / "folder.jpg").mkdir()
+    found = list_images([tmp_path / "b", tmp_path / "a.dat", tmp_path / "b" / "2.jpg"])
+    assert [path.relative_to(tmp_path).as_posix() for path in found] == [
+        "b/1.PNG",
+        "b/2.jpg",
+        "b/3.tiff",
+        "b/deep/0.webp",
+        "a.dat",  # named on its own, so whatever its suffix
+        "b/2.jpg",
+    ]
+
+
+def test_every_argument_that_is_not_there_or_holds_no_image_is_listed(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "a.jpg").touch()
+    with pytest.raises(InvalidSettings) as caught:
+        list_images([tmp_path / "gone.jpg", tmp_path / "a.jpg", tmp_path / "empty", tmp_path / "also gone"])
+    for part in (f"{tmp_path / 'gone.jpg'} does not exist", f"{tmp_path / 'also gone'} does not exist"):
+        assert part in str(caught.value)
+    assert f"{tmp_path / 'empty'} holds no .jpg, " in str(caught.value)

@@ -1,0 +1,37 @@
+"""The fingerprint stands for everything that changes a feature, and a mismatch names the field."""
+
+import dataclasses
+import json
+
+import pytest
+from synthetic import RECIPE
+
+from featcache.errors import CorruptFile, Mismatch
+from featcache.recipe import check_same, recipe_from_json
+
+
+def test_the_fingerprint_is_pinned() -> None:
+    assert RECIPE.fingerprint == "b01d1e8d51a3af3ae32120d4e5231d0729849d1d543bd0618c3a5576cedbb2d7"
+
+
+def test_a_recipe_survives_json() -> None:
+    assert recipe_from_json(json.loads(json.dumps(RECIPE.as_json())), "here") == RECIPE
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(RECIPE)])
+def test_every_field_changes_the_fingerprint_and_is_named(field: str) -> None:
+    value = getattr(RECIPE, field)
+    other_value = value + "x" if isinstance(value, str) else value + 1 if isinstance(value, int | float) else value[:1]
+    other = dataclasses.replace(RECIPE, **{field: other_value})
+    assert other.fingerprint != RECIPE.fingerprint
+    with pytest.raises(Mismatch, match=f"there:|{field}: .* there, .* asked for"):
+        check_same(RECIPE, other, where="there", way_out="Ask for the same.")
+
+
+def test_bytes_of_a_view_count_every_layer() -> None:
+    assert RECIPE.bytes_per_view() == 2 * (3 * 5 + 7 * 11)
+
+
+def test_an_unknown_field_is_not_ignored() -> None:
+    with pytest.raises(CorruptFile, match="other fields"):
+        recipe_from_json({**RECIPE.as_json(), "mystery": 1}, "here")
