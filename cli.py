@@ -26,7 +26,7 @@ class _Commands(click.Group):
 
 @contextlib.contextmanager
 def _reported_errors() -> Iterator[None]:
-    signal.signal(signal.SIGTERM, _raise_terminated)
+    before = signal.signal(signal.SIGTERM, _raise_terminated)
     try:
         yield
     except KeyboardInterrupt:
@@ -39,6 +39,8 @@ def _reported_errors() -> Iterator[None]:
         if error.errno == errno.EPIPE:  # the reader of our output has gone; click ends quietly
             raise
         _fail(f"error: {error}", StorageError.exit_code)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .dataset import Part
+from .dataset import PARTS, Part, natural_key
 from .errors import CacheIncomplete, CorruptFile, HostileFile
 from .files import canonical_json, read_json, write_durably
 from .recipe import Recipe, recipe_from_json
@@ -94,10 +94,7 @@ def read_manifest(folder: Path) -> Manifest:
             recipe=recipe,
             rows=body["rows"],
             views=body["views"],
-            splits={
-                split: {part: _part(values) for part, values in parts.items()}
-                for split, parts in body["splits"].items()
-            },
+            splits={split: _parts(body["splits"][split]) for split in sorted(body["splits"], key=natural_key)},
             shards=tuple(_entry(path, entry) for entry in body["shards"]),
             index_sha256=body["index_sha256"],
             source=body["source"],
@@ -120,8 +117,12 @@ def _digest(body: dict[str, Any]) -> str:
     return hashlib.sha256(canonical_json(body).encode()).hexdigest()
 
 
-def _part(values: dict[str, list[float]]) -> Part:
-    return Part(np.array(values["row"], np.int64), np.array(values["score"], np.float64))
+def _parts(parts: dict[str, dict[str, list[float]]]) -> dict[str, Part]:
+    return {
+        part: Part(np.array(parts[part]["row"], np.int64), np.array(parts[part]["score"], np.float64))
+        for part in PARTS
+        if part in parts
+    }
 
 
 def _entry(path: Path, entry: dict[str, Any]) -> ShardEntry:

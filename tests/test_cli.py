@@ -1,0 +1,301 @@
+"""The command line: exit status, what goes to stdout and what to stderr, and what is stored."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from cli import main
+from featcache.lock import writer_lock
+
+ROOT = Path(__file__).parents[1]
+EXTRACT = ["extract", "--backbone", "resnet18", "--weights", "random", "--image-size", "64"]
+TRAIN = ["train-head", "--hidden-size", "16", "--epochs", "3", "--batch-size", "8", "--lr", "0.01"]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to stand in."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def amnet(*arguments: str | Path, status: int = 0) -> Result:
+    """Run a command and check its exit status."""
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exit_code == status, (result.exit_code, result.stdout, result.stderr, result.exception)
+    if result.exception is not None:
+        assert isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_dataset: Path, tiny_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with cache/tiny and trained runs of both splits."""
+    folder = tmp_path_factory.mktemp("trained")
+    shutil.copytree(tiny_cache, folder / "cache" / "tiny")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        amnet(*TRAIN, "--split", "all")
+        yield folder
+
+
+def test_the_whole_way_from_images_to_a_table(here: Path, tiny_dataset: Path) -> None:
+    done = amnet(*EXTRACT, "--dataset", tiny_dataset, "--augs", "1")
+    assert done.stdout.startswith("cache/tiny: 41 images x 2 views, 0.00 GB, 82 views computed now; fingerprint ")
+    assert "extract: 82 of 82 views" in done.stderr
+    trained = amnet(*TRAIN, "--split", "2")
+    assert trained.stdout.startswith("runs/tiny/paper/split-2: rho ")
+    assert "on the val part; lowest MSE " in trained.stdout
+    table = amnet("score-cache").stdout.splitlines()
+    assert table[0].split() == [
+        "run",
+        "split",
+        "rho",
+        "95%",
+        "interval",
+        "MSE",
+        "n",
+        "pred.",
+        "sd",
+        "pred.",
+        "range",
+        "epoch",
+    ]
+    assert table[1].split()[:2] == ["paper", "2"]
+    assert "over 1 split (test part, eval views; epoch selected on the val part)" in table[2]
+    assert sorted(path.name for path in (here / "runs/tiny/paper/split-2").iterdir()) == [
+        "config.json", "head.safetensors", "history.csv", "lock", "predictions.csv", "scores.json",
+    ]  # fmt: skip
+
+
+def test_every_command_prints_one_json_document(trained: Path, tiny_dataset: Path) -> None:
+    run = trained / "runs/tiny/paper/split-1"
+    documents: dict[str, Any] = {
+        "train": json.loads(amnet(*TRAIN, "--split", "all", "--json").stdout),
+        "score": json.loads(amnet("score-cache", "--json").stdout),
+        "info": json.loads(amnet("cache-info", "--json").stdout),
+        "predict": json.loads(amnet("predict", "--head", run, tiny_dataset / "images" / "00.jpg", "--json").stdout),
+        "forecast": json.loads(amnet(*EXTRACT, "--dataset", tiny_dataset, "--dry-run", "--json").stdout),
+        "extract": json.loads(amnet(*EXTRACT, "--dataset", tiny_dataset, "--augs", "2", "--json").stdout),
+    }
+    assert [run["split"] for run in documents["train"]] == ["1", "2"]
+    assert [run["n"] for run in documents["score"]["runs"]] == [11, 11]
+    assert documents["score"]["summary"][0]["splits"] == 2
+    assert documents["info"]["layers"]["layer3"] == {"positions": 16, "height": 4, "width": 4, "channels": 256}
+    assert documents["info"]["splits"]["2"] == {"train": 23, "val": 7, "test": 11}
+    assert documents["predict"][0]["path"].endswith("00.jpg")
+    assert documents["forecast"]["raw_bytes"] == 41 * 3 * 16 * 256 * 2  # the cache has 3 views
+    assert (documents["extract"]["views_computed"], documents["extract"]["absent"]) == (0, [])
+
+
+def test_a_dry_run_writes_nothing_and_says_what_is_there_already(
+    here: Path, tiny_dataset: Path, tiny_cache: Path
+) -> None:
+    found = amnet(*EXTRACT, "--dataset", tiny_dataset, "--augs", "10", "--dry-run").stdout
+    assert "images  41\n" in found
+    assert "views   451: 11 per image\n" in found
+    assert f"bytes   {451 * 8192:,} raw" in found
+    assert "views/s, timed here just now" in found
+    assert not list(here.iterdir())
+    shutil.copytree(tiny_cache, here / "cache" / "tiny")
+    assert "(123 are there already)" in amnet(*EXTRACT, "--dataset", tiny_dataset, "--augs", "10", "--dry-run").stdout
+
+
+def test_cache_info_of_a_finished_and_of_an_unfinished_cache(here: Path, tiny_cache: Path) -> None:
+    shutil.copytree(tiny_cache, here / "cache" / "tiny")
+    text = amnet("cache-info").stdout
+    assert text.startswith("cache/tiny: 41 images x 3 views, complete\n")
+    assert "layer        layer3: 4x4x256 (L = 16)" in text
+    assert "split 1      train 23, val 7, test 11" in text
+    (here / "cache" / "tiny" / "manifest.json").unlink()
+    assert "not complete, 41 of 41 images; run the same extract command again" in amnet("cache-info").stdout
+
+
+def test_predict_gives_the_numbers_of_score_cache(trained: Path, tiny_dataset: Path) -> None:
+    amnet("score-cache")
+    run = trained / "runs/tiny/paper/split-1"
+    scored = dict(line.split(",")[::2][:2] for line in (run / "predictions.csv").read_text().splitlines()[1:])
+    amnet("predict", "--head", run, tiny_dataset / "images", "--csv", trained / "all.csv")
+    lines = (trained / "all.csv").read_text().splitlines()
+    assert lines[0] == "path,score,m_1,m_2,m_3,in_training,problem"
+    assert len(lines) == 42
+    found = {
+        str(Path(line.split(",")[0]).relative_to(tiny_dataset / "images")): line.split(",")[1] for line in lines[1:]
+    }
+    assert {name: found[name] for name in scored} == scored
+
+
+def test_a_bad_image_ends_extract_with_status_3_and_is_listed(here: Path, tiny_dataset: Path) -> None:
+    shutil.copytree(tiny_dataset, here / "own")
+    (here / "own" / "images" / "07.jpg").write_bytes(b"<html>")
+    done = amnet(*EXTRACT, "--dataset", "own", status=3)
+    assert "1 images were left out:\n  07.jpg: unidentified: not one of JPEG, PNG" in done.stderr
+    assert "cache/own/failures.csv; mend them and run the same command again" in done.stderr
+    assert "cache/own: 41 images x 1 views" in done.stdout
+    assert "images without features were left out" in amnet(*TRAIN, "--split", "all").stderr
+    assert "images have no features and were left out" in amnet("score-cache").stdout
+    assert "07.jpg: unidentified" in amnet("cache-info").stdout
+
+
+def test_a_bad_image_ends_predict_with_status_3_and_the_others_are_scored(trained: Path, tiny_dataset: Path) -> None:
+    (trained / "bad.jpg").write_bytes(b"")
+    run = trained / "runs/tiny/paper/split-1"
+    done = amnet("predict", "--head", run, "bad.jpg", tiny_dataset / "images" / "00.jpg", status=3)
+    assert "unidentified: the file is empty" in done.stdout
+    assert "1 of 2 images could not be read" in done.stderr
+    assert len(done.stdout.splitlines()) == 3
+
+
+def test_bad_split_files_end_with_status_3_before_any_work(here: Path, tiny_dataset: Path) -> None:
+    shutil.copytree(tiny_dataset, here / "own")
+    (here / "own" / "splits" / "val_1.txt").write_text("00.jpg\n../x.jpg 0.5\nnone.jpg 0.5\n")
+    error = amnet(*EXTRACT, "--dataset", "own", status=3).stderr
+    assert "own/splits/val_1.txt:1: expected `NAME SCORE`, found '00.jpg'" in error
+    assert "own/splits/val_1.txt:2: '../x.jpg' leaves the images/ folder" in error
+    assert "own/splits/val_1.txt:3: no such image: own/images/none.jpg" in error
+    assert not (here / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["extract"], 2, "Missing option '--dataset'"),
+        (["extract", "--dataset", "nowhere"], 3, "nowhere: no images/ and no splits/ folder"),
+        (["extract", "--dataset", "sun"], 3, "Pass --root DIR, the folder that holds sun's images/ and splits/"),
+        (["extract", "--dataset", "x", "--augs", "-1"], 2, "--augs must be 0 to 1000"),
+        (["extract", "--dataset", "x", "--crop-scale", "0.9", "0.1"], 2, "--crop-scale must be two numbers"),
+        (["train-head", "--split", "1"], 2, "exactly one cache; found none"),
+        (["train-head", "--split", "1", "--cache", "gone"], 4, "gone: no cache there; make one with extract"),
+        (["train-head", "--split", "1", "--lr", "nan"], 2, "lr must be a number from 0 to 10"),
+        (["score-cache", "--cache", "gone"], 4, "gone: no cache there"),
+        (["cache-info", "--cache", "gone"], 4, "gone: no cache there"),
+        (["predict", "--head", "gone", "a.jpg"], 2, "a.jpg does not exist"),
+        (["demo", "--images", "1"], 2, "--images must be 60 to 100,000"),
+    ],
+)
+def test_what_cannot_be_is_said_in_one_message(here: Path, arguments: list[str], status: int, message: str) -> None:
+    result = amnet(*arguments, status=status)
+    assert message in result.stderr
+    assert not result.stdout
+    assert "Traceback" not in result.stderr
+
+
+def test_missing_weights_name_the_file_its_digest_and_the_way_out(
+    here: Path, tiny_dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(here))
+    monkeypatch.setattr("featcache.weights.torch.hub.load_state_dict_from_url", _unreachable)
+    error = amnet("extract", "--dataset", tiny_dataset, status=3).stderr
+    assert "resnet50-0676ba61.pth (its sha256 starts with 0676ba61) cannot be downloaded" in error
+    assert f"put it into {here / 'checkpoints'} or pass --weights FILE" in error
+    dry = amnet("extract", "--dataset", tiny_dataset, "--image-size", "64", "--dry-run")
+    assert "warning: extract itself would stop: the weights resnet50-0676ba61.pth" in dry.stderr
+    assert "images  41" in dry.stdout
+
+
+def _unreachable(*arguments: object, **options: object) -> None:
+    raise OSError("no route to host")
+
+
+def test_another_recipe_ends_with_status_6(trained: Path, tiny_dataset: Path) -> None:
+    error = amnet(*EXTRACT, "--dataset", tiny_dataset, "--eval-view", "squash", status=6).stderr
+    assert 'eval_view: "center" there, "squash" asked for' in error
+
+
+def test_a_damaged_cache_ends_with_status_5(here: Path, tiny_cache: Path) -> None:
+    shutil.copytree(tiny_cache, here / "cache" / "tiny")
+    shard = next((here / "cache" / "tiny" / "shards").iterdir())
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    assert "do not have their digest" in amnet(*TRAIN, "--split", "all", status=5).stderr
+
+
+def test_a_held_lock_ends_with_status_7(trained: Path, tiny_dataset: Path) -> None:
+    with writer_lock(trained / "cache" / "tiny"):
+        error = amnet(*EXTRACT, "--dataset", tiny_dataset, "--augs", "2", status=7).stderr
+    assert f"being written by process {os.getpid()}" in error
+
+
+def test_a_full_disk_ends_with_status_8_and_nothing_is_left_behind(here: Path, tiny_dataset: Path) -> None:
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); import cli; cli.main()"
+    done = subprocess.run(
+        [sys.executable, "-c", limit, *EXTRACT, "--dataset", str(tiny_dataset)],
+        capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 8, done.stderr
+    assert "bytes needed): File too large." in done.stderr
+    assert not list((here / "cache" / "tiny" / "shards").iterdir())
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_the_run_in_good_order(here: Path, tiny_dataset: Path, number: int, status: int) -> None:
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "cli.py", *EXTRACT, "--image-size=224", "--augs=100", "--dataset", tiny_dataset],
+        stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    while not (here / "cache" / "tiny" / "lock").exists():
+        assert process.poll() is None
+    process.send_signal(number)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == status, error
+    assert "Traceback" not in error
+    assert not (here / "cache" / "tiny" / "manifest.json").exists()
+
+
+def test_train_images_are_refused_and_other_parts_are_scored(trained: Path) -> None:
+    error = amnet("score-cache", "--split", "1", "--part", "train", status=3).stderr
+    assert "the head was trained on 23 of these 23 images (" in error
+    assert "val part" in amnet("score-cache", "--split", "1", "--part", "val").stdout
+    assert "all views" in amnet("score-cache", "--split", "1", "--views", "all").stdout
+
+
+def test_other_settings_in_the_same_place_end_with_status_6(trained: Path) -> None:
+    error = amnet(*TRAIN, "--split", "1", "--steps", "2", status=6).stderr
+    assert "steps: 3 there, 2 asked for" in error
+    assert "--name" in error
+
+
+def test_the_documented_help_is_the_real_one() -> None:
+    sys.path.insert(0, str(ROOT / "docs"))
+    try:
+        from commands import commands_markdown
+    finally:
+        sys.path.pop(0)
+    written = (ROOT / "docs" / "commands.md").read_text()
+    assert written == commands_markdown(), "run: python docs/commands.py > docs/commands.md"
+
+
+def test_every_command_has_an_example_and_a_json_form() -> None:
+    for name, command in main.commands.items():
+        assert f"Example: amnet {name}" in (command.help or ""), name
+        assert any("--json" in option.opts for option in command.params if isinstance(option, click.Option)), name
+
+
+def test_the_installed_command_is_the_same(tmp_path: Path) -> None:
+    script = Path(sys.executable).with_name("amnet")
+    if not script.exists():
+        pytest.skip("the package is not installed beside this interpreter")
+    done = subprocess.run([script, "--version"], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.startswith("amnet, version ")
+
+
+def test_a_picture_in_a_folder_is_found_by_its_suffix(trained: Path) -> None:
+    (trained / "mixed").mkdir()
+    Image.new("RGB", (80, 80), "red").save(trained / "mixed" / "a.PNG")
+    (trained / "mixed" / "notes.txt").write_text("not a picture")
+    found = json.loads(amnet("predict", "--head", "runs/tiny/paper/split-2", "mixed", "--json").stdout)
+    assert [Path(item["path"]).name for item in found] == ["a.PNG"]
