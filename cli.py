@@ -97,7 +97,7 @@ def main() -> None:
 @click.option("--precision", default="auto", show_default=True, type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
               help="Arithmetic of the backbone; auto is fp32.")  # fmt: skip
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
-@click.option("--batch-size", default=16, show_default=True, help="Views per batch; does not change a feature.")
+@click.option("--batch-size", default=16, show_default=True, help="Views per call of the network.")
 @click.option("--seed", default=0, show_default=True, help="Decides the augmented views, and random weights.")
 @click.option("--out", type=DIRECTORY, help="Folder of the cache.  [default: cache/NAME]")
 @click.option("--on-bad-image", default="skip", show_default=True, type=click.Choice(["skip", "stop"]),
@@ -195,6 +195,7 @@ def train_head(
     """
     from featcache.cache import find_cache, open_cache
     from head.settings import TrainSettings
+    from head.table import describe_run
     from head.train import train_split
 
     settings = TrainSettings(attention=not options.pop("no_attention"), **options)
@@ -209,12 +210,7 @@ def train_head(
         _print_json([{"run": str(run.folder), "split": run.split, **run.config["result"]} for run in done])
         return
     for run in done:
-        result = run.config["result"]
-        click.echo(
-            f"{run.folder}: rho {result['val_rho']:.3f}, MSE {result['val_mse']:.5f} at epoch {result['best_epoch']} "
-            f"of {result['epochs']}, on {run.config['selected_on']}; lowest MSE {result['lowest_mse_val_mse']:.5f} "
-            f"at epoch {result['lowest_mse_epoch']} (rho {result['lowest_mse_val_rho']:.3f})"
-        )
+        click.echo(describe_run(run))
     if done[0].config["absent_images"]:
         click.echo(f"{done[0].config['absent_images']} images without features were left out", err=True)
 
@@ -242,13 +238,16 @@ def score_cache(cache: Path | None, runs: Path, split: str, part: str, views: st
 
     opened = open_cache(find_cache(cache))
     found = find_runs_of(opened, runs, split)
-    scored = [score_run(run, opened, part=part, views=views) for run in found]
+    scored = [score_run(run, opened, part=part, views=views) for run in found if run.finished]
     for result in scored:
         write_scores(result)
     if as_json:
         _print_json({"runs": [result.as_json() for result in scored], "summary": summarise(scored)})
     else:
         click.echo(format_table(scored))
+    for run in found:
+        if not run.finished:
+            click.echo(f"{run.folder}: not finished, left out; run the same train-head command again", err=True)
 
 
 @main.command()

@@ -30,9 +30,12 @@ class BadImage(BadInput):
     """One image that cannot be read; `reason` is a short fixed word, such as 'truncated'."""
 
     def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
+        super().__init__(reason, detail)
         self.reason = reason
         self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}"
 
 
 class CacheIncomplete(FeatcacheError, LookupError):

@@ -91,6 +91,7 @@ def load_backbone(settings: ExtractSettings) -> Backbone:
         seed=settings.views.seed,
         device=settings.device,
         precision=settings.precision,
+        batch_size=settings.batch_size,
     )
 
 
@@ -153,7 +154,7 @@ def _run(
     for block in plan.todo:
         builder = ShardBuilder(recipe, block, planned_rows=len(plan.names), versions=versions())
         try:
-            data = build_shard(builder, images, block, backbone, recipe, batch_size=settings.batch_size, on_image=check)
+            data = build_shard(builder, images, block, backbone, recipe, on_image=check)
         finally:
             builder.close()
         path = folder / f"{block.rows[0]:05d}-{xxhash.xxh3_64_hexdigest(data)}.h5"
@@ -190,7 +191,12 @@ def _seal(
     tables = gather_tables(shards, rows=len(plan.names), views=plan.views)
     splits = _splits_by_row(dataset, plan.names)
     index_sha256 = write_durably(out / INDEX_NAME, build_index(recipe, tables, splits, shards, versions()))
-    source = {"dataset": dataset.name, "root": str(dataset.root.resolve()), "weights": _weights_source(settings)}
+    source = {
+        "dataset": dataset.name,
+        "root": str(dataset.root.resolve()),
+        "weights": _weights_source(settings),
+        "batch_size": str(settings.batch_size),
+    }
     manifest = Manifest(recipe, len(plan.names), plan.views, splits, entries, index_sha256, source, versions())
     write_manifest(out, manifest)
     for path in plan.superseded:

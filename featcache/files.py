@@ -25,7 +25,7 @@ def write_durably(path: Path, data: bytes | memoryview) -> str:
     digest = hashlib.sha256(data).hexdigest()
     with storage_errors(path, needed=len(data)):
         try:
-            _write_and_sync(temporary, memoryview(data))
+            _write_and_sync(temporary, memoryview(data).cast("B"))
             if digest_of_file(temporary) != digest:
                 raise StorageError(f"{path}: the disk did not keep what was written; nothing was replaced")
             temporary.replace(path)
@@ -65,8 +65,10 @@ def storage_errors(path: Path, *, needed: int = 0) -> Iterator[None]:
 def make_folder(path: Path) -> Path:
     """Create path and its parents where they are missing, durably, and return it."""
     with storage_errors(path):
+        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
         path.mkdir(parents=True, exist_ok=True)
-        sync_folder(path.parent)
+        for folder in missing:
+            sync_folder(folder.parent)
     return path
 
 
@@ -103,7 +105,9 @@ def read_json(path: Path, *, largest: int) -> dict[str, Any]:
     try:
         if path.stat().st_size > largest:
             raise CorruptFile(f"{path}: larger than {largest:,} bytes, so not written by this project")
-        value = json.loads(path.read_bytes(), object_pairs_hook=_object_without_duplicates)
+        value = json.loads(
+            path.read_bytes(), object_pairs_hook=_object_without_duplicates, parse_constant=_refuse_constant
+        )
     except (ValueError, RecursionError) as error:
         raise CorruptFile(f"{path}: not a JSON object: {error}") from error
     except OSError as error:
@@ -111,6 +115,10 @@ def read_json(path: Path, *, largest: int) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CorruptFile(f"{path}: expected a JSON object, found {type(value).__name__}")
     return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
 def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def forecast(dataset: Dataset, settings: ExtractSettings, out: Path) -> Forecast
     recipe = recipe_of(backbone, settings.views)
     shards = [] if missing else existing_shards(out, recipe)
     plan = make_plan(shards, dataset.names, dataset.root / "images", views=1 + settings.augs, recipe=recipe)
-    rate = _views_per_second(dataset, backbone, recipe, settings)
+    rate = _views_per_second(dataset, backbone, recipe, 1 + settings.augs)
     total = len(plan.names) * plan.views
     return Forecast(
         images=len(plan.names),
@@ -98,21 +98,20 @@ def _with_random_weights(settings: ExtractSettings) -> ExtractSettings:
     return ExtractSettings(**{**vars(settings), "weights": "random"})
 
 
-def _views_per_second(dataset: Dataset, backbone: Backbone, recipe: Recipe, settings: ExtractSettings) -> float:
+def _views_per_second(dataset: Dataset, backbone: Backbone, recipe: Recipe, views: int) -> float:
     """Time the real pipeline on the dataset's first images, two full batches of views, after one to warm up."""
-    views = 1 + settings.augs
-    images = max(1, _TIMED_BATCHES * settings.batch_size // views)
-    _build(dataset, 1, backbone, recipe, settings)
+    images = max(1, _TIMED_BATCHES * backbone.batch_size // views)
+    _build(dataset, 1, backbone, recipe, views)
     started = time.perf_counter()
-    done = _build(dataset, min(images, len(dataset.names)), backbone, recipe, settings)
+    done = _build(dataset, min(images, len(dataset.names)), backbone, recipe, views)
     if not done:
         raise BadInput(f"{dataset.root}: none of the first {images} images can be decoded, so there is nothing to time")
     return done / (time.perf_counter() - started)
 
 
-def _build(dataset: Dataset, rows: int, backbone: Backbone, recipe: Recipe, settings: ExtractSettings) -> int:
+def _build(dataset: Dataset, rows: int, backbone: Backbone, recipe: Recipe, views: int) -> int:
     """Build a shard of the first rows and drop it; return how many views it has."""
-    block = Block((0, rows), (0, 1 + settings.augs))
+    block = Block((0, rows), (0, views))
     work = [(name, block.views) for name in dataset.names[:rows]]
     done = 0
 
@@ -123,7 +122,7 @@ def _build(dataset: Dataset, rows: int, backbone: Backbone, recipe: Recipe, sett
     builder = ShardBuilder(recipe, block, planned_rows=rows, versions={})
     try:
         images = load_ahead(dataset.root / "images", work, recipe)
-        build_shard(builder, images, block, backbone, recipe, batch_size=settings.batch_size, on_image=count)
+        build_shard(builder, images, block, backbone, recipe, on_image=count)
     finally:
         builder.close()
     return done

@@ -2,7 +2,8 @@
 
 Formats, by content and not by name: JPEG, PNG, WebP, BMP, GIF, TIFF; of several frames the first.
 EXIF orientation is applied, colour profiles are not. Grey is repeated, palettes are looked up, CMYK is
-converted by Pillow's formula, 16 bits become 8 by dividing by 257, and transparency is laid over white.
+converted by Pillow's formula, 16-bit grey is divided by 257, of 16-bit colour Pillow keeps the upper 8 bits,
+and transparency is laid over white.
 """
 
 import hashlib
@@ -17,7 +18,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from .errors import BadImage
 
@@ -29,6 +30,16 @@ MOST_ELONGATED = 200
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 _CONVERTED = ("RGB", "L", "1", "P", "CMYK", "YCbCr", "RGBX", "HSV")
 _TRANSPARENT = ("RGBA", "LA", "PA", "La", "RGBa")
+_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _header_lock = threading.Lock()  # warnings.catch_warnings is not thread-safe
 _DAMAGE = (  # what Pillow's decoders raise for damaged files; OSError and ValueError hold most of it
     OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, ArithmeticError, LookupError,
@@ -61,12 +72,14 @@ def decode_bytes(data: bytes) -> DecodedImage:
         raise BadImage("degenerate", f"{width} x {height} pixels")
     try:
         image.load()
-        rgb = _to_rgb(ImageOps.exif_transpose(image))
+        rgb = _to_rgb(image)
+        method = _UPRIGHT.get(_orientation(image))
+        upright = rgb if method is None else rgb.transpose(method)
     except BadImage:
         raise
     except _DAMAGE as error:
         raise BadImage("truncated" if "truncated" in str(error) else "damaged", _first_line(error)) from error
-    return DecodedImage(rgb, hashlib.sha256(data).hexdigest())
+    return DecodedImage(upright, hashlib.sha256(data).hexdigest())
 
 
 def _read(path: Path) -> bytes:
@@ -74,10 +87,11 @@ def _read(path: Path) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO must not block
     except OSError as error:
         raise BadImage("unreadable", error.strerror or str(error)) from error
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise BadImage("not-a-file", "not a regular file")
     with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise BadImage("not-a-file", "not a regular file")
         if status.st_size > MOST_BYTES:
             raise BadImage("too-large", f"{status.st_size:,} bytes; at most {MOST_BYTES:,} are read")
         try:
@@ -101,20 +115,34 @@ def _open_header(data: bytes) -> Image.Image:
             raise BadImage("damaged", _first_line(error)) from error
 
 
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation of a loaded image, 1 (upright) where there is none to be read."""
+    try:
+        orientation = image.getexif().get(_ORIENTATION)
+    except _DAMAGE:  # a strange tag costs a photograph nothing but its orientation
+        return 1
+    return orientation if isinstance(orientation, int) else 1
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Return an RGB image of mode 'RGB', as the head of this module states."""
+    """Return an image of mode 'RGB', as the head of this module states."""
+    if image.mode in _SIXTEEN_BIT:
+        return _sixteen_bit_to_rgb(image)
     if image.mode in _TRANSPARENT or "transparency" in image.info:
         with_alpha = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, with_alpha).convert("RGB")
-    if image.mode in _SIXTEEN_BIT:
-        values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise BadImage("unsupported", "integer pixels of more than 16 bits")
-        return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.mode not in _CONVERTED:
         raise BadImage("unsupported", f"pixels of Pillow's mode {image.mode}")
     return image.convert("RGB")
+
+
+def _sixteen_bit_to_rgb(image: Image.Image) -> Image.Image:
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise BadImage("unsupported", "integer pixels of more than 16 bits")
+    values[values == image.info.get("transparency", -1)] = 65535  # the one transparent grey of a PNG
+    return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
 
 
 def _first_line(error: BaseException) -> str:

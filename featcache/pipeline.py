@@ -85,7 +85,6 @@ def build_shard(
     backbone: Backbone,
     recipe: Recipe,
     *,
-    batch_size: int,
     on_image: Callable[[LoadedImage], None],
 ) -> bytes:
     """Fill builder with the block's images, taken in order from images, and return the shard's bytes.
@@ -113,7 +112,7 @@ def build_shard(
         builder.set_image(i, image.row, image.views)
         for j, pixels in enumerate(image.pixels):
             batch.append((i, j, image.row.name, pixels))
-            if len(batch) == batch_size:
+            if len(batch) == backbone.batch_size:
                 flush()
         on_image(image)
     flush()

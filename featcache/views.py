@@ -36,10 +36,12 @@ class ViewRecipe:
             raise InvalidSettings(f"--image-size must be 16 to 4096 pixels, found {self.image_size}")
         if self.eval_view not in EVAL_VIEWS:
             raise InvalidSettings(f"--eval-view must be one of {', '.join(EVAL_VIEWS)}, found {self.eval_view!r}")
+        if not 0 <= self.seed < 2**63:
+            raise InvalidSettings(f"--seed must be 0 to 2^63 - 1, found {self.seed}")
         low, high = self.crop_scale
         if not 0 < low <= high <= 1:
             raise InvalidSettings(f"--crop-scale must be two numbers with 0 < LOW <= HIGH <= 1, found {low} {high}")
-        if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
+        if not 0 < self.crop_ratio[0] <= self.crop_ratio[1] < math.inf:
             raise InvalidSettings(f"the crop ratio must be 0 < LOW <= HIGH, found {self.crop_ratio}")
 
 

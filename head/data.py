@@ -31,11 +31,12 @@ class SplitData:
     selected_on: str
     absent: int
 
-    def digest(self) -> str:
-        """Return the sha256 of rows and scores: two runs with the same digest saw the same data."""
+    def digest(self, cache: FeatureCache) -> str:
+        """Return the sha256 of rows, scores and image files: two runs with the same digest saw the same data."""
         digest = hashlib.sha256()
         for part in (self.train, self.select):
             digest.update(part.rows.astype("<i8").tobytes() + part.scores.astype("<f8").tobytes())
+            digest.update("".join(cache.images[row].sha256 for row in part.rows).encode())
         return digest.hexdigest()
 
 

@@ -82,3 +82,8 @@ def _row_spearman(a: Scores, b: Scores) -> Scores:
     norm = np.sqrt((ranks_a**2).sum(axis=1) * (ranks_b**2).sum(axis=1))
     rho: Scores = np.divide((ranks_a * ranks_b).sum(axis=1), norm, out=np.full(len(norm), np.nan), where=norm > 0)
     return rho
+
+
+def json_number(value: float) -> float | None:
+    """Return a number as JSON can hold it: NaN and infinity become null."""
+    return value if np.isfinite(value) else None

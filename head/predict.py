@@ -18,8 +18,6 @@ from featcache.recipe import check_same, recipe_of
 
 from .runs import Run, TrainedHead, load_head, read_run
 
-BATCH = 16
-
 
 @dataclass(frozen=True)
 class Prediction:
@@ -62,6 +60,7 @@ class Predictor:
                     paths[place], float(score), tuple(step.tolist()), digest in self.head.train_images
                 )
             on_progress(Progress("predict", batch.places[-1] + 1, len(paths), "images"))
+        on_progress(Progress("predict", len(paths), len(paths), "images"))
         return results
 
     def _batches(self, results: list[Prediction]) -> Iterator[_Batch]:
@@ -76,7 +75,7 @@ class Predictor:
             batch.places.append(place)
             batch.pixels.append(image.pixels[0])
             batch.digests.append(image.row.sha256)
-            if len(batch.places) == BATCH:
+            if len(batch.places) == self.backbone.batch_size:
                 yield batch
                 batch = _Batch([], [], [])
         if batch.places:
@@ -106,6 +105,7 @@ def load_predictor(folder: Path, *, weights: str | None = None, device: str = "a
         seed=recipe.seed,
         device=device,
         precision=recipe.precision,
+        batch_size=run.config["batch_size"],
     )
     check_same(
         recipe_of(backbone, recipe.view_recipe),

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from featcache.errors import CacheIncomplete, CorruptFile, InvalidSettings, Mismatch
-from featcache.files import digest_of_file, read_json, write_durably
+from featcache.files import canonical_json, digest_of_file, read_json, write_durably
 from featcache.recipe import Recipe, recipe_from_json
 
 from .model import AMNetHead, HeadShape
@@ -30,6 +30,18 @@ CHECKPOINT_NAME = "checkpoint"
 RUN_FORMAT_VERSION = 1
 _LARGEST_CONFIG = 16 << 20
 _TRAIN_IMAGES = "train_images_sha256"
+_CONFIG_FIELDS = (
+    "name",
+    "split",
+    "layer",
+    "shape",
+    "settings",
+    "recipe",
+    "selected_on",
+    "weights_source",
+    "batch_size",
+)
+_RESULT_FIELDS = ("head_sha256", "best_epoch", "lowest_mse_epoch")
 
 
 @dataclass(frozen=True)
@@ -109,6 +121,10 @@ def read_run(folder: Path) -> Run:
         raise CorruptFile(f"{path}: not the configuration of a run")
     if config["run_format_version"] > RUN_FORMAT_VERSION:
         raise Mismatch(f"{path}: run format {config['run_format_version']}, this program reads {RUN_FORMAT_VERSION}")
+    missing = [field for field in _CONFIG_FIELDS if field not in config]
+    missing += [field for field in _RESULT_FIELDS if field not in config.get("result", _RESULT_FIELDS)]
+    if missing:
+        raise CorruptFile(f"{path}: lacks {', '.join(missing)}; train the run again with --no-resume")
     return Run(folder, config)
 
 
@@ -124,11 +140,9 @@ def save_head(
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
     digests = np.frombuffer(bytes.fromhex("".join(sorted(train_images))), np.uint8).reshape(-1, 32)
     tensors[_TRAIN_IMAGES] = torch.from_numpy(digests.copy())
-    metadata = {
-        "shape": json.dumps(asdict(module.shape)),
-        "target": json.dumps({"mean": target_mean, "scale": target_scale}),
-    }
-    return write_durably(folder / HEAD_NAME, safetensors.torch.save(tensors, metadata))
+    facts = {"shape": asdict(module.shape), "target_mean": target_mean, "target_scale": target_scale}
+    # one key, because safetensors writes several in random order, and the same head must be the same bytes
+    return write_durably(folder / HEAD_NAME, safetensors.torch.save(tensors, {"head": canonical_json(facts)}))
 
 
 def load_head(run: Run, device: str | torch.device = "cpu") -> TrainedHead:
@@ -140,20 +154,26 @@ def load_head(run: Run, device: str | torch.device = "cpu") -> TrainedHead:
         raise CorruptFile(f"{path}: missing or damaged; run train-head again with --no-resume")
     try:
         with safetensors.safe_open(path, "pt") as file:
-            metadata = file.metadata()
+            facts = json.loads(file.metadata()["head"])
             tensors = {name: file.get_tensor(name) for name in file.offset_keys()}
-        target = json.loads(metadata["target"])
-        module = AMNetHead(HeadShape(**json.loads(metadata["shape"])))
+        module = AMNetHead(HeadShape(**facts["shape"]))
         train_images = tensors.pop(_TRAIN_IMAGES).numpy()
         module.load_state_dict(tensors)
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CorruptFile(f"{path}: not a head of this version: {error}") from error
     return TrainedHead(
         module.eval().requires_grad_(False).to(device),
-        float(target["mean"]),
-        float(target["scale"]),
+        float(facts["target_mean"]),
+        float(facts["target_scale"]),
         frozenset(bytes(row).hex() for row in train_images),
     )
+
+
+def remove_results(folder: Path) -> None:
+    """Remove what an earlier head of this folder left: a new one must not be found beside its scores."""
+    for pattern in (CHECKPOINT_NAME, HEAD_NAME, HISTORY_NAME, "scores*.json", "predictions*.csv"):
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
 
 
 def write_history(folder: Path, history: list[dict[str, float]]) -> None:

@@ -18,11 +18,9 @@ from featcache.files import write_durably
 from featcache.recipe import check_same
 
 from .data import EVAL_VIEW, load_features, present_part
-from .metrics import Metrics, Scores, measure
+from .metrics import Metrics, Scores, json_number, measure
 from .runs import Run, TrainedHead, find_runs, load_head
 
-SCORES_NAME = "scores.json"
-PREDICTIONS_NAME = "predictions.csv"
 VIEW_CHOICES = ("eval", "all")
 _BATCH = 256
 
@@ -125,9 +123,10 @@ def predict_rows(
 
 
 def write_scores(scored: Scored) -> None:
-    """Write scores.json and predictions.csv beside the run."""
+    """Write scores.json and predictions.csv beside the run; scores-PART-VIEWS.json for other than test and eval."""
     folder = scored.run.folder
-    write_durably(folder / SCORES_NAME, (json.dumps(scored.as_json(), indent=1) + "\n").encode())
+    suffix = "" if (scored.part, scored.views) == ("test", "eval") else f"-{scored.part}-{scored.views}"
+    write_durably(folder / f"scores{suffix}.json", (json.dumps(scored.as_json(), indent=1) + "\n").encode())
     steps = [f"m_{t}" for t in range(1, scored.step_scores.shape[1] + 1)]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -136,28 +135,19 @@ def write_scores(scored: Scored) -> None:
         scored.names, scored.truth, scored.prediction, scored.step_scores, strict=True
     ):
         writer.writerow([name, repr(float(truth)), f"{prediction:.6f}", *(f"{value:.6f}" for value in step)])
-    write_durably(folder / PREDICTIONS_NAME, text.getvalue().encode())
+    write_durably(folder / f"predictions{suffix}.csv", text.getvalue().encode())
 
 
 def find_runs_of(cache: FeatureCache, runs: Path, splits: str = "all") -> list[Run]:
-    """Return the finished runs trained on a cache of this name, in runs or below it; splits is 'all' or one.
+    """Return the runs of one split, or of 'all', in runs/CACHE or, where that is not, in runs or below it.
 
-    Raises `InvalidSettings` if there is none, saying what there is.
+    Raises `InvalidSettings` if none of them is finished, saying what there is.
     """
     folder = runs / cache.name if (runs / cache.name).is_dir() else runs
-    found = find_runs(folder) if folder.is_dir() else []
-    chosen = [
-        run for run in found if run.finished and run.config["cache"] == cache.name and splits in ("all", run.split)
-    ]
-    if not chosen:
-        unfinished = sum(not run.finished for run in found)
+    found = [run for run in find_runs(folder) if splits in ("all", run.split)]
+    if not any(run.finished for run in found):
         raise InvalidSettings(
-            f"{folder}: no finished run on {cache.name}, split {splits} ({len(found)} runs there, {unfinished} of "
-            f"them unfinished); make one with train-head --cache {cache.path} --split {splits}"
+            f"{folder}: no finished run of split {splits}, and {len(found)} unfinished; "
+            f"make one with train-head --cache {cache.path} --split {splits}"
         )
-    return sorted(chosen, key=lambda run: (run.name, natural_key(run.split)))
-
-
-def json_number(value: float) -> float | None:
-    """Return a number as JSON can hold it: NaN and infinity become null."""
-    return value if np.isfinite(value) else None
+    return sorted(found, key=lambda run: (run.name, natural_key(run.split)))

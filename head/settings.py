@@ -49,6 +49,7 @@ class TrainSettings:
             ("batch_size", 1, 65536),
             ("epochs", 1, 100_000),
             ("patience", 1, 100_000),
+            ("seed", 0, 2**63 - 1),
         ):
             if not low <= getattr(self, name) <= high:
                 raise InvalidSettings(f"{name} must be {low} to {high}, found {getattr(self, name)}")
@@ -56,8 +57,10 @@ class TrainSettings:
             value = getattr(self, name)
             if not math.isfinite(value) or not 0 <= value <= upper:
                 raise InvalidSettings(f"{name} must be a number from 0 to {upper}, found {value}")
-        if not 0 <= self.dropout < 1 or not 0 < self.val_fraction < 1:
-            raise InvalidSettings("dropout must be in [0, 1) and val_fraction in (0, 1)")
+        if not 0 <= self.dropout < 1:
+            raise InvalidSettings(f"dropout must be in [0, 1), found {self.dropout}")
+        if not 0 < self.val_fraction < 1:
+            raise InvalidSettings(f"val_fraction must be in (0, 1), found {self.val_fraction}")
 
     def shape(self, positions: int, channels: int) -> HeadShape:
         """Return the head's shape for feature maps of L positions and D channels."""

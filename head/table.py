@@ -10,8 +10,10 @@ import numpy as np
 
 from featcache.files import write_durably
 
+from .metrics import json_number
 from .predict import Prediction
-from .score import Scored, json_number
+from .runs import Run
+from .score import Scored
 
 
 def summarise(scored: Sequence[Scored]) -> list[dict[str, Any]]:
@@ -45,8 +47,8 @@ def format_table(scored: Sequence[Scored]) -> str:
     columns: list[tuple[str, Callable[[Scored], str]]] = [
         ("run", lambda s: s.run.name),
         ("split", lambda s: s.run.split),
-        ("rho", lambda s: f"{s.metrics.rho:.3f}"),
-        ("95% interval", lambda s: f"{s.metrics.rho_low:.3f} to {s.metrics.rho_high:.3f}"),
+        ("rho", lambda s: shown(s.metrics.rho)),
+        ("95% interval", lambda s: f"{shown(s.metrics.rho_low)} to {shown(s.metrics.rho_high)}"),
         ("MSE", lambda s: f"{s.metrics.mse:.5f}"),
         ("n", lambda s: str(s.metrics.n)),
         ("pred. sd", lambda s: f"{s.metrics.prediction_sd:.3f}"),
@@ -65,11 +67,26 @@ def format_table(scored: Sequence[Scored]) -> str:
     return "\n".join(text + ([f"{absent} images have no features and were left out"] if absent else []))
 
 
+def shown(rho: float | None) -> str:
+    """Return a correlation with three digits, or 'undefined' for NaN and None."""
+    return "undefined" if rho is None or np.isnan(rho) else f"{rho:.3f}"
+
+
 def _mean_and_sd_text(row: dict[str, Any], key: str, digits: int) -> str:
     mean, deviation = row[f"{key}_mean"], row[f"{key}_sd"]
     if mean is None:
         return "undefined"
     return f"{mean:.{digits}f}" + ("" if deviation is None else f" +- {deviation:.{digits}f}")
+
+
+def describe_run(run: Run) -> str:
+    """Return a finished run's best epoch and its epoch of lowest MSE as one line."""
+    result = run.config["result"]
+    return (
+        f"{run.folder}: rho {shown(result['val_rho'])}, MSE {result['val_mse']:.5f} at epoch {result['best_epoch']} "
+        f"of {result['epochs']}, on {run.config['selected_on']}; lowest MSE {result['lowest_mse_val_mse']:.5f} "
+        f"at epoch {result['lowest_mse_epoch']} (rho {shown(result['lowest_mse_val_rho'])})"
+    )
 
 
 def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:

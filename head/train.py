@@ -19,7 +19,7 @@ from featcache.progress import OnProgress, Progress, silent
 from . import runs
 from .checkpoint import pack, read_checkpoint, unpack, write_checkpoint
 from .data import EVAL_VIEW, SplitData, epoch_batches, feature_scale, load_features, split_data
-from .metrics import Scores, mean_squared_error, spearman
+from .metrics import Scores, json_number, mean_squared_error, spearman
 from .model import AMNetHead, loss
 from .settings import TrainSettings
 
@@ -73,8 +73,8 @@ def train_split(
         if existing is not None and existing.finished:
             return existing
         if existing is None:
-            (folder / runs.CHECKPOINT_NAME).unlink(missing_ok=True)
             runs.write_config(folder, config)
+            runs.remove_results(folder)
         trainer = _Trainer(cache, data, settings, config, folder, on_progress)
         return trainer.run()
 
@@ -91,13 +91,14 @@ def _config(cache: FeatureCache, split: str, settings: TrainSettings, data: Spli
         "shape": {**vars(settings.shape(shape.positions, shape.channels))},
         "settings": settings.as_json(),
         "selected_on": data.selected_on,
-        "data_sha256": data.digest(),
+        "data_sha256": data.digest(cache),
         "train_images": len(data.train.rows),
         "absent_images": data.absent,
         "views": cache.views,
         "fingerprint": cache.fingerprint,
         "recipe": cache.recipe.as_json(),
         "weights_source": cache.manifest.source["weights"],
+        "batch_size": int(cache.manifest.source["batch_size"]),
         "torch": torch.__version__,
     }
 
@@ -179,7 +180,7 @@ class _Trainer:
                 "val_prediction_sd": float(np.std(prediction)),
             }
         )
-        if state.best_epoch == 0 or rho > state.history[state.best_epoch - 1]["val_rho"]:
+        if state.best_epoch == 0 or _better(rho, state.history[state.best_epoch - 1]["val_rho"]):
             state.best_epoch = state.epoch
             state.best = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         best = state.history[state.best_epoch - 1]
@@ -251,10 +252,10 @@ class _Trainer:
         result = {
             "epochs": state.epoch,
             "best_epoch": state.best_epoch,
-            "val_rho": best["val_rho"],
+            "val_rho": json_number(best["val_rho"]),
             "val_mse": best["val_mse"],
             "lowest_mse_epoch": int(lowest["epoch"]),
-            "lowest_mse_val_rho": lowest["val_rho"],
+            "lowest_mse_val_rho": json_number(lowest["val_rho"]),
             "lowest_mse_val_mse": lowest["val_mse"],
             "head_sha256": head_sha256,
         }
@@ -266,6 +267,11 @@ class _Trainer:
 def _target_scale(scores: Scores) -> TargetScale:
     mean = float(np.mean(scores))
     return TargetScale(mean, float(np.max(np.abs(scores - mean))))
+
+
+def _better(rho: float, best: float) -> bool:
+    """Whether rho beats the best so far; NaN, of constant predictions, beats nothing and is beaten by any number."""
+    return rho > best or (math.isnan(best) and not math.isnan(rho))
 
 
 def _epoch_seed(seed: int, epoch: int) -> int:

@@ -1,4 +1,4 @@
-"""Small caches made from arrays, without images or a backbone. Sizes are different primes, so no axis can be swapped."""
+"""Small caches made from arrays, without images or a backbone. Sizes are different primes: a swapped axis shows."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -80,7 +80,7 @@ def make_cache(folder: Path, arrays: Arrays, blocks: Sequence[Block]) -> Path:
     splits = {"1": {"train": part, "test": Part(np.array([5, 4]), np.array([1.0, 0.0]))}}
     index_sha256 = write_durably(folder / "cache.h5", build_index(RECIPE, tables, splits, shards, VERSIONS))
     entries = tuple(ShardEntry(shard.path.name, shard.block, shard.path.stat().st_size, "0" * 64) for shard in shards)
-    source = {"dataset": "synthetic", "root": "nowhere", "weights": "random"}
+    source = {"dataset": "synthetic", "root": "nowhere", "weights": "random", "batch_size": "16"}
     write_manifest(folder, Manifest(RECIPE, rows, views, splits, entries, index_sha256, source, VERSIONS))
     return folder
 

@@ -103,11 +103,13 @@ def test_features_are_those_of_a_plain_loop(tiny_dataset: Path, reference: Path)
 
 
 @pytest.mark.parametrize("batch_size", [1, 64])
-def test_features_do_not_depend_on_the_batch_size(
+def test_another_batch_size_changes_no_more_than_the_last_bit(
     tiny_dataset: Path, reference: Path, tmp_path: Path, batch_size: int
 ) -> None:
     run(tiny_dataset, tmp_path, dataclasses.replace(SETTINGS, batch_size=batch_size))
-    assert shard_digests(tmp_path) == shard_digests(reference)
+    np.testing.assert_allclose(
+        every_feature(tmp_path).astype(float), every_feature(reference).astype(float), rtol=2e-3, atol=1e-5
+    )
 
 
 def test_features_do_not_depend_on_which_other_images_are_there(

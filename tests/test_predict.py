@@ -84,7 +84,7 @@ def test_more_images_than_one_batch_keep_their_order(
 ) -> None:
     paths = sorted(images.glob("*.jpg"))[:7]
     whole = predictor.predict(paths)
-    monkeypatch.setattr("head.predict.BATCH", 2)
+    monkeypatch.setattr(predictor.backbone, "batch_size", 2)
     parts = predictor.predict(paths)
     assert [image.path for image in parts] == paths
     assert [image.score for image in parts] == pytest.approx([image.score for image in whole], abs=1e-3)

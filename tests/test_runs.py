@@ -165,14 +165,6 @@ def test_the_history_has_one_line_an_epoch(tmp_path: Path) -> None:
     assert (tmp_path / "history.csv").read_bytes() == b"epoch,val_rho\n1,0.30000000000000004\n2,nan\n"
 
 
-def test_a_configuration_is_plain_json_whatever_the_result(tmp_path: Path) -> None:
-    def refuse(word: str) -> None:
-        raise AssertionError(f"{word} is not JSON")
-
-    write_config(tmp_path, {"run_format_version": 1, "result": {"val_rho": float("nan")}})
-    json.loads((tmp_path / "config.json").read_text(), parse_constant=refuse)
-
-
 def test_every_file_of_a_run_is_json_csv_or_safetensors_and_none_is_pickled(
     tiny_cache: Path, tiny_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

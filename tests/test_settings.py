@@ -36,9 +36,10 @@ def test_defaults_are_the_papers() -> None:
         ({"attention_weight": 1001.0}, r"attention_weight must be a number from 0 to 1000.0, found 1001.0"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\)"),
         ({"dropout": float("nan")}, r"dropout must be in \[0, 1\)"),
-        ({"val_fraction": 0.0}, r"val_fraction in \(0, 1\)"),
-        ({"val_fraction": 1.0}, r"val_fraction in \(0, 1\)"),
+        ({"val_fraction": 0.0}, r"val_fraction must be in \(0, 1\), found"),
+        ({"val_fraction": 1.0}, r"val_fraction must be in \(0, 1\), found"),
         ({"seed": -1}, r"seed must be .*found -1"),
+        ({"seed": 2**64}, r"seed must be .*found 18446744073709551616"),
     ],
 )
 def test_a_setting_that_cannot_be_used_is_refused_by_name_with_what_was_found(

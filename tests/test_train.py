@@ -224,6 +224,18 @@ def test_an_epoch_whose_rho_is_undefined_is_never_better_than_one_whose_rho_is(
     assert train(cache, tmp_path, replace(SHORT, epochs=4)).config["result"]["best_epoch"] == 3
 
 
+def test_a_run_whose_rho_was_never_defined_ends_with_its_first_epoch_and_a_plain_json_configuration(
+    cache: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script_rho(monkeypatch, [math.nan] * 3)
+    train(cache, tmp_path, replace(SHORT, epochs=5, patience=2))
+    config = json.loads(
+        (tmp_path / "config.json").read_text(), parse_constant=lambda word: pytest.fail(f"holds {word}")
+    )
+    assert (config["result"]["best_epoch"], config["result"]["epochs"]) == (1, 3)
+    assert config["result"]["val_rho"] is None
+
+
 def test_a_loss_that_is_not_finite_ends_the_training(
     cache: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,61 @@
+"""Messages list every problem; each error has its exit status and survives the way between two processes."""
+
+import pickle
+
+import pytest
+
+from featcache import errors
+from featcache.errors import BadImage, FeatcacheError, list_problems
+
+
+def test_up_to_twenty_problems_are_listed_in_full() -> None:
+    problems = [f"line {n}: bad" for n in range(20)]
+    message = list_problems("2 files:", iter(problems), "Mend them.")
+    assert message.splitlines() == ["2 files:", *(f"  {problem}" for problem in problems), "Mend them."]
+
+
+def test_of_more_problems_the_first_twenty_and_the_number_of_the_others_are_listed() -> None:
+    lines = list_problems("t", [f"p{n}" for n in range(1257)], "w").splitlines()
+    assert lines[1:21] == [f"  p{n}" for n in range(20)]
+    assert lines[21:] == ["  ... and 1,237 more", "w"]
+
+
+@pytest.mark.parametrize(
+    ("name", "exit_code", "builtin"),
+    [
+        ("InvalidSettings", 2, ValueError),
+        ("BadInput", 3, ValueError),
+        ("BadImage", 3, errors.BadInput),
+        ("CacheIncomplete", 4, LookupError),
+        ("CorruptFile", 5, ValueError),
+        ("Mismatch", 6, ValueError),
+        ("Locked", 7, BlockingIOError),
+        ("StorageError", 8, OSError),
+        ("ResourceError", 9, MemoryError),
+        ("HostileFile", 10, ValueError),
+    ],
+)
+def test_each_error_has_its_exit_status_and_its_builtin(name: str, exit_code: int, builtin: type[Exception]) -> None:
+    kind = getattr(errors, name)
+    assert kind.exit_code == exit_code
+    assert issubclass(kind, FeatcacheError)
+    assert issubclass(kind, builtin)
+
+
+def _subclasses(kind: type[FeatcacheError]) -> set[type[FeatcacheError]]:
+    return {kind}.union(*(_subclasses(child) for child in kind.__subclasses__()))
+
+
+@pytest.mark.parametrize(
+    "kind", sorted(_subclasses(FeatcacheError) - {BadImage}, key=lambda kind: kind.__name__), ids=lambda k: k.__name__
+)
+def test_an_error_survives_pickling(kind: type[FeatcacheError]) -> None:
+    """A worker process sends its error to the caller as a pickle."""
+    back = pickle.loads(pickle.dumps(kind("photo.jpg: what, where, what next")))
+    assert type(back) is kind
+    assert str(back) == "photo.jpg: what, where, what next"
+
+
+def test_a_bad_image_survives_pickling_with_its_reason() -> None:
+    back = pickle.loads(pickle.dumps(BadImage("truncated", "12 bytes missing")))
+    assert (back.reason, back.detail, str(back)) == ("truncated", "12 bytes missing", "truncated: 12 bytes missing")
