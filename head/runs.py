@@ -170,8 +170,8 @@ def load_head(run: Run, device: str | torch.device = "cpu") -> TrainedHead:
 
 
 def remove_results(folder: Path) -> None:
-    """Remove what an earlier head of this folder left: a new one must not be found beside its scores."""
-    for pattern in (CHECKPOINT_NAME, HEAD_NAME, HISTORY_NAME, "scores*.json", "predictions*.csv"):
+    """Remove an earlier head of this folder and what was made with it: a new head must not stand beside old scores."""
+    for pattern in (HEAD_NAME, HISTORY_NAME, "scores*.json", "predictions*.csv"):
         for path in folder.glob(pattern):
             path.unlink(missing_ok=True)
 

@@ -2,7 +2,7 @@
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +72,10 @@ def train_split(
         existing = _existing_run(folder, config) if resume else None
         if existing is not None and existing.finished:
             return existing
-        if existing is None:
+        if existing is None:  # in this order: a kill in between must not leave this run another's checkpoint
+            (folder / runs.CHECKPOINT_NAME).unlink(missing_ok=True)
             runs.write_config(folder, config)
-            runs.remove_results(folder)
+        runs.remove_results(folder)
         trainer = _Trainer(cache, data, settings, config, folder, on_progress)
         return trainer.run()
 
@@ -88,7 +89,7 @@ def _config(cache: FeatureCache, split: str, settings: TrainSettings, data: Spli
         "cache": cache.name,
         "split": split,
         "layer": layer,
-        "shape": {**vars(settings.shape(shape.positions, shape.channels))},
+        "shape": asdict(settings.shape(shape.positions, shape.channels)),
         "settings": settings.as_json(),
         "selected_on": data.selected_on,
         "data_sha256": data.digest(cache),

@@ -1,0 +1,52 @@
+"""The measurements run and print one JSON line each; their figures are for people, not for assertions."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import bench.heads
+import bench.memory
+from featcache.cache import open_cache
+from head.data import present_part
+
+
+def test_heads_are_compared_with_ridge_on_the_same_splits(tiny_cache: Path, tmp_path: Path) -> None:
+    settings = ["hidden_size=8", "epochs=2", "batch_size=8"]
+    options = [f"--set={setting}" for setting in settings]
+    done = CliRunner().invoke(
+        bench.heads.main, ["--cache", str(tiny_cache), "--runs", str(tmp_path), "--seeds", "1", *options]
+    )
+    assert done.exit_code == 0, done.exception
+    found = json.loads(done.stdout)
+    assert found["settings"] == {"hidden_size": 8, "epochs": 2, "batch_size": 8}
+    assert set(found) == {
+        "cache", "splits", "seeds", "settings", "attention", "no_attention",
+        "ridge_mean_train", "ridge_mean_train_and_val",
+        "ridge_mean_and_deviation_train", "ridge_mean_and_deviation_train_and_val",
+    }  # fmt: skip
+    assert all(-1 <= found[name]["test_rho"] <= 1 for name in ("attention", "no_attention"))
+
+
+def test_ridge_is_scikit_learns_on_the_pooled_features(tiny_cache: Path) -> None:
+    from scipy.stats import spearmanr
+    from sklearn.linear_model import RidgeCV
+
+    cache = open_cache(tiny_cache)
+    train, test = (present_part(cache, cache.splits["1"][part]) for part in ("train", "test"))
+    x, unseen = (cache.read_pooled(part.rows, 0)[:, 0].astype(float) for part in (train, test))
+    mean, deviation = x.mean(0), np.where(x.std(0) > 0, x.std(0), 1)
+    model = RidgeCV(np.logspace(0, 6, 13)).fit((x - mean) / deviation, train.scores)
+    expected = spearmanr(model.predict((unseen - mean) / deviation), test.scores).statistic
+    found = bench.heads.ridge_rho(cache, "1", layer="layer3", deviation=False, parts=("train",))
+    assert found == pytest.approx(expected, abs=0.02)
+
+
+@pytest.mark.slow
+def test_memory_is_measured_in_processes_of_their_own() -> None:
+    arguments = ["--images", "60", "61", "--backbone", "resnet18", "--weights", "random", "--augs", "0"]
+    done = CliRunner().invoke(bench.memory.main, arguments)
+    assert done.exit_code == 0, done.exception
+    assert 0.8 < json.loads(done.stdout)["ratio"] < 1.25
