@@ -37,7 +37,7 @@ _TORCHVISION = {
     "alexnet": _TorchvisionModel("features.11"),
     # as its published weights expect it: they hold auxiliary classifiers and normalise to mean and std 0.5
     "googlenet": _TorchvisionModel(
-        "inception4e", (("aux_logits", True), ("init_weights", True), ("transform_input", True))
+        "inception4e", (("aux_logits", True), ("init_weights", False), ("transform_input", True))
     ),
 }
 _LITE0 = "efficientnet_lite0"
@@ -203,13 +203,20 @@ def _build_torchvision(name: str, layers: tuple[str, ...], weights: str) -> _Ext
     spec = _TORCHVISION[name]
     layers = layers or (spec.default_layer,)
     model = get_model(name, weights=None, **dict(spec.arguments)).eval()
+    if weights == "random":
+        _initialise(model)
     try:
         module = create_feature_extractor(model, list(layers), suppress_diff_warning=True)
     except ValueError:
         raise InvalidSettings(_no_such_layer(name, layers, [n for n, _ in model.named_modules() if n])) from None
     _without_in_place_operations(module)
     _load(module, weights, lambda: weights_module.torchvision_imagenet(name))
-    return _Extractor(module, lambda x: list(module(x).values()), layers, IMAGENET_MEAN, IMAGENET_STD)
+
+    def maps(x: Tensor) -> list[Tensor]:
+        found = module(x)  # in the graph's order, which need not be that of layers
+        return [found[layer] for layer in layers]
+
+    return _Extractor(module, maps, layers, IMAGENET_MEAN, IMAGENET_STD)
 
 
 def _without_in_place_operations(module: Any) -> None:
@@ -220,6 +227,8 @@ def _without_in_place_operations(module: Any) -> None:
     for node in module.graph.nodes:
         if node.target is operator.iadd:
             node.target = operator.add
+        if "inplace" in node.kwargs:
+            node.kwargs = {**node.kwargs, "inplace": False}
     module.recompile()
 
 
@@ -238,9 +247,9 @@ def _build_timm(name: str, layers: tuple[str, ...], weights: str) -> _Extractor:
     if not set(layers) <= set(known):
         raise InvalidSettings(_no_such_layer(name, layers, known))
     indices = sorted(known.index(layer) for layer in layers)
-    if not pretrained:
-        _load_timm(name, model, weights)
     model.prune_intermediate_layers(indices, prune_norm=True, prune_head=True)
+    if not pretrained:
+        _load(model, weights, weights_module.efficientnet_lite0_imagenet, _renamed_for(name))
 
     def maps(x: Tensor) -> list[Tensor]:
         found = model.forward_intermediates(x, indices=indices, stop_early=True, intermediates_only=True)
@@ -275,11 +284,15 @@ def _timm_normalisation(model: Any) -> tuple[tuple[float, ...], tuple[float, ...
     return tuple(model.pretrained_cfg["mean"]), tuple(model.pretrained_cfg["std"])
 
 
-def _load_timm(name: str, model: nn.Module, weights: str) -> None:
-    def renamed(state: weights_module.State) -> weights_module.State:
-        return weights_module.with_names_of(model, state) if name == _LITE0 and "_conv_stem.weight" in state else state
+def _renamed_for(name: str) -> Callable[[weights_module.State], weights_module.State]:
+    """Return what brings the names of a state dict to timm's: those of the package are matched by order."""
 
-    _load(model, weights, weights_module.efficientnet_lite0_imagenet, renamed)
+    def renamed(state: weights_module.State) -> weights_module.State:
+        if name != _LITE0 or "_conv_stem.weight" not in state:
+            return state
+        return weights_module.with_names_of(_create_timm(_LITE0_IN_TIMM, pretrained=False), state)
+
+    return renamed
 
 
 def _load(
@@ -289,18 +302,20 @@ def _load(
     renamed: Callable[[weights_module.State], weights_module.State] = lambda state: state,
 ) -> None:
     if weights == "random":
-        _quieten_residuals(module)
         return
     state = imagenet() if weights == "imagenet" else weights_module.read_weights_file(Path(weights))
     weights_module.load_into(module, renamed(state), weights)
 
 
-def _quieten_residuals(module: nn.Module) -> None:
-    """Scale the last BatchNorm of each residual block down, or an untrained ResNet101 overflows float16."""
-    norms = {name: child for name, child in module.named_modules() if re.fullmatch(r"layer\d\.\d+\.bn[23]", name)}
+def _initialise(model: nn.Module) -> None:
+    """Draw untrained weights whose features float16 can hold: GoogLeNet's own vanish, ResNet101's own overflow."""
+    norms = {name: child for name, child in model.named_modules() if re.fullmatch(r"layer\d\.\d+\.bn[23]", name)}
     for name, child in norms.items():
         if name.endswith("bn3") or name.replace("bn2", "bn3") not in norms:
-            nn.init.constant_(child.weight, 0.2)
+            nn.init.constant_(child.weight, 0.2)  # the last of each residual block
+    for child in model.modules():
+        if isinstance(child, nn.Conv2d):
+            nn.init.kaiming_normal_(child.weight, nonlinearity="relu")
 
 
 def _no_such_layer(name: str, layers: Sequence[str], known: Sequence[str]) -> str:

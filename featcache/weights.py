@@ -4,8 +4,13 @@ A weights file is safetensors or a state dict, loaded with weights_only: nothing
 """
 
 import hashlib
+import http.client
 import importlib.util
 import pickle
+import re
+import struct
+import urllib.error
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,6 +23,13 @@ from torch import Tensor, nn
 
 from .errors import BadInput, CorruptFile, HostileFile, Mismatch, StorageError, list_problems
 from .files import digest_of_file
+
+_PICKLE_MAGIC = b"\x80"
+_TORCH_MAGIC = (b"PK", _PICKLE_MAGIC)  # a zip file since torch 1.6, a pickle before
+_UNREADABLE = (  # what torch and safetensors raise for damaged files
+    safetensors.SafetensorError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError,
+    AssertionError, OSError, struct.error, zipfile.BadZipFile,
+)  # fmt: skip
 
 State = Mapping[str, Tensor]
 Built = TypeVar("Built")
@@ -36,16 +48,33 @@ def read_weights_file(path: Path) -> State:
     if not path.is_file():
         raise BadInput(f"{path}: no such weights file")
     try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise HostileFile(f"{path}: refused, it is not a plain state dict: {str(error).splitlines()[0]}") from error
+        with path.open("rb") as file:
+            start = file.read(4)
     except OSError as error:
         raise StorageError(f"{path}: cannot read: {error.strerror or error}") from error
-    except (safetensors.SafetensorError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise CorruptFile(f"{path}: not a weights file: {str(error).splitlines()[0]}") from error
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        if not start.startswith(_TORCH_MAGIC):
+            raise CorruptFile(f"{path}: not a weights file: neither a torch file nor named .safetensors")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle protocols and TorchScript: what is no state dict is refused
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "global" not in str(error).lower() and not start.startswith(_PICKLE_MAGIC):
+            raise CorruptFile(f"{path}: not a weights file: {_reason(error)}") from error
+        raise HostileFile(f"{path}: refused, it is not a plain state dict: {_reason(error)}") from error
+    except _UNREADABLE as error:
+        if isinstance(error, CorruptFile):
+            raise
+        raise CorruptFile(f"{path}: not a weights file: {_reason(error)}") from error
     return _state_dict_in(state, path)
+
+
+def _reason(error: Exception) -> str:
+    """Return what torch says is wrong with a file, without its advice to load the file all the same."""
+    text = str(error).partition("WeightsUnpickler error:")[2] or str(error) or type(error).__name__
+    return re.sub(r"\x1b\[[0-9;]*m", "", text).strip().splitlines()[0]
 
 
 def _state_dict_in(value: Any, path: Path) -> State:
@@ -81,7 +110,9 @@ def download(url: str) -> State:
         )
     except RuntimeError as error:
         raise CorruptFile(f"{url}: {error}") from error
-    except OSError as error:  # URLError, timeouts and a full disk are OSErrors
+    except (OSError, http.client.HTTPException) as error:  # URLError, timeouts and a full disk are OSErrors
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()
         raise BadInput(
             f"the weights {file_name} (its sha256 starts with {digest}) cannot be downloaded: {error}. "
             f"Bring it from {url} by other means, then put it into {folder} or pass --weights FILE."
@@ -128,13 +159,20 @@ def load_into(module: nn.Module, state: State, source: str) -> None:
                 problems.append(f"{name}: missing")
         elif state[name].shape != own.shape:
             problems.append(f"{name}: expected shape {tuple(own.shape)}, found {tuple(state[name].shape)}")
-        elif own.is_floating_point() and not state[name].isfinite().all():
+        elif not _is_plain(state[name]):
+            problems.append(f"{name}: not a plain tensor of real numbers ({state[name].layout}, {state[name].dtype})")
+        elif own.is_floating_point() and not state[name].to(own.dtype).isfinite().all():
             problems.append(f"{name}: holds NaN or infinity")
     if problems:
         raise Mismatch(
             list_problems(f"{source}: not the weights of this backbone:", problems, "Pass the file of this backbone.")
         )
     module.load_state_dict({name: state[name] for name in module.state_dict() if name in state}, strict=False)
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    dense = tensor.layout == torch.strided and not tensor.is_meta
+    return dense and not tensor.is_quantized and not tensor.is_complex()
 
 
 def digest_of_weights(module: nn.Module) -> str:
