@@ -16,9 +16,10 @@ from numpy.typing import ArrayLike, NDArray
 from .dataset import Part
 from .errors import CorruptFile, InvalidSettings, StorageError
 from .files import digest_of_file
+from .layout import ImageRow, array_specs
 from .manifest import Manifest, ShardEntry, read_manifest
 from .recipe import Recipe
-from .shard import ImageRow, Shard, array_specs, open_shard
+from .shard import Shard, open_shard
 from .tables import FILE_NAME as INDEX_NAME
 from .tables import Tables, gather_tables, read_tables
 

@@ -17,6 +17,7 @@ import numpy as np
 import xxhash
 
 from .backbones import Backbone, build_backbone
+from .builder import ShardBuilder
 from .dataset import Dataset, Part
 from .errors import BadInput, InvalidSettings, Mismatch
 from .files import digest_of_file, make_folder, remove_temporaries, write_durably
@@ -27,7 +28,7 @@ from .pipeline import LoadedImage, build_shard, load_ahead
 from .plan import Plan, existing_shards, make_plan
 from .progress import OnProgress, Progress, silent
 from .recipe import Recipe, recipe_of
-from .shard import Shard, ShardBuilder, open_shard
+from .shard import Shard, open_shard
 from .tables import FILE_NAME as INDEX_NAME
 from .tables import build_index, gather_tables
 from .views import ViewRecipe

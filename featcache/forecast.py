@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from .backbones import Backbone
+from .builder import ShardBuilder
 from .dataset import Dataset
 from .errors import BadInput
 from .extract import ExtractSettings, load_backbone
+from .layout import Block
 from .pipeline import LoadedImage, build_shard, load_ahead
 from .plan import existing_shards, make_plan
 from .progress import duration
 from .recipe import Recipe, recipe_of
-from .shard import Block, ShardBuilder
 
 _TIMED_BATCHES = 2
 

@@ -6,8 +6,9 @@ from typing import Any
 
 from .cache import open_cache
 from .errors import CacheIncomplete
+from .layout import NAME_PATTERN
 from .manifest import FILE_NAME as MANIFEST_NAME
-from .shard import NAME_PATTERN, open_shard
+from .shard import open_shard
 
 
 def describe_cache(folder: Path) -> dict[str, Any]:

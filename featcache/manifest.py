@@ -10,8 +10,8 @@ import numpy as np
 from .dataset import PARTS, Part, natural_key
 from .errors import CacheIncomplete, CorruptFile, HostileFile
 from .files import canonical_json, read_json, write_durably
+from .layout import NAME_PATTERN, Block
 from .recipe import Recipe, recipe_from_json
-from .shard import NAME_PATTERN, Block
 
 FILE_NAME = "manifest.json"
 _LARGEST = 256 << 20  # the splits of LaMem take 5 MB

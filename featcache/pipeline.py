@@ -15,10 +15,11 @@ import torch
 from numpy.typing import NDArray
 
 from .backbones import Backbone
+from .builder import ShardBuilder
 from .errors import BadImage, BadInput, Mismatch
 from .images import decode_file
+from .layout import Block, ImageRow
 from .recipe import Recipe
-from .shard import Block, ImageRow, ShardBuilder
 from .views import View, render, view_of
 
 DECODE_THREADS = 2

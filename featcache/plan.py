@@ -12,8 +12,9 @@ from pathlib import Path
 
 from .errors import BadImage, CorruptFile, Mismatch
 from .images import decode_file
+from .layout import NAME_PATTERN, Block
 from .recipe import Recipe, check_same, recipe_from_json
-from .shard import NAME_PATTERN, Block, Shard, open_shard
+from .shard import Shard, open_shard
 
 ROWS_PER_SHARD = 64  # what a kill costs at most, in images
 BYTES_PER_SHARD = 200 << 20  # uncompressed; a shard is built in memory

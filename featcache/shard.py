@@ -1,11 +1,9 @@
-"""One shard: the features of rows [start, stop) and views [start, stop) in one immutable HDF5 file.
+"""A shard on disk, opened: identity of its rows, places of its chunks, and the reading of one chunk outside HDF5.
 
-Owns the file's layout, its digests, and the reading of single chunks outside HDF5. Knows nothing of other
-shards, of images or of when a shard is written.
+Checks all there is to check before it hands anything out. Knows nothing of other shards, of images or of writing.
 """
 
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,192 +11,12 @@ from typing import Any
 
 import h5py
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
-from .codec import Codec, codec_of
+from .codec import codec_of
 from .errors import BadInput, CorruptFile, HostileFile, Mismatch, StorageError
-from .files import canonical_json
-from .recipe import FEATURE_DTYPES, FORMAT_VERSION, Recipe
-from .views import View
-
-NAME_PATTERN = re.compile(r"\d{5,}-[0-9a-f]{16}\.h5")
-FEATURE_CODEC = Codec(zstd_level=3)
-POOLED_CODEC = Codec(zstd_level=None)
-
-
-@dataclass(frozen=True)
-class Block:
-    """Half-open ranges of rows and views."""
-
-    rows: tuple[int, int]
-    views: tuple[int, int]
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Rows and views of the block."""
-        return self.rows[1] - self.rows[0], self.views[1] - self.views[0]
-
-
-@dataclass(frozen=True)
-class ImageRow:
-    """An image's identity; absent is '' or the reason why it has no features. Sizes in pixels, upright."""
-
-    name: str
-    sha256: str = ""
-    width: int = 0
-    height: int = 0
-    absent: str = ""
-
-
-@dataclass(frozen=True)
-class ArraySpec:
-    """One chunked array of a shard: a chunk is one view of one image."""
-
-    chunk_shape: tuple[int, int]
-    dtype: np.dtype[Any]
-    codec: Codec
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of one decoded chunk."""
-        return self.chunk_shape[0] * self.chunk_shape[1] * self.dtype.itemsize
-
-
-def array_specs(recipe: Recipe) -> dict[str, ArraySpec]:
-    """Return the arrays that a shard of this recipe holds: features/LAYER (L, D) and pooled/LAYER (2, D)."""
-    specs = {}
-    for layer in recipe.layer_names:
-        shape = recipe.layer_shape(layer)
-        dtype = FEATURE_DTYPES[recipe.encoding]
-        specs[f"features/{layer}"] = ArraySpec((shape.positions, shape.channels), dtype, FEATURE_CODEC)
-        specs[f"pooled/{layer}"] = ArraySpec((2, shape.channels), np.dtype("<f4"), POOLED_CODEC)
-    return specs
-
-
-def chunk_digest(stored: bytes, *, fingerprint: str, array: str, name: str, view: int) -> int:
-    """Return the digest of a stored chunk: xxh3_64 seeded with its place, so that a moved chunk does not pass."""
-    seed = xxhash.xxh3_64_intdigest(f"{fingerprint}\0{array}\0{name}\0{view}".encode())
-    return xxhash.xxh3_64_intdigest(stored, seed=seed)
-
-
-class ShardBuilder:
-    """A shard in memory while it grows; `finish` returns the bytes of its file."""
-
-    def __init__(self, recipe: Recipe, block: Block, *, planned_rows: int, versions: dict[str, str]) -> None:
-        n, v = block.shape
-        self._recipe, self._block = recipe, block
-        self._fingerprint = recipe.fingerprint
-        self._specs = array_specs(recipe)
-        self._rows: list[ImageRow] = [ImageRow("")] * n
-        self._box = np.zeros((n, v, 4), "<i4")
-        self._flip = np.zeros((n, v), "u1")
-        self._digests = {array: np.zeros((n, v), "<u8") for array in self._specs}
-        self._attributes = {
-            "format_version": FORMAT_VERSION,
-            "fingerprint": self._fingerprint,
-            "recipe": canonical_json(recipe.as_json()),
-            "rows": list(block.rows),
-            "views": list(block.views),
-            "planned_rows": planned_rows,
-            "versions": canonical_json(versions),
-        }
-        self._file = h5py.File("shard", "w", driver="core", backing_store=False, libver="latest")
-        self._datasets = {
-            array: create_chunked(self._file, array, (n, v, *spec.chunk_shape), spec.dtype, spec.codec)
-            for array, spec in self._specs.items()
-        }
-
-    def set_image(self, i: int, image: ImageRow, views: list[View]) -> None:
-        """Say which image row start + i is, and how its views are cut (none for an absent image)."""
-        self._rows[i] = image
-        for j, view in enumerate(views):
-            self._box[i, j], self._flip[i, j] = view.box, view.flip
-
-    def set_chunk(self, array: str, i: int, j: int, values: NDArray[np.generic]) -> None:
-        """Store the chunk of row start + i and view start + j; `set_image` comes first."""
-        stored = self._specs[array].codec.encode(values)
-        self._digests[array][i, j] = chunk_digest(
-            stored,
-            fingerprint=self._fingerprint,
-            array=array,
-            name=self._rows[i].name,
-            view=self._block.views[0] + j,
-        )
-        self._datasets[array].id.write_direct_chunk((i, j, 0, 0), stored, 0)
-
-    def finish(self) -> bytes:
-        """Write tables, attributes and their digest; return the HDF5 file's bytes and drop the file."""
-        tables = self._tables()
-        for path, values in tables.items():
-            self._file.create_dataset(path, data=values)
-        set_attributes(self._file, {**self._attributes, "tables_digest": _tables_digest(self._attributes, tables)})
-        self._file.flush()
-        image: bytes = self._file.id.get_file_image()
-        self.close()
-        return image
-
-    def close(self) -> None:
-        """Drop the shard in memory."""
-        self._file.close()
-
-    def _tables(self) -> dict[str, NDArray[Any]]:
-        return {
-            **image_tables(self._rows),
-            "views/box": self._box,
-            "views/flip": self._flip,
-            **{f"digests/{array}": values for array, values in self._digests.items()},
-        }
-
-
-def image_tables(rows: list[ImageRow]) -> dict[str, NDArray[Any]]:
-    """Return the columns images/{name,sha256,width,height,absent} of rows; text is fixed-length UTF-8."""
-    return {
-        "images/name": text_column([row.name for row in rows]),
-        "images/sha256": text_column([row.sha256 for row in rows]),
-        "images/width": np.array([row.width for row in rows], "<i4"),
-        "images/height": np.array([row.height for row in rows], "<i4"),
-        "images/absent": text_column([row.absent for row in rows]),
-    }
-
-
-def text_column(texts: list[str]) -> NDArray[Any]:
-    """Return texts as fixed-length UTF-8, padded with NUL, of the HDF5 string type that says so."""
-    encoded = [text.encode() for text in texts]
-    return np.array(encoded, dtype=h5py.string_dtype("utf-8", max(map(len, encoded), default=0) or 1))
-
-
-def create_chunked(
-    file: h5py.File, path: str, shape: tuple[int, ...], dtype: np.dtype[Any], codec: Codec
-) -> h5py.Dataset:
-    """Create an empty dataset of chunks (1, 1, *shape[2:]) with the codec's filters; what is not there reads as NaN."""
-    group, _, name = path.rpartition("/")
-    properties = codec.creation_properties((1, 1, *shape[2:]))
-    if dtype.kind == "f":
-        properties.set_fill_value(np.array(np.nan, dtype))
-    return h5py.Dataset(
-        h5py.h5d.create(
-            file.require_group(group).id,
-            name.encode(),
-            h5py.h5t.py_create(dtype),
-            h5py.h5s.create_simple(shape),
-            properties,
-        )
-    )
-
-
-def set_attributes(file: h5py.File, attributes: dict[str, Any]) -> None:
-    """Set attributes; text as fixed-length UTF-8."""
-    for name, value in attributes.items():
-        file.attrs[name] = text_column([value])[0] if isinstance(value, str) else value
-
-
-def _tables_digest(attributes: dict[str, Any], tables: dict[str, NDArray[Any]]) -> str:
-    digest = xxhash.xxh3_128(canonical_json(attributes).encode())
-    for path, values in sorted(tables.items()):
-        digest.update(f"{path} {values.dtype.str} {values.shape}\n".encode())
-        digest.update(values.tobytes())
-    return digest.hexdigest()
+from .layout import ArraySpec, Block, ImageRow, chunk_digest, tables_digest
+from .recipe import FORMAT_VERSION, Recipe
 
 
 @dataclass(frozen=True)
@@ -282,11 +100,11 @@ def open_shard(path: Path, recipe: Recipe | None = None) -> Shard:
 
 def _read_shard(path: Path, file: h5py.File, recipe: Recipe | None) -> Shard:
     attributes = {name: _attribute(value) for name, value in file.attrs.items()}
-    tables_digest = attributes.pop("tables_digest")
+    stored_digest = attributes.pop("tables_digest")
     if attributes["format_version"] > FORMAT_VERSION:
         raise Mismatch(f"{path}: format version {attributes['format_version']}, this program reads {FORMAT_VERSION}")
     tables = dict(_read_tables(path, file))
-    if _tables_digest(attributes, tables) != tables_digest:
+    if tables_digest(attributes, tables) != stored_digest:
         raise CorruptFile(f"{path}: its tables do not have their digest; the file is damaged")
     if recipe is not None and attributes["fingerprint"] != recipe.fingerprint:
         raise Mismatch(f"{path}: fingerprint {attributes['fingerprint']}, expected {recipe.fingerprint}")

@@ -13,11 +13,13 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from .builder import image_tables, set_attributes
 from .errors import CorruptFile, Mismatch
 from .files import canonical_json
+from .layout import ImageRow, array_specs
 from .manifest import Splits
 from .recipe import FORMAT_VERSION, Recipe
-from .shard import ImageRow, Shard, array_specs, image_tables, set_attributes
+from .shard import Shard
 
 FILE_NAME = "cache.h5"
 

@@ -6,11 +6,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache.builder import ShardBuilder
 from featcache.dataset import Part
 from featcache.files import write_durably
+from featcache.layout import Block, ImageRow, array_specs
 from featcache.manifest import Manifest, ShardEntry, write_manifest
 from featcache.recipe import Recipe
-from featcache.shard import Block, ImageRow, ShardBuilder, array_specs, open_shard
+from featcache.shard import open_shard
 from featcache.tables import build_index, gather_tables
 from featcache.views import Box, View
 

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import get_model
 
-from featcache.backbones import NAMES, Backbone, LayerShape, build_backbone, resolve_device, resolve_precision
+from featcache.backbones import Backbone, LayerShape, build_backbone, resolve_device, resolve_precision
 from featcache.errors import BadInput, InvalidSettings, Mismatch, ResourceError
+from featcache.networks import NAMES
 
 SIZE = 64
 

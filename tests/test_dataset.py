@@ -137,6 +137,7 @@ def test_a_folder_in_another_layout_is_told_the_right_one(tmp_path: Path) -> Non
     [
         ("a.jpg", "expected `NAME SCORE`, found 'a.jpg'"),
         ("", "expected `NAME SCORE`, found ''"),
+        ("a.jpg\r", "expected `NAME SCORE`, found 'a.jpg'"),
         ("a.jpg nan", "the score of 'a.jpg' is not a finite decimal number: 'nan'"),
         ("a.jpg inf", "the score of 'a.jpg' is not a finite decimal number: 'inf'"),
         ("a.jpg -Infinity", "the score of 'a.jpg' is not a finite decimal number: '-Infinity'"),

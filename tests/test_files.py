@@ -6,6 +6,7 @@ import json
 import math
 import os
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -56,6 +57,28 @@ def test_a_view_of_wide_items_is_written_whole(tmp_path: Path, monkeypatch: pyte
     data = bytes(range(8 * 13))
     files.write_durably(tmp_path / "f", memoryview(data).cast("d"))
     assert (tmp_path / "f").read_bytes() == data
+
+
+def test_who_reads_the_old_file_keeps_it_whole(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"old")
+    with (tmp_path / "f").open("rb") as reader:
+        files.write_durably(tmp_path / "f", b"new")
+        assert reader.read() == b"old"
+    assert (tmp_path / "f").read_bytes() == b"new"
+
+
+def test_bytes_are_on_the_disk_before_their_name_and_the_name_before_the_return(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[tuple[bool, list[str]]] = []
+
+    def fsync(descriptor: int) -> None:
+        is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        synced.append((is_folder, [path.name[:5] for path in tmp_path.iterdir()]))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    files.write_durably(tmp_path / "f", b"x")
+    assert synced == [(False, [".tmp-"]), (True, ["f"])]
 
 
 @pytest.mark.parametrize(

@@ -357,12 +357,16 @@ def test_other_formats_are_refused(kind: str) -> None:
 
 @pytest.mark.timeout(20)
 def test_what_is_no_file_is_refused_and_never_waited_for(tmp_path: Path) -> None:
+    with Path(os.devnull).open() as file:
+        lowest = file.fileno()
     os.mkfifo(tmp_path / "fifo.jpg")
     (tmp_path / "folder.jpg").mkdir()
     (tmp_path / "device.jpg").symlink_to(os.devnull)
     for name in ("fifo.jpg", "folder.jpg", "device.jpg"):
         with pytest.raises(BadImage, match="^not-a-file: not a regular file"):
             decode_file(tmp_path / name)
+    with Path(os.devnull).open() as file:
+        assert file.fileno() == lowest  # no descriptor was left open
 
 
 def test_what_is_not_there_is_unreadable(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """One writer at a time, by real processes: a lock ends with its holder, even a killed one."""
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -48,6 +49,12 @@ def test_a_killed_writer_locks_nothing(tmp_path: Path) -> None:
         assert f"process {holder.pid} on" in (tmp_path / "lock").read_text()
         with writer_lock(tmp_path):
             assert (tmp_path / "lock").read_text().startswith(f"process {os.getpid()} on ")
+
+
+def test_the_text_of_a_longer_name_is_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "lock").write_text("process 1 on a host of a long name\n" * 9)
+    with writer_lock(tmp_path):
+        assert (tmp_path / "lock").read_text() == f"process {os.getpid()} on {socket.gethostname()}\n"
 
 
 def test_a_lock_is_not_taken_twice_in_one_process(tmp_path: Path) -> None:

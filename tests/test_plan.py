@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from synthetic import RECIPE, make_arrays, write_shard
 
 from featcache.errors import CorruptFile, Mismatch
+from featcache.layout import Block, ImageRow
 from featcache.plan import ROWS_PER_SHARD, Plan, existing_shards, make_plan
-from featcache.shard import Block, ImageRow, Shard
+from featcache.shard import Shard
 
 NOWHERE = Path("nowhere")
 

@@ -10,7 +10,8 @@ import pytest
 from synthetic import ABSENT, RECIPE, Arrays, build_shard_bytes, image, make_arrays
 
 from featcache.errors import BadInput, CorruptFile, FeatcacheError, HostileFile, Mismatch
-from featcache.shard import Block, Shard, array_specs, chunk_digest, open_shard
+from featcache.layout import Block, array_specs, chunk_digest
+from featcache.shard import Shard, open_shard
 
 BLOCK = Block((3, 6), (0, 2))
 

@@ -9,7 +9,8 @@ import pytest
 from synthetic import ABSENT, BLOCKS, RECIPE, ROWS, VIEWS, image, make_arrays, make_cache, write_shard
 
 from featcache.errors import CorruptFile, Mismatch
-from featcache.shard import Block, array_specs, open_shard
+from featcache.layout import Block, array_specs
+from featcache.shard import open_shard
 from featcache.tables import gather_tables, read_tables
 
 

@@ -1,0 +1,124 @@
+"""A shard while it grows: an HDF5 file in memory, which becomes bytes for others to write. Touches no disk."""
+
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from .codec import Codec
+from .files import canonical_json
+from .layout import Block, ImageRow, array_specs, chunk_digest, tables_digest
+from .recipe import FORMAT_VERSION, Recipe
+from .views import View
+
+
+class ShardBuilder:
+    """A shard in memory while it grows; `finish` returns the bytes of its file."""
+
+    def __init__(self, recipe: Recipe, block: Block, *, planned_rows: int, versions: dict[str, str]) -> None:
+        n, v = block.shape
+        self._recipe, self._block = recipe, block
+        self._fingerprint = recipe.fingerprint
+        self._specs = array_specs(recipe)
+        self._rows: list[ImageRow] = [ImageRow("")] * n
+        self._box = np.zeros((n, v, 4), "<i4")
+        self._flip = np.zeros((n, v), "u1")
+        self._digests = {array: np.zeros((n, v), "<u8") for array in self._specs}
+        self._attributes = {
+            "format_version": FORMAT_VERSION,
+            "fingerprint": self._fingerprint,
+            "recipe": canonical_json(recipe.as_json()),
+            "rows": list(block.rows),
+            "views": list(block.views),
+            "planned_rows": planned_rows,
+            "versions": canonical_json(versions),
+        }
+        self._file = h5py.File("shard", "w", driver="core", backing_store=False, libver="latest")
+        self._datasets = {
+            array: create_chunked(self._file, array, (n, v, *spec.chunk_shape), spec.dtype, spec.codec)
+            for array, spec in self._specs.items()
+        }
+
+    def set_image(self, i: int, image: ImageRow, views: list[View]) -> None:
+        """Say which image row start + i is, and how its views are cut (none for an absent image)."""
+        self._rows[i] = image
+        for j, view in enumerate(views):
+            self._box[i, j], self._flip[i, j] = view.box, view.flip
+
+    def set_chunk(self, array: str, i: int, j: int, values: NDArray[np.generic]) -> None:
+        """Store the chunk of row start + i and view start + j; `set_image` comes first."""
+        stored = self._specs[array].codec.encode(values)
+        self._digests[array][i, j] = chunk_digest(
+            stored,
+            fingerprint=self._fingerprint,
+            array=array,
+            name=self._rows[i].name,
+            view=self._block.views[0] + j,
+        )
+        self._datasets[array].id.write_direct_chunk((i, j, 0, 0), stored, 0)
+
+    def finish(self) -> bytes:
+        """Write tables, attributes and their digest; return the HDF5 file's bytes and drop the file."""
+        tables = self._tables()
+        for path, values in tables.items():
+            self._file.create_dataset(path, data=values)
+        set_attributes(self._file, {**self._attributes, "tables_digest": tables_digest(self._attributes, tables)})
+        self._file.flush()
+        image: bytes = self._file.id.get_file_image()
+        self.close()
+        return image
+
+    def close(self) -> None:
+        """Drop the shard in memory."""
+        self._file.close()
+
+    def _tables(self) -> dict[str, NDArray[Any]]:
+        return {
+            **image_tables(self._rows),
+            "views/box": self._box,
+            "views/flip": self._flip,
+            **{f"digests/{array}": values for array, values in self._digests.items()},
+        }
+
+
+def image_tables(rows: list[ImageRow]) -> dict[str, NDArray[Any]]:
+    """Return the columns images/{name,sha256,width,height,absent} of rows; text is fixed-length UTF-8."""
+    return {
+        "images/name": text_column([row.name for row in rows]),
+        "images/sha256": text_column([row.sha256 for row in rows]),
+        "images/width": np.array([row.width for row in rows], "<i4"),
+        "images/height": np.array([row.height for row in rows], "<i4"),
+        "images/absent": text_column([row.absent for row in rows]),
+    }
+
+
+def text_column(texts: list[str]) -> NDArray[Any]:
+    """Return texts as fixed-length UTF-8, padded with NUL, of the HDF5 string type that says so."""
+    encoded = [text.encode() for text in texts]
+    return np.array(encoded, dtype=h5py.string_dtype("utf-8", max(map(len, encoded), default=0) or 1))
+
+
+def create_chunked(
+    file: h5py.File, path: str, shape: tuple[int, ...], dtype: np.dtype[Any], codec: Codec
+) -> h5py.Dataset:
+    """Create an empty dataset of chunks (1, 1, *shape[2:]) with the codec's filters; what is not there reads as NaN."""
+    group, _, name = path.rpartition("/")
+    properties = codec.creation_properties((1, 1, *shape[2:]))
+    if dtype.kind == "f":
+        properties.set_fill_value(np.array(np.nan, dtype))
+    return h5py.Dataset(
+        h5py.h5d.create(
+            file.require_group(group).id,
+            name.encode(),
+            h5py.h5t.py_create(dtype),
+            h5py.h5s.create_simple(shape),
+            properties,
+        )
+    )
+
+
+def set_attributes(file: h5py.File, attributes: dict[str, Any]) -> None:
+    """Set attributes; text as fixed-length UTF-8."""
+    for name, value in attributes.items():
+        file.attrs[name] = text_column([value])[0] if isinstance(value, str) else value

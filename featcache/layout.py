@@ -1,0 +1,81 @@
+"""What a shard consists of: its block, its rows, its chunked arrays, and the digests that bind them to their place."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from .codec import Codec
+from .files import canonical_json
+from .recipe import FEATURE_DTYPES, Recipe
+
+NAME_PATTERN = re.compile(r"\d{5,}-[0-9a-f]{16}\.h5")
+FEATURE_CODEC = Codec(zstd_level=3)
+POOLED_CODEC = Codec(zstd_level=None)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Half-open ranges of rows and views."""
+
+    rows: tuple[int, int]
+    views: tuple[int, int]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and views of the block."""
+        return self.rows[1] - self.rows[0], self.views[1] - self.views[0]
+
+
+@dataclass(frozen=True)
+class ImageRow:
+    """An image's identity; absent is '' or the reason why it has no features. Sizes in pixels, upright."""
+
+    name: str
+    sha256: str = ""
+    width: int = 0
+    height: int = 0
+    absent: str = ""
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """One chunked array of a shard: a chunk is one view of one image."""
+
+    chunk_shape: tuple[int, int]
+    dtype: np.dtype[Any]
+    codec: Codec
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one decoded chunk."""
+        return self.chunk_shape[0] * self.chunk_shape[1] * self.dtype.itemsize
+
+
+def array_specs(recipe: Recipe) -> dict[str, ArraySpec]:
+    """Return the arrays that a shard of this recipe holds: features/LAYER (L, D) and pooled/LAYER (2, D)."""
+    specs = {}
+    for layer in recipe.layer_names:
+        shape = recipe.layer_shape(layer)
+        dtype = FEATURE_DTYPES[recipe.encoding]
+        specs[f"features/{layer}"] = ArraySpec((shape.positions, shape.channels), dtype, FEATURE_CODEC)
+        specs[f"pooled/{layer}"] = ArraySpec((2, shape.channels), np.dtype("<f4"), POOLED_CODEC)
+    return specs
+
+
+def chunk_digest(stored: bytes, *, fingerprint: str, array: str, name: str, view: int) -> int:
+    """Return the digest of a stored chunk: xxh3_64 seeded with its place, so that a moved chunk does not pass."""
+    seed = xxhash.xxh3_64_intdigest(f"{fingerprint}\0{array}\0{name}\0{view}".encode())
+    return xxhash.xxh3_64_intdigest(stored, seed=seed)
+
+
+def tables_digest(attributes: dict[str, Any], tables: dict[str, NDArray[Any]]) -> str:
+    """Return the xxh3_128 over the attributes as canonical JSON and every table's path, type, shape and bytes."""
+    digest = xxhash.xxh3_128(canonical_json(attributes).encode())
+    for path, values in sorted(tables.items()):
+        digest.update(f"{path} {values.dtype.str} {values.shape}\n".encode())
+        digest.update(values.tobytes())
+    return digest.hexdigest()
