@@ -48,7 +48,8 @@ def _reported_errors() -> Iterator[None]:
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:
-    click.echo(message, err=True)
+    with contextlib.suppress(OSError):  # the exit status is said even where the message cannot be
+        click.echo(message, err=True)
     raise SystemExit(exit_code)
 
 
@@ -58,7 +59,7 @@ def _raise_terminated(number: int, frame: Any) -> None:
 
 
 def _print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=1))
+    click.echo(json.dumps(value, indent=1, allow_nan=False))
 
 
 @contextlib.contextmanager

@@ -82,7 +82,9 @@ class Backbone:
         try:
             with torch.autocast(self.device.type, dtype=reduced, enabled=reduced is not None):
                 return self._maps(x)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:  # torch.OutOfMemoryError is one; on a CPU only the message tells
+            if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+                raise
             raise ResourceError(
                 f"{self.device} is out of memory at a batch of {len(pixels)}; use a smaller --batch-size"
             ) from error

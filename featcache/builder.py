@@ -16,7 +16,7 @@ from .views import View
 class ShardBuilder:
     """A shard in memory while it grows; `finish` returns the bytes of its file."""
 
-    def __init__(self, recipe: Recipe, block: Block, *, planned_rows: int, versions: dict[str, str]) -> None:
+    def __init__(self, recipe: Recipe, block: Block) -> None:
         n, v = block.shape
         self._recipe, self._block = recipe, block
         self._fingerprint = recipe.fingerprint
@@ -31,8 +31,6 @@ class ShardBuilder:
             "recipe": canonical_json(recipe.as_json()),
             "rows": list(block.rows),
             "views": list(block.views),
-            "planned_rows": planned_rows,
-            "versions": canonical_json(versions),
         }
         self._file = h5py.File("shard", "w", driver="core", backing_store=False, libver="latest")
         self._datasets = {

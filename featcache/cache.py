@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .dataset import Part
-from .errors import CorruptFile, InvalidSettings, StorageError
+from .errors import BadInput, CorruptFile, InvalidSettings, StorageError
 from .files import digest_of_file
 from .layout import ImageRow, array_specs
 from .manifest import Manifest, ShardEntry, read_manifest
@@ -93,8 +93,15 @@ class FeatureCache:
 
     def _read(self, array: str, rows: ArrayLike, views: ArrayLike, out: NDArray[Any] | None) -> NDArray[Any]:
         wanted_rows, wanted_views = np.broadcast_arrays(np.atleast_1d(rows), np.atleast_1d(views))
+        if wanted_rows.ndim != 1:
+            raise InvalidSettings(
+                f"{self.path}: rows and views must be lists of numbers, found shape {wanted_rows.shape}"
+            )
         self._check_range(wanted_rows, self.rows, "row")
         self._check_range(wanted_views, self.views, "view")
+        for row in wanted_rows[~self.present[wanted_rows.astype(np.intp)]][:1].tolist():
+            image = self.images[row]
+            raise BadInput(f"{image.name}: has no features in this cache ({image.absent})")
         spec = array_specs(self.recipe)[array]
         shape = (len(wanted_rows), *spec.chunk_shape)
         if out is None:
@@ -106,7 +113,7 @@ class FeatureCache:
         return out
 
     def _check_range(self, values: NDArray[Any], stop: int, what: str) -> None:
-        if values.dtype.kind not in "iu" or (len(values) and not 0 <= values.min() <= values.max() < stop):
+        if len(values) and (values.dtype.kind not in "iu" or not 0 <= values.min() <= values.max() < stop):
             raise InvalidSettings(f"{self.path}: {what}s must be whole numbers in [0, {stop}), found {values}")
 
     def _by_shard(self, rows: NDArray[Any], views: NDArray[Any]) -> dict[int, list[tuple[int, int, int]]]:

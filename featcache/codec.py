@@ -21,30 +21,34 @@ _BLOCK_WORDS = 1 << 16
 
 @dataclass(frozen=True)
 class Codec:
-    """The filters of one array: a zstd level, or None for no compression; shuffle goes with compression."""
+    """The filters of one array: a zstd level, or None for no compression, and byte shuffle before it or none."""
 
     zstd_level: int | None
+    shuffle: bool = True
 
     def encode(self, chunk: NDArray[np.generic]) -> bytes:
         """Return the stored bytes of a chunk of any shape, in C order."""
-        data = np.ascontiguousarray(chunk)
-        if self.zstd_level is None:
-            stored = data.tobytes()
-        else:
-            shuffled = data.reshape(-1).view(np.uint8).reshape(-1, data.itemsize).T.tobytes()
-            stored = zstandard.ZstdCompressor(level=self.zstd_level).compress(shuffled)
+        flat = np.ascontiguousarray(chunk).reshape(-1).view(np.uint8)
+        if self._shuffles(chunk.itemsize):
+            flat = flat.reshape(-1, chunk.itemsize).T.reshape(-1)
+        data = flat.tobytes()
+        stored = data if self.zstd_level is None else zstandard.ZstdCompressor(level=self.zstd_level).compress(data)
         return stored + fletcher32(stored)
 
     def decode_into(self, stored: bytes, out: NDArray[np.generic]) -> None:
         """Fill out, C-contiguous, with the chunk stored; raise `CorruptFile` unless it fits exactly."""
         payload = memoryview(stored)[:-CHECKSUM_BYTES]
-        if self.zstd_level is None:
-            if len(payload) != out.nbytes:
-                raise CorruptFile(f"a chunk of {len(payload):,} bytes, expected {out.nbytes:,}")
-            out.reshape(-1).view(np.uint8)[:] = np.frombuffer(payload, np.uint8)
-            return
-        shuffled = _decompress(payload, out.nbytes)
-        out.reshape(-1).view(np.uint8).reshape(-1, out.itemsize)[:] = shuffled.reshape(out.itemsize, -1).T
+        data = np.frombuffer(payload, np.uint8) if self.zstd_level is None else _decompress(payload, out.nbytes)
+        if data.nbytes != out.nbytes:
+            raise CorruptFile(f"a chunk of {data.nbytes:,} bytes, expected {out.nbytes:,}")
+        flat = out.reshape(-1).view(np.uint8)
+        if self._shuffles(out.itemsize):
+            flat.reshape(-1, out.itemsize)[:] = data.reshape(out.itemsize, -1).T
+        else:
+            flat[:] = data
+
+    def _shuffles(self, itemsize: int) -> bool:
+        return self.shuffle and self.zstd_level is not None and itemsize > 1
 
     def creation_properties(self, chunk_shape: tuple[int, ...]) -> h5py.h5p.PropDCID:
         """Return HDF5 dataset creation properties that name the same filters."""
@@ -52,7 +56,8 @@ class Codec:
         properties.set_chunk(chunk_shape)
         properties.set_obj_track_times(False)  # the same features give the same file, byte for byte
         if self.zstd_level is not None:
-            properties.set_shuffle()
+            if self.shuffle:
+                properties.set_shuffle()
             properties.set_filter(ZSTD_FILTER, h5py.h5z.FLAG_MANDATORY, (self.zstd_level,))
         properties.set_fletcher32()
         return properties
@@ -62,10 +67,11 @@ def codec_of(properties: h5py.h5p.PropDCID) -> Codec:
     """Return the codec that stored HDF5 creation properties name; raise `Mismatch` for any other filters."""
     filters = [properties.get_filter(i)[:3:2] for i in range(properties.get_nfilters())]
     names = [code for code, _ in filters]
+    shuffle = names[:1] == [h5py.h5z.FILTER_SHUFFLE]
     if names == [h5py.h5z.FILTER_FLETCHER32]:
         return Codec(None)
-    if names == [h5py.h5z.FILTER_SHUFFLE, ZSTD_FILTER, h5py.h5z.FILTER_FLETCHER32]:
-        return Codec(int(filters[1][1][0]))
+    if names[shuffle:] == [ZSTD_FILTER, h5py.h5z.FILTER_FLETCHER32] and filters[shuffle][1]:
+        return Codec(int(filters[shuffle][1][0]), shuffle)
     raise Mismatch(f"HDF5 filters {names} are not ones this version reads; upgrade to read this cache")
 
 

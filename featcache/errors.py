@@ -5,7 +5,7 @@ A message says what, where (path, row or line), expected, found, and what to do 
 
 from collections.abc import Iterable
 
-MOST_PROBLEMS_SHOWN = 20
+MOST_PROBLEMS_SHOWN = 1000
 
 
 class FeatcacheError(Exception):
@@ -81,7 +81,7 @@ class HostileFile(FeatcacheError, ValueError):
 
 
 def list_problems(title: str, problems: Iterable[str], way_out: str) -> str:
-    """Return one message that holds every problem on a line of its own, the first 20 in full."""
+    """Return one message that holds every problem on a line of its own, the first thousand in full."""
     found = list(problems)
     shown = [f"  {problem}" for problem in found[:MOST_PROBLEMS_SHOWN]]
     if len(found) > MOST_PROBLEMS_SHOWN:

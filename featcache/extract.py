@@ -5,6 +5,7 @@ are there.
 """
 
 import csv
+import hashlib
 import io
 import platform
 from collections.abc import Iterator
@@ -17,12 +18,10 @@ import numpy as np
 import xxhash
 
 from .backbones import Backbone, build_backbone
-from .builder import ShardBuilder
 from .dataset import Dataset, Part
-from .errors import BadInput, InvalidSettings, Mismatch
+from .errors import BadInput, CacheIncomplete, CorruptFile, InvalidSettings, Mismatch, list_problems
 from .files import digest_of_file, make_folder, remove_temporaries, write_durably
 from .lock import writer_lock
-from .manifest import FILE_NAME as MANIFEST_NAME
 from .manifest import Manifest, ShardEntry, Splits, read_manifest, write_manifest
 from .pipeline import LoadedImage, build_shard, load_ahead
 from .plan import Plan, existing_shards, make_plan
@@ -117,6 +116,7 @@ def extract(
             views=1 + settings.augs,
             recipe=recipe,
         )
+        _refuse_changed_images(plan, dataset, out)
         digests = _run(plan, dataset, backbone, recipe, settings, shards_folder, on_progress)
         return _seal(plan, dataset, recipe, settings, out, digests, stale)
 
@@ -133,7 +133,6 @@ def _run(
     """Compute and commit every block of the plan; return path and sha256 of each new shard."""
     total = len(plan.names) * plan.views
     done = skipped = total - plan.views_to_do
-    sha256_of = {image.name: image.sha256 for shard in plan.kept for image in shard.images if not image.absent}
     bad = 0
 
     def check(image: LoadedImage) -> None:
@@ -141,10 +140,6 @@ def _run(
         row = image.row
         if row.absent and settings.on_bad_image == "stop":
             raise BadInput(f"{dataset.root / 'images' / row.name}: {row.absent}; mend it, or use --on-bad-image skip")
-        if not row.absent and sha256_of.get(row.name, row.sha256) != row.sha256:
-            raise Mismatch(
-                f"{row.name} is not the image that this cache holds views of; give another folder with --out"
-            )
         bad += bool(row.absent)
         done += block.shape[1]
         note = f"{bad} bad images" if bad else ""
@@ -153,14 +148,26 @@ def _run(
     digests = {}
     images = _load_plan(plan, dataset, recipe)
     for block in plan.todo:
-        builder = ShardBuilder(recipe, block, planned_rows=len(plan.names), versions=versions())
-        try:
-            data = build_shard(builder, images, block, backbone, recipe, on_image=check)
-        finally:
-            builder.close()
+        data = build_shard(images, block, backbone, recipe, on_image=check)
         path = folder / f"{block.rows[0]:05d}-{xxhash.xxh3_64_hexdigest(data)}.h5"
         digests[path] = write_durably(path, data)
     return digests
+
+
+def _refuse_changed_images(plan: Plan, dataset: Dataset, out: Path) -> None:
+    """Raise `Mismatch` if an image of the dataset is not the file whose features the cache holds already."""
+    named = set(dataset.names)
+    held = {image.name: image.sha256 for shard in plan.kept for image in shard.images if not image.absent}
+    images = dataset.root / "images"
+    changed = [name for name, sha256 in held.items() if name in named and digest_of_file(images / name) != sha256]
+    if changed:
+        raise Mismatch(
+            list_problems(
+                f"{out}: holds features of other images than those now in {images}:",
+                changed,
+                "Restore these images, or give another folder with --out.",
+            )
+        )
 
 
 def _load_plan(plan: Plan, dataset: Dataset, recipe: Recipe) -> Iterator[LoadedImage]:
@@ -185,7 +192,7 @@ def _seal(
             shard.path.name,
             shard.block,
             shard.path.stat().st_size,
-            known.get(shard.path.name) or digest_of_file(shard.path),
+            known.get(shard.path.name) or _digest_of_unlisted(shard.path),
         )
         for shard in shards
     )
@@ -200,7 +207,7 @@ def _seal(
     }
     manifest = Manifest(recipe, len(plan.names), plan.views, splits, entries, index_sha256, source, versions())
     write_manifest(out, manifest)
-    for path in plan.superseded:
+    for path in set(plan.superseded) - {shard.path for shard in shards}:
         path.unlink(missing_ok=True)
     absent = [(image.name, image.absent) for image in tables.images if image.absent]
     _write_failures(out / FAILURES_NAME, absent)
@@ -226,10 +233,19 @@ def _weights_source(settings: ExtractSettings) -> str:
 
 
 def _committed_digests(out: Path) -> dict[str, str]:
-    """Return the sha256 of the shards that the present manifest lists; theirs need not be computed again."""
-    if not (out / MANIFEST_NAME).is_file():
+    """Return the sha256 of the shards that the present manifest lists, if it can be read; theirs are known."""
+    try:
+        return {entry.file: entry.sha256 for entry in read_manifest(out).shards}
+    except (CacheIncomplete, CorruptFile):
         return {}
-    return {entry.file: entry.sha256 for entry in read_manifest(out).shards}
+
+
+def _digest_of_unlisted(path: Path) -> str:
+    """Return the sha256 of a shard that no manifest lists; raise `CorruptFile` if its name is not its content's."""
+    data = path.read_bytes()
+    if xxhash.xxh3_64_hexdigest(data) != path.stem.partition("-")[2]:
+        raise CorruptFile(f"{path}: damaged. Delete this file and run the same command again to compute it anew.")
+    return hashlib.sha256(data).hexdigest()
 
 
 def _splits_by_row(dataset: Dataset, names: list[str]) -> Splits:

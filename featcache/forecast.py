@@ -2,12 +2,11 @@
 
 import shutil
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from .backbones import Backbone
-from .builder import ShardBuilder
 from .dataset import Dataset
 from .errors import BadInput
 from .extract import ExtractSettings, load_backbone
@@ -96,7 +95,7 @@ def describe_forecast(result: Forecast) -> str:
 
 
 def _with_random_weights(settings: ExtractSettings) -> ExtractSettings:
-    return ExtractSettings(**{**vars(settings), "weights": "random"})
+    return replace(settings, weights="random")
 
 
 def _views_per_second(dataset: Dataset, backbone: Backbone, recipe: Recipe, views: int) -> float:
@@ -107,7 +106,8 @@ def _views_per_second(dataset: Dataset, backbone: Backbone, recipe: Recipe, view
     done = _build(dataset, min(images, len(dataset.names)), backbone, recipe, views)
     if not done:
         raise BadInput(f"{dataset.root}: none of the first {images} images can be decoded, so there is nothing to time")
-    return done / (time.perf_counter() - started)
+    padded = -(-done // backbone.batch_size) * backbone.batch_size  # a long run pads one batch a shard at most
+    return padded / (time.perf_counter() - started)
 
 
 def _build(dataset: Dataset, rows: int, backbone: Backbone, recipe: Recipe, views: int) -> int:
@@ -120,12 +120,7 @@ def _build(dataset: Dataset, rows: int, backbone: Backbone, recipe: Recipe, view
         nonlocal done
         done += len(image.views)
 
-    builder = ShardBuilder(recipe, block, planned_rows=rows, versions={})
-    try:
-        images = load_ahead(dataset.root / "images", work, recipe)
-        build_shard(builder, images, block, backbone, recipe, on_image=count)
-    finally:
-        builder.close()
+    build_shard(load_ahead(dataset.root / "images", work, recipe), block, backbone, recipe, on_image=count)
     return done
 
 

@@ -43,7 +43,7 @@ _UPRIGHT = {
 _header_lock = threading.Lock()  # warnings.catch_warnings is not thread-safe
 _DAMAGE = (  # what Pillow's decoders raise for damaged files; OSError and ValueError hold most of it
     OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, ArithmeticError, LookupError,
-    TypeError, AttributeError, MemoryError, Image.DecompressionBombError, Image.DecompressionBombWarning,
+    TypeError, AttributeError, Image.DecompressionBombError, Image.DecompressionBombWarning,
 )  # fmt: skip
 
 

@@ -24,7 +24,6 @@ def describe_cache(folder: Path) -> dict[str, Any]:
             "cache": str(folder),
             "complete": False,
             "images_done": sum(shard.block.shape[0] for shard in shards if shard.block.views[0] == 0),
-            "images": shards[0].planned_rows,
             "shards": len(shards),
             "stored_bytes": stored,
             "fingerprint": shards[0].fingerprint,
@@ -75,7 +74,7 @@ def format_info(info: dict[str, Any]) -> str:
         f"stored       {info['stored_bytes'] / 1e9:,.3f} GB in {info['shards']} shards",
     ]
     if not info["complete"]:
-        done = f"{info['images_done']:,} of {info['images']:,} images"
+        done = f"{info['images_done']:,} images so far"
         return "\n".join([f"{info['cache']}: not complete, {done}; run the same extract command again", *common])
     layers = [
         f"layer        {name}: {layer['height']}x{layer['width']}x{layer['channels']} (L = {layer['positions']})"

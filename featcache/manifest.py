@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from .dataset import PARTS, Part, natural_key
-from .errors import CacheIncomplete, CorruptFile, HostileFile
+from .errors import CacheIncomplete, CorruptFile, HostileFile, Mismatch
 from .files import canonical_json, read_json, write_durably
 from .layout import NAME_PATTERN, Block
-from .recipe import Recipe, recipe_from_json
+from .recipe import FORMAT_VERSION, Recipe, recipe_from_json
 
 FILE_NAME = "manifest.json"
 _LARGEST = 256 << 20  # the splits of LaMem take 5 MB
@@ -49,6 +49,7 @@ class Manifest:
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Seal the cache in folder: replace its manifest at once, durably."""
     body = {
+        "format_version": FORMAT_VERSION,
         "recipe": manifest.recipe.as_json(),
         "fingerprint": manifest.recipe.fingerprint,
         "rows": manifest.rows,
@@ -85,7 +86,13 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / FILE_NAME
     if not path.is_file():
         raise CacheIncomplete(_incomplete(folder))
-    body = read_json(path, largest=_LARGEST)
+    try:
+        body = read_json(path, largest=_LARGEST)
+    except CorruptFile as error:
+        raise CorruptFile(f"{error}; run extract again to make it anew") from error
+    version = body.get("format_version")
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise Mismatch(f"{path}: format version {version}, this program reads up to {FORMAT_VERSION}; upgrade it")
     recipe = recipe_from_json(body.get("recipe"), str(path))
     if body.pop("digest", None) != _digest(body):
         raise CorruptFile(f"{path}: it does not have its digest; run extract again to make it anew")

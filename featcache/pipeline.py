@@ -80,7 +80,6 @@ def encode(features: torch.Tensor, encoding: str) -> tuple[NDArray[Any], NDArray
 
 
 def build_shard(
-    builder: ShardBuilder,
     images: Iterator[LoadedImage],
     block: Block,
     backbone: Backbone,
@@ -88,36 +87,39 @@ def build_shard(
     *,
     on_image: Callable[[LoadedImage], None],
 ) -> bytes:
-    """Fill builder with the block's images, taken in order from images, and return the shard's bytes.
+    """Return the bytes of the shard of block, whose images are taken in order from images.
 
     on_image is called with each image as its views enter the backbone. Raises `BadInput` that names image
     and view for a feature that is NaN, infinite, or too large for the encoding.
     """
+    builder = ShardBuilder(recipe, block)
     batch: list[tuple[int, int, str, NDArray[np.uint8]]] = []
 
     def flush() -> None:
-        if not batch:
-            return
         pixels = torch.from_numpy(np.stack([pixels for *_, pixels in batch]))
-        for layer, features in backbone(pixels).items():
-            stored, pooled = encode(features, recipe.encoding)
-            for (i, j, name, _), one, summary in zip(batch, stored, pooled, strict=True):
-                if not np.isfinite(one).all():
+        encoded = {layer: encode(features, recipe.encoding) for layer, features in backbone(pixels).items()}
+        for k, (i, j, name, _) in enumerate(batch):  # in order of views, whatever the batch size
+            for layer, (stored, pooled) in encoded.items():
+                if not np.isfinite(stored[k]).all():
                     raise BadInput(_not_storable(name, block.views[0] + j, layer, recipe.encoding))
-                builder.set_chunk(f"features/{layer}", i, j, one)
-                builder.set_chunk(f"pooled/{layer}", i, j, summary)
+                builder.set_chunk(f"features/{layer}", i, j, stored[k])
+                builder.set_chunk(f"pooled/{layer}", i, j, pooled[k])
         batch.clear()
 
-    for i in range(block.shape[0]):
-        image = next(images)
-        builder.set_image(i, image.row, image.views)
-        for j, pixels in enumerate(image.pixels):
-            batch.append((i, j, image.row.name, pixels))
-            if len(batch) == backbone.batch_size:
-                flush()
-        on_image(image)
-    flush()
-    return builder.finish()
+    try:
+        for i in range(block.shape[0]):
+            image = next(images)
+            builder.set_image(i, image.row, image.views)
+            for j, pixels in enumerate(image.pixels):
+                batch.append((i, j, image.row.name, pixels))
+                if len(batch) == backbone.batch_size:
+                    flush()
+            on_image(image)
+        if batch:
+            flush()
+        return builder.finish()
+    finally:
+        builder.close()
 
 
 def _not_storable(name: str, view: int, layer: str, encoding: str) -> str:

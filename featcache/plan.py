@@ -41,7 +41,7 @@ def existing_shards(folder: Path, recipe: Recipe) -> list[Shard]:
     shards = []
     for path in sorted((folder / "shards").glob("*.h5")):
         if NAME_PATTERN.fullmatch(path.name):
-            shard = open_shard(path)
+            shard = _open_or_say_how_to_go_on(path)
             if shard.fingerprint != recipe.fingerprint:
                 check_same(
                     recipe_from_json(json.loads(shard.recipe_json), str(path)),
@@ -53,6 +53,13 @@ def existing_shards(folder: Path, recipe: Recipe) -> list[Shard]:
     return shards
 
 
+def _open_or_say_how_to_go_on(path: Path) -> Shard:
+    try:
+        return open_shard(path)
+    except CorruptFile as error:
+        raise CorruptFile(f"{error}. Delete this file and run the same command again to compute it anew.") from error
+
+
 def make_plan(shards: Sequence[Shard], names: Iterable[str], images: Path, *, views: int, recipe: Recipe) -> Plan:
     """Return what is to be done so that the cache holds every one of names, and at least that many views.
 
@@ -61,7 +68,7 @@ def make_plan(shards: Sequence[Shard], names: Iterable[str], images: Path, *, vi
     are named than an unfinished cache was planned for.
     """
     kept, superseded = _usable(shards, images)
-    views = max([views, *(shard.block.views[1] for shard in kept)])
+    views = max([views, *(shard.block.views[1] for shard in (*kept, *superseded))])
     all_names = _assign_rows([*kept, *superseded], names)
     todo = _missing_blocks(kept, len(all_names), views, _rows_per_shard(views, recipe))
     return Plan(all_names, views, kept, todo, [shard.path for shard in superseded])

@@ -1,5 +1,6 @@
 """How long-running library calls report progress. They call back; only `TerminalProgress` prints, on stderr."""
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable
@@ -38,6 +39,10 @@ class TerminalProgress:
         self._started = self._printed = 0.0
 
     def __call__(self, progress: Progress) -> None:
+        with contextlib.suppress(OSError):  # a full or closed terminal must not end the work
+            self._show(progress)
+
+    def _show(self, progress: Progress) -> None:
         if progress.stage != self._stage:
             self.close()
             self._stage, self._started, self._printed = progress.stage, time.monotonic(), time.monotonic()

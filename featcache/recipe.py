@@ -1,6 +1,7 @@
 """What a feature depends on, and the fingerprint that stands for it.
 
-Everything that changes a feature is in a `Recipe`; nothing else is. How many views and which images a cache
+Everything that changes a feature is in a `Recipe`, but for what changes no more than the last bit of some: device,
+number of threads, batch size, library versions. How many views and which images a cache
 holds is not, so a cache can grow; neither is how chunks are compressed.
 """
 
@@ -13,7 +14,7 @@ import numpy as np
 from .backbones import Backbone, LayerShape
 from .errors import CorruptFile, Mismatch, list_problems
 from .files import canonical_json
-from .views import ViewRecipe
+from .views import CENTER_FRACTION, FLIP_PROBABILITY, INTERPOLATION, ViewRecipe
 
 FORMAT_VERSION = 1
 FEATURE_DTYPES: dict[str, np.dtype[Any]] = {"float16": np.dtype("<f2")}
@@ -39,9 +40,9 @@ class Recipe:
     crop_ratio: tuple[float, float]
     seed: int
     encoding: str = "float16"
-    interpolation: str = "bilinear-antialias"
-    center_fraction: float = 0.875
-    flip_probability: float = 0.5
+    interpolation: str = INTERPOLATION
+    center_fraction: float = CENTER_FRACTION
+    flip_probability: float = FLIP_PROBABILITY
     format_version: int = FORMAT_VERSION
 
     @property
@@ -69,7 +70,8 @@ class Recipe:
 
     def bytes_per_view(self) -> int:
         """Return the uncompressed bytes of one view's features, all layers together."""
-        return sum(self.layer_shape(name).positions * self.layer_shape(name).channels * 2 for name in self.layer_names)
+        values = sum(self.layer_shape(name).positions * self.layer_shape(name).channels for name in self.layer_names)
+        return values * FEATURE_DTYPES[self.encoding].itemsize
 
 
 def recipe_of(backbone: Backbone, views: ViewRecipe) -> Recipe:
@@ -97,8 +99,12 @@ def recipe_from_json(value: Any, place: str) -> Recipe:
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise Mismatch(f"{place}: format version {version}, this program reads up to {FORMAT_VERSION}; upgrade it")
     expected = {field.name for field in fields(Recipe)}
-    if set(value) != expected:
-        raise CorruptFile(f"{place}: the recipe has other fields: {sorted(set(value) ^ expected)}")
+    if set(value) - expected:
+        raise Mismatch(f"{place}: the recipe has fields this version does not know: {sorted(set(value) - expected)}")
+    if expected - set(value):
+        raise CorruptFile(f"{place}: the recipe lacks fields: {sorted(expected - set(value))}")
+    if value["encoding"] not in FEATURE_DTYPES:
+        raise Mismatch(f"{place}: encoding {value['encoding']!r} is not one this version reads; upgrade it")
     return Recipe(**{name: _frozen(item) for name, item in value.items()})
 
 

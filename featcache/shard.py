@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .codec import codec_of
-from .errors import BadInput, CorruptFile, HostileFile, Mismatch, StorageError
+from .errors import BadInput, CorruptFile, FeatcacheError, HostileFile, Mismatch, StorageError
 from .layout import ArraySpec, Block, ImageRow, chunk_digest, tables_digest
 from .recipe import FORMAT_VERSION, Recipe
 
@@ -44,8 +44,6 @@ class Shard:
     arrays: dict[str, ChunkIndex]
     fingerprint: str
     recipe_json: str
-    planned_rows: int
-    versions: str
 
     def read_chunk(self, descriptor: int, array: str, i: int, j: int, out: NDArray[np.generic]) -> None:
         """Fill out (chunk shape, C-contiguous) with row start + i, view start + j, its digest checked.
@@ -92,9 +90,11 @@ def open_shard(path: Path, recipe: Recipe | None = None) -> Shard:
             return _read_shard(path, file, recipe)
     except FileNotFoundError as error:
         raise CorruptFile(f"{path}: the shard is missing; run extract again to make it anew") from error
-    except (KeyError, TypeError, ValueError, OSError, RuntimeError) as error:
-        if isinstance(error, CorruptFile | Mismatch | HostileFile):
+    except (LookupError, TypeError, ValueError, OSError, RuntimeError) as error:
+        if isinstance(error, FeatcacheError):
             raise
+        if isinstance(error, OSError) and error.errno:
+            raise StorageError(f"{path}: cannot read: {error.strerror or error}") from error
         raise CorruptFile(f"{path}: not a complete shard: {error}") from error
 
 
@@ -137,8 +137,6 @@ def _read_shard(path: Path, file: h5py.File, recipe: Recipe | None) -> Shard:
         },
         fingerprint=attributes["fingerprint"],
         recipe_json=attributes["recipe"],
-        planned_rows=attributes["planned_rows"],
-        versions=attributes["versions"],
     )
 
 

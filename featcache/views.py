@@ -17,6 +17,8 @@ from PIL import Image
 from .errors import InvalidSettings
 
 EVAL_VIEWS = ("center", "squash")
+FLIP_PROBABILITY = 0.5
+INTERPOLATION = "bilinear-antialias"
 CENTER_FRACTION = 224 / 256  # the ImageNet convention: shorter side to 256, then the central 224
 _CROP_ATTEMPTS = 10
 
@@ -67,7 +69,7 @@ def view_of(recipe: ViewRecipe, name: str, view: int, *, width: int, height: int
         return View(_eval_box(recipe.eval_view, width, height), flip=False)
     draws = _Draws(f"{recipe.seed}\0{name}\0{view}")
     box = _random_box(draws, recipe, width, height)
-    return View(box, flip=draws.uniform() < 0.5)
+    return View(box, flip=draws.uniform() < FLIP_PROBABILITY)
 
 
 def render(image: Image.Image, view: View, size: int) -> NDArray[np.uint8]:

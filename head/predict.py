@@ -56,9 +56,11 @@ class Predictor:
         for batch in self._batches(results):
             scores, steps = self._score(batch.pixels)
             for place, digest, score, step in zip(batch.places, batch.digests, scores, steps, strict=True):
-                results[place] = Prediction(
-                    paths[place], float(score), tuple(step.tolist()), digest in self.head.train_images
-                )
+                if np.isfinite(score):
+                    seen = digest in self.head.train_images
+                    results[place] = Prediction(paths[place], float(score), tuple(step.tolist()), seen)
+                else:
+                    results[place] = Prediction(paths[place], problem="the backbone gave a feature that is not finite")
             on_progress(Progress("predict", batch.places[-1] + 1, len(paths), "images"))
         on_progress(Progress("predict", len(paths), len(paths), "images"))
         return results

@@ -32,6 +32,8 @@ _LARGEST_CONFIG = 16 << 20
 _TRAIN_IMAGES = "train_images_sha256"
 _CONFIG_FIELDS = (
     "name",
+    "cache",
+    "fingerprint",
     "split",
     "layer",
     "shape",

@@ -48,6 +48,8 @@ class Scored:
         return {
             "run": str(self.run.folder),
             "name": self.run.name,
+            "cache": self.run.config["cache"],
+            "fingerprint": self.run.config["fingerprint"],
             "split": self.run.split,
             "part": self.part,
             "views": self.views,
@@ -145,10 +147,10 @@ def find_runs_of(cache: FeatureCache, runs: Path, splits: str = "all") -> list[R
     Raises `InvalidSettings` if none of them is finished, saying what there is.
     """
     folder = runs / cache.name if (runs / cache.name).is_dir() else runs
-    found = [run for run in find_runs(folder) if splits in ("all", run.split)]
+    found = [run for run in find_runs(folder) if run.config["cache"] == cache.name and splits in ("all", run.split)]
     if not any(run.finished for run in found):
         raise InvalidSettings(
-            f"{folder}: no finished run of split {splits}, and {len(found)} unfinished; "
+            f"{folder}: no finished run of split {splits} on {cache.name}, and {len(found)} unfinished; "
             f"make one with train-head --cache {cache.path} --split {splits}"
         )
     return sorted(found, key=lambda run: (run.name, natural_key(run.split)))

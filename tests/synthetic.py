@@ -52,9 +52,9 @@ def image(row: int) -> ImageRow:
     return ImageRow(f"dir/{row:03d} é.jpg", f"{row:064x}", 100 + row, 200 + row)
 
 
-def build_shard_bytes(arrays: Arrays, block: Block, *, planned_rows: int = ROWS, recipe: Recipe = RECIPE) -> bytes:
+def build_shard_bytes(arrays: Arrays, block: Block, *, recipe: Recipe = RECIPE) -> bytes:
     """Return the file of one block of arrays."""
-    builder = ShardBuilder(recipe, block, planned_rows=planned_rows, versions=VERSIONS)
+    builder = ShardBuilder(recipe, block)
     for i, row in enumerate(range(*block.rows)):
         present = row != ABSENT
         views = [View(Box(v, row, v + 3, row + 7), bool(v % 2)) for v in range(*block.views)]

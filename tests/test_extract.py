@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -24,7 +25,7 @@ import featcache.plan
 from featcache.backbones import Backbone
 from featcache.cache import open_cache
 from featcache.dataset import open_dataset
-from featcache.errors import BadInput, InvalidSettings, Locked, Mismatch, StorageError
+from featcache.errors import BadInput, CorruptFile, InvalidSettings, Locked, Mismatch, StorageError
 from featcache.extract import ExtractReport, ExtractSettings, extract, load_backbone
 from featcache.lock import writer_lock
 from featcache.progress import Progress
@@ -283,7 +284,7 @@ def test_on_bad_image_stop_ends_at_the_first(own_dataset: Path, tmp_path: Path) 
 def test_an_image_changed_between_two_runs_is_a_mismatch(own_dataset: Path, tmp_path: Path) -> None:
     run(own_dataset, tmp_path / "out", dataclasses.replace(SETTINGS, augs=0))
     Image.new("RGB", (70, 50), "teal").save(own_dataset / "images" / "05.jpg")
-    with pytest.raises(Mismatch, match=r"05\.jpg is not the image that this cache holds views of"):
+    with pytest.raises(Mismatch, match=r"holds features of other images than those now in .*images:\n  05\.jpg"):
         run(own_dataset, tmp_path / "out")
     assert open_cache(tmp_path / "out").views == 1
 
@@ -372,3 +373,66 @@ def test_views_render_where_the_tables_say(reference: Path) -> None:
     view = View(*[tuple(cache.box[3, 2].tolist()), bool(cache.flip[3, 2])])  # type: ignore[arg-type]
     image = cache.images[3]
     assert view == view_of(SETTINGS.views, image.name, 2, width=image.width, height=image.height)
+
+
+def test_another_dataset_of_the_same_names_is_refused_before_any_work(
+    own_dataset: Path, reference: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(reference, tmp_path / "copy")
+    before = (tmp_path / "copy" / "manifest.json").read_bytes()
+    for path in (own_dataset / "images").rglob("*.jpg"):
+        Image.new("RGB", (50, 60), "teal").save(path)
+    with pytest.raises(Mismatch, match=r"holds features of other images than those now in .*own/images"):
+        run(own_dataset, tmp_path / "copy")
+    assert (tmp_path / "copy" / "manifest.json").read_bytes() == before
+
+
+def test_mending_the_only_shard_keeps_its_augmented_views(own_dataset: Path, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(featcache.plan, "ROWS_PER_SHARD", 64)
+        bad = own_dataset / "images" / "05.jpg"
+        whole = bad.read_bytes()
+        bad.write_bytes(whole[:99])
+        assert run(own_dataset, tmp_path / "out").views == 3
+        bad.write_bytes(whole)
+        mended = run(own_dataset, tmp_path / "out", dataclasses.replace(SETTINGS, augs=0))
+    assert (mended.views, mended.absent) == (3, [])
+    assert len(shard_digests(tmp_path / "out")) == 1
+    assert open_cache(tmp_path / "out").read([5], 2).shape == (1, 16, 256)
+
+
+def test_an_image_that_decodes_only_while_planning_costs_no_shard(
+    own_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (own_dataset / "images" / "05.jpg").write_bytes(b"")
+    run(own_dataset, tmp_path / "out")
+    monkeypatch.setattr(featcache.plan, "_decodes", lambda path: True)
+    run(own_dataset, tmp_path / "out")
+    assert open_cache(tmp_path / "out").rows == 41
+
+
+def test_a_shard_damaged_before_sealing_is_found_and_the_advice_works(
+    tiny_dataset: Path, reference: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(reference, tmp_path / "copy")
+    (tmp_path / "copy" / "manifest.json").unlink()
+    shard = min((tmp_path / "copy" / "shards").iterdir())
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(CorruptFile, match=f"{shard.name}.*Delete this file and run the same command again"):
+        run(tiny_dataset, tmp_path / "copy")
+    shard.unlink()
+    run(tiny_dataset, tmp_path / "copy")
+    assert shard_digests(tmp_path / "copy") == shard_digests(reference)
+
+
+def test_a_damaged_manifest_is_made_anew(tiny_dataset: Path, reference: Path, tmp_path: Path) -> None:
+    shutil.copytree(reference, tmp_path / "copy")
+    manifest = tmp_path / "copy" / "manifest.json"
+    whole = manifest.read_bytes()
+    manifest.write_bytes(whole[:-9])
+    with pytest.raises(CorruptFile, match="run extract again"):
+        open_cache(tmp_path / "copy")
+    assert run(tiny_dataset, tmp_path / "copy").views_computed == 0
+    assert json.loads(manifest.read_text())["shards"] == json.loads(whole)["shards"]

@@ -37,7 +37,8 @@ def test_what_was_written_is_read(cache: Path) -> None:
 def test_its_fields_are_the_documented_ones(cache: Path) -> None:
     body = json.loads((cache / "manifest.json").read_text())
     assert set(body) == {
-        "recipe", "fingerprint", "rows", "views", "splits", "shards", "index_sha256", "source", "versions", "digest",
+        "format_version", "recipe", "fingerprint", "rows", "views", "splits", "shards", "index_sha256", "source",
+        "versions", "digest",
     }  # fmt: skip
     assert set(body["shards"][0]) == {"file", "rows", "views", "bytes", "sha256"}
     assert (cache / "manifest.json").read_text() == canonical_json(body)

@@ -30,8 +30,6 @@ def shard(rows: tuple[int, int], views: tuple[int, int], *, absent: str = "", pr
         arrays={},
         fingerprint=RECIPE.fingerprint,
         recipe_json="",
-        planned_rows=0,
-        versions="",
     )
 
 

@@ -6,7 +6,7 @@ import json
 import pytest
 from synthetic import RECIPE
 
-from featcache.errors import CorruptFile, Mismatch
+from featcache.errors import Mismatch
 from featcache.recipe import check_same, recipe_from_json
 
 
@@ -24,7 +24,7 @@ def test_every_field_changes_the_fingerprint_and_is_named(field: str) -> None:
     other_value = value + "x" if isinstance(value, str) else value + 1 if isinstance(value, int | float) else value[:1]
     other = dataclasses.replace(RECIPE, **{field: other_value})
     assert other.fingerprint != RECIPE.fingerprint
-    with pytest.raises(Mismatch, match=f"there:|{field}: .* there, .* asked for"):
+    with pytest.raises(Mismatch, match=rf"{field}: .* there, .* asked for"):
         check_same(RECIPE, other, where="there", way_out="Ask for the same.")
 
 
@@ -33,5 +33,5 @@ def test_bytes_of_a_view_count_every_layer() -> None:
 
 
 def test_an_unknown_field_is_not_ignored() -> None:
-    with pytest.raises(CorruptFile, match="other fields"):
+    with pytest.raises(Mismatch, match="fields this version does not know"):
         recipe_from_json({**RECIPE.as_json(), "mystery": 1}, "here")

@@ -227,6 +227,14 @@ def test_the_runs_of_a_cache_are_found_in_order_of_name_and_split(runs_copy: Pat
     assert [run.split for run in find_runs_of(cache, folder / "split-2")] == ["2"]
 
 
+def test_runs_on_another_cache_are_left_alone(runs_copy: Path, cache: FeatureCache) -> None:
+    for path in runs_copy.rglob("config.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "cache": "other"}))
+    (runs_copy / "tiny").rename(runs_copy / "other")
+    with pytest.raises(InvalidSettings, match="no finished run of split all on tiny"):
+        find_runs_of(cache, runs_copy)
+
+
 def forget_results(runs: Path) -> None:
     """Make every run in a folder or below it an unfinished one."""
     for path in runs.rglob("config.json"):
@@ -242,10 +250,12 @@ def test_unfinished_runs_are_found_beside_finished_ones(runs_copy: Path, cache: 
 
 def test_without_a_finished_run_the_way_to_one_is_named(runs_copy: Path, cache: FeatureCache, tmp_path: Path) -> None:
     way_out = r"make one with train-head --cache \S+tiny --split"
-    with pytest.raises(InvalidSettings, match=rf"no finished run of split 7, and 0 unfinished; {way_out} 7"):
+    with pytest.raises(InvalidSettings, match=rf"no finished run of split 7 on tiny, and 0 unfinished; {way_out} 7"):
         find_runs_of(cache, runs_copy, "7")
-    with pytest.raises(InvalidSettings, match=rf"no finished run of split all, and 0 unfinished; {way_out} all"):
+    with pytest.raises(
+        InvalidSettings, match=rf"no finished run of split all on tiny, and 0 unfinished; {way_out} all"
+    ):
         find_runs_of(cache, tmp_path / "nowhere")
     forget_results(runs_copy)
-    with pytest.raises(InvalidSettings, match=rf"no finished run of split 1, and 2 unfinished; {way_out} 1"):
+    with pytest.raises(InvalidSettings, match=rf"no finished run of split 1 on tiny, and 2 unfinished; {way_out} 1"):
         find_runs_of(cache, runs_copy, "1")

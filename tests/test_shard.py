@@ -93,7 +93,7 @@ def test_the_layout_is_the_documented_one(path: Path) -> None:
     assert filters == {"features/first": [2, 32015, 3], "pooled/first": [3]}  # shuffle, zstd, Fletcher-32
     assert chunks == {"features/first": (1, 1, 3, 5), "pooled/second.bn": (1, 1, 2, 11)}
     assert attributes == {
-        "format_version", "fingerprint", "recipe", "rows", "views", "planned_rows", "versions", "tables_digest",
+        "format_version", "fingerprint", "recipe", "rows", "views", "tables_digest",
     }  # fmt: skip
 
 
