@@ -55,7 +55,7 @@ def _fail(message: str, exit_code: int) -> NoReturn:
 
 def _raise_terminated(number: int, frame: Any) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends the process at once
-    raise SystemExit(128 + number)
+    _fail("terminated; run the same command again to go on", 128 + number)
 
 
 def _print_json(value: Any) -> None:
@@ -126,6 +126,8 @@ def extract(dataset: str, root: Path | None, out: Path | None, dry_run: bool, as
     )
     settings = ExtractSettings(views=views, **options)
     found = open_dataset(dataset, root=root)
+    if found.ignored:
+        click.echo(f"not split files, ignored: {', '.join(found.ignored)}", err=True)
     folder = out or Path("cache") / found.name
     if dry_run:
         _dry_run(found, settings, folder, as_json)

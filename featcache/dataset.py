@@ -32,12 +32,16 @@ class Part:
 
 @dataclass(frozen=True)
 class Dataset:
-    """names[i] is the image of row i, relative to root/images; splits[split][part] says which rows it holds."""
+    """names[i] is the image of row i, relative to root/images; splits[split][part] says which rows it holds.
+
+    ignored names the files in splits/ that are none.
+    """
 
     name: str
     root: Path
     names: tuple[str, ...]
     splits: dict[str, dict[str, Part]]
+    ignored: tuple[str, ...] = ()
 
     def path(self, row: int) -> Path:
         """Return where the image of a row lies."""
@@ -84,6 +88,7 @@ def open_dataset(name_or_dir: str, *, root: str | Path | None = None) -> Dataset
             split: {part: _part(parts[part], row_of) for part in PARTS if part in parts}
             for split, parts in splits.items()
         },
+        ignored=tuple(sorted(p.name for p in (folder / "splits").iterdir() if not _SPLIT_FILE.fullmatch(p.name))),
     )
 
 

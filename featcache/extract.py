@@ -27,7 +27,7 @@ from .pipeline import LoadedImage, build_shard, load_ahead
 from .plan import Plan, existing_shards, make_plan
 from .progress import OnProgress, Progress, silent
 from .recipe import Recipe, recipe_of
-from .shard import Shard, open_shard
+from .shard import WAY_OUT, Shard, open_shard
 from .tables import FILE_NAME as INDEX_NAME
 from .tables import build_index, gather_tables
 from .views import ViewRecipe
@@ -105,6 +105,7 @@ def extract(
     """
     backbone = load_backbone(settings)
     recipe = recipe_of(backbone, settings.views)
+    _refuse_foreign_folder(out)
     make_folder(out)
     with writer_lock(out):
         shards_folder = make_folder(out / "shards")
@@ -154,10 +155,19 @@ def _run(
     return digests
 
 
+def _refuse_foreign_folder(out: Path) -> None:
+    """Raise `InvalidSettings` if out holds other things than a cache: they must not be mixed."""
+    if out.is_dir() and not (out / "shards").is_dir():
+        foreign = sorted(path.name for path in out.iterdir() if path.name not in ("lock", ".gitkeep"))
+        if foreign:
+            raise InvalidSettings(f"{out}: holds {', '.join(foreign[:3])} but no cache; give another folder with --out")
+
+
 def _refuse_changed_images(plan: Plan, dataset: Dataset, out: Path) -> None:
     """Raise `Mismatch` if an image of the dataset is not the file whose features the cache holds already."""
     named = set(dataset.names)
-    held = {image.name: image.sha256 for shard in plan.kept for image in shard.images if not image.absent}
+    shards = [*plan.kept, *plan.superseded]
+    held = {image.name: image.sha256 for shard in shards for image in shard.images if not image.absent}
     images = dataset.root / "images"
     changed = [name for name, sha256 in held.items() if name in named and digest_of_file(images / name) != sha256]
     if changed:
@@ -207,7 +217,7 @@ def _seal(
     }
     manifest = Manifest(recipe, len(plan.names), plan.views, splits, entries, index_sha256, source, versions())
     write_manifest(out, manifest)
-    for path in set(plan.superseded) - {shard.path for shard in shards}:
+    for path in {shard.path for shard in plan.superseded} - {shard.path for shard in shards}:
         path.unlink(missing_ok=True)
     absent = [(image.name, image.absent) for image in tables.images if image.absent]
     _write_failures(out / FAILURES_NAME, absent)
@@ -244,7 +254,7 @@ def _digest_of_unlisted(path: Path) -> str:
     """Return the sha256 of a shard that no manifest lists; raise `CorruptFile` if its name is not its content's."""
     data = path.read_bytes()
     if xxhash.xxh3_64_hexdigest(data) != path.stem.partition("-")[2]:
-        raise CorruptFile(f"{path}: damaged. Delete this file and run the same command again to compute it anew.")
+        raise CorruptFile(f"{path}: the file is damaged. {WAY_OUT}")
     return hashlib.sha256(data).hexdigest()
 
 

@@ -30,7 +30,7 @@ def describe_cache(folder: Path) -> dict[str, Any]:
             "recipe": json.loads(shards[0].recipe_json),
         }
     if not folder.is_dir():
-        raise CacheIncomplete(f"{folder}: no cache there; make one with extract --out {folder}")
+        raise CacheIncomplete(f"{folder}: no cache there; make one with extract --dataset NAME_OR_DIR --out {folder}")
     cache = open_cache(folder)
     raw = cache.rows * cache.views * cache.recipe.bytes_per_view()
     return {

@@ -114,9 +114,9 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def _incomplete(folder: Path) -> str:
-    if not folder.is_dir():
-        return f"{folder}: no cache there; make one with extract --out {folder}"
-    shards = sum(1 for path in (folder / "shards").glob("*.h5")) if (folder / "shards").is_dir() else 0
+    if not (folder / "shards").is_dir():
+        return f"{folder}: no cache there; make one with extract --dataset NAME_OR_DIR --out {folder}"
+    shards = sum(1 for path in (folder / "shards").glob("*.h5"))
     return f"{folder}: the cache is not complete ({shards} shards so far); run the same extract command again"
 
 

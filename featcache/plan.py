@@ -28,7 +28,7 @@ class Plan:
     views: int
     kept: list[Shard]
     todo: list[Block]
-    superseded: list[Path]
+    superseded: list[Shard]
 
     @property
     def views_to_do(self) -> int:
@@ -41,7 +41,7 @@ def existing_shards(folder: Path, recipe: Recipe) -> list[Shard]:
     shards = []
     for path in sorted((folder / "shards").glob("*.h5")):
         if NAME_PATTERN.fullmatch(path.name):
-            shard = _open_or_say_how_to_go_on(path)
+            shard = open_shard(path)
             if shard.fingerprint != recipe.fingerprint:
                 check_same(
                     recipe_from_json(json.loads(shard.recipe_json), str(path)),
@@ -51,13 +51,6 @@ def existing_shards(folder: Path, recipe: Recipe) -> list[Shard]:
                 )
             shards.append(shard)
     return shards
-
-
-def _open_or_say_how_to_go_on(path: Path) -> Shard:
-    try:
-        return open_shard(path)
-    except CorruptFile as error:
-        raise CorruptFile(f"{error}. Delete this file and run the same command again to compute it anew.") from error
 
 
 def make_plan(shards: Sequence[Shard], names: Iterable[str], images: Path, *, views: int, recipe: Recipe) -> Plan:
@@ -71,7 +64,7 @@ def make_plan(shards: Sequence[Shard], names: Iterable[str], images: Path, *, vi
     views = max([views, *(shard.block.views[1] for shard in (*kept, *superseded))])
     all_names = _assign_rows([*kept, *superseded], names)
     todo = _missing_blocks(kept, len(all_names), views, _rows_per_shard(views, recipe))
-    return Plan(all_names, views, kept, todo, [shard.path for shard in superseded])
+    return Plan(all_names, views, kept, todo, superseded)
 
 
 def _usable(shards: Sequence[Shard], images: Path) -> tuple[list[Shard], list[Shard]]:

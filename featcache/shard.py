@@ -18,6 +18,8 @@ from .errors import BadInput, CorruptFile, FeatcacheError, HostileFile, Mismatch
 from .layout import ArraySpec, Block, ImageRow, chunk_digest, tables_digest
 from .recipe import FORMAT_VERSION, Recipe
 
+WAY_OUT = "Delete this file and run the same extract command again to compute it anew."
+
 
 @dataclass(frozen=True)
 class ChunkIndex:
@@ -57,7 +59,7 @@ class Shard:
         stored = read_exactly(descriptor, int(index.sizes[i, j]), int(index.offsets[i, j]), place)
         digest = chunk_digest(stored, fingerprint=self.fingerprint, array=array, name=image.name, view=view)
         if digest != index.digests[i, j]:
-            raise CorruptFile(f"{place}: the stored bytes do not have their digest; the file is damaged")
+            raise CorruptFile(f"{place}: the stored bytes do not have their digest; the file is damaged. {WAY_OUT}")
         try:
             index.spec.codec.decode_into(stored, out)
         except CorruptFile as error:
@@ -95,7 +97,7 @@ def open_shard(path: Path, recipe: Recipe | None = None) -> Shard:
             raise
         if isinstance(error, OSError) and error.errno:
             raise StorageError(f"{path}: cannot read: {error.strerror or error}") from error
-        raise CorruptFile(f"{path}: not a complete shard: {error}") from error
+        raise CorruptFile(f"{path}: not a complete shard: {error}. {WAY_OUT}") from error
 
 
 def _read_shard(path: Path, file: h5py.File, recipe: Recipe | None) -> Shard:
@@ -105,7 +107,7 @@ def _read_shard(path: Path, file: h5py.File, recipe: Recipe | None) -> Shard:
         raise Mismatch(f"{path}: format version {attributes['format_version']}, this program reads {FORMAT_VERSION}")
     tables = dict(_read_tables(path, file))
     if tables_digest(attributes, tables) != stored_digest:
-        raise CorruptFile(f"{path}: its tables do not have their digest; the file is damaged")
+        raise CorruptFile(f"{path}: its tables do not have their digest; the file is damaged. {WAY_OUT}")
     if recipe is not None and attributes["fingerprint"] != recipe.fingerprint:
         raise Mismatch(f"{path}: fingerprint {attributes['fingerprint']}, expected {recipe.fingerprint}")
     block = Block(tuple(attributes["rows"]), tuple(attributes["views"]))

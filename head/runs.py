@@ -7,6 +7,7 @@ its training images goes where the head goes.
 import csv
 import io
 import json
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,12 @@ class TrainedHead:
         share = self.target_mean / self.module.shape.steps
         steps = output.step_scores.double() * self.target_scale + share
         return steps.sum(dim=1), steps, output.maps
+
+
+def check_name(name: str) -> None:
+    """Raise `InvalidSettings` unless name can be one folder's name."""
+    if not re.fullmatch(r"\w[\w.,+=-]*", name):
+        raise InvalidSettings(f"--name must be letters, digits and . , + = - _ only, found {name!r}")
 
 
 def write_config(folder: Path, config: dict[str, Any]) -> Run:

@@ -63,8 +63,8 @@ def format_table(scored: Sequence[Scored]) -> str:
             f"{row['name']}: rho {_mean_and_sd_text(row, 'rho', 3)}, MSE {_mean_and_sd_text(row, 'mse', 5)} "
             f"over {splits} ({row['part']} part, {row['views']} views; epoch selected on {row['selected_on']})"
         )
-    absent = sum(result.absent for result in scored)
-    return "\n".join(text + ([f"{absent} images have no features and were left out"] if absent else []))
+    absent = max((result.absent for result in scored), default=0)
+    return "\n".join(text + ([f"up to {absent} images of a part have no features and were left out"] if absent else []))
 
 
 def shown(rho: float | None) -> str:

@@ -64,6 +64,7 @@ def train_split(
     The same settings, data and machine give the same weights, however often the training was killed.
     Raises `Mismatch` if folder holds a run of other settings or data.
     """
+    runs.check_name(name)
     data = split_data(cache, split, settings)
     config = _config(cache, split, settings, data, name)
     make_folder(folder)

@@ -144,7 +144,7 @@ def test_a_bad_image_ends_extract_with_status_3_and_is_listed(here: Path, tiny_d
     assert "cache/own/failures.csv; mend them and run the same command again" in done.stderr
     assert "cache/own: 41 images x 1 views" in done.stdout
     assert "images without features were left out" in amnet(*TRAIN, "--split", "all").stderr
-    assert "images have no features and were left out" in amnet("score-cache").stdout
+    assert "images of a part have no features and were left out" in amnet("score-cache").stdout
     assert "07.jpg: unidentified" in amnet("cache-info").stdout
 
 
