@@ -29,9 +29,8 @@ def write_durably(path: Path, data: bytes | memoryview) -> str:
             if digest_of_file(temporary) != digest:
                 raise StorageError(f"{path}: the disk did not keep what was written; nothing was replaced")
             temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        finally:
+            temporary.unlink(missing_ok=True)  # whatever ended the writing; after the rename there is none
         sync_folder(path.parent)
     return digest
 

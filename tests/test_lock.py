@@ -80,7 +80,10 @@ def test_folders_are_locked_apart(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
     with writer_lock(tmp_path / "a"), writer_lock(tmp_path / "b"):
-        pass
+        assert all(
+            (tmp_path / name / "lock").read_text() == f"process {os.getpid()} on {socket.gethostname()}\n"
+            for name in ("a", "b")
+        )
 
 
 def test_a_missing_folder_is_a_storage_error(tmp_path: Path) -> None:
