@@ -1,6 +1,7 @@
 """What a shard consists of: its block, its rows, its chunked arrays, and the digests that bind them to their place."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +40,15 @@ class ImageRow:
     width: int = 0
     height: int = 0
     absent: str = ""
+
+
+def image_rows(tables: Mapping[str, NDArray[Any]]) -> list[ImageRow]:
+    """Return the rows that the columns images/{name,sha256,width,height,absent} hold."""
+    names, digests, absences = (
+        [item.decode() for item in tables[f"images/{column}"].tolist()] for column in ("name", "sha256", "absent")
+    )
+    widths, heights = tables["images/width"].tolist(), tables["images/height"].tolist()
+    return [ImageRow(*fields) for fields in zip(names, digests, widths, heights, absences, strict=True)]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 Only the layers up to the last one asked for are kept. Knows nothing of devices, batches or pixels.
 """
 
-import operator
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -77,13 +76,14 @@ def build_torchvision(name: str, layers: tuple[str, ...], weights: str) -> Extra
 
 
 def _without_in_place_operations(module: Any) -> None:
-    """Make a traced module keep each node's output: a later `+=` or ReLU must not overwrite a layer asked for."""
+    """Make a traced module keep each node's output: a later ReLU must not overwrite a layer asked for.
+
+    `+=` needs nothing: it is traced as `+`.
+    """
     for child in module.modules():
         if hasattr(child, "inplace"):
             child.inplace = False
     for node in module.graph.nodes:
-        if node.target is operator.iadd:
-            node.target = operator.add
         if "inplace" in node.kwargs:
             node.kwargs = {**node.kwargs, "inplace": False}
     module.recompile()

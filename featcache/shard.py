@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from .codec import codec_of
 from .errors import BadInput, CorruptFile, FeatcacheError, HostileFile, Mismatch, StorageError
-from .layout import ArraySpec, Block, ImageRow, chunk_digest, tables_digest
+from .layout import ArraySpec, Block, ImageRow, chunk_digest, image_rows, tables_digest
 from .recipe import FORMAT_VERSION, Recipe
 
 WAY_OUT = "Delete this file and run the same extract command again to compute it anew."
@@ -111,20 +111,7 @@ def _read_shard(path: Path, file: h5py.File, recipe: Recipe | None) -> Shard:
     if recipe is not None and attributes["fingerprint"] != recipe.fingerprint:
         raise Mismatch(f"{path}: fingerprint {attributes['fingerprint']}, expected {recipe.fingerprint}")
     block = Block(tuple(attributes["rows"]), tuple(attributes["views"]))
-    text = {
-        name: [item.decode() for item in tables[f"images/{name}"].tolist()] for name in ("name", "sha256", "absent")
-    }
-    images = [
-        ImageRow(*fields)
-        for fields in zip(
-            text["name"],
-            text["sha256"],
-            tables["images/width"].tolist(),
-            tables["images/height"].tolist(),
-            text["absent"],
-            strict=True,
-        )
-    ]
+    images = image_rows(tables)
     present = np.array([not image.absent for image in images])
     return Shard(
         path=path,

@@ -7,7 +7,6 @@ alone, because HDF5 answers a virtual dataset whose source is missing with fill 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from .builder import image_tables, set_attributes
 from .errors import CorruptFile, Mismatch
 from .files import canonical_json
-from .layout import ImageRow, array_specs
+from .layout import ImageRow, array_specs, image_rows
 from .manifest import Splits
 from .recipe import FORMAT_VERSION, Recipe
 from .shard import Shard
@@ -103,11 +102,5 @@ def build_index(
 def read_tables(path: Path) -> Tables:
     """Return the tables in a cache.h5 whose sha256 the caller has checked."""
     with h5py.File(path, "r", locking=False) as file:
-        columns: dict[str, Any] = {name: dataset[()] for name, dataset in file["images"].items()}
-        images = [
-            ImageRow(name.decode(), sha256.decode(), int(width), int(height), absent.decode())
-            for name, sha256, width, height, absent in zip(
-                *(columns[name] for name in ("name", "sha256", "width", "height", "absent")), strict=True
-            )
-        ]
+        images = image_rows({f"images/{name}": dataset[()] for name, dataset in file["images"].items()})
         return Tables(images, file["views/box"][()], file["views/flip"][()])
