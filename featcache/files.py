@@ -28,7 +28,7 @@ def write_durably(path: Path, data: bytes | memoryview) -> str:
             _write_and_sync(temporary, memoryview(data).cast("B"))
             if digest_of_file(temporary) != digest:
                 raise StorageError(f"{path}: the disk did not keep what was written; nothing was replaced")
-            temporary.replace(path)
+            os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)  # whatever ended the writing; after the rename there is none
         sync_folder(path.parent)
@@ -36,14 +36,17 @@ def write_durably(path: Path, data: bytes | memoryview) -> str:
 
 
 def _write_and_sync(path: Path, data: memoryview) -> None:
-    with path.open("wb", buffering=0) as file:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    try:
         if data and hasattr(os, "posix_fallocate"):  # not on macOS
-            os.posix_fallocate(file.fileno(), 0, len(data))  # a full disk is known before the writing
+            os.posix_fallocate(descriptor, 0, len(data))  # a full disk is known before the writing
         while data:
-            data = data[file.write(data[:_WRITE_SIZE]) :]
-        os.fsync(file.fileno())
+            data = data[os.write(descriptor, data[:_WRITE_SIZE]) :]
+        os.fsync(descriptor)
         if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # so that the check reads the disk
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)  # so that the check reads the disk
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
