@@ -28,7 +28,7 @@ def write_durably(path: Path, data: bytes | memoryview) -> str:
             _write_and_sync(temporary, memoryview(data).cast("B"))
             if digest_of_file(temporary) != digest:
                 raise StorageError(f"{path}: the disk did not keep what was written; nothing was replaced")
-            os.replace(temporary, path)
+            temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)  # whatever ended the writing; after the rename there is none
         sync_folder(path.parent)
