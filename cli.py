@@ -101,12 +101,18 @@ def main() -> None:
               help="Range of area of an augmented crop, as fractions.")  # fmt: skip
 @click.option("--precision", default="auto", show_default=True, type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
               help="Arithmetic of the backbone; auto is fp32.")  # fmt: skip
+@click.option("--encoding", default="float16", show_default=True, type=click.Choice(["float16", "uint8"]),
+              help="How features are stored; uint8 is half the size and not exact.")  # fmt: skip
+@click.option(
+    "--calibrate-like", default="", metavar="DIR", help="Take uint8's constants from that cache, to merge later."
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @click.option("--batch-size", default=16, show_default=True, help="Views per call of the network.")
 @click.option("--seed", default=0, show_default=True, help="Decides the augmented views, and random weights.")
 @click.option("--out", type=DIRECTORY, help="Folder of the cache.  [default: cache/NAME]")
 @click.option("--on-bad-image", default="skip", show_default=True, type=click.Choice(["skip", "stop"]),
               help="Leave a bad image out and go on, or stop at the first.")  # fmt: skip
+@click.option("--force", is_flag=True, help="Start although the disk seems too small.")
 @click.option("--dry-run", is_flag=True, help="Print images, views, bytes and time, and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def extract(dataset: str, root: Path | None, out: Path | None, dry_run: bool, as_json: bool, **options: Any) -> None:

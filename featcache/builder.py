@@ -1,5 +1,7 @@
 """A shard while it grows: an HDF5 file in memory, which becomes bytes for others to write. Touches no disk."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import h5py
@@ -7,18 +9,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .codec import Codec
+from .encoding import Constants
 from .files import canonical_json
-from .layout import Block, ImageRow, array_specs, chunk_digest, tables_digest
+from .layout import CONSTANTS_GROUP, Block, ImageRow, array_specs, chunk_digest, tables_digest
 from .recipe import FORMAT_VERSION, Recipe
 from .views import View
 
 
 class ShardBuilder:
-    """A shard in memory while it grows; `finish` returns the bytes of its file."""
+    """A shard in memory while it grows; `finish` returns the bytes of its file.
 
-    def __init__(self, recipe: Recipe, block: Block) -> None:
+    Constants of each layer come with encoding uint8. All methods are for one thread, but for `encode`.
+    """
+
+    def __init__(self, recipe: Recipe, block: Block, constants: Mapping[str, Constants] = MappingProxyType({})) -> None:
         n, v = block.shape
-        self._recipe, self._block = recipe, block
+        self._block, self._constants = block, constants
         self._fingerprint = recipe.fingerprint
         self._specs = array_specs(recipe)
         self._rows: list[ImageRow] = [ImageRow("")] * n
@@ -44,9 +50,16 @@ class ShardBuilder:
         for j, view in enumerate(views):
             self._box[i, j], self._flip[i, j] = view.box, view.flip
 
+    def encode(self, array: str, values: NDArray[np.generic]) -> bytes:
+        """Return values as `set_stored` takes them; without Python's lock, in any thread."""
+        return self._specs[array].codec.encode(values)
+
     def set_chunk(self, array: str, i: int, j: int, values: NDArray[np.generic]) -> None:
         """Store the chunk of row start + i and view start + j; `set_image` comes first."""
-        stored = self._specs[array].codec.encode(values)
+        self.set_stored(array, i, j, self.encode(array, values))
+
+    def set_stored(self, array: str, i: int, j: int, stored: bytes) -> None:
+        """Store a chunk that is encoded already; the order of the calls is that of the chunks in the file."""
         self._digests[array][i, j] = chunk_digest(
             stored,
             fingerprint=self._fingerprint,
@@ -76,6 +89,7 @@ class ShardBuilder:
             **image_tables(self._rows),
             "views/box": self._box,
             "views/flip": self._flip,
+            **{f"{CONSTANTS_GROUP}/{layer}": values for layer, values in self._constants.items()},
             **{f"digests/{array}": values for array, values in self._digests.items()},
         }
 

@@ -4,9 +4,7 @@ Readers take no lock and hold no file open between calls. Every chunk's digest i
 an absent row is an error, never zeros.
 """
 
-import os
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +12,40 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .dataset import Part
-from .errors import BadInput, CorruptFile, InvalidSettings, StorageError
+from .encoding import Constants
+from .errors import BadInput, CorruptFile, FeatcacheError, InvalidSettings, Mismatch
 from .files import digest_of_file
 from .layout import ImageRow, array_specs
 from .manifest import Manifest, ShardEntry, read_manifest
+from .reading import ChunkPlace, ahead, read_chunks, usable_threads
 from .recipe import Recipe
-from .shard import Shard, open_shard
+from .shard import WAY_OUT, Shard, open_shard
 from .tables import FILE_NAME as INDEX_NAME
 from .tables import Tables, gather_tables, read_tables
 
 
 class FeatureCache:
-    """Features of N images, V views each; made by `open_cache`. Picklable: holds paths and tables only."""
+    """Features of N images, V views each; made by `open_cache`. For any thread and process: it holds no open file.
 
-    def __init__(self, path: Path, manifest: Manifest, tables: Tables, opened: dict[str, Shard]) -> None:
+    Pickled, it is its path alone, and is opened again on the other side.
+    """
+
+    def __init__(
+        self, path: Path, manifest: Manifest, tables: Tables, opened: dict[str, Shard], threads: int | None
+    ) -> None:
         self.path = path
         self.manifest = manifest
         self.images: list[ImageRow] = tables.images
         self.box, self.flip = tables.box, tables.flip
         self.present: NDArray[np.bool_] = np.array([not image.absent for image in tables.images], bool)
+        self.threads = threads
+        self._constants = tables.constants
+        self._specs = array_specs(manifest.recipe)
         self._opened = opened
         self._shard_of = _shard_map(manifest)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _open_the_same, (self.path.absolute(), self.manifest.digest, self.threads)
 
     @property
     def recipe(self) -> Recipe:
@@ -91,7 +102,46 @@ class FeatureCache:
         """Return mean and standard deviation over positions, (B, 2, D) float32; as `read` otherwise."""
         return self._read(f"pooled/{self.layer(layer)}", rows, views, None)
 
+    def batches(
+        self,
+        batches: Iterable[tuple[ArrayLike, ArrayLike]],
+        layer: str | None = None,
+        *,
+        prefetch: int = 2,
+    ) -> Iterator[NDArray[Any]]:
+        """Yield what `read` returns for each (rows, views), up to prefetch of them read before they are asked for.
+
+        An array is valid until the next one is asked for, then it is filled anew: memory is bounded by
+        prefetch + 1 batches. Raises as `read` does, when the batch in question is asked for.
+        """
+        array = f"features/{self.layer(layer)}"
+        buffers: list[NDArray[Any]] = [np.empty(0)] * (prefetch + 1)
+
+        def fill(slot: int, batch: tuple[ArrayLike, ArrayLike]) -> NDArray[Any]:
+            wanted = self._checked(*batch)
+            spec = self._specs[array]
+            if len(buffers[slot]) < len(wanted[0]):
+                buffers[slot] = np.empty((len(wanted[0]), *spec.chunk_shape), spec.dtype)
+            return self._fill(array, wanted, buffers[slot][: len(wanted[0])])
+
+        return ahead(batches, fill, prefetch=prefetch)
+
+    def constants(self, layer: str | None = None) -> Constants | None:
+        """Return the constants (2, D) with which `featcache.encoding.decode` turns uint8 into features, else None."""
+        return self._constants.get(self.layer(layer))
+
     def _read(self, array: str, rows: ArrayLike, views: ArrayLike, out: NDArray[Any] | None) -> NDArray[Any]:
+        wanted = self._checked(rows, views)
+        spec = self._specs[array]
+        shape = (len(wanted[0]), *spec.chunk_shape)
+        if out is None:
+            out = np.empty(shape, spec.dtype)
+        if out.shape != shape or out.dtype != spec.dtype or not out.flags.c_contiguous:
+            raise InvalidSettings(f"out must be C-contiguous {spec.dtype} {shape}, found {out.dtype} {out.shape}")
+        return self._fill(array, wanted, out)
+
+    def _checked(self, rows: ArrayLike, views: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return rows and views as arrays (B), all of which exist and have features."""
         wanted_rows, wanted_views = np.broadcast_arrays(np.atleast_1d(rows), np.atleast_1d(views))
         if wanted_rows.ndim != 1:
             raise InvalidSettings(
@@ -102,41 +152,27 @@ class FeatureCache:
         for row in wanted_rows[~self.present[wanted_rows.astype(np.intp)]][:1].tolist():
             image = self.images[row]
             raise BadInput(f"{image.name}: has no features in this cache ({image.absent})")
-        spec = array_specs(self.recipe)[array]
-        shape = (len(wanted_rows), *spec.chunk_shape)
-        if out is None:
-            out = np.empty(shape, spec.dtype)
-        if out.shape != shape or out.dtype != spec.dtype or not out.flags.c_contiguous:
-            raise InvalidSettings(f"out must be C-contiguous {spec.dtype} {shape}, found {out.dtype} {out.shape}")
-        for number, places in self._by_shard(wanted_rows, wanted_views).items():
-            self._read_from(number, array, places, out)
-        return out
+        return wanted_rows, wanted_views
 
     def _check_range(self, values: NDArray[Any], stop: int, what: str) -> None:
         if len(values) and (values.dtype.kind not in "iu" or not 0 <= values.min() <= values.max() < stop):
             raise InvalidSettings(f"{self.path}: {what}s must be whole numbers in [0, {stop}), found {values}")
 
-    def _by_shard(self, rows: NDArray[Any], views: NDArray[Any]) -> dict[int, list[tuple[int, int, int]]]:
-        """Group (position in the batch, row, view) by number of the shard that holds them."""
-        places: dict[int, list[tuple[int, int, int]]] = defaultdict(list)
-        for position, (row, view) in enumerate(zip(rows.tolist(), views.tolist(), strict=True)):
-            places[self._shard_of[row, view]].append((position, row, view))
-        return places
+    def _fill(self, array: str, wanted: tuple[NDArray[Any], NDArray[Any]], out: NDArray[Any]) -> NDArray[Any]:
+        try:
+            places = [
+                self._place(row, view, position)
+                for position, (row, view) in enumerate(zip(wanted[0].tolist(), wanted[1].tolist(), strict=True))
+            ]
+            read_chunks(places, array, out, threads=usable_threads(self.threads))
+        except CorruptFile:
+            self._refuse_changed_cache()
+            raise
+        return out
 
-    def _read_from(self, number: int, array: str, places: list[tuple[int, int, int]], out: NDArray[Any]) -> None:
-        shard = self._shard(self.manifest.shards[number])
-        try:
-            descriptor = os.open(shard.path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError as error:
-            raise CorruptFile(f"{shard.path}: the shard is missing; run extract again to make it anew") from error
-        except OSError as error:
-            raise StorageError(f"{shard.path}: cannot read: {error.strerror or error}") from error
-        try:
-            for position, row, view in places:
-                i, j = row - shard.block.rows[0], view - shard.block.views[0]
-                shard.read_chunk(descriptor, array, i, j, out[position])
-        finally:
-            os.close(descriptor)
+    def _place(self, row: int, view: int, position: int) -> ChunkPlace:
+        shard = self._shard(self.manifest.shards[self._shard_of[row, view]])
+        return ChunkPlace(shard, row - shard.block.rows[0], view - shard.block.views[0], position)
 
     def _shard(self, entry: ShardEntry) -> Shard:
         if entry.file not in self._opened:
@@ -148,26 +184,43 @@ class FeatureCache:
             self._opened[entry.file] = shard
         return self._opened[entry.file]
 
+    def _refuse_changed_cache(self) -> None:
+        """Raise `Mismatch` if another manifest has sealed the folder since: then a missing shard is no damage."""
+        try:
+            digest = read_manifest(self.path).digest
+        except FeatcacheError:
+            return
+        if digest != self.manifest.digest:
+            raise Mismatch(f"{self.path}: the cache was changed while it was read; open it again")
 
-def open_cache(path: str | Path) -> FeatureCache:
+
+def open_cache(path: str | Path, *, threads: int | None = None) -> FeatureCache:
     """Open a sealed cache. Raises `CacheIncomplete`, `CorruptFile`, `Mismatch` or `HostileFile`.
 
-    The tables come from cache.h5 if it has the digest that the manifest says, else from the shards.
+    The tables come from cache.h5 if it has the digest that the manifest says, else from the shards. A read uses
+    so many threads: by default one for each core, and one alone in a worker process.
     """
     folder = Path(path)
+    usable_threads(threads)
     manifest = read_manifest(folder)
     missing = [entry.file for entry in manifest.shards if not (folder / "shards" / entry.file).is_file()]
     if missing:
         raise CorruptFile(
-            f"{folder}: {len(missing)} of {len(manifest.shards)} shards are missing, first {missing[0]}; "
-            "run extract again to make them anew"
+            f"{folder}: {len(missing)} of {len(manifest.shards)} shards are missing, first {missing[0]}. {WAY_OUT}"
         )
     index = folder / INDEX_NAME
     if index.is_file() and digest_of_file(index) == manifest.index_sha256:
-        return FeatureCache(folder, manifest, read_tables(index), {})
+        return FeatureCache(folder, manifest, read_tables(index), {}, threads)
     shards = {entry.file: open_listed_shard(folder, entry, manifest.recipe) for entry in manifest.shards}
     tables = gather_tables(shards.values(), rows=manifest.rows, views=manifest.views)
-    return FeatureCache(folder, manifest, tables, shards)
+    return FeatureCache(folder, manifest, tables, shards, threads)
+
+
+def _open_the_same(path: Path, digest: str, threads: int | None) -> FeatureCache:
+    cache = open_cache(path, threads=threads)
+    if cache.manifest.digest != digest:
+        raise Mismatch(f"{path}: the cache was changed since it was handed to this process; open it again")
+    return cache
 
 
 def open_listed_shard(folder: Path, entry: ShardEntry, recipe: Recipe) -> Shard:
@@ -176,7 +229,7 @@ def open_listed_shard(folder: Path, entry: ShardEntry, recipe: Recipe) -> Shard:
     shard = open_shard(path, recipe)
     if path.stat().st_size != entry.bytes or shard.block != entry.block:
         found = f"{path.stat().st_size:,} bytes for {shard.block}"
-        raise CorruptFile(f"{path}: {found}, the manifest says {entry.bytes:,} for {entry.block}")
+        raise CorruptFile(f"{path}: {found}, the manifest says {entry.bytes:,} for {entry.block}. {WAY_OUT}")
     return shard
 
 

@@ -4,11 +4,10 @@ A kill at any instant loses at most the shard in flight; the same call again goe
 are there.
 """
 
-import csv
 import hashlib
-import io
 import platform
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -18,21 +17,20 @@ import numpy as np
 import xxhash
 
 from .backbones import Backbone, build_backbone
+from .calibration import SAMPLE_IMAGES, settle_target
 from .dataset import Dataset, Part
-from .errors import BadInput, CacheIncomplete, CorruptFile, InvalidSettings, Mismatch, list_problems
+from .errors import BadInput, CacheIncomplete, CorruptFile, InvalidSettings, Mismatch, StorageError, list_problems
 from .files import digest_of_file, make_folder, remove_temporaries, write_durably
 from .lock import writer_lock
-from .manifest import Manifest, ShardEntry, Splits, read_manifest, write_manifest
+from .manifest import Manifest, Splits, read_manifest
 from .pipeline import LoadedImage, build_shard, load_ahead
-from .plan import Plan, existing_shards, make_plan
+from .plan import Plan, existing_shards, make_plan, refuse_other_recipes
 from .progress import OnProgress, Progress, silent
-from .recipe import Recipe, recipe_of
+from .recipe import FEATURE_DTYPES, Recipe, Target, recipe_of
+from .seal import seal
 from .shard import WAY_OUT, Shard, open_shard
-from .tables import FILE_NAME as INDEX_NAME
-from .tables import build_index, gather_tables
 from .views import ViewRecipe
 
-FAILURES_NAME = "failures.csv"
 BAD_IMAGE_POLICIES = ("skip", "stop")
 
 
@@ -40,7 +38,9 @@ BAD_IMAGE_POLICIES = ("skip", "stop")
 class ExtractSettings:
     """What to extract: augs is K, the number of augmented views beside the evaluation view.
 
-    weights is 'imagenet', a file, or 'random'; layers may be empty for the backbone's default.
+    weights is 'imagenet', a file, or 'random'; layers may be empty for the backbone's default. calibrate_like is
+    a cache whose uint8 constants are taken, so that the two can be merged; '' calibrates on the dataset. force
+    starts although the disk seems too small.
     """
 
     augs: int = 0
@@ -52,6 +52,9 @@ class ExtractSettings:
     device: str = "auto"
     batch_size: int = 16
     on_bad_image: str = "skip"
+    encoding: str = "float16"
+    calibrate_like: str = ""
+    force: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.augs <= 1000:
@@ -60,6 +63,10 @@ class ExtractSettings:
             raise InvalidSettings(f"--batch-size must be 1 to 4096, found {self.batch_size}")
         if self.on_bad_image not in BAD_IMAGE_POLICIES:
             raise InvalidSettings(f"--on-bad-image must be skip or stop, found {self.on_bad_image!r}")
+        if self.encoding not in FEATURE_DTYPES:
+            raise InvalidSettings(f"--encoding must be {' or '.join(FEATURE_DTYPES)}, found {self.encoding!r}")
+        if self.calibrate_like and self.encoding != "uint8":
+            raise InvalidSettings("--calibrate-like goes with --encoding uint8: float16 has no constants")
 
 
 @dataclass(frozen=True)
@@ -104,31 +111,47 @@ def extract(
     `BadInput` for a feature that cannot be stored or, under on_bad_image='stop', for the first bad image.
     """
     backbone = load_backbone(settings)
-    recipe = recipe_of(backbone, settings.views)
     _refuse_foreign_folder(out)
     make_folder(out)
     with writer_lock(out):
-        shards_folder = make_folder(out / "shards")
-        stale = remove_temporaries(shards_folder) + remove_temporaries(out)
-        plan = make_plan(
-            existing_shards(out, recipe),
-            dataset.names,
-            dataset.root / "images",
-            views=1 + settings.augs,
-            recipe=recipe,
-        )
+        make_folder(out / "shards")
+        stale = remove_temporaries(out / "shards") + remove_temporaries(out)
+        shards = existing_shards(out)
+        target = target_of(backbone, settings, shards, dataset)
+        refuse_other_recipes(shards, target.recipe, out)
+        plan = make_plan(shards, dataset.names, dataset.root / "images", views=1 + settings.augs, recipe=target.recipe)
         _refuse_changed_images(plan, dataset, out)
-        digests = _run(plan, dataset, backbone, recipe, settings, shards_folder, on_progress)
-        return _seal(plan, dataset, recipe, settings, out, digests, stale)
+        digests = _run(plan, dataset, backbone, target, settings, out, on_progress)
+        return _seal(plan, dataset, target.recipe, settings, out, digests, stale)
+
+
+def target_of(
+    backbone: Backbone,
+    settings: ExtractSettings,
+    shards: Sequence[Shard],
+    dataset: Dataset,
+    *,
+    sample: int | None = None,
+) -> Target:
+    """Return what settings ask to be made, by the backbone, beside the shards that are there."""
+    return settle_target(
+        backbone,
+        recipe_of(backbone, settings.views, settings.encoding),
+        shards,
+        dataset.names,
+        dataset.root / "images",
+        like=Path(settings.calibrate_like) if settings.calibrate_like else None,
+        sample=sample or SAMPLE_IMAGES,
+    )
 
 
 def _run(
     plan: Plan,
     dataset: Dataset,
     backbone: Backbone,
-    recipe: Recipe,
+    target: Target,
     settings: ExtractSettings,
-    folder: Path,
+    out: Path,
     on_progress: OnProgress,
 ) -> dict[Path, str]:
     """Compute and commit every block of the plan; return path and sha256 of each new shard."""
@@ -146,13 +169,25 @@ def _run(
         note = f"{bad} bad images" if bad else ""
         on_progress(Progress("extract", done, total, "views", note, skipped))
 
-    digests = {}
-    images = _load_plan(plan, dataset, recipe)
+    digests: dict[Path, str] = {}
+    images = _load_plan(plan, dataset, target.recipe)
     for block in plan.todo:
-        data = build_shard(images, block, backbone, recipe, on_image=check)
-        path = folder / f"{block.rows[0]:05d}-{xxhash.xxh3_64_hexdigest(data)}.h5"
+        data = build_shard(images, block, backbone, target, on_image=check)
+        if not digests and not settings.force:
+            _refuse_full_disk(out, len(data) * plan.views_to_do // (block.shape[0] * block.shape[1]))
+        path = out / "shards" / f"{block.rows[0]:05d}-{xxhash.xxh3_64_hexdigest(data)}.h5"
         digests[path] = write_durably(path, data)
     return digests
+
+
+def _refuse_full_disk(out: Path, needed: int) -> None:
+    """Raise `StorageError` if what the first shard lets expect does not fit."""
+    free = shutil.disk_usage(out).free
+    if needed > free:
+        raise StorageError(
+            f"{out}: about {needed:,} bytes are needed, {free:,} are free; nothing was written. Free space, choose "
+            "another folder with --out, or start nevertheless with --force"
+        )
 
 
 def _refuse_foreign_folder(out: Path) -> None:
@@ -195,46 +230,40 @@ def _seal(
     stale: int,
 ) -> ExtractReport:
     """Write cache.h5 and the manifest over all shards, then remove the shards that newer ones replace."""
-    shards = sorted([*plan.kept, *(open_shard(path, recipe) for path in digests)], key=_shard_order)
-    known = _committed_digests(out) | {path.name: digest for path, digest in digests.items()}
-    entries = tuple(
-        ShardEntry(
-            shard.path.name,
-            shard.block,
-            shard.path.stat().st_size,
-            known.get(shard.path.name) or _digest_of_unlisted(shard.path),
-        )
-        for shard in shards
+    shards = [*plan.kept, *(open_shard(path, recipe) for path in digests)]
+    before = _present_manifest(out)
+    known = {entry.file: entry.sha256 for entry in before.shards} if before else {}
+    known |= {path.name: digest for path, digest in digests.items()}
+    sha256 = {shard.path.name: known.get(shard.path.name) or _digest_of_unlisted(shard.path) for shard in shards}
+    source = {"dataset": dataset.name, "root": str(dataset.root.resolve())}
+    made_with = {"weights": _weights_source(settings), "batch_size": str(settings.batch_size)}
+    made_by = versions()
+    if before and not digests:  # then nothing was computed with these settings
+        made_with, made_by = before.source, before.versions
+    manifest, tables = seal(
+        out,
+        recipe,
+        shards,
+        rows=len(plan.names),
+        views=plan.views,
+        sha256=sha256,
+        splits=_splits_by_row(dataset, plan.names),
+        source=made_with | source,
+        versions=made_by,
     )
-    tables = gather_tables(shards, rows=len(plan.names), views=plan.views)
-    splits = _splits_by_row(dataset, plan.names)
-    index_sha256 = write_durably(out / INDEX_NAME, build_index(recipe, tables, splits, shards, versions()))
-    source = {
-        "dataset": dataset.name,
-        "root": str(dataset.root.resolve()),
-        "weights": _weights_source(settings),
-        "batch_size": str(settings.batch_size),
-    }
-    manifest = Manifest(recipe, len(plan.names), plan.views, splits, entries, index_sha256, source, versions())
-    write_manifest(out, manifest)
     for path in {shard.path for shard in plan.superseded} - {shard.path for shard in shards}:
         path.unlink(missing_ok=True)
     absent = [(image.name, image.absent) for image in tables.images if image.absent]
-    _write_failures(out / FAILURES_NAME, absent)
     return ExtractReport(
         folder=out,
         fingerprint=recipe.fingerprint,
         images=len(plan.names),
         views=plan.views,
         views_computed=plan.views_to_do,
-        bytes=sum(entry.bytes for entry in entries),
+        bytes=sum(entry.bytes for entry in manifest.shards),
         absent=absent,
         stale_temporaries=stale,
     )
-
-
-def _shard_order(shard: Shard) -> tuple[int, int]:
-    return shard.block.rows[0], shard.block.views[0]
 
 
 def _weights_source(settings: ExtractSettings) -> str:
@@ -242,12 +271,12 @@ def _weights_source(settings: ExtractSettings) -> str:
     return settings.weights if known else str(Path(settings.weights).resolve())
 
 
-def _committed_digests(out: Path) -> dict[str, str]:
-    """Return the sha256 of the shards that the present manifest lists, if it can be read; theirs are known."""
+def _present_manifest(out: Path) -> Manifest | None:
+    """Return the manifest that is there, if it can be read."""
     try:
-        return {entry.file: entry.sha256 for entry in read_manifest(out).shards}
+        return read_manifest(out)
     except (CacheIncomplete, CorruptFile):
-        return {}
+        return None
 
 
 def _digest_of_unlisted(path: Path) -> str:
@@ -266,18 +295,6 @@ def _splits_by_row(dataset: Dataset, names: list[str]) -> Splits:
         split: {part: Part(new_row[values.rows], values.scores) for part, values in parts.items()}
         for split, parts in dataset.splits.items()
     }
-
-
-def _write_failures(path: Path, absent: list[tuple[str, str]]) -> None:
-    """Write name and reason of each absent image, or remove the file when there is none."""
-    if not absent:
-        path.unlink(missing_ok=True)
-        return
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["name", "reason"])
-    writer.writerows(absent)
-    write_durably(path, text.getvalue().encode())
 
 
 def versions() -> dict[str, str]:

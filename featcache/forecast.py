@@ -9,12 +9,12 @@ from typing import Any
 from .backbones import Backbone
 from .dataset import Dataset
 from .errors import BadInput
-from .extract import ExtractSettings, load_backbone
+from .extract import ExtractSettings, load_backbone, target_of
 from .layout import Block
 from .pipeline import LoadedImage, build_shard, load_ahead
-from .plan import existing_shards, make_plan
+from .plan import existing_shards, make_plan, refuse_other_recipes
 from .progress import duration
-from .recipe import Recipe, recipe_of
+from .recipe import Target
 
 _TIMED_BATCHES = 1  # LaMem with ResNet50 is to answer in ten seconds on two cores
 
@@ -54,10 +54,12 @@ def forecast(dataset: Dataset, settings: ExtractSettings, out: Path) -> Forecast
     except BadInput as error:
         missing = str(error)
         backbone = load_backbone(_with_random_weights(settings))
-    recipe = recipe_of(backbone, settings.views)
-    shards = [] if missing else existing_shards(out, recipe)
+    shards = [] if missing else existing_shards(out)
+    target = target_of(backbone, settings, shards, dataset, sample=1)
+    recipe = target.recipe
+    refuse_other_recipes(shards, recipe, out)
     plan = make_plan(shards, dataset.names, dataset.root / "images", views=1 + settings.augs, recipe=recipe)
-    rate = _views_per_second(dataset, backbone, recipe, 1 + settings.augs)
+    rate = _views_per_second(dataset, backbone, target, 1 + settings.augs)
     total = len(plan.names) * plan.views
     return Forecast(
         images=len(plan.names),
@@ -98,19 +100,19 @@ def _with_random_weights(settings: ExtractSettings) -> ExtractSettings:
     return replace(settings, weights="random")
 
 
-def _views_per_second(dataset: Dataset, backbone: Backbone, recipe: Recipe, views: int) -> float:
+def _views_per_second(dataset: Dataset, backbone: Backbone, target: Target, views: int) -> float:
     """Time the real pipeline on the first images of the dataset, about one batch of views, after one to warm up."""
     images = max(1, _TIMED_BATCHES * backbone.batch_size // views)
-    _build(dataset, 1, backbone, recipe, views)
+    _build(dataset, 1, backbone, target, views)
     started = time.perf_counter()
-    done = _build(dataset, min(images, len(dataset.names)), backbone, recipe, views)
+    done = _build(dataset, min(images, len(dataset.names)), backbone, target, views)
     if not done:
         raise BadInput(f"{dataset.root}: none of the first {images} images can be decoded, so there is nothing to time")
     padded = -(-done // backbone.batch_size) * backbone.batch_size  # a long run pads one batch a shard at most
     return padded / (time.perf_counter() - started)
 
 
-def _build(dataset: Dataset, rows: int, backbone: Backbone, recipe: Recipe, views: int) -> int:
+def _build(dataset: Dataset, rows: int, backbone: Backbone, target: Target, views: int) -> int:
     """Build a shard of the first rows and drop it; return how many views it has."""
     block = Block((0, rows), (0, views))
     work = [(name, block.views) for name in dataset.names[:rows]]
@@ -120,7 +122,8 @@ def _build(dataset: Dataset, rows: int, backbone: Backbone, recipe: Recipe, view
         nonlocal done
         done += len(image.views)
 
-    build_shard(load_ahead(dataset.root / "images", work, recipe), block, backbone, recipe, on_image=count)
+    images = load_ahead(dataset.root / "images", work, target.recipe)
+    build_shard(images, block, backbone, target, on_image=count)
     return done
 
 

@@ -1,6 +1,5 @@
 """What a cache folder holds, as one JSON-able object, sealed or not."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ def describe_cache(folder: Path) -> dict[str, Any]:
             "shards": len(shards),
             "stored_bytes": stored,
             "fingerprint": shards[0].fingerprint,
-            "recipe": json.loads(shards[0].recipe_json),
+            "recipe": shards[0].recipe.as_json(),
         }
     if not folder.is_dir():
         raise CacheIncomplete(f"{folder}: no cache there; make one with extract --dataset NAME_OR_DIR --out {folder}")

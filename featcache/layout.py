@@ -10,11 +10,16 @@ import xxhash
 from numpy.typing import NDArray
 
 from .codec import Codec
+from .encoding import Constants
 from .files import canonical_json
 from .recipe import FEATURE_DTYPES, Recipe
 
 NAME_PATTERN = re.compile(r"\d{5,}-[0-9a-f]{16}\.h5")
-FEATURE_CODEC = Codec(zstd_level=3)
+CONSTANTS_GROUP = "encoding"
+FEATURE_CODECS = {  # chosen by bench/codecs.py on real features: the fastest to read that is also small
+    "float16": Codec(zstd_level=1, shuffle=True),
+    "uint8": Codec(zstd_level=1, shuffle=False),
+}
 POOLED_CODEC = Codec(zstd_level=None)
 
 
@@ -51,6 +56,19 @@ def image_rows(tables: Mapping[str, NDArray[Any]]) -> list[ImageRow]:
     return [ImageRow(*fields) for fields in zip(names, digests, widths, heights, absences, strict=True)]
 
 
+def table_names(recipe: Recipe) -> list[str]:
+    """Return the path of every table that a shard of this recipe holds."""
+    images = [f"images/{column}" for column in ("name", "sha256", "width", "height", "absent")]
+    constants = [f"{CONSTANTS_GROUP}/{layer}" for layer in recipe.layer_names if recipe.calibration]
+    return [*images, "views/box", "views/flip", *constants, *(f"digests/{array}" for array in array_specs(recipe))]
+
+
+def constants_in(tables: Mapping[str, NDArray[Any]]) -> dict[str, Constants]:
+    """Return the constants of each layer that tables hold."""
+    prefix = f"{CONSTANTS_GROUP}/"
+    return {path.removeprefix(prefix): values for path, values in tables.items() if path.startswith(prefix)}
+
+
 @dataclass(frozen=True)
 class ArraySpec:
     """One chunked array of a shard: a chunk is one view of one image."""
@@ -70,8 +88,9 @@ def array_specs(recipe: Recipe) -> dict[str, ArraySpec]:
     specs = {}
     for layer in recipe.layer_names:
         shape = recipe.layer_shape(layer)
-        dtype = FEATURE_DTYPES[recipe.encoding]
-        specs[f"features/{layer}"] = ArraySpec((shape.positions, shape.channels), dtype, FEATURE_CODEC)
+        specs[f"features/{layer}"] = ArraySpec(
+            (shape.positions, shape.channels), FEATURE_DTYPES[recipe.encoding], FEATURE_CODECS[recipe.encoding]
+        )
         specs[f"pooled/{layer}"] = ArraySpec((2, shape.channels), np.dtype("<f4"), POOLED_CODEC)
     return specs
 

@@ -33,7 +33,8 @@ class ShardEntry:
 class Manifest:
     """A sealed cache of rows x views. index_sha256 is that of cache.h5, which is derived from the rest.
 
-    source holds facts that change no feature: dataset and its folder, and where the weights came from.
+    source holds facts that change no feature: dataset and its folder, and where the weights came from. digest is
+    that of the manifest's own text, '' before it is written.
     """
 
     recipe: Recipe
@@ -44,6 +45,7 @@ class Manifest:
     index_sha256: str
     source: dict[str, str]
     versions: dict[str, str]
+    digest: str = ""
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -94,7 +96,8 @@ def read_manifest(folder: Path) -> Manifest:
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise Mismatch(f"{path}: format version {version}, this program reads up to {FORMAT_VERSION}; upgrade it")
     recipe = recipe_from_json(body.get("recipe"), str(path))
-    if body.pop("digest", None) != _digest(body):
+    digest = body.pop("digest", None)
+    if digest != _digest(body):
         raise CorruptFile(f"{path}: it does not have its digest; run extract again to make it anew")
     try:
         return Manifest(
@@ -106,6 +109,7 @@ def read_manifest(folder: Path) -> Manifest:
             index_sha256=body["index_sha256"],
             source=body["source"],
             versions=body["versions"],
+            digest=digest,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, HostileFile):

@@ -4,11 +4,10 @@ Batches never cross a shard, so a shard is the same bytes whenever and after wha
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,13 +15,15 @@ from numpy.typing import NDArray
 
 from .backbones import Backbone
 from .builder import ShardBuilder
-from .errors import BadImage, BadInput, Mismatch
+from .encoding import encode
+from .errors import BadImage, BadInput
 from .images import decode_file
 from .layout import Block, ImageRow
-from .recipe import Recipe
+from .recipe import Recipe, Target
 from .views import View, render, view_of
 
 DECODE_THREADS = 2
+CODEC_THREADS = 2  # zstd compresses about 250 MB/s of float16 a thread
 _DECODED_AHEAD = 8  # images; bounds memory
 
 
@@ -66,44 +67,34 @@ def load_ahead(images: Path, work: Sequence[tuple[str, tuple[int, int]]], recipe
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def encode(features: torch.Tensor, encoding: str) -> tuple[NDArray[Any], NDArray[np.float32]]:
-    """Return features (B, L, D) float32 as stored, and mean and deviation over L of what is stored, (B, 2, D).
-
-    float16 rounds to nearest; what it cannot hold becomes infinite here, for the caller to refuse.
-    """
-    if encoding != "float16":
-        raise Mismatch(f"encoding {encoding} is not one this version writes")
-    stored = features.to(torch.float16)
-    decoded = stored.float()
-    deviation, mean = torch.std_mean(decoded, dim=1, correction=0)
-    return stored.cpu().numpy(), torch.stack([mean, deviation], dim=1).cpu().numpy()
-
-
 def build_shard(
     images: Iterator[LoadedImage],
     block: Block,
     backbone: Backbone,
-    recipe: Recipe,
+    target: Target,
     *,
     on_image: Callable[[LoadedImage], None],
 ) -> bytes:
     """Return the bytes of the shard of block, whose images are taken in order from images.
 
-    on_image is called with each image as its views enter the backbone. Raises `BadInput` that names image
-    and view for a feature that is NaN, infinite, or too large for the encoding.
+    on_image is called with each image as its views enter the backbone. Chunks are compressed in threads while the
+    backbone computes the next batch. Raises `BadInput` that names image and view for a feature that is NaN,
+    infinite, or too large for the encoding.
     """
-    builder = ShardBuilder(recipe, block)
-    batch: list[tuple[int, int, str, NDArray[np.uint8]]] = []
+    builder = ShardBuilder(target.recipe, block, target.constants)
+    pool = ThreadPoolExecutor(CODEC_THREADS, thread_name_prefix="codec")
+    batch: list[_View] = []
+    encoding: list[_Chunk] = []
+
+    def store() -> None:
+        for chunk in encoding:  # in order of views, whatever the batch size
+            builder.set_stored(chunk.array, chunk.i, chunk.j, chunk.stored.result())
+        encoding.clear()
 
     def flush() -> None:
-        pixels = torch.from_numpy(np.stack([pixels for *_, pixels in batch]))
-        encoded = {layer: encode(features, recipe.encoding) for layer, features in backbone(pixels).items()}
-        for k, (i, j, name, _) in enumerate(batch):  # in order of views, whatever the batch size
-            for layer, (stored, pooled) in encoded.items():
-                if not np.isfinite(stored[k]).all():
-                    raise BadInput(_not_storable(name, block.views[0] + j, layer, recipe.encoding))
-                builder.set_chunk(f"features/{layer}", i, j, stored[k])
-                builder.set_chunk(f"pooled/{layer}", i, j, pooled[k])
+        features = backbone(torch.from_numpy(np.stack([view.pixels for view in batch])))
+        store()  # of the batch before
+        encoding.extend(_encode_batch(batch, features, block, target, builder, pool))
         batch.clear()
 
     try:
@@ -111,19 +102,60 @@ def build_shard(
             image = next(images)
             builder.set_image(i, image.row, image.views)
             for j, pixels in enumerate(image.pixels):
-                batch.append((i, j, image.row.name, pixels))
+                batch.append(_View(i, j, image.row.name, pixels))
                 if len(batch) == backbone.batch_size:
                     flush()
             on_image(image)
         if batch:
             flush()
+        store()
         return builder.finish()
     finally:
+        pool.shutdown(cancel_futures=True)
         builder.close()
+
+
+@dataclass(frozen=True)
+class _View:
+    """A view (i, j) of a block, of the image called name, its pixels (S, S, 3) uint8."""
+
+    i: int
+    j: int
+    name: str
+    pixels: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """A chunk (i, j) of a block, which a thread is encoding."""
+
+    array: str
+    i: int
+    j: int
+    stored: Future[bytes]
+
+
+def _encode_batch(
+    batch: Sequence[_View],
+    features: Mapping[str, torch.Tensor],
+    block: Block,
+    target: Target,
+    builder: ShardBuilder,
+    pool: ThreadPoolExecutor,
+) -> Iterator[_Chunk]:
+    """Hand the chunks of a batch to the pool, in the order in which they are to be stored."""
+    encoded = {layer: encode(values, target.constants.get(layer)) for layer, values in features.items()}
+    for k, view in enumerate(batch):
+        for layer, values in encoded.items():
+            if not values.storable[k]:
+                raise BadInput(_not_storable(view.name, block.views[0] + view.j, layer, target.recipe.encoding))
+            for kind, chunk in (("features", values.features[k]), ("pooled", values.pooled[k])):
+                array = f"{kind}/{layer}"
+                yield _Chunk(array, view.i, view.j, pool.submit(builder.encode, array, chunk))
 
 
 def _not_storable(name: str, view: int, layer: str, encoding: str) -> str:
     return (
-        f"{name}, view {view}: layer {layer} gave a value that is NaN or that {encoding} cannot hold (its largest is "
-        "65,504). Nothing of this shard was kept; use other --weights or another --layer."
+        f"{name}, view {view}: layer {layer} gave a value that is NaN or that {encoding} cannot hold (float16's "
+        "largest is 65,504). Nothing of this shard was kept; use other --weights or another --layer."
     )

@@ -4,7 +4,6 @@ A shard that is there is never computed again. Rows keep their numbers for ever:
 rows behind the others, more views get shards of their own.
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from pathlib import Path
 from .errors import BadImage, CorruptFile, Mismatch
 from .images import decode_file
 from .layout import NAME_PATTERN, Block
-from .recipe import Recipe, check_same, recipe_from_json
+from .recipe import Recipe, check_same
 from .shard import Shard, open_shard
 
 ROWS_PER_SHARD = 64  # what a kill costs at most, in images
@@ -36,21 +35,22 @@ class Plan:
         return sum(rows * views for rows, views in (block.shape for block in self.todo))
 
 
-def existing_shards(folder: Path, recipe: Recipe) -> list[Shard]:
-    """Open every complete shard in folder/shards; raise `Mismatch`, naming the fields, if one has another recipe."""
-    shards = []
-    for path in sorted((folder / "shards").glob("*.h5")):
-        if NAME_PATTERN.fullmatch(path.name):
-            shard = open_shard(path)
-            if shard.fingerprint != recipe.fingerprint:
-                check_same(
-                    recipe_from_json(json.loads(shard.recipe_json), str(path)),
-                    recipe,
-                    where=str(folder),
-                    way_out="Ask for the same recipe, or give another folder with --out.",
-                )
-            shards.append(shard)
-    return shards
+def existing_shards(folder: Path) -> list[Shard]:
+    """Open every complete shard in folder/shards."""
+    paths = sorted((folder / "shards").glob("*.h5"))
+    return [open_shard(path) for path in paths if NAME_PATTERN.fullmatch(path.name)]
+
+
+def refuse_other_recipes(shards: Iterable[Shard], recipe: Recipe, folder: Path) -> None:
+    """Raise `Mismatch`, naming the fields, if one of the shards has another recipe."""
+    for shard in shards:
+        if shard.fingerprint != recipe.fingerprint:
+            check_same(
+                shard.recipe,
+                recipe,
+                where=str(folder),
+                way_out="Ask for the same recipe, or give another folder with --out.",
+            )
 
 
 def make_plan(shards: Sequence[Shard], names: Iterable[str], images: Path, *, views: int, recipe: Recipe) -> Plan:

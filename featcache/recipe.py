@@ -6,18 +6,20 @@ holds is not, so a cache can grow; neither is how chunks are compressed.
 """
 
 import hashlib
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
 
 from .backbones import Backbone, LayerShape
+from .encoding import Constants
 from .errors import CorruptFile, Mismatch, list_problems
 from .files import canonical_json
 from .views import CENTER_FRACTION, FLIP_PROBABILITY, INTERPOLATION, ViewRecipe
 
 FORMAT_VERSION = 1
-FEATURE_DTYPES: dict[str, np.dtype[Any]] = {"float16": np.dtype("<f2")}
+FEATURE_DTYPES: dict[str, np.dtype[Any]] = {"float16": np.dtype("<f2"), "uint8": np.dtype("u1")}
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,8 @@ class Recipe:
     """Flat and JSON-able. layers holds (name, height, width, D) of each map; mean and std normalise pixels in [0, 1].
 
     weights is the sha256 of the parameters and buffers that are used; interpolation, flip_probability and
-    center_fraction are constants of `featcache.views`, here so that a later change of them shows.
+    center_fraction are constants of `featcache.views`, here so that a later change of them shows. calibration is
+    the digest of the constants of encoding uint8, '' for float16.
     """
 
     backbone: str
@@ -40,6 +43,7 @@ class Recipe:
     crop_ratio: tuple[float, float]
     seed: int
     encoding: str = "float16"
+    calibration: str = ""
     interpolation: str = INTERPOLATION
     center_fraction: float = CENTER_FRACTION
     flip_probability: float = FLIP_PROBABILITY
@@ -51,8 +55,8 @@ class Recipe:
         return hashlib.sha256(canonical_json(self.as_json()).encode()).hexdigest()
 
     def as_json(self) -> dict[str, Any]:
-        """Return the recipe as a JSON object; tuples become lists."""
-        return {name: _plain(value) for name, value in asdict(self).items()}
+        """Return the recipe as a JSON object; tuples become lists, and a calibration of '' is left out."""
+        return {name: _plain(value) for name, value in asdict(self).items() if name != "calibration" or value}
 
     @property
     def layer_names(self) -> tuple[str, ...]:
@@ -74,8 +78,16 @@ class Recipe:
         return values * FEATURE_DTYPES[self.encoding].itemsize
 
 
-def recipe_of(backbone: Backbone, views: ViewRecipe) -> Recipe:
-    """Return the recipe of features that backbone makes of the views of images."""
+@dataclass(frozen=True)
+class Target:
+    """What shards are made with: the recipe, and each layer's constants (2, D) if its encoding is uint8."""
+
+    recipe: Recipe
+    constants: Mapping[str, Constants] = field(default_factory=dict)
+
+
+def recipe_of(backbone: Backbone, views: ViewRecipe, encoding: str = "float16", calibration: str = "") -> Recipe:
+    """Return the recipe of features that backbone makes of the views of images, stored in an encoding."""
     return Recipe(
         backbone=backbone.name,
         weights=backbone.weights_sha256,
@@ -88,6 +100,8 @@ def recipe_of(backbone: Backbone, views: ViewRecipe) -> Recipe:
         crop_scale=views.crop_scale,
         crop_ratio=views.crop_ratio,
         seed=views.seed,
+        encoding=encoding,
+        calibration=calibration,
     )
 
 
@@ -101,17 +115,24 @@ def recipe_from_json(value: Any, place: str) -> Recipe:
     expected = {field.name for field in fields(Recipe)}
     if set(value) - expected:
         raise Mismatch(f"{place}: the recipe has fields this version does not know: {sorted(set(value) - expected)}")
-    if expected - set(value):
-        raise CorruptFile(f"{place}: the recipe lacks fields: {sorted(expected - set(value))}")
+    missing = expected - set(value) - {"calibration"}
+    if missing:
+        raise CorruptFile(f"{place}: the recipe lacks fields: {sorted(missing)}")
     if value["encoding"] not in FEATURE_DTYPES:
         raise Mismatch(f"{place}: encoding {value['encoding']!r} is not one this version reads; upgrade it")
+    if (value["encoding"] == "uint8") != bool(value.get("calibration")):
+        raise CorruptFile(
+            f"{place}: a recipe of encoding {value['encoding']} with calibration {value.get('calibration')!r}"
+        )
     return Recipe(**{name: _frozen(item) for name, item in value.items()})
 
 
 def check_same(found: Recipe, wanted: Recipe, *, where: str, way_out: str) -> None:
     """Raise `Mismatch` that names each field in which two recipes differ, with both values."""
-    a, b = found.as_json(), wanted.as_json()
+    a, b = ({"calibration": ""} | recipe.as_json() for recipe in (found, wanted))
     different = [f"{name}: {_short(a[name])} there, {_short(b[name])} asked for" for name in a if a[name] != b[name]]
+    if found.encoding != wanted.encoding:  # then constants differ as a matter of course
+        different = [line for line in different if not line.startswith("calibration")]
     if different:
         raise Mismatch(list_problems(f"{where}: made with another recipe:", different, way_out))
 

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .builder import image_tables, set_attributes
+from .encoding import Constants
 from .errors import CorruptFile, Mismatch
 from .files import canonical_json
-from .layout import ImageRow, array_specs, image_rows
+from .layout import CONSTANTS_GROUP, ImageRow, array_specs, image_rows
 from .manifest import Splits
 from .recipe import FORMAT_VERSION, Recipe
 from .shard import Shard
@@ -25,11 +26,15 @@ FILE_NAME = "cache.h5"
 
 @dataclass(frozen=True)
 class Tables:
-    """images[row] is a row's identity; box (N, V, 4) int32 and flip (N, V) uint8 are its views in source pixels."""
+    """images[row] is a row's identity; box (N, V, 4) int32 and flip (N, V) uint8 are its views in source pixels.
+
+    constants (2, D) of each layer are those of encoding uint8.
+    """
 
     images: list[ImageRow]
     box: NDArray[np.int32]
     flip: NDArray[np.uint8]
+    constants: dict[str, Constants]
 
 
 def gather_tables(shards: Iterable[Shard], *, rows: int, views: int) -> Tables:
@@ -41,7 +46,9 @@ def gather_tables(shards: Iterable[Shard], *, rows: int, views: int) -> Tables:
     images: list[ImageRow | None] = [None] * rows
     box, flip = np.zeros((rows, views, 4), np.int32), np.zeros((rows, views), np.uint8)
     covered = np.zeros((rows, views), bool)
+    constants: dict[str, Constants] = {}
     for shard in shards:
+        constants = shard.constants  # the same in all, being in the fingerprint
         (r0, r1), (v0, v1) = shard.block.rows, shard.block.views
         if covered[r0:r1, v0:v1].any() or r1 > rows or v1 > views:
             raise CorruptFile(f"{shard.path}: rows {r0}-{r1}, views {v0}-{v1} are covered twice or not of this cache")
@@ -52,7 +59,7 @@ def gather_tables(shards: Iterable[Shard], *, rows: int, views: int) -> Tables:
     if not covered.all():
         row, view = (int(axis[0]) for axis in np.nonzero(~covered))
         raise CorruptFile(f"row {row}, view {view} is in no shard; run extract again to make it anew")
-    return Tables([image for image in images if image is not None], box, flip)
+    return Tables([image for image in images if image is not None], box, flip, constants)
 
 
 def _same_image(known: ImageRow | None, image: ImageRow, place: Path) -> ImageRow:
@@ -73,6 +80,8 @@ def build_index(
             file.create_dataset(path, data=values)
         file.create_dataset("views/box", data=tables.box)
         file.create_dataset("views/flip", data=tables.flip)
+        for layer, values in tables.constants.items():
+            file.create_dataset(f"{CONSTANTS_GROUP}/{layer}", data=values)
         for split, parts in splits.items():
             for name, part in parts.items():
                 file.create_dataset(f"splits/{split}/{name}/row", data=part.rows)
@@ -103,4 +112,5 @@ def read_tables(path: Path) -> Tables:
     """Return the tables in a cache.h5 whose sha256 the caller has checked."""
     with h5py.File(path, "r", locking=False) as file:
         images = image_rows({f"images/{name}": dataset[()] for name, dataset in file["images"].items()})
-        return Tables(images, file["views/box"][()], file["views/flip"][()])
+        constants = {layer: dataset[()] for layer, dataset in file.get(CONSTANTS_GROUP, {}).items()}
+        return Tables(images, file["views/box"][()], file["views/flip"][()], constants)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from featcache.cache import FeatureCache
 from featcache.dataset import Part
+from featcache.encoding import decode
 from featcache.errors import BadInput, InvalidSettings
 
 from .settings import TrainSettings
@@ -108,7 +109,7 @@ def load_features(
 ) -> Tensor:
     """Return what a head reads, float32: features (B, L, D), or without attention their mean, (B, 1, D)."""
     if attention:
-        return torch.from_numpy(cache.read(rows, views, layer)).float()
+        return decode(torch.from_numpy(cache.read(rows, views, layer)), cache.constants(layer))
     return torch.from_numpy(cache.read_pooled(rows, views, layer)[:, :1])
 
 

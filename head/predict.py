@@ -10,9 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from featcache.backbones import Backbone, build_backbone
+from featcache.encoding import decode, encode
 from featcache.errors import BadImage, InvalidSettings
 from featcache.images import SUFFIXES
-from featcache.pipeline import encode, load_image
+from featcache.pipeline import load_image
 from featcache.progress import OnProgress, Progress, silent
 from featcache.recipe import check_same, recipe_of
 
@@ -85,8 +86,11 @@ class Predictor:
 
     def _score(self, pixels: list[NDArray[np.uint8]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         features = self.backbone(torch.from_numpy(np.stack(pixels)))[self.run.layer]
-        stored, pooled = encode(features, self.run.recipe.encoding)
-        read = torch.from_numpy(stored).float() if self.run.attention else torch.from_numpy(pooled[:, :1])
+        encoded = encode(features, self.head.constants)
+        if self.run.attention:
+            read = decode(torch.from_numpy(encoded.features), self.head.constants)
+        else:
+            read = torch.from_numpy(encoded.pooled[:, :1])
         score, steps, _ = self.head.predict(read)
         return score.numpy(), steps.numpy()
 
@@ -110,7 +114,7 @@ def load_predictor(folder: Path, *, weights: str | None = None, device: str = "a
         batch_size=run.config["batch_size"],
     )
     check_same(
-        recipe_of(backbone, recipe.view_recipe),
+        recipe_of(backbone, recipe.view_recipe, recipe.encoding, recipe.calibration),
         recipe,
         where=str(folder),
         way_out="Pass the weights that the cache was extracted with as --weights FILE.",

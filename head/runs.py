@@ -18,6 +18,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from featcache.encoding import Constants
 from featcache.errors import CacheIncomplete, CorruptFile, InvalidSettings, Mismatch
 from featcache.files import canonical_json, digest_of_file, read_json, write_durably
 from featcache.recipe import Recipe, recipe_from_json
@@ -30,6 +31,7 @@ HISTORY_NAME = "history.csv"
 CHECKPOINT_NAME = "checkpoint"
 RUN_FORMAT_VERSION = 1
 _LARGEST_CONFIG = 16 << 20
+_CONSTANTS = "feature_constants"
 _TRAIN_IMAGES = "train_images_sha256"
 _CONFIG_FIELDS = (
     "name",
@@ -89,13 +91,15 @@ class Run:
 class TrainedHead:
     """A head in evaluation mode, the scale of its scores, and the sha256 of its training images.
 
-    A score is target_mean + target_scale * y, with y the head's own output.
+    A score is target_mean + target_scale * y, with y the head's own output. constants (2, D) are those with which
+    its features were stored as uint8, None for float16.
     """
 
     module: AMNetHead
     target_mean: float
     target_scale: float
     train_images: frozenset[str]
+    constants: Constants | None
 
     @torch.inference_mode()
     def predict(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -143,12 +147,20 @@ def find_runs(folder: Path) -> list[Run]:
 
 
 def save_head(
-    folder: Path, module: AMNetHead, *, target_mean: float, target_scale: float, train_images: list[str]
+    folder: Path,
+    module: AMNetHead,
+    *,
+    target_mean: float,
+    target_scale: float,
+    train_images: list[str],
+    constants: Constants | None,
 ) -> str:
     """Write head.safetensors and return its sha256."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
     digests = np.frombuffer(bytes.fromhex("".join(sorted(train_images))), np.uint8).reshape(-1, 32)
     tensors[_TRAIN_IMAGES] = torch.from_numpy(digests.copy())
+    if constants is not None:
+        tensors[_CONSTANTS] = torch.from_numpy(constants)
     facts = {"shape": asdict(module.shape), "target_mean": target_mean, "target_scale": target_scale}
     # one key, because safetensors writes several in random order, and the same head must be the same bytes
     return write_durably(folder / HEAD_NAME, safetensors.torch.save(tensors, {"head": canonical_json(facts)}))
@@ -167,6 +179,7 @@ def load_head(run: Run, device: str | torch.device = "cpu") -> TrainedHead:
             tensors = {name: file.get_tensor(name) for name in file.offset_keys()}
         module = AMNetHead(HeadShape(**facts["shape"]))
         train_images = tensors.pop(_TRAIN_IMAGES).numpy()
+        constants = tensors.pop(_CONSTANTS).numpy() if _CONSTANTS in tensors else None
         module.load_state_dict(tensors)
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CorruptFile(f"{path}: not a head of this version: {error}") from error
@@ -175,6 +188,7 @@ def load_head(run: Run, device: str | torch.device = "cpu") -> TrainedHead:
         float(facts["target_mean"]),
         float(facts["target_scale"]),
         frozenset(bytes(row).hex() for row in train_images),
+        constants,
     )
 
 

@@ -247,6 +247,7 @@ class _Trainer:
             target_mean=self.target.mean,
             target_scale=self.target.scale,
             train_images=[self.cache.images[row].sha256 for row in self.data.train.rows],
+            constants=self.cache.constants(self.layer),
         )
         runs.write_history(self.folder, state.history)
         best = state.history[state.best_epoch - 1]

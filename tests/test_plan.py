@@ -11,7 +11,7 @@ from synthetic import RECIPE, make_arrays, write_shard
 
 from featcache.errors import CorruptFile, Mismatch
 from featcache.layout import Block, ImageRow
-from featcache.plan import ROWS_PER_SHARD, Plan, existing_shards, make_plan
+from featcache.plan import ROWS_PER_SHARD, Plan, existing_shards, make_plan, refuse_other_recipes
 from featcache.shard import Shard
 
 NOWHERE = Path("nowhere")
@@ -29,7 +29,8 @@ def shard(rows: tuple[int, int], views: tuple[int, int], *, absent: str = "", pr
         flip=np.zeros((n, v), np.uint8),
         arrays={},
         fingerprint=RECIPE.fingerprint,
-        recipe_json="",
+        recipe=RECIPE,
+        constants={},
     )
 
 
@@ -135,14 +136,14 @@ def test_only_files_named_like_shards_are_looked_at(tmp_path: Path) -> None:
     path = write_shard(tmp_path, make_arrays(), Block((0, 5), (0, 2)))
     for foreign in ("x.h5", ".tmp-00000-0000000000000000.h5-host-1", "00000-0000000000000000.h5.bak"):
         (tmp_path / "shards" / foreign).write_bytes(b"")
-    assert [s.path for s in existing_shards(tmp_path, RECIPE)] == [path]
+    assert [s.path for s in existing_shards(tmp_path)] == [path]
 
 
 def test_another_recipe_is_refused_by_the_name_of_the_field(tmp_path: Path) -> None:
     write_shard(tmp_path, make_arrays(), Block((0, 5), (0, 2)))
     other = dataclasses.replace(RECIPE, image_size=64, seed=3)
     with pytest.raises(Mismatch) as caught:
-        existing_shards(tmp_path, other)
+        refuse_other_recipes(existing_shards(tmp_path), other, tmp_path)
     assert "image_size: 32 there, 64 asked for" in str(caught.value)
     assert "seed: 0 there, 3 asked for" in str(caught.value)
     assert "--out" in str(caught.value)
@@ -152,7 +153,7 @@ def test_a_damaged_shard_stops_the_plan(tmp_path: Path) -> None:
     path = write_shard(tmp_path, make_arrays(), Block((0, 5), (0, 2)))
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(CorruptFile, match=path.name):
-        existing_shards(tmp_path, RECIPE)
+        existing_shards(tmp_path)
 
 
 def test_the_shard_size_is_the_documented_one() -> None:

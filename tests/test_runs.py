@@ -39,7 +39,7 @@ def test_a_head_comes_back_with_weights_scale_and_training_images(tmp_path: Path
     module = AMNetHead(HeadShape(positions=7, channels=5, steps=2, hidden_size=3, regressor_size=11))
     module.set_feature_scale(torch.arange(5.0), torch.arange(1.0, 6))
     images = [hashlib.sha256(bytes([i])).hexdigest() for i in range(13)]
-    digest = save_head(tmp_path, module, target_mean=0.1 + 0.2, target_scale=1 / 3, train_images=images)
+    digest = save_head(tmp_path, module, target_mean=0.1 + 0.2, target_scale=1 / 3, train_images=images, constants=None)
     run = write_config(tmp_path, {"run_format_version": 1, "result": {"head_sha256": digest}})
     head = load_head(run)
     assert (head.target_mean, head.target_scale) == (0.1 + 0.2, 1 / 3)
@@ -53,7 +53,10 @@ def test_a_head_comes_back_with_weights_scale_and_training_images(tmp_path: Path
 
 def test_the_same_head_is_the_same_bytes_every_time(tmp_path: Path) -> None:
     module = AMNetHead(HeadShape(positions=2, channels=3, hidden_size=5, regressor_size=7))
-    digests = {save_head(tmp_path, module, target_mean=0.5, target_scale=0.25, train_images=[]) for _ in range(20)}
+    digests = {
+        save_head(tmp_path, module, target_mean=0.5, target_scale=0.25, train_images=[], constants=None)
+        for _ in range(20)
+    }
     assert len(digests) == 1
 
 

@@ -30,13 +30,13 @@ def path(tmp_path: Path, arrays: Arrays) -> Path:
 
 def read_all(path: Path) -> dict[str, bytes]:
     """Return everything that a reader gets out of a shard, by name."""
-    shard = open_shard(path, RECIPE)
+    shard, specs = open_shard(path, RECIPE), array_specs(RECIPE)
     found = {"images": repr(shard.images).encode(), "views": shard.box.tobytes() + shard.flip.tobytes()}
     descriptor = os.open(path, os.O_RDONLY)
     try:
         for array, index in shard.arrays.items():
             for i, j in np.argwhere(index.offsets >= 0).tolist():
-                out = np.empty(index.spec.chunk_shape, index.spec.dtype)
+                out = np.empty(specs[array].chunk_shape, specs[array].dtype)
                 shard.read_chunk(descriptor, array, i, j, out)
                 found[f"{array} {i} {j}"] = out.tobytes()
     finally:

@@ -1,0 +1,69 @@
+"""Which images the constants of encoding uint8 are taken from."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import xxhash
+
+from .backbones import Backbone
+from .cache import open_cache
+from .encoding import Constants, calibrate, digest_of_constants
+from .errors import BadInput
+from .pipeline import load_ahead
+from .recipe import Recipe, Target, check_same
+from .shard import Shard
+
+SAMPLE_IMAGES = 64
+_SAMPLE_VIEWS = (0, 2)  # the evaluation view and one crop, however many a cache holds: it may grow
+
+
+def settle_target(
+    backbone: Backbone,
+    recipe: Recipe,
+    shards: Sequence[Shard],
+    names: Sequence[str],
+    images: Path,
+    *,
+    like: Path | None = None,
+    sample: int = SAMPLE_IMAGES,
+) -> Target:
+    """Return recipe with its constants: those of the shards that are there, of the cache `like`, or calibrated now.
+
+    recipe is still without calibration. names are the images below the folder images. Raises `Mismatch` if `like`
+    was made with another recipe, `BadInput` if no image of the sample can be decoded.
+    """
+    if recipe.encoding != "uint8":
+        return Target(recipe)
+    if shards:  # whether their recipe is the same in all else is for the caller to check
+        return Target(replace(recipe, calibration=shards[0].recipe.calibration), shards[0].constants)
+    if like is not None:
+        cache = open_cache(like)
+        check_same(
+            replace(cache.recipe, calibration=""),
+            recipe,
+            where=str(like),
+            way_out="Take the constants of a cache of the same recipe, or calibrate anew without --calibrate-like.",
+        )
+        constants = {layer: value for layer in recipe.layer_names if (value := cache.constants(layer)) is not None}
+    else:
+        constants = _calibrate(backbone, recipe, names, images, sample)
+    return Target(replace(recipe, calibration=digest_of_constants(constants)), constants)
+
+
+def sample_names(names: Sequence[str], *, seed: int, size: int = SAMPLE_IMAGES) -> list[str]:
+    """Return `size` of names (all if there are fewer), drawn by (seed, name): independent of their order."""
+    return sorted(names, key=lambda name: xxhash.xxh3_64_intdigest(f"{seed}\0{name}".encode()))[:size]
+
+
+def _calibrate(
+    backbone: Backbone, recipe: Recipe, names: Sequence[str], images: Path, sample: int
+) -> dict[str, Constants]:
+    work = [(name, _SAMPLE_VIEWS) for name in sample_names(names, seed=recipe.seed, size=sample)]
+    pixels = [image.pixels for image in load_ahead(images, work, recipe) if len(image.pixels)]
+    if not pixels:
+        raise BadInput(f"{images}: none of the {len(work)} images to calibrate uint8 on can be decoded")
+    features = backbone(torch.from_numpy(np.concatenate(pixels)))
+    return {layer: calibrate([values]) for layer, values in features.items()}

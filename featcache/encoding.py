@@ -1,0 +1,85 @@
+"""How a feature becomes a stored number and back: float16, or uint8 with a scale and a zero point for each channel.
+
+Knows nothing of files. 8 bits are asymmetric affine quantisation per channel: x = scale * (q - zero), so that a
+feature of 0, the most frequent one behind a ReLU, is stored exactly.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+LEVELS = 255
+_SCALE_BITS = 8  # of a scale's mantissa: the last bits of features, which differ between machines, must not show
+
+Constants = NDArray[np.float32]  # (2, D): scale, then zero point (a whole number in [0, 255]), of each channel
+
+
+def calibrate(batches: Iterable[Tensor]) -> Constants:
+    """Return the constants (2, D) that span each channel's range in batches of features (B, L, D).
+
+    The whole range of the sample and 0 are representable; what lies outside is stored as the nearest end.
+    """
+    low = high = torch.zeros(())
+    for features in batches:
+        low = torch.minimum(low, features.amin(dim=(0, 1)).cpu())
+        high = torch.maximum(high, features.amax(dim=(0, 1)).cpu())
+    scale = _rounded_up(((high - low) / LEVELS).double().numpy())
+    zero = np.round(-low.double().numpy() / scale)
+    return np.stack([scale, zero]).astype("<f4")
+
+
+def _rounded_up(scale: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Round to few bits, upwards, so that the range still fits; a channel that is always 0 gets a scale of 1."""
+    mantissa, exponent = np.frexp(np.where(scale > 0, scale, 1.0))
+    rounded: NDArray[np.float64] = np.ldexp(np.ceil(mantissa * 2**_SCALE_BITS) / 2**_SCALE_BITS, exponent)
+    return rounded
+
+
+def digest_of_constants(constants: Mapping[str, Constants]) -> str:
+    """Return the sha256 over each layer's name and constants, in order of names; '' if there are none."""
+    if not constants:
+        return ""
+    digest = hashlib.sha256()
+    for layer, values in sorted(constants.items()):
+        digest.update(f"{layer}\0{values.shape}\0".encode() + values.astype("<f4").tobytes())
+    return digest.hexdigest()
+
+
+def quantize(features: Tensor, constants: Constants) -> Tensor:
+    """Return features (..., D) float32 as uint8 codes."""
+    scale, zero = torch.from_numpy(constants).to(features.device)
+    return features.div(scale).round_().add_(zero).clamp_(0, LEVELS).to(torch.uint8)
+
+
+def decode(stored: Tensor, constants: Constants | None) -> Tensor:
+    """Return stored features (..., D) as float32 on the device where they are; constants are None for float16."""
+    if constants is None:
+        return stored.float()
+    scale, zero = torch.from_numpy(constants).to(stored.device)
+    return stored.float().sub_(zero).mul_(scale)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A batch as it is stored: features (B, L, D), mean and deviation over L of what they decode to (B, 2, D) float32.
+
+    storable (B) is False where a feature is NaN or infinite, or too large for float16 (above 65,504).
+    """
+
+    features: NDArray[np.generic]
+    pooled: NDArray[np.float32]
+    storable: NDArray[np.bool_]
+
+
+def encode(features: Tensor, constants: Constants | None) -> Encoded:
+    """Encode features (B, L, D) float32: rounded to the nearest float16, or quantised where there are constants."""
+    stored = features.to(torch.float16) if constants is None else quantize(features, constants)
+    decoded = decode(stored, constants)
+    deviation, mean = torch.std_mean(decoded, dim=1, correction=0)
+    finite = torch.isfinite(decoded if constants is None else features).flatten(1).all(dim=1)
+    return Encoded(stored.cpu().numpy(), torch.stack([mean, deviation], dim=1).cpu().numpy(), finite.cpu().numpy())

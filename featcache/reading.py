@@ -1,0 +1,103 @@
+"""Many chunks at once: threads that read, check and decode straight into one batch. Knows nothing of whole caches.
+
+Nothing is kept between calls, neither threads nor open files: safe in any thread, and after any fork.
+"""
+
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, TypeVar
+
+import zstandard
+from numpy.typing import NDArray
+
+from .errors import CorruptFile, InvalidSettings, StorageError
+from .shard import WAY_OUT, Shard
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+_PIECES_PER_THREAD = 4  # so that no thread waits long for the last one
+
+
+@dataclass(frozen=True)
+class ChunkPlace:
+    """Chunk (i, j) of a shard, and the position in the batch where it goes."""
+
+    shard: Shard
+    i: int
+    j: int
+    position: int
+
+
+def usable_threads(threads: int | None) -> int:
+    """Return threads, or by default one for each core; one in a worker process, which has others beside it."""
+    if threads is None:
+        return 1 if multiprocessing.parent_process() else len(os.sched_getaffinity(0))
+    if threads < 1:
+        raise InvalidSettings(f"threads must be at least 1, found {threads}")
+    return threads
+
+
+def read_chunks(places: Sequence[ChunkPlace], array: str, out: NDArray[Any], *, threads: int) -> None:
+    """Fill out[position] with the chunk of each place; every digest is checked. Opens at most `threads` files."""
+    ordered = sorted(places, key=lambda place: (place.shard.path, place.shard.arrays[array].offsets[place.i, place.j]))
+    pieces = list(_cut(ordered, threads * _PIECES_PER_THREAD)) if threads > 1 else [ordered]
+    if len(pieces) <= 1:
+        for piece in pieces:
+            _read_piece(piece, array, out)
+        return
+    with ThreadPoolExecutor(threads, thread_name_prefix="read") as pool:
+        for done in [pool.submit(_read_piece, piece, array, out) for piece in pieces]:
+            done.result()
+
+
+def _cut(places: list[ChunkPlace], pieces: int) -> Iterator[list[ChunkPlace]]:
+    size = -(-len(places) // pieces) or 1
+    return (places[start : start + size] for start in range(0, len(places), size))
+
+
+def _read_piece(places: Sequence[ChunkPlace], array: str, out: NDArray[Any]) -> None:
+    decompressor = zstandard.ZstdDecompressor()
+    for _, group in groupby(places, key=lambda place: place.shard.path):
+        in_one_file = list(group)
+        descriptor = _open(in_one_file[0].shard)
+        try:
+            for place in in_one_file:
+                place.shard.read_chunk(descriptor, array, place.i, place.j, out[place.position], decompressor)
+        finally:
+            os.close(descriptor)
+
+
+def _open(shard: Shard) -> int:
+    try:
+        return os.open(shard.path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise CorruptFile(f"{shard.path}: the shard is missing. {WAY_OUT}") from error
+    except OSError as error:
+        raise StorageError(f"{shard.path}: cannot read: {error.strerror or error}") from error
+
+
+def ahead(work: Iterable[Item], do: Callable[[int, Item], Result], *, prefetch: int) -> Iterator[Result]:
+    """Yield do(slot, item) for each item, up to prefetch of them computed in a thread before they are asked for.
+
+    slot counts round 0..prefetch: what was done in a slot is no longer in use when the slot comes round again,
+    which is when the next result is asked for. So prefetch + 1 buffers are enough.
+    """
+    if prefetch == 0:
+        yield from (do(0, item) for item in work)
+        return
+    pool = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
+    waiting: deque[Future[Result]] = deque()
+    try:
+        for number, item in enumerate(work):
+            waiting.append(pool.submit(do, number % (prefetch + 1), item))
+            if len(waiting) > prefetch:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
