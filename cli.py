@@ -319,6 +319,51 @@ def cache_info(cache: Path | None, as_json: bool) -> None:
         click.echo(format_info(info))
 
 
+@main.command("verify-cache")
+@click.option("--cache", type=DIRECTORY, help="Cache to check.  [default: the only one in cache/]")
+@click.option("--repair", is_flag=True, help="Extract damaged and missing rows again, and nothing else.")
+@click.option("--root", type=DIRECTORY, help="Folder with images/, if it is not where extract found it.")
+@click.option("--weights", type=FILE, help="Weights file of the backbone, if it is not where extract found it.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def verify_cache(
+    cache: Path | None, repair: bool, root: Path | None, weights: Path | None, device: str, as_json: bool
+) -> None:
+    """Check every file of a cache against the manifest and every stored chunk against its digest.
+
+    Exit status 5 says that damage was found and not repaired, 4 that the cache is sound but not complete.
+
+    Example: amnet verify-cache --cache cache/lamem --repair
+    """
+    from featcache import verify
+    from featcache.cache import find_cache
+
+    folder = find_cache(cache)
+    with _progress() as progress:
+        if repair:
+            from featcache.repair import format_repair, repair_cache
+
+            mended = repair_cache(
+                folder, root=root, weights=str(weights) if weights else None, device=device, on_progress=progress
+            )
+            report, text, document = mended.found, format_repair(mended), mended.as_json()
+            damaged = bool(mended.unrepaired)
+        else:
+            report = verify.verify_cache(folder, on_progress=progress)
+            text, document, damaged = verify.format_report(report), report.as_json(), not report.ok
+    if as_json:
+        _print_json(document)
+    else:
+        click.echo(text)
+    for warning in report.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    if damaged:
+        raise SystemExit(5)
+    if not report.complete:
+        click.echo("the cache is not complete; run the same extract command again", err=True)
+        raise SystemExit(4)
+
+
 @main.command()
 @click.option("--out", type=DIRECTORY, default=Path("demo"), show_default=True, help="Folder for everything it makes.")
 @click.option("--images", default=360, show_default=True, help="Images to draw.")

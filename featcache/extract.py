@@ -21,6 +21,7 @@ from .calibration import SAMPLE_IMAGES, settle_target
 from .dataset import Dataset, Part
 from .errors import BadInput, CacheIncomplete, CorruptFile, InvalidSettings, Mismatch, StorageError, list_problems
 from .files import digest_of_file, make_folder, remove_temporaries, write_durably
+from .layout import shard_name
 from .lock import writer_lock
 from .manifest import Manifest, Splits, read_manifest
 from .pipeline import LoadedImage, build_shard, load_ahead
@@ -175,7 +176,7 @@ def _run(
         data = build_shard(images, block, backbone, target, on_image=check)
         if not digests and not settings.force:
             _refuse_full_disk(out, len(data) * plan.views_to_do // (block.shape[0] * block.shape[1]))
-        path = out / "shards" / f"{block.rows[0]:05d}-{xxhash.xxh3_64_hexdigest(data)}.h5"
+        path = out / "shards" / shard_name(block, data)
         digests[path] = write_durably(path, data)
     return digests
 

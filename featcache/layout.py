@@ -36,6 +36,11 @@ class Block:
         return self.rows[1] - self.rows[0], self.views[1] - self.views[0]
 
 
+def shard_name(block: Block, data: bytes) -> str:
+    """Return the name of a shard's file: its first row, and the xxh3_64 of its bytes."""
+    return f"{block.rows[0]:05d}-{xxhash.xxh3_64_hexdigest(data)}.h5"
+
+
 @dataclass(frozen=True)
 class ImageRow:
     """An image's identity; absent is '' or the reason why it has no features. Sizes in pixels, upright."""

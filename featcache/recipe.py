@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .backbones import Backbone, LayerShape
+from .backbones import Backbone, LayerShape, build_backbone
 from .encoding import Constants
 from .errors import CorruptFile, Mismatch, list_problems
 from .files import canonical_json
@@ -103,6 +103,25 @@ def recipe_of(backbone: Backbone, views: ViewRecipe, encoding: str = "float16", 
         encoding=encoding,
         calibration=calibration,
     )
+
+
+def backbone_of(
+    recipe: Recipe, *, weights: str, batch_size: int, device: str = "auto", where: str, way_out: str
+) -> Backbone:
+    """Return the backbone that made the features of recipe; raise `Mismatch` if weights are not its weights."""
+    backbone = build_backbone(
+        recipe.backbone,
+        layers=recipe.layer_names,
+        weights=weights,
+        image_size=recipe.image_size,
+        seed=recipe.seed,
+        device=device,
+        precision=recipe.precision,
+        batch_size=batch_size,
+    )
+    made = recipe_of(backbone, recipe.view_recipe, recipe.encoding, recipe.calibration)
+    check_same(made, recipe, where=where, way_out=way_out)
+    return backbone
 
 
 def recipe_from_json(value: Any, place: str) -> Recipe:

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from featcache.backbones import Backbone, build_backbone
+from featcache.backbones import Backbone
 from featcache.encoding import decode, encode
 from featcache.errors import BadImage, InvalidSettings
 from featcache.images import SUFFIXES
 from featcache.pipeline import load_image
 from featcache.progress import OnProgress, Progress, silent
-from featcache.recipe import check_same, recipe_of
+from featcache.recipe import backbone_of
 
 from .runs import Run, TrainedHead, load_head, read_run
 
@@ -102,20 +102,11 @@ def load_predictor(folder: Path, *, weights: str | None = None, device: str = "a
     """
     run = read_run(folder)
     head = load_head(run)
-    recipe = run.recipe
-    backbone = build_backbone(
-        recipe.backbone,
-        layers=recipe.layer_names,
+    backbone = backbone_of(
+        run.recipe,
         weights=weights or str(run.config["weights_source"]),
-        image_size=recipe.image_size,
-        seed=recipe.seed,
-        device=device,
-        precision=recipe.precision,
         batch_size=run.config["batch_size"],
-    )
-    check_same(
-        recipe_of(backbone, recipe.view_recipe, recipe.encoding, recipe.calibration),
-        recipe,
+        device=device,
         where=str(folder),
         way_out="Pass the weights that the cache was extracted with as --weights FILE.",
     )

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from featcache.builder import ShardBuilder
 from featcache.dataset import Part
-from featcache.files import write_durably
-from featcache.layout import Block, ImageRow, array_specs
+from featcache.files import digest_of_file, write_durably
+from featcache.layout import Block, ImageRow, array_specs, shard_name
 from featcache.manifest import Manifest, ShardEntry, write_manifest
 from featcache.recipe import Recipe
 from featcache.shard import open_shard
@@ -68,8 +68,9 @@ def build_shard_bytes(arrays: Arrays, block: Block, *, recipe: Recipe = RECIPE) 
 def write_shard(folder: Path, arrays: Arrays, block: Block) -> Path:
     """Write one block of arrays into folder/shards."""
     (folder / "shards").mkdir(parents=True, exist_ok=True)
-    path = folder / "shards" / f"{block.rows[0]:05d}-{block.views[0]:016x}.h5"
-    write_durably(path, build_shard_bytes(arrays, block))
+    data = build_shard_bytes(arrays, block)
+    path = folder / "shards" / shard_name(block, data)
+    write_durably(path, data)
     return path
 
 
@@ -81,7 +82,10 @@ def make_cache(folder: Path, arrays: Arrays, blocks: Sequence[Block]) -> Path:
     part = Part(np.arange(3), np.array([0.1, 0.5, 0.25]))
     splits = {"1": {"train": part, "test": Part(np.array([5, 4]), np.array([1.0, 0.0]))}}
     index_sha256 = write_durably(folder / "cache.h5", build_index(RECIPE, tables, splits, shards, VERSIONS))
-    entries = tuple(ShardEntry(shard.path.name, shard.block, shard.path.stat().st_size, "0" * 64) for shard in shards)
+    entries = tuple(
+        ShardEntry(shard.path.name, shard.block, shard.path.stat().st_size, digest_of_file(shard.path))
+        for shard in shards
+    )
     source = {"dataset": "synthetic", "root": "nowhere", "weights": "random", "batch_size": "16"}
     write_manifest(folder, Manifest(RECIPE, rows, views, splits, entries, index_sha256, source, VERSIONS))
     return folder

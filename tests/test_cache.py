@@ -92,7 +92,7 @@ def test_a_missing_shard_is_corrupt_when_opened_and_when_read(own: Path) -> None
     with pytest.raises(CorruptFile, match="1 of 4 shards are missing, first 00005-"):
         open_cache(own)
     with pytest.raises(CorruptFile, match="the shard is missing"):
-        opened.read([5], 0)
+        opened.read([5, 5], [0, 1])
 
 
 def test_a_shard_that_is_not_the_committed_one_is_corrupt(own: Path) -> None:

@@ -1,0 +1,281 @@
+"""Making a damaged cache whole: just the damaged or missing rows are extracted again, good shards stay untouched.
+
+What is recomputed is the same file, byte for byte, on the machine and with the versions that made it. A killed
+repair goes on where it was: each shard is replaced at once or not at all.
+"""
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .backbones import Backbone
+from .builder import ShardBuilder
+from .encoding import Constants, encode
+from .errors import Mismatch, list_problems
+from .files import digest_of_file, remove_temporaries, write_durably
+from .layout import ImageRow, shard_name
+from .lock import writer_lock
+from .manifest import FILE_NAME as MANIFEST_NAME
+from .manifest import Manifest, ShardEntry
+from .pipeline import load_image
+from .progress import OnProgress, Progress, silent
+from .rebuild import copy_row, opened
+from .recipe import Target, backbone_of
+from .seal import seal
+from .shard import Shard, open_shard
+from .tables import FILE_NAME as INDEX_NAME
+from .tables import read_tables
+from .verify import Examination, Problem, VerifyReport, examine, format_report
+
+
+@dataclass(frozen=True)
+class RepairReport:
+    """What was found, which files were mended, how many rows were computed anew, and what could not be mended.
+
+    changed lists mended files whose features are not those that were lost, to the last bit: another machine or
+    other versions computed them.
+    """
+
+    found: VerifyReport
+    repaired: list[str]
+    rows_computed: int
+    changed: list[str]
+    unrepaired: list[Problem]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the report as a JSON object."""
+        return {
+            **self.found.as_json(),
+            "repaired": self.repaired,
+            "rows_computed": self.rows_computed,
+            "changed": self.changed,
+            "unrepaired": [problem.as_json() for problem in self.unrepaired],
+        }
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A damaged shard: its entry, the shard if it can be opened, its images, and the rows to compute anew."""
+
+    entry: ShardEntry
+    shard: Shard | None
+    images: dict[int, ImageRow]
+    rows: list[int]
+
+
+@dataclass(frozen=True)
+class _Mended:
+    """A shard that was written anew, and the sha256 of its file."""
+
+    path: Path
+    sha256: str
+
+
+def repair_cache(
+    folder: Path,
+    *,
+    root: Path | None = None,
+    weights: str | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    on_progress: OnProgress = silent,
+) -> RepairReport:
+    """Verify a cache and compute anew what is damaged or missing, from the images below root/images.
+
+    root and weights default to those of the extraction. An image is used only if it is the file whose features
+    were lost. Raises `Locked` if another process is writing there, `Mismatch` if the weights are not those.
+    """
+    with writer_lock(folder):
+        remove_temporaries(folder / "shards")
+        remove_temporaries(folder)
+        seen = examine(folder, threads=threads, on_progress=on_progress)
+        if seen.report.ok:
+            return RepairReport(seen.report, [], 0, [], [])
+        if seen.manifest is None:
+            return _drop_unsealed(folder, seen.report)
+        images = (root or Path(seen.manifest.source["root"])) / "images"
+        jobs, hopeless = _plan(folder, seen.manifest, seen, images)
+        target = Target(seen.manifest.recipe, _constants(folder, seen))
+        mender = _Mender(folder, seen.manifest, target, images, weights=weights, device=device)
+        mended = mender.mend(jobs, on_progress)
+        hopeless += _conclude(folder, seen, seen.manifest, target, mended)
+        sha256 = {entry.file: entry.sha256 for entry in seen.manifest.shards}
+        return RepairReport(
+            seen.report,
+            repaired=[
+                problem.file for problem in seen.report.problems if problem.file not in {p.file for p in hopeless}
+            ],
+            rows_computed=sum(len(job.rows) for job in jobs),
+            changed=[f"shards/{file}" for file, one in mended.items() if one.sha256 != sha256[file]],
+            unrepaired=hopeless,
+        )
+
+
+def _drop_unsealed(folder: Path, found: VerifyReport) -> RepairReport:
+    """Remove damaged shards of a cache that no readable manifest seals; extract computes their rows anew."""
+    damaged = [problem.file for problem in found.problems if problem.file != MANIFEST_NAME]
+    for file in damaged:
+        (folder / file).unlink(missing_ok=True)
+    return RepairReport(found, damaged, 0, [], [])
+
+
+def _plan(folder: Path, manifest: Manifest, seen: Examination, images: Path) -> tuple[list[_Job], list[Problem]]:
+    """Return what can be mended, and what cannot because its images are gone, changed or unknown."""
+    identity = _identities(folder, seen)
+    jobs, hopeless = [], []
+    for entry, check in zip(manifest.shards, seen.checks, strict=True):
+        if check.problem is None:
+            continue
+        rows = check.problem.rows if check.shard else list(range(*entry.block.rows))
+        known = {row: identity[row] for row in range(*entry.block.rows) if row in identity}
+        reasons = [reason for row in rows if (reason := _reason_against(known.get(row), images))]
+        if reasons:
+            hopeless.append(Problem(check.problem.file, list_problems("cannot be mended:", reasons, ""), rows))
+        else:
+            jobs.append(_Job(entry, check.shard, known, [row for row in rows if not known[row].absent]))
+    return jobs, hopeless
+
+
+def _identities(folder: Path, seen: Examination) -> dict[int, ImageRow]:
+    """Return the image of each row, from cache.h5 if it is sound, and from every shard whose tables are."""
+    known = {} if seen.index_problem else dict(enumerate(read_tables(folder / INDEX_NAME).images))
+    for check in seen.checks:
+        if check.shard is not None:
+            known |= dict(enumerate(check.shard.images, start=check.shard.block.rows[0]))
+    return known
+
+
+def _constants(folder: Path, seen: Examination) -> dict[str, Constants]:
+    """Return the constants of encoding uint8, which are the same in every file that is sound."""
+    for check in seen.checks:
+        if check.shard is not None:
+            return check.shard.constants
+    return {} if seen.index_problem else read_tables(folder / INDEX_NAME).constants
+
+
+def _reason_against(image: ImageRow | None, images: Path) -> str:
+    """Return why a row cannot be computed anew, or ''."""
+    if image is None:
+        return (
+            "which images it held is not known, as cache.h5 is damaged as well; delete the file and run extract again"
+        )
+    if image.absent:
+        return ""
+    path = images / image.name
+    if not path.is_file():
+        return f"{path} is not there; name the dataset's folder with --root"
+    if digest_of_file(path) != image.sha256:
+        return f"{path} is not the image whose features were lost; restore it"
+    return ""
+
+
+class _Mender:
+    """Makes damaged shards anew; builds the backbone when the first row has to be computed."""
+
+    def __init__(
+        self, folder: Path, manifest: Manifest, target: Target, images: Path, *, weights: str | None, device: str
+    ) -> None:
+        self.folder, self.manifest, self.target, self.images = folder, manifest, target, images
+        self.weights, self.device = weights or manifest.source["weights"], device
+        self._backbone: Backbone | None = None
+
+    def mend(self, jobs: Sequence[_Job], on_progress: OnProgress) -> dict[str, _Mended]:
+        """Write each job's shard; return what became of each damaged file."""
+        mended = {}
+        for done, job in enumerate(jobs, start=1):
+            data = self._rebuilt(job)
+            path = self.folder / "shards" / shard_name(job.entry.block, data)
+            mended[job.entry.file] = _Mended(path, write_durably(path, data))
+            on_progress(Progress("repair", done, len(jobs), "shards"))
+        return mended
+
+    def _rebuilt(self, job: _Job) -> bytes:
+        """Return the bytes of a shard whose good rows are copied and whose lost ones are computed."""
+        builder = ShardBuilder(self.target.recipe, job.entry.block, self.target.constants)
+        with contextlib.ExitStack() as stack:
+            stack.callback(builder.close)
+            descriptor = stack.enter_context(opened(job.shard)) if job.shard else -1
+            for i, row in enumerate(range(*job.entry.block.rows)):
+                if row in job.rows:
+                    self._compute_row(builder, i, job.images[row], job.entry.block.views)
+                elif job.shard:
+                    copy_row(builder, i, job.shard, i, descriptor)
+                else:
+                    builder.set_image(i, job.images[row], [])
+            return builder.finish()
+
+    def _compute_row(self, builder: ShardBuilder, i: int, row: ImageRow, views: tuple[int, int]) -> None:
+        image = load_image(self.images / row.name, row.name, views, self.target.recipe)
+        if image.row != row:  # it was replaced since it was checked
+            raise Mismatch(f"{self.images / row.name}: not the image whose features were lost; restore it")
+        builder.set_image(i, image.row, image.views)
+        features = self._loaded_backbone()(torch.from_numpy(image.pixels))
+        encoded = {layer: encode(values, self.target.constants.get(layer)) for layer, values in features.items()}
+        for j in range(len(image.views)):
+            for layer, values in encoded.items():
+                builder.set_chunk(f"features/{layer}", i, j, values.features[j])
+                builder.set_chunk(f"pooled/{layer}", i, j, values.pooled[j])
+
+    def _loaded_backbone(self) -> Backbone:
+        if self._backbone is None:
+            self._backbone = backbone_of(
+                self.target.recipe,
+                weights=self.weights,
+                batch_size=int(self.manifest.source["batch_size"]),
+                device=self.device,
+                where=str(self.folder),
+                way_out="Pass the weights that the cache was extracted with as --weights FILE.",
+            )
+        return self._backbone
+
+
+def _conclude(
+    folder: Path, seen: Examination, manifest: Manifest, target: Target, mended: dict[str, _Mended]
+) -> list[Problem]:
+    """Seal the cache again if its files are not those of the manifest any more; return why it could not be."""
+    same = all(mended[entry.file].sha256 == entry.sha256 for entry in manifest.shards if entry.file in mended)
+    if same and not seen.index_problem:
+        return []
+    hopeless = [
+        entry.file
+        for entry, check in zip(manifest.shards, seen.checks, strict=True)
+        if check.problem and entry.file not in mended
+    ]
+    if hopeless:
+        what = "cannot be written anew before these are mended: " + ", ".join(hopeless)
+        return [Problem(INDEX_NAME, what)]
+    new = {
+        entry.file: mended.get(entry.file) or _Mended(folder / "shards" / entry.file, entry.sha256)
+        for entry in manifest.shards
+    }
+    shards = [open_shard(one.path, target.recipe) for one in new.values()]
+    seal(
+        folder,
+        target.recipe,
+        shards,
+        rows=manifest.rows,
+        views=manifest.views,
+        sha256={one.path.name: one.sha256 for one in new.values()},
+        splits=manifest.splits,
+        source=manifest.source,
+        versions=manifest.versions,
+    )
+    for file, one in new.items():
+        if one.path.name != file:
+            (folder / "shards" / file).unlink(missing_ok=True)
+    return []
+
+
+def format_repair(report: RepairReport) -> str:
+    """Return a report as text."""
+    lines = [format_report(report.found)]
+    lines += [f"repaired {file}" for file in report.repaired]
+    lines += [f"changed  {file}: computed anew, but not the same to the last bit" for file in report.changed]
+    lines += [f"left     {problem}" for problem in report.unrepaired]
+    if report.repaired:
+        lines.append(f"{report.rows_computed:,} rows were computed anew")
+    return "\n".join(lines)
