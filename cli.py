@@ -319,6 +319,30 @@ def cache_info(cache: Path | None, as_json: bool) -> None:
         click.echo(format_info(info))
 
 
+@main.command("merge-caches")
+@click.argument("out", type=DIRECTORY)
+@click.argument("inputs", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def merge_caches(out: Path, inputs: tuple[Path, ...], as_json: bool) -> None:
+    """Join caches of one recipe, extracted on different machines, into the new cache OUT.
+
+    Parts of one extraction keep their rows; other images follow one another. Splits are joined by name.
+
+    Example: amnet merge-caches cache/all cache/machine-1 cache/machine-2
+    """
+    from featcache.merge import merge_caches as run_merge
+
+    with _progress() as progress:
+        report = run_merge(out, inputs, on_progress=progress)
+    if as_json:
+        _print_json(report.as_json())
+    else:
+        click.echo(f"{out}: {report.images:,} images x {report.views} views in {report.shards} shards")
+    if not report.complete:
+        click.echo(f"inputs were not complete; run extract with --out {out} to go on", err=True)
+        raise SystemExit(4)
+
+
 @main.command("verify-cache")
 @click.option("--cache", type=DIRECTORY, help="Cache to check.  [default: the only one in cache/]")
 @click.option("--repair", is_flag=True, help="Extract damaged and missing rows again, and nothing else.")

@@ -25,7 +25,7 @@ from .layout import shard_name
 from .lock import writer_lock
 from .manifest import Manifest, Splits, read_manifest
 from .pipeline import LoadedImage, build_shard, load_ahead
-from .plan import Plan, existing_shards, make_plan, refuse_other_recipes
+from .plan import Plan, existing_shards, make_plan, refuse_foreign_folder, refuse_other_recipes
 from .progress import OnProgress, Progress, silent
 from .recipe import FEATURE_DTYPES, Recipe, Target, recipe_of
 from .seal import seal
@@ -112,7 +112,7 @@ def extract(
     `BadInput` for a feature that cannot be stored or, under on_bad_image='stop', for the first bad image.
     """
     backbone = load_backbone(settings)
-    _refuse_foreign_folder(out)
+    refuse_foreign_folder(out)
     make_folder(out)
     with writer_lock(out):
         make_folder(out / "shards")
@@ -189,14 +189,6 @@ def _refuse_full_disk(out: Path, needed: int) -> None:
             f"{out}: about {needed:,} bytes are needed, {free:,} are free; nothing was written. Free space, choose "
             "another folder with --out, or start nevertheless with --force"
         )
-
-
-def _refuse_foreign_folder(out: Path) -> None:
-    """Raise `InvalidSettings` if out holds other things than a cache: they must not be mixed."""
-    if out.is_dir() and not (out / "shards").is_dir():
-        foreign = sorted(path.name for path in out.iterdir() if path.name not in ("lock", ".gitkeep"))
-        if foreign:
-            raise InvalidSettings(f"{out}: holds {', '.join(foreign[:3])} but no cache; give another folder with --out")
 
 
 def _refuse_changed_images(plan: Plan, dataset: Dataset, out: Path) -> None:

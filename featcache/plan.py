@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import BadImage, CorruptFile, Mismatch
+from .errors import BadImage, CorruptFile, InvalidSettings, Mismatch
 from .images import decode_file
 from .layout import NAME_PATTERN, Block
 from .recipe import Recipe, check_same
@@ -33,6 +33,14 @@ class Plan:
     def views_to_do(self) -> int:
         """Views over all blocks that are to be computed."""
         return sum(rows * views for rows, views in (block.shape for block in self.todo))
+
+
+def refuse_foreign_folder(out: Path) -> None:
+    """Raise `InvalidSettings` if out holds other things than a cache: they must not be mixed."""
+    if out.is_dir() and not (out / "shards").is_dir():
+        foreign = sorted(path.name for path in out.iterdir() if path.name not in ("lock", ".gitkeep"))
+        if foreign:
+            raise InvalidSettings(f"{out}: holds {', '.join(foreign[:3])} but no cache; give another folder with --out")
 
 
 def existing_shards(folder: Path) -> list[Shard]:
