@@ -59,8 +59,8 @@ def build_shard_bytes(arrays: Arrays, block: Block, *, recipe: Recipe = RECIPE) 
         present = row != ABSENT
         views = [View(Box(v, row, v + 3, row + 7), bool(v % 2)) for v in range(*block.views)]
         builder.set_image(i, image(row), views if present else [])
-        for array in array_specs(recipe) if present else ():
-            for j, view in enumerate(range(*block.views)):
+        for j, view in enumerate(range(*block.views)) if present else ():
+            for array in array_specs(recipe):
                 builder.set_chunk(array, i, j, arrays[array][row, view])
     return builder.finish()
 
