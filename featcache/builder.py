@@ -8,9 +8,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from .codec import Codec
 from .encoding import Constants
 from .files import canonical_json
+from .hdf5 import create_chunked, set_attributes, text_column
 from .layout import CONSTANTS_GROUP, Block, ImageRow, array_specs, chunk_digest, tables_digest
 from .recipe import FORMAT_VERSION, Recipe
 from .views import View
@@ -103,34 +103,3 @@ def image_tables(rows: list[ImageRow]) -> dict[str, NDArray[Any]]:
         "images/height": np.array([row.height for row in rows], "<i4"),
         "images/absent": text_column([row.absent for row in rows]),
     }
-
-
-def text_column(texts: list[str]) -> NDArray[Any]:
-    """Return texts as fixed-length UTF-8, padded with NUL, of the HDF5 string type that says so."""
-    encoded = [text.encode() for text in texts]
-    return np.array(encoded, dtype=h5py.string_dtype("utf-8", max(map(len, encoded), default=0) or 1))
-
-
-def create_chunked(
-    file: h5py.File, path: str, shape: tuple[int, ...], dtype: np.dtype[Any], codec: Codec
-) -> h5py.Dataset:
-    """Create an empty dataset of chunks (1, 1, *shape[2:]) with the codec's filters; what is not there reads as NaN."""
-    group, _, name = path.rpartition("/")
-    properties = codec.creation_properties((1, 1, *shape[2:]))
-    if dtype.kind == "f":
-        properties.set_fill_value(np.array(np.nan, dtype))
-    return h5py.Dataset(
-        h5py.h5d.create(
-            file.require_group(group).id,
-            name.encode(),
-            h5py.h5t.py_create(dtype),
-            h5py.h5s.create_simple(shape),
-            properties,
-        )
-    )
-
-
-def set_attributes(file: h5py.File, attributes: dict[str, Any]) -> None:
-    """Set attributes; text as fixed-length UTF-8."""
-    for name, value in attributes.items():
-        file.attrs[name] = text_column([value])[0] if isinstance(value, str) else value

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from .codec import Codec, codec_of
 from .encoding import Constants, digest_of_constants
 from .errors import BadInput, CorruptFile, FeatcacheError, HostileFile, Mismatch, StorageError
+from .hdf5 import open_hdf5
 from .layout import (
     ArraySpec,
     Block,
@@ -109,7 +110,7 @@ class Shard:
     def _read_through_hdf5(self, array: str, i: int, j: int, out: NDArray[np.generic]) -> None:
         """Decode a chunk of filters that only HDF5 knows, one caller at a time; its digest was checked before."""
         try:
-            with h5py.File(self.path, "r", locking=False) as file:
+            with open_hdf5(self.path) as file:
                 file[array].read_direct(out, np.s_[i, j])
         except OSError as error:
             raise Mismatch(
@@ -148,7 +149,7 @@ def open_shard(path: Path, recipe: Recipe | None = None) -> Shard:
     `HostileFile` for anything a shard never holds (links to other files, other types), before reading data.
     """
     try:
-        with h5py.File(path, "r", locking=False) as file:
+        with open_hdf5(path) as file:
             return _read_shard(path, file, recipe)
     except FileNotFoundError as error:
         raise CorruptFile(f"{path}: the shard is missing. {WAY_OUT}") from error

@@ -12,10 +12,11 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from .builder import image_tables, set_attributes
+from .builder import image_tables
 from .encoding import Constants
 from .errors import CorruptFile, Mismatch
 from .files import canonical_json
+from .hdf5 import open_hdf5, set_attributes
 from .layout import CONSTANTS_GROUP, ImageRow, array_specs, image_rows
 from .manifest import Splits
 from .recipe import FORMAT_VERSION, Recipe
@@ -110,7 +111,7 @@ def build_index(
 
 def read_tables(path: Path) -> Tables:
     """Return the tables in a cache.h5 whose sha256 the caller has checked."""
-    with h5py.File(path, "r", locking=False) as file:
+    with open_hdf5(path) as file:
         images = image_rows({f"images/{name}": dataset[()] for name, dataset in file["images"].items()})
         constants = {layer: dataset[()] for layer, dataset in file.get(CONSTANTS_GROUP, {}).items()}
         return Tables(images, file["views/box"][()], file["views/flip"][()], constants)

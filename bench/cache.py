@@ -1,0 +1,72 @@
+"""A cache made from arrays of features, without images or a backbone, for measurements of reading."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from featcache.builder import ShardBuilder
+from featcache.encoding import digest_of_constants, encode
+from featcache.files import make_folder, write_durably
+from featcache.layout import Block, ImageRow, shard_name
+from featcache.recipe import Recipe, Target
+from featcache.seal import seal
+from featcache.shard import open_shard
+from featcache.views import Box, View
+
+LAYER = "layer3"
+
+
+def make_cache(
+    folder: Path, features: NDArray[np.float16], *, views: int, rows_per_shard: int = 64, constants: Any = None
+) -> Path:
+    """Write and seal a cache of features (N * views, L, D); uint8 if constants are given."""
+    target = _target(features.shape[1:], constants)
+    rows = len(features) // views
+    shards = make_folder(folder / "shards")
+    sha256 = {}
+    for start in range(0, rows, rows_per_shard):
+        block = Block((start, min(start + rows_per_shard, rows)), (0, views))
+        data = _shard(features, block, views, target)
+        sha256[shard_name(block, data)] = write_durably(shards / shard_name(block, data), data)
+    opened = [open_shard(shards / name) for name in sha256]
+    source = {"dataset": "drawn", "root": "", "weights": "random", "batch_size": "16"}
+    seal(folder, target.recipe, opened, rows=rows, views=views, sha256=sha256, splits={}, source=source, versions={})
+    return folder
+
+
+def _target(shape: tuple[int, ...], constants: Any) -> Target:
+    side = int(shape[0] ** 0.5)
+    by_layer = {} if constants is None else {LAYER: constants}
+    recipe = Recipe(
+        backbone="drawn",
+        weights="0" * 64,
+        layers=((LAYER, side, shape[0] // side, shape[1]),),
+        precision="fp32",
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        image_size=224,
+        eval_view="center",
+        crop_scale=(0.08, 1.0),
+        crop_ratio=(0.75, 4 / 3),
+        seed=0,
+        encoding="float16" if constants is None else "uint8",
+        calibration=digest_of_constants(by_layer),
+    )
+    return Target(recipe, by_layer)
+
+
+def _shard(features: NDArray[np.float16], block: Block, views: int, target: Target) -> bytes:
+    builder = ShardBuilder(target.recipe, block, target.constants)
+    for i, row in enumerate(range(*block.rows)):
+        builder.set_image(
+            i, ImageRow(f"{row:06d}.jpg", f"{row:064x}", 640, 480), [View(Box(0, 0, 1, 1), False)] * views
+        )
+        own = torch.from_numpy(features[row * views : (row + 1) * views]).float()
+        encoded = encode(own, target.constants.get(LAYER))
+        for j in range(views):
+            builder.set_chunk(f"features/{LAYER}", i, j, encoded.features[j])
+            builder.set_chunk(f"pooled/{LAYER}", i, j, encoded.pooled[j])
+    return builder.finish()

@@ -1,0 +1,108 @@
+"""What storing features as uint8 costs: their error against float16, and test rho of heads on both, paired.
+
+The two caches hold the same views of the same images. A head of one seed is trained on both for every split; the
+difference of a seed is that of its mean test rho over splits. The interval is Student's t over seeds.
+
+Example: python -m bench.encodings --float16 cache/complexity --uint8 cache/complexity-uint8 --seeds 8
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+
+def error_of(float16: Any, uint8: Any) -> dict[str, float]:
+    """Return how far features stored in 8 bits are from those in 16, over view 0 of every image."""
+    import torch
+
+    from featcache.encoding import decode
+
+    rows = np.flatnonzero(float16.present & uint8.present)
+    squares = errors = largest = span = 0.0
+    cosines = []
+    for start in range(0, len(rows), 64):
+        batch = rows[start : start + 64]
+        exact = torch.from_numpy(float16.read(batch, 0)).float()
+        coded = decode(torch.from_numpy(uint8.read(batch, 0)), uint8.constants())
+        squares += float((exact**2).sum())
+        errors += float(((exact - coded) ** 2).sum())
+        largest = max(largest, float((exact - coded).abs().max()))
+        span = max(span, float(exact.abs().max()))
+        cosines.append(torch.nn.functional.cosine_similarity(exact.flatten(1), coded.flatten(1)).numpy())
+    cosine = np.concatenate(cosines)
+    return {
+        "relative_rms_error": round((errors / squares) ** 0.5, 5),
+        "largest_error_of_largest_value": round(largest / span, 5),
+        "mean_cosine": round(float(cosine.mean()), 6),
+        "least_cosine": round(float(cosine.min()), 6),
+    }
+
+
+def mean_rho(cache: Any, seed: int, attention: bool, home: Path) -> float:
+    """Return the mean test rho over splits of heads of one seed."""
+    from head.score import score_run
+    from head.settings import TrainSettings
+    from head.train import train_split
+
+    settings = TrainSettings(seed=seed, attention=attention)
+    name = f"seed-{seed}" if attention else f"no-attention-seed-{seed}"
+    runs = [train_split(cache, split, settings, home / name / f"split-{split}", name=name) for split in cache.splits]
+    return float(np.mean([score_run(run, cache).metrics.rho for run in runs]))
+
+
+def paired(differences: list[float]) -> dict[str, Any]:
+    """Return mean and the half width of its 95% interval (Student's t)."""
+    from scipy import stats
+
+    n = len(differences)
+    half = float(stats.t.ppf(0.975, n - 1) * np.std(differences, ddof=1) / n**0.5) if n > 1 else None
+    return {
+        "mean_difference": round(float(np.mean(differences)), 5),
+        "half_width_95": None if half is None else round(half, 5),
+        "seeds": n,
+        "differences": [round(value, 5) for value in differences],
+    }
+
+
+@click.command()
+@click.option("--float16", "exact", required=True, type=click.Path(path_type=Path))
+@click.option("--uint8", "coded", required=True, type=click.Path(path_type=Path))
+@click.option("--runs", type=click.Path(path_type=Path), default=Path("runs/encodings"), show_default=True)
+@click.option("--seeds", default=8, show_default=True)
+@click.option("--first-seed", default=0, show_default=True)
+def main(exact: Path, coded: Path, runs: Path, seeds: int, first_seed: int) -> None:
+    """Print one JSON line: bytes, error, and the paired difference (uint8 - float16) of test rho."""
+    from featcache.cache import open_cache
+
+    float16, uint8 = open_cache(exact), open_cache(coded)
+    result: dict[str, Any] = {
+        "cache": float16.name,
+        "images": float16.rows,
+        "splits": len(float16.splits),
+        "bytes": {"float16": _bytes(float16), "uint8": _bytes(uint8)},
+        "error": error_of(float16, uint8),
+    }
+    for name, attention in (("attention", True), ("no_attention", False)):
+        rho = {
+            encoding: [mean_rho(cache, seed, attention, runs / encoding) for seed in _seeds(first_seed, seeds)]
+            for encoding, cache in (("float16", float16), ("uint8", uint8))
+        }
+        differences = [b - a for a, b in zip(rho["float16"], rho["uint8"], strict=True)]
+        means = {f"test_rho_{encoding}": round(float(np.mean(values)), 4) for encoding, values in rho.items()}
+        result[name] = {**means, **paired(differences)}
+    click.echo(json.dumps(result))
+
+
+def _seeds(first: int, count: int) -> range:
+    return range(first, first + count)
+
+
+def _bytes(cache: Any) -> int:
+    return sum(entry.bytes for entry in cache.manifest.shards)
+
+
+if __name__ == "__main__":
+    main()

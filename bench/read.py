@@ -1,0 +1,178 @@
+"""Random batches of views from one cache: this reader against plain h5py, a DataLoader over h5py, npy and memcpy.
+
+Every way reads the same batches, one after another in each round, so that what else the machine does hits all alike;
+figures are medians over rounds. The file cache is warm. Digests are checked by this reader on every read.
+
+Example: python -m bench.read
+"""
+
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import click
+import h5py
+import hdf5plugin  # noqa: F401  registers the zstd filter with HDF5
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from featcache.cache import FeatureCache, open_cache
+from featcache.layout import chunk_digest
+from featcache.plan import existing_shards
+from featcache.rebuild import opened
+
+from .cache import LAYER, make_cache
+from .features import constants_of, drawn
+
+Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
+Read = Callable[[Pairs, NDArray[Any]], object]
+
+
+class H5pyViews(torch.utils.data.Dataset[torch.Tensor]):
+    """What a competent user writes: a map-style dataset that opens the HDF5 file in the worker that reads it."""
+
+    def __init__(self, path: Path, pairs: Pairs) -> None:
+        self.path, self.pairs = path, pairs
+        self.file: h5py.File | None = None
+
+    def __len__(self) -> int:
+        return len(self.pairs[0])
+
+    def __getitem__(self, k: int) -> torch.Tensor:
+        if self.file is None:
+            self.file = h5py.File(self.path, "r")
+        return torch.from_numpy(self.file[f"features/{LAYER}"][self.pairs[0][k], self.pairs[1][k]])
+
+
+def plain_h5py(dataset: h5py.Dataset) -> Read:
+    """Return a reader that takes one view after another from an open dataset."""
+
+    def read(pairs: Pairs, out: NDArray[Any]) -> None:
+        for k, (i, j) in enumerate(zip(*pairs, strict=True)):
+            out[k] = dataset[i, j]
+
+    return read
+
+
+def shard_by_shard(cache: FeatureCache) -> Read:
+    """Return plain h5py on the shards, all open, as fast as it can be: no virtual dataset in between."""
+    datasets = [
+        h5py.File(cache.path / "shards" / entry.file, "r")[f"features/{LAYER}"] for entry in cache.manifest.shards
+    ]
+    size = len(datasets[0])
+
+    def read(pairs: Pairs, out: NDArray[Any]) -> None:
+        for k, (i, j) in enumerate(zip(*pairs, strict=True)):
+            out[k] = datasets[i // size][i % size, j]
+
+    return read
+
+
+def dataloader(path: Path, batches: list[Pairs]) -> float:
+    """Return seconds a batch of a DataLoader with 2 workers over h5py, without the time its workers take to start."""
+    rows, views = (np.concatenate([pairs[axis] for pairs in batches]) for axis in (0, 1))
+    loader = torch.utils.data.DataLoader(H5pyViews(path, (rows, views)), batch_size=len(batches[0][0]), num_workers=2)
+    times = []
+    iterator = iter(loader)
+    next(iterator)
+    started = time.perf_counter()
+    for _ in iterator:
+        times.append(time.perf_counter() - started)
+        started = time.perf_counter()
+    return sum(times) / len(times)
+
+
+def digest_share(cache: FeatureCache, pairs: Pairs, seconds: float) -> float:
+    """Return the share of a batch's time, one thread, that checking its digests takes."""
+    shards, stored = existing_shards(cache.path), []
+    for row, view in zip(*(axis.tolist() for axis in pairs), strict=True):
+        shard = next(shard for shard in shards if row in range(*shard.block.rows))
+        with opened(shard) as descriptor:
+            i = row - shard.block.rows[0]
+            stored.append((shard.read_stored(descriptor, f"features/{LAYER}", i, view), cache.images[row].name, view))
+    fingerprint = cache.fingerprint
+    started = time.perf_counter()
+    for data, name, view in stored:
+        chunk_digest(data, fingerprint=fingerprint, array=f"features/{LAYER}", name=name, view=view)
+    return (time.perf_counter() - started) / seconds
+
+
+def feature_bytes(cache: FeatureCache) -> int:
+    """Return the stored bytes of all feature chunks."""
+    shards = existing_shards(cache.path)
+    return int(sum(shard.arrays[f"features/{LAYER}"].sizes.sum() for shard in shards))
+
+
+def measure(folder: Path, features: NDArray[np.float16], *, views: int, encoding: str, batch: int, rounds: int) -> Any:
+    """Return figures of one encoding."""
+    constants = constants_of(features) if encoding == "uint8" else None
+    path = make_cache(folder / encoding, features, views=views, constants=constants)
+    one, two = (open_cache(path, threads=threads) for threads in (1, 2))
+    shape, dtype = (batch, *features.shape[1:]), one.read(0, 0).dtype
+    raw = np.lib.format.open_memmap(folder / "raw.npy", "w+", dtype, (one.rows, views, *features.shape[1:]))
+    for start in range(0, one.rows, 16):
+        rows = np.arange(start, min(start + 16, one.rows))
+        for view in range(views):
+            raw[rows, view] = two.read(rows, view)
+    virtual = h5py.File(path / "cache.h5", "r")[f"features/{LAYER}"]
+    ways: dict[str, Read] = {
+        "reader_2_threads": lambda pairs, out: two.read(*pairs, out=out),
+        "reader_1_thread": lambda pairs, out: one.read(*pairs, out=out),
+        "h5py": plain_h5py(virtual),
+        "h5py_on_shards": shard_by_shard(one),
+        "npy_memmap": lambda pairs, out: np.copyto(out, raw[pairs]),
+        "memcpy": lambda pairs, out: np.copyto(out, source),
+    }
+    rng = np.random.default_rng(0)
+    batches = [(rng.integers(0, one.rows, batch), rng.integers(0, views, batch)) for _ in range(rounds + 1)]
+    source, out, expected = np.ones(shape, dtype), np.zeros(shape, dtype), np.zeros(shape, dtype)
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for number, pairs in enumerate(batches):
+        np.copyto(expected, raw[pairs])
+        for name, read in ways.items():
+            started = time.perf_counter()
+            read(pairs, out)
+            elapsed = time.perf_counter() - started
+            if number:  # the first opens files and warms up
+                times[name].append(elapsed)
+            if name != "memcpy" and not np.array_equal(out, expected):
+                raise AssertionError(f"{name} read other values")
+    seconds = {name: median(values) for name, values in times.items()}
+    seconds["dataloader_h5py_2_workers"] = dataloader(path / "cache.h5", batches)
+    mine = seconds["reader_2_threads"]
+    return {
+        "share_of_raw_float16": round(feature_bytes(one) / features.nbytes, 4),
+        "views_per_second": {name: round(batch / value) for name, value in seconds.items()},
+        "gigabytes_per_second": {name: round(out.nbytes / value / 1e9, 3) for name, value in seconds.items()},
+        "times_h5py": round(seconds["h5py"] / mine, 2),
+        "times_h5py_on_shards": round(seconds["h5py_on_shards"] / mine, 2),
+        "times_one_thread": round(seconds["reader_1_thread"] / mine, 2),
+        "times_dataloader": round(seconds["dataloader_h5py_2_workers"] / mine, 2),
+        "digests_share_of_reading": round(digest_share(one, batches[-1], seconds["reader_1_thread"]), 4),
+    }
+
+
+@click.command()
+@click.option("--images", default=256, show_default=True)
+@click.option("--views", default=4, show_default=True)
+@click.option("--batch", default=256, show_default=True)
+@click.option("--rounds", default=9, show_default=True)
+def main(images: int, views: int, batch: int, rounds: int) -> None:
+    """Print one JSON line of figures for both encodings, on drawn features of which 70% are zero."""
+    features = drawn(images * views)
+    result: dict[str, Any] = {"views": images * views, "batch": batch, "rounds": rounds, "zeros": 0.7}
+    with tempfile.TemporaryDirectory() as folder:
+        for encoding in ("float16", "uint8"):
+            result[encoding] = measure(
+                Path(folder), features, views=views, encoding=encoding, batch=batch, rounds=rounds
+            )
+    click.echo(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
