@@ -1,6 +1,7 @@
 """Files that are either complete or not there, and canonical JSON. Knows nothing of what the bytes mean."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -42,7 +43,7 @@ def _write_and_sync(path: Path, data: memoryview) -> None:
             os.posix_fallocate(descriptor, 0, len(data))  # a full disk is known before the writing
         while data:
             data = data[os.write(descriptor, data[:_WRITE_SIZE]) :]
-        os.fsync(descriptor)
+        _sync(descriptor, path)
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)  # so that the check reads the disk
     finally:
@@ -78,9 +79,20 @@ def sync_folder(path: Path) -> None:
     """fsync a folder, so that a rename in it survives a power cut."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(descriptor)
+        _sync(descriptor, path)
     finally:
         os.close(descriptor)
+
+
+def _sync(descriptor: int, path: Path) -> None:
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno in (errno.EINVAL, errno.ENOTSUP):
+            raise StorageError(
+                f"{path}: this file system cannot fsync, so nothing on it is safe; use another"
+            ) from error
+        raise
 
 
 def remove_temporaries(folder: Path) -> int:

@@ -19,6 +19,7 @@ from conftest import TINY_EXTRACT
 from numpy.typing import NDArray
 from PIL import Image
 
+import featcache.extract
 import featcache.images
 import featcache.pipeline
 import featcache.plan
@@ -436,3 +437,35 @@ def test_a_damaged_manifest_is_made_anew(tiny_dataset: Path, reference: Path, tm
         open_cache(tmp_path / "copy")
     assert run(tiny_dataset, tmp_path / "copy").views_computed == 0
     assert json.loads(manifest.read_text())["shards"] == json.loads(whole)["shards"]
+
+
+def test_a_disk_that_cannot_hold_the_result_is_refused_before_anything_is_written(
+    tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(featcache.extract.shutil, "disk_usage", lambda _: usage._replace(free=100_000))
+    with pytest.raises(StorageError, match=r"about [\d,]{7,} bytes are needed, 100,000 are free.*--force"):
+        run(tiny_dataset, tmp_path / "out")
+    assert list((tmp_path / "out" / "shards").iterdir()) == []
+    forced = dataclasses.replace(SETTINGS, force=True)
+    assert run(tiny_dataset, tmp_path / "out", forced).views_computed == 123
+
+
+def test_a_run_that_computes_nothing_leaves_what_the_manifest_says_of_its_making(
+    tiny_dataset: Path, reference: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(reference, tmp_path / "copy")
+    run(tiny_dataset, tmp_path / "copy", dataclasses.replace(SETTINGS, batch_size=5))
+    assert open_cache(tmp_path / "copy").manifest.source == open_cache(reference).manifest.source
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"encoding": "uint4"}, "--encoding must be float16 or uint8, found 'uint4'"),
+        ({"calibrate_like": "cache/x"}, "--calibrate-like goes with --encoding uint8"),
+    ],
+)
+def test_encodings_that_do_not_exist_are_refused(changes: dict[str, str], message: str) -> None:
+    with pytest.raises(InvalidSettings, match=message):
+        ExtractSettings(**changes)

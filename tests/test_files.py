@@ -219,3 +219,11 @@ def test_anything_but_one_plain_json_object_is_corrupt(tmp_path: Path, text: byt
 def test_json_that_cannot_be_read_is_a_storage_error(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"gone\.json: cannot read: No such file"):
         files.read_json(tmp_path / "gone.json", largest=100)
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP])
+def test_a_file_system_that_cannot_fsync_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    monkeypatch.setattr(os, "fsync", fail_with(code))
+    with pytest.raises(StorageError, match="this file system cannot fsync, so nothing on it is safe"):
+        files.write_durably(tmp_path / "f", b"x")
+    assert list(tmp_path.iterdir()) == []
