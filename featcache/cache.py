@@ -4,7 +4,7 @@ Readers take no lock and hold no file open between calls. Every chunk's digest i
 an absent row is an error, never zeros.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,12 +108,16 @@ class FeatureCache:
         layer: str | None = None,
         *,
         prefetch: int = 2,
+        allocate: Callable[[tuple[int, ...], np.dtype[Any]], NDArray[Any]] = np.empty,
     ) -> Iterator[NDArray[Any]]:
         """Yield what `read` returns for each (rows, views), up to prefetch of them read before they are asked for.
 
         An array is valid until the next one is asked for, then it is filled anew: memory is bounded by
-        prefetch + 1 batches. Raises as `read` does, when the batch in question is asked for.
+        prefetch + 1 batches, which allocate(shape, dtype) makes: in pinned memory, say, for copies to a GPU. Raises
+        as `read` does, when the batch in question is asked for.
         """
+        if prefetch < 0:
+            raise InvalidSettings(f"prefetch must be 0 or more, found {prefetch}")
         array = f"features/{self.layer(layer)}"
         buffers: list[NDArray[Any]] = [np.empty(0)] * (prefetch + 1)
 
@@ -121,7 +125,7 @@ class FeatureCache:
             wanted = self._checked(*batch)
             spec = self._specs[array]
             if len(buffers[slot]) < len(wanted[0]):
-                buffers[slot] = np.empty((len(wanted[0]), *spec.chunk_shape), spec.dtype)
+                buffers[slot] = allocate((len(wanted[0]), *spec.chunk_shape), spec.dtype)
             return self._fill(array, wanted, buffers[slot][: len(wanted[0])])
 
         return ahead(batches, fill, prefetch=prefetch)
