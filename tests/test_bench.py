@@ -7,8 +7,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+import bench.codecs
+import bench.encodings
+import bench.features
 import bench.heads
 import bench.memory
+import bench.read
 from featcache.cache import open_cache
 from head.data import present_part
 
@@ -42,6 +46,39 @@ def test_ridge_is_scikit_learns_on_the_pooled_features(tiny_cache: Path) -> None
     expected = spearmanr(model.predict((unseen - mean) / deviation), test.scores).statistic
     found = bench.heads.ridge_rho(cache, "1", layer="layer3", deviation=False, parts=("train",))
     assert found == pytest.approx(expected, abs=0.02)
+
+
+def test_readers_read_the_same_and_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench.features, "POSITIONS", 9)
+    monkeypatch.setattr(bench.features, "CHANNELS", 13)
+    done = CliRunner().invoke(bench.read.main, ["--images", "70", "--views", "2", "--batch", "5", "--rounds", "2"])
+    assert done.exit_code == 0, done.exception
+    found = json.loads(done.stdout)
+    for encoding, largest in (("float16", 1.5), ("uint8", 0.9)):
+        figures = found[encoding]
+        assert 0 < figures["share_of_raw_float16"] < largest
+        speed = figures["views_per_second"]
+        assert figures["times_h5py"] == pytest.approx(speed["reader_2_threads"] / speed["h5py"], rel=0.05)
+        assert set(speed) == {
+            "reader_2_threads", "reader_1_thread", "h5py", "h5py_on_shards", "npy_memmap", "memcpy",
+            "dataloader_h5py_2_workers",
+        }  # fmt: skip
+
+
+def test_codecs_are_compared_and_the_chosen_ones_are_small(tmp_path: Path) -> None:
+    drawn = bench.features.drawn(2)
+    assert (drawn == 0).mean() == pytest.approx(0.7, abs=0.01)
+    found = dict(bench.codecs.measure(drawn, tmp_path))
+    assert found["float16"]["none"]["share"] == pytest.approx(1, abs=0.01)
+    assert found["float16"]["shuffle + zstd 1"]["share"] < 0.45
+    assert found["uint8"]["zstd 1"]["share"] < 0.24
+
+
+def test_a_difference_over_seeds_has_students_interval() -> None:
+    found = bench.encodings.paired([0.01, 0.02, 0.06])
+    assert found["mean_difference"] == pytest.approx(0.03)
+    assert found["half_width_95"] == pytest.approx(4.3027 * 0.026458 / 3**0.5, rel=1e-3)
+    assert bench.encodings.paired([0.01])["half_width_95"] is None
 
 
 @pytest.mark.slow
