@@ -119,14 +119,15 @@ class FeatureCache:
         if prefetch < 0:
             raise InvalidSettings(f"prefetch must be 0 or more, found {prefetch}")
         array = f"features/{self.layer(layer)}"
-        buffers: list[NDArray[Any]] = [np.empty(0)] * (prefetch + 1)
+        buffers: list[NDArray[Any] | None] = [None] * (prefetch + 1)
 
         def fill(slot: int, batch: tuple[ArrayLike, ArrayLike]) -> NDArray[Any]:
             wanted = self._checked(*batch)
             spec = self._specs[array]
-            if len(buffers[slot]) < len(wanted[0]):
-                buffers[slot] = allocate((len(wanted[0]), *spec.chunk_shape), spec.dtype)
-            return self._fill(array, wanted, buffers[slot][: len(wanted[0])])
+            buffer = buffers[slot]
+            if buffer is None or len(buffer) < len(wanted[0]):
+                buffer = buffers[slot] = allocate((len(wanted[0]), *spec.chunk_shape), spec.dtype)
+            return self._fill(array, wanted, buffer[: len(wanted[0])])
 
         return ahead(batches, fill, prefetch=prefetch)
 
@@ -140,17 +141,19 @@ class FeatureCache:
         shape = (len(wanted[0]), *spec.chunk_shape)
         if out is None:
             out = np.empty(shape, spec.dtype)
-        if out.shape != shape or out.dtype != spec.dtype or not out.flags.c_contiguous:
-            raise InvalidSettings(f"out must be C-contiguous {spec.dtype} {shape}, found {out.dtype} {out.shape}")
+        if out.shape != shape or out.dtype != spec.dtype or not (out.flags.c_contiguous and out.flags.writeable):
+            raise InvalidSettings(
+                f"out must be C-contiguous {spec.dtype} {shape} and writeable, found {out.dtype} {out.shape}"
+            )
         return self._fill(array, wanted, out)
 
     def _checked(self, rows: ArrayLike, views: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return rows and views as arrays (B), all of which exist and have features."""
-        wanted_rows, wanted_views = np.broadcast_arrays(np.atleast_1d(rows), np.atleast_1d(views))
-        if wanted_rows.ndim != 1:
-            raise InvalidSettings(
-                f"{self.path}: rows and views must be lists of numbers, found shape {wanted_rows.shape}"
-            )
+        given = np.atleast_1d(rows), np.atleast_1d(views)
+        if any(axis.ndim != 1 for axis in given) or len({len(axis) for axis in given} - {1}) > 1:
+            shapes = " and ".join(str(axis.shape) for axis in given)
+            raise InvalidSettings(f"{self.path}: rows and views must be lists of one length, found shapes {shapes}")
+        wanted_rows, wanted_views = np.broadcast_arrays(*given)
         self._check_range(wanted_rows, self.rows, "row")
         self._check_range(wanted_views, self.views, "view")
         for row in wanted_rows[~self.present[wanted_rows.astype(np.intp)]][:1].tolist():

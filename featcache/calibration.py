@@ -30,15 +30,13 @@ def settle_target(
     like: Path | None = None,
     sample: int = SAMPLE_IMAGES,
 ) -> Target:
-    """Return recipe with its constants: those of the shards that are there, of the cache `like`, or calibrated now.
+    """Return recipe with its constants: those of the cache `like`, of the shards that are there, or calibrated now.
 
     recipe is still without calibration. names are the images below the folder images. Raises `Mismatch` if `like`
     was made with another recipe, `BadInput` if no image of the sample can be decoded.
     """
     if recipe.encoding != "uint8":
         return Target(recipe)
-    if shards:  # whether their recipe is the same in all else is for the caller to check
-        return Target(replace(recipe, calibration=shards[0].recipe.calibration), shards[0].constants)
     if like is not None:
         cache = open_cache(like)
         check_same(
@@ -48,6 +46,8 @@ def settle_target(
             way_out="Take the constants of a cache of the same recipe, or calibrate anew without --calibrate-like.",
         )
         constants = {layer: value for layer in recipe.layer_names if (value := cache.constants(layer)) is not None}
+    elif shards:  # whether their recipe is the same in all else is for the caller to check
+        return Target(replace(recipe, calibration=shards[0].recipe.calibration), shards[0].constants)
     else:
         constants = _calibrate(backbone, recipe, names, images, sample)
     return Target(replace(recipe, calibration=digest_of_constants(constants)), constants)

@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .errors import BadInput
+
 LEVELS = 255
 _SCALE_BITS = 8  # of a scale's mantissa: the last bits of features, which differ between machines, must not show
 
@@ -22,12 +24,15 @@ Constants = NDArray[np.float32]  # (2, D): scale, then zero point (a whole numbe
 def calibrate(batches: Iterable[Tensor]) -> Constants:
     """Return the constants (2, D) that span each channel's range in batches of features (B, L, D).
 
-    The whole range of the sample and 0 are representable; what lies outside is stored as the nearest end.
+    The whole range of the sample and 0 are representable; what lies outside is stored as the nearest end. Raises
+    `BadInput` for features that are NaN or infinite.
     """
     low = high = torch.zeros(())
     for features in batches:
         low = torch.minimum(low, features.amin(dim=(0, 1)).cpu())
         high = torch.maximum(high, features.amax(dim=(0, 1)).cpu())
+    if not torch.isfinite(high - low).all():
+        raise BadInput("uint8 cannot be calibrated: the backbone gave a feature that is NaN or infinite")
     scale = _rounded_up(((high - low) / LEVELS).double().numpy())
     zero = np.round(-low.double().numpy() / scale)
     return np.stack([scale, zero]).astype("<f4")
@@ -68,7 +73,7 @@ def decode(stored: Tensor, constants: Constants | None) -> Tensor:
 class Encoded:
     """A batch as it is stored: features (B, L, D), mean and deviation over L of what they decode to (B, 2, D) float32.
 
-    storable (B) is False where a feature is NaN or infinite, or too large for float16 (above 65,504).
+    storable (B) is False where a feature is NaN or infinite or, for float16, too large (above 65,504).
     """
 
     features: NDArray[np.generic]

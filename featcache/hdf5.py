@@ -1,7 +1,7 @@
 """How this project opens and writes HDF5: without locks, times or variable-length text. Knows no layout."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,32 @@ def create_chunked(
             properties,
         )
     )
+
+
+def create_virtual(
+    file: h5py.File,
+    path: str,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    sources: Iterable[tuple[str, tuple[int, int, int, int]]],
+) -> None:
+    """Create a virtual dataset: each source is a file and the rows and views [r0, r1) x [v0, v1) that it holds.
+
+    What no source holds reads as NaN, or as 0 where the type has none.
+    """
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    properties.set_obj_track_times(False)
+    if dtype.kind == "f":
+        properties.set_fill_value(np.array(np.nan, dtype))
+    space = h5py.h5s.create_simple(shape)
+    for source, (r0, r1, v0, v1) in sources:
+        block = (r1 - r0, v1 - v0, *shape[2:])
+        space.select_hyperslab((r0, v0, *(0 for _ in shape[2:])), block)
+        properties.set_virtual(space, source.encode(), path.encode(), h5py.h5s.create_simple(block))
+    space.select_all()
+    group, _, name = path.rpartition("/")
+    kind = h5py.h5t.py_create(dtype)
+    h5py.h5d.create(file.require_group(group).id, name.encode(), kind, space, properties)
 
 
 def set_attributes(file: h5py.File, attributes: dict[str, Any]) -> None:

@@ -10,12 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from .builder import ShardBuilder
 from .cache import open_listed_shard
-from .dataset import PARTS, Part, natural_key
-from .errors import BadInput, CacheIncomplete, InvalidSettings, Mismatch, list_problems
+from .errors import CacheIncomplete, InvalidSettings, Mismatch, list_problems
 from .files import make_folder, remove_temporaries, write_durably
 from .layout import Block, ImageRow, shard_name
 from .lock import writer_lock
@@ -27,6 +24,7 @@ from .rebuild import copy_row, opened
 from .recipe import check_same
 from .seal import seal
 from .shard import Shard, open_shard
+from .splits import merge_splits
 
 
 @dataclass(frozen=True)
@@ -51,6 +49,11 @@ class _Source:
     folder: Path
     shards: list[Shard]
     manifest: Manifest | None
+
+    @property
+    def names(self) -> dict[int, str]:
+        """The image in each row."""
+        return {row: i.name for shard in self.shards for row, i in enumerate(shard.images, shard.block.rows[0])}
 
 
 @dataclass(frozen=True)
@@ -87,22 +90,17 @@ def merge_caches(out: Path, inputs: Sequence[Path], *, on_progress: OnProgress =
     """
     _refuse_out(out, inputs)
     sources = [_open_source(folder) for folder in inputs]
-    for source in sources[1:]:
-        check_same(
-            source.shards[0].recipe,
-            sources[0].shards[0].recipe,
-            where=str(source.folder),
-            way_out=f"Only caches of the recipe of {sources[0].folder} can be merged with it.",
-        )
+    _refuse_other_recipes(sources)
     held = _held_images(sources)
     views = max(shard.block.views[1] for source in sources for shard in source.shards)
     pieces = _choose_pieces(held, views)
     row_of = _assign_rows(sources, held)
-    splits = _merge_splits(sources, row_of)
+    splits = merge_splits([(source.manifest.splits, source.names) for source in sources if source.manifest], row_of)
     planned = list(_plan(pieces, row_of))
     make_folder(out)
     with writer_lock(out):
         make_folder(out / "shards")
+        _refuse_strangers(out, planned)
         remove_temporaries(out / "shards")
         remove_temporaries(out)
         written = {}
@@ -118,6 +116,8 @@ def merge_caches(out: Path, inputs: Sequence[Path], *, on_progress: OnProgress =
 
 
 def _refuse_out(out: Path, inputs: Sequence[Path]) -> None:
+    if not inputs:
+        raise InvalidSettings("name at least one cache to merge")
     if len({path.resolve() for path in inputs}) < len(inputs):
         raise InvalidSettings("an input is named twice")
     if out.resolve() in {path.resolve() for path in inputs}:
@@ -125,6 +125,34 @@ def _refuse_out(out: Path, inputs: Sequence[Path]) -> None:
     if (out / MANIFEST_NAME).exists():
         raise InvalidSettings(f"{out} is a finished cache already; give a new folder")
     refuse_foreign_folder(out)
+
+
+def _refuse_strangers(out: Path, planned: Sequence[_Planned]) -> None:
+    """Raise `InvalidSettings` if out holds shards that this merge would not write: extract would take them all."""
+    expected = {item.block: [place.image for place in item.rows] for item in planned}
+    recipe = planned[0].rows[0].shard.recipe
+    foreign = [
+        shard.path.name
+        for shard in existing_shards(out)
+        if shard.recipe != recipe or expected.get(shard.block) != shard.images
+    ]
+    if foreign:
+        way_out = "Give a new folder."
+        raise InvalidSettings(list_problems(f"{out}: holds shards that are no part of this merge:", foreign, way_out))
+
+
+def _refuse_other_recipes(sources: Sequence[_Source]) -> None:
+    """Raise `Mismatch`, naming the fields, if two shards have different recipes."""
+    first = sources[0].shards[0]
+    for source in sources:
+        for shard in source.shards:
+            if shard.fingerprint != first.fingerprint:
+                check_same(
+                    shard.recipe,
+                    first.recipe,
+                    where=str(source.folder),
+                    way_out=f"Only caches of the recipe of {sources[0].folder} can be merged with it.",
+                )
 
 
 def _open_source(folder: Path) -> _Source:
@@ -159,20 +187,10 @@ def _held_images(sources: Sequence[_Source]) -> dict[str, list[_Held]]:
 
 
 def _choose_pieces(held: dict[str, list[_Held]], views: int) -> dict[str, list[_Held]]:
-    """Return for each image the places that together hold every view once, those with features first."""
-    pieces: dict[str, list[_Held]] = {}
-    short = []
-    for name, places in held.items():
-        chosen: list[_Held] = []
-        position = 0
-        while position < views:
-            fitting = [place for place in places if place.shard.block.views[0] == position]
-            if not fitting:
-                short.append(f"{name}: {position} of {views} views")
-                break
-            chosen.append(min(fitting, key=lambda place: bool(place.image.absent)))
-            position = chosen[-1].shard.block.views[1]
-        pieces[name] = chosen
+    """Return for each image the places that together hold every view once."""
+    pieces = {name: _cover(places) for name, places in held.items()}
+    reached = {name: chosen[-1].shard.block.views[1] if chosen else 0 for name, chosen in pieces.items()}
+    short = [f"{name}: {stop} of {views} views" for name, stop in reached.items() if stop < views]
     if short:
         raise Mismatch(
             list_problems(
@@ -182,6 +200,22 @@ def _choose_pieces(held: dict[str, list[_Held]], views: int) -> dict[str, list[_
             )
         )
     return pieces
+
+
+def _cover(places: Sequence[_Held]) -> list[_Held]:
+    """Return places that follow one another from view 0 as far as they go, with features and few if possible."""
+    best: dict[int, list[_Held]] = {0: []}
+    for place in sorted(places, key=lambda place: place.shard.block.views[0]):
+        start, stop = place.shard.block.views
+        if start in best:
+            found = [*best[start], place]
+            if stop not in best or _cost(found) < _cost(best[stop]):
+                best[stop] = found
+    return best[max(best)]
+
+
+def _cost(pieces: Sequence[_Held]) -> tuple[int, int]:
+    return sum(bool(piece.image.absent) for piece in pieces), len(pieces)
 
 
 def _assign_rows(sources: Sequence[_Source], held: dict[str, list[_Held]]) -> dict[str, int]:
@@ -197,41 +231,6 @@ def _assign_rows(sources: Sequence[_Source], held: dict[str, list[_Held]]) -> di
                 "finish it with the same extract command first"
             )
     return {name: row for row, name in enumerate(held)}
-
-
-def _merge_splits(sources: Sequence[_Source], row_of: dict[str, int]) -> Splits:
-    """Return the union of the inputs' splits; raise `BadInput` that lists every contradiction."""
-    scores: dict[str, dict[str, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
-    problems = []
-    for source in sources:
-        if source.manifest is None:
-            continue
-        names = {row: i.name for shard in source.shards for row, i in enumerate(shard.images, shard.block.rows[0])}
-        for split, parts in source.manifest.splits.items():
-            for part, values in parts.items():
-                for row, score in zip(values.rows.tolist(), values.scores.tolist(), strict=True):
-                    name = names[row]
-                    if scores[split][part].setdefault(name, score) != score:
-                        problems.append(f"{part}_{split}: {name} has two scores")
-    for split, by_part in scores.items():
-        seen: set[str] = set()
-        for part in PARTS:
-            problems += [
-                f"split {split}: {name} is in {part} and in another part" for name in by_part[part] if name in seen
-            ]
-            seen |= set(by_part[part])
-    if problems:
-        raise BadInput(
-            list_problems("the splits of the inputs contradict each other:", problems, "Mend the split files.")
-        )
-    return {
-        split: {
-            part: Part(np.array([row_of[name] for name in found], np.int64), np.array(list(found.values()), np.float64))
-            for part in PARTS
-            if (found := scores[split][part])
-        }
-        for split in sorted(scores, key=natural_key)
-    }
 
 
 def _plan(pieces: dict[str, list[_Held]], row_of: dict[str, int]) -> Iterator[_Planned]:

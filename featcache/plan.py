@@ -101,7 +101,14 @@ def _decodes(path: Path) -> bool:
 
 def _assign_rows(shards: Sequence[Shard], names: Iterable[str]) -> list[str]:
     """Return the name of every row: those in shards where they are, the others sorted into the rows still free."""
-    name_of = {row: image.name for shard in shards for row, image in enumerate(shard.images, shard.block.rows[0])}
+    name_of: dict[int, str] = {}
+    for shard in shards:
+        for row, image in enumerate(shard.images, shard.block.rows[0]):
+            if name_of.setdefault(row, image.name) != image.name:
+                raise CorruptFile(
+                    f"{shard.path}: row {row} is {image.name} there and {name_of[row]} in another shard; "
+                    "they are not of one cache. Move one of them away"
+                )
     if len(set(name_of.values())) != len(name_of):
         raise CorruptFile("an image stands in two rows of the cache's shards; delete the cache and extract again")
     free = iter(sorted(set(names) - set(name_of.values())))

@@ -7,9 +7,9 @@ import multiprocessing
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import cycle, groupby
 from typing import Any, TypeVar
 
 import zstandard
@@ -20,6 +20,7 @@ from .shard import WAY_OUT, Shard
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+_END: Any = object()
 _PIECES_PER_THREAD = 4  # so that no thread waits long for the last one
 
 
@@ -85,19 +86,22 @@ def ahead(work: Iterable[Item], do: Callable[[int, Item], Result], *, prefetch: 
     """Yield do(slot, item) for each item, up to prefetch of them computed in a thread before they are asked for.
 
     slot counts round 0..prefetch: what was done in a slot is no longer in use when the slot comes round again,
-    which is when the next result is asked for. So prefetch + 1 buffers are enough.
+    which is when the next result is asked for. So prefetch + 1 buffers are enough. work is iterated in the thread.
     """
-    if prefetch == 0:
-        yield from (do(0, item) for item in work)
-        return
+    source = iter(work)
     pool = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
-    waiting: deque[Future[Result]] = deque()
+
+    def step(slot: int) -> Any:
+        item = next(source, _END)
+        return _END if item is _END else do(slot, item)
+
+    waiting = deque(pool.submit(step, slot) for slot in range(prefetch + 1))
     try:
-        for number, item in enumerate(work):
-            waiting.append(pool.submit(do, number % (prefetch + 1), item))
-            if len(waiting) > prefetch:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        for slot in cycle(range(prefetch + 1)):
+            result = waiting.popleft().result()
+            if result is _END:
+                return
+            yield result
+            waiting.append(pool.submit(step, slot))
     finally:
         pool.shutdown(cancel_futures=True)

@@ -113,6 +113,8 @@ class Shard:
             with open_hdf5(self.path) as file:
                 file[array].read_direct(out, np.s_[i, j])
         except OSError as error:
+            if error.errno:
+                raise StorageError(f"{self.path}: cannot read: {error.strerror}") from error
             raise Mismatch(
                 f"{self.path}: {array} is stored with filters that are not installed ({error}); "
                 "install their HDF5 plugin, or upgrade this program"
@@ -235,10 +237,11 @@ def _read_index(
         raise CorruptFile(
             f"{path}: {array} is {dataset.dtype} {tuple(chunk)}, its recipe says {spec.dtype} {spec.chunk_shape}"
         )
+    codec = codec_of(dataset.id.get_create_plist())
     offsets, sizes = np.full((n, v), -1, np.int64), np.zeros((n, v), np.int64)
 
     def note(stored: Any) -> None:
-        if stored.filter_mask:
+        if stored.filter_mask and codec is not None:  # HDF5 itself heeds the mask
             raise Mismatch(f"{path}: {array} skips a filter for chunk {stored.chunk_offset}, which is not read here")
         i, j = stored.chunk_offset[:2]
         offsets[i, j], sizes[i, j] = stored.byte_offset, stored.size
@@ -249,4 +252,4 @@ def _read_index(
         raise CorruptFile(f"{path}: {array} lacks chunks of images that are there")
     if ends.max(initial=0) > path.stat().st_size:
         raise CorruptFile(f"{path}: {array} has chunks beyond the end of the file")
-    return ChunkIndex(offsets, sizes, digests, codec_of(dataset.id.get_create_plist()))
+    return ChunkIndex(offsets, sizes, digests, codec)

@@ -16,7 +16,7 @@ from .builder import image_tables
 from .encoding import Constants
 from .errors import CorruptFile, Mismatch
 from .files import canonical_json
-from .hdf5 import open_hdf5, set_attributes
+from .hdf5 import create_virtual, open_hdf5, set_attributes
 from .layout import CONSTANTS_GROUP, ImageRow, array_specs, image_rows
 from .manifest import Splits
 from .recipe import FORMAT_VERSION, Recipe
@@ -88,13 +88,8 @@ def build_index(
                 file.create_dataset(f"splits/{split}/{name}/row", data=part.rows)
                 file.create_dataset(f"splits/{split}/{name}/score", data=part.scores)
         for array, spec in array_specs(recipe).items():
-            layout = h5py.VirtualLayout((rows, views, *spec.chunk_shape), spec.dtype)
-            for shard in shards:
-                (r0, r1), (v0, v1) = shard.block.rows, shard.block.views
-                shape = (r1 - r0, v1 - v0, *spec.chunk_shape)
-                layout[r0:r1, v0:v1] = h5py.VirtualSource(f"shards/{shard.path.name}", array, shape, spec.dtype)
-            fill = np.nan if spec.dtype.kind == "f" else 0  # absent images show as NaN
-            file.create_virtual_dataset(array, layout, fillvalue=fill)
+            sources = [(f"shards/{shard.path.name}", (*shard.block.rows, *shard.block.views)) for shard in shards]
+            create_virtual(file, array, (rows, views, *spec.chunk_shape), spec.dtype, sources)
         set_attributes(
             file,
             {

@@ -1,0 +1,45 @@
+"""Joining the splits of several caches: scores per (split, part, image). Knows nothing of shards."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from .dataset import PARTS, Part, natural_key
+from .errors import BadInput, list_problems
+from .manifest import Splits
+
+
+def merge_splits(inputs: Sequence[tuple[Splits, Mapping[int, str]]], row_of: Mapping[str, int]) -> Splits:
+    """Return the union of splits, each with the names of its rows, as rows of another cache.
+
+    Raises `BadInput` that lists every contradiction: two scores of an image in one part, or an image in two parts.
+    """
+    scores: dict[str, dict[str, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
+    problems = []
+    for splits, names in inputs:
+        for split, parts in splits.items():
+            for part, values in parts.items():
+                for row, score in zip(values.rows.tolist(), values.scores.tolist(), strict=True):
+                    name = names[row]
+                    if scores[split][part].setdefault(name, score) != score:
+                        problems.append(f"{part}_{split}: {name} has two scores")
+    for split, by_part in scores.items():
+        seen: set[str] = set()
+        for part in PARTS:
+            problems += [
+                f"split {split}: {name} is in {part} and in another part" for name in by_part[part] if name in seen
+            ]
+            seen |= set(by_part[part])
+    if problems:
+        raise BadInput(
+            list_problems("the splits of the inputs contradict each other:", problems, "Mend the split files.")
+        )
+    return {
+        split: {
+            part: Part(np.array([row_of[name] for name in found], np.int64), np.array(list(found.values()), np.float64))
+            for part in PARTS
+            if (found := scores[split][part])
+        }
+        for split in sorted(scores, key=natural_key)
+    }
