@@ -300,3 +300,52 @@ def test_a_picture_in_a_folder_is_found_by_its_suffix(trained: Path) -> None:
     (trained / "mixed" / "notes.txt").write_text("not a picture")
     found = json.loads(amnet("predict", "--head", "runs/tiny/paper/split-2", "mixed", "--json").stdout)
     assert [Path(item["path"]).name for item in found] == ["a.PNG"]
+
+
+def test_verify_says_what_is_damaged_and_repair_mends_it(here: Path, tiny_cache: Path) -> None:
+    shutil.copytree(tiny_cache, "cache/tiny")
+    sound = amnet("verify-cache")
+    assert sound.stdout.endswith("complete: sound\n")
+    (shard,) = Path("cache/tiny/shards").iterdir()
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[: len(whole) // 2] + b"\xff" + whole[len(whole) // 2 + 1 :])
+    damaged = amnet("verify-cache", status=5)
+    assert "complete: 1 problems\n" in damaged.stdout
+    assert f"damaged  shards/{shard.name}: 1 of 41 rows have damaged chunks (rows " in damaged.stdout
+    found = json.loads(amnet("verify-cache", "--json", status=5).stdout)
+    assert (found["ok"], found["complete"], len(found["problems"][0]["rows"])) == (False, True, 1)
+    mended = amnet("verify-cache", "--repair")
+    assert f"repaired shards/{shard.name}\n1 rows were computed anew\n" in mended.stdout
+    assert shard.read_bytes() == whole
+    (Path("cache/tiny") / "notes.txt").write_text("mine")
+    assert "warning: notes.txt: not part of the cache" in amnet("verify-cache").stderr
+
+
+def test_what_cannot_be_repaired_ends_with_status_5_and_an_unfinished_cache_with_4(
+    here: Path, tiny_cache: Path
+) -> None:
+    shutil.copytree(tiny_cache, "cache/tiny")
+    (shard,) = Path("cache/tiny/shards").iterdir()
+    shard.write_bytes(b"")
+    left = amnet("verify-cache", "--repair", "--root", "elsewhere", status=5)
+    assert f"left     shards/{shard.name}: cannot be mended:" in left.stdout
+    assert "is not there; name the dataset's folder with --root" in left.stdout
+    amnet("verify-cache", "--repair")
+    Path("cache/tiny/manifest.json").unlink()
+    assert "the cache is not complete; run the same extract command again" in amnet("verify-cache", status=4).stderr
+
+
+def test_caches_are_merged_by_name(here: Path, tiny_dataset: Path) -> None:
+    for half, keep in (("a", slice(0, 4)), ("b", slice(4, 9))):
+        shutil.copytree(tiny_dataset, half)
+        for path in Path(half, "splits").iterdir():
+            path.write_text("".join(path.read_text().splitlines(keepends=True)[keep]))
+        amnet(*EXTRACT, "--dataset", half)
+    done = amnet("merge-caches", "cache/all", "cache/a", "cache/b", "--json")
+    merged = json.loads(done.stdout)
+    parts = [json.loads(amnet("cache-info", "--cache", f"cache/{name}", "--json").stdout) for name in ("a", "b")]
+    info = json.loads(amnet("cache-info", "--cache", "cache/all", "--json").stdout)
+    assert merged["complete"]
+    assert merged["images"] == info["images"] <= sum(part["images"] for part in parts)
+    assert info["fingerprint"] == parts[0]["fingerprint"]
+    assert "is an input as well" in amnet("merge-caches", "cache/a", "cache/a", "cache/b", status=2).stderr
