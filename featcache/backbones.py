@@ -3,7 +3,8 @@
 Whatever the name, a backbone is in evaluation and inference mode, and its BatchNorm buffers never move.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -68,7 +69,8 @@ class Backbone:
 
     def _features(self, pixels: Tensor) -> dict[str, Tensor]:
         B = len(pixels)
-        maps = self._forward(functional.pad(pixels, (0, 0, 0, 0, 0, 0, 0, self.batch_size - B)))
+        with _memory_errors(self.device, self.batch_size):
+            maps = self._forward(functional.pad(pixels, (0, 0, 0, 0, 0, 0, 0, self.batch_size - B)))
         return {
             layer: fmap[:B].flatten(2).transpose(1, 2).float()  # (B, L, D)
             for layer, fmap in zip(self.layers, maps, strict=True)
@@ -79,21 +81,17 @@ class Backbone:
         pixels = pixels.to(self.device, non_blocking=True)
         x = ((pixels - self._mean) / self._std).permute(0, 3, 1, 2)  # (B, 3, S, S), channels last in memory
         reduced = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
-        try:
-            with torch.autocast(self.device.type, dtype=reduced, enabled=reduced is not None):
-                return self._maps(x)
-        except RuntimeError as error:  # torch.OutOfMemoryError is one; on a CPU only the message tells
-            if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
-                raise
-            raise ResourceError(
-                f"{self.device} is out of memory at a batch of {len(pixels)}; use a smaller --batch-size"
-            ) from error
+        with torch.autocast(self.device.type, dtype=reduced, enabled=reduced is not None):
+            return self._maps(x)
 
     def _probe(self) -> dict[str, LayerShape]:
         """Return the shape of each layer's map, from one black image; raise `InvalidSettings` if one is no map."""
         size = self.image_size
         try:
-            maps = self._forward(torch.zeros(1, size, size, 3, dtype=torch.uint8))
+            with _memory_errors(self.device, 1):
+                maps = self._forward(torch.zeros(1, size, size, 3, dtype=torch.uint8))
+        except ResourceError:
+            raise
         except (RuntimeError, AssertionError) as error:
             raise InvalidSettings(f"{self.name} does not take {size}x{size} pixels: {error}") from error
         shapes = {}
@@ -102,6 +100,17 @@ class Backbone:
                 raise InvalidSettings(f"layer {layer} of {self.name} gives {tuple(fmap.shape)}, not a feature map")
             shapes[layer] = LayerShape(fmap.shape[2], fmap.shape[3], fmap.shape[1])
         return shapes
+
+
+@contextlib.contextmanager
+def _memory_errors(device: torch.device, views: int) -> Iterator[None]:
+    """Turn the block's running out of memory into a `ResourceError`."""
+    try:
+        yield
+    except RuntimeError as error:  # torch.OutOfMemoryError is one; on a CPU only the message tells
+        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+        raise ResourceError(f"{device} is out of memory at a batch of {views}; use a smaller --batch-size") from error
 
 
 def build_backbone(

@@ -14,14 +14,13 @@ from numpy.typing import ArrayLike, NDArray
 from .dataset import Part
 from .encoding import Constants
 from .errors import BadInput, CorruptFile, FeatcacheError, InvalidSettings, Mismatch
-from .files import digest_of_file
 from .layout import ImageRow, array_specs
 from .manifest import Manifest, ShardEntry, read_manifest
 from .reading import ChunkPlace, ahead, read_chunks, usable_threads
 from .recipe import Recipe
 from .shard import WAY_OUT, Shard, open_shard
 from .tables import FILE_NAME as INDEX_NAME
-from .tables import Tables, gather_tables, read_tables
+from .tables import Tables, gather_tables, is_same_image, read_tables
 
 
 class FeatureCache:
@@ -185,9 +184,8 @@ class FeatureCache:
         if entry.file not in self._opened:
             shard = open_listed_shard(self.path, entry, self.recipe)
             r0, r1 = shard.block.rows
-            names = [image.name for image in shard.images]
-            if names != [image.name for image in self.images[r0:r1]]:
-                raise CorruptFile(f"{shard.path}: it holds other images than rows {r0}-{r1} of the cache")
+            if not all(map(is_same_image, shard.images, self.images[r0:r1])):
+                raise CorruptFile(f"{shard.path}: it holds other images than rows {r0}-{r1} of the cache. {WAY_OUT}")
             self._opened[entry.file] = shard
         return self._opened[entry.file]
 
@@ -210,17 +208,22 @@ def open_cache(path: str | Path, *, threads: int | None = None) -> FeatureCache:
     folder = Path(path)
     usable_threads(threads)
     manifest = read_manifest(folder)
-    missing = [entry.file for entry in manifest.shards if not (folder / "shards" / entry.file).is_file()]
+    missing = [entry.file for entry in manifest.shards if _size(folder / "shards" / entry.file) != entry.bytes]
     if missing:
         raise CorruptFile(
-            f"{folder}: {len(missing)} of {len(manifest.shards)} shards are missing, first {missing[0]}. {WAY_OUT}"
+            f"{folder}: {len(missing)} of {len(manifest.shards)} shards are missing or not as long as they were, "
+            f"first {missing[0]}. {WAY_OUT}"
         )
-    index = folder / INDEX_NAME
-    if index.is_file() and digest_of_file(index) == manifest.index_sha256:
-        return FeatureCache(folder, manifest, read_tables(index), {}, threads)
+    tables = read_tables(folder / INDEX_NAME, manifest.index_sha256)
+    if tables is not None:
+        return FeatureCache(folder, manifest, tables, {}, threads)
     shards = {entry.file: open_listed_shard(folder, entry, manifest.recipe) for entry in manifest.shards}
     tables = gather_tables(shards.values(), rows=manifest.rows, views=manifest.views)
     return FeatureCache(folder, manifest, tables, shards, threads)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else -1
 
 
 def _open_the_same(path: Path, digest: str, threads: int | None) -> FeatureCache:
@@ -257,6 +260,4 @@ def _shard_map(manifest: Manifest) -> NDArray[np.int32]:
     for number, entry in enumerate(manifest.shards):
         (r0, r1), (v0, v1) = entry.block.rows, entry.block.views
         numbers[r0:r1, v0:v1] = number
-    if (numbers < 0).any():
-        raise CorruptFile("the manifest's shards do not cover every row and view")
     return numbers

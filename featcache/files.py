@@ -65,6 +65,17 @@ def storage_errors(path: Path, *, needed: int = 0) -> Iterator[None]:
         ) from error
 
 
+@contextlib.contextmanager
+def reading_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError of the block into a `StorageError` that names path."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        raise StorageError(f"{path}: cannot read: {error.strerror or error}") from error
+
+
 def make_folder(path: Path) -> Path:
     """Create path and its parents where they are missing, durably, and return it."""
     with storage_errors(path):
@@ -104,8 +115,8 @@ def remove_temporaries(folder: Path) -> int:
 
 
 def digest_of_file(path: Path) -> str:
-    """Return the sha256 of a file as 64 hex digits."""
-    with path.open("rb") as file:
+    """Return the sha256 of a file as 64 hex digits; raise `StorageError` if it cannot be read."""
+    with reading_errors(path), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -117,15 +128,13 @@ def canonical_json(value: Any) -> str:
 def read_json(path: Path, *, largest: int) -> dict[str, Any]:
     """Return the JSON object in path; raise `CorruptFile` for anything else, or for more than `largest` bytes."""
     try:
-        if path.stat().st_size > largest:
-            raise CorruptFile(f"{path}: larger than {largest:,} bytes, so not written by this project")
-        value = json.loads(
-            path.read_bytes(), object_pairs_hook=_object_without_duplicates, parse_constant=_refuse_constant
-        )
+        with reading_errors(path):
+            if path.stat().st_size > largest:
+                raise CorruptFile(f"{path}: larger than {largest:,} bytes, so not written by this project")
+            data = path.read_bytes()
+        value = json.loads(data, object_pairs_hook=_object_without_duplicates, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise CorruptFile(f"{path}: not a JSON object: {error}") from error
-    except OSError as error:
-        raise StorageError(f"{path}: cannot read: {error.strerror or error}") from error
     if not isinstance(value, dict):
         raise CorruptFile(f"{path}: expected a JSON object, found {type(value).__name__}")
     return value

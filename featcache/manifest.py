@@ -1,6 +1,8 @@
 """manifest.json: what a sealed cache consists of. Its rename seals the cache; without it there is no cache yet."""
 
 import hashlib
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from .dataset import PARTS, Part, natural_key
-from .errors import CacheIncomplete, CorruptFile, HostileFile, Mismatch
+from .errors import CacheIncomplete, CorruptFile, FeatcacheError, HostileFile, Mismatch
 from .files import canonical_json, read_json, write_durably
 from .layout import NAME_PATTERN, Block
 from .recipe import FORMAT_VERSION, Recipe, recipe_from_json
 
 FILE_NAME = "manifest.json"
+_FEWEST_BYTES = 17  # a box of four int32 and a flip, for each view
 _LARGEST = 256 << 20  # the splits of LaMem take 5 MB
 
 Splits = dict[str, dict[str, Part]]
@@ -96,11 +99,11 @@ def read_manifest(folder: Path) -> Manifest:
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise Mismatch(f"{path}: format version {version}, this program reads up to {FORMAT_VERSION}; upgrade it")
     recipe = recipe_from_json(body.get("recipe"), str(path))
-    digest = body.pop("digest", None)
-    if digest != _digest(body):
-        raise CorruptFile(f"{path}: it does not have its digest; run extract again to make it anew")
     try:
-        return Manifest(
+        digest = body.pop("digest", None)
+        if digest != _digest(body):
+            raise CorruptFile(f"{path}: it does not have its digest; run extract again to make it anew")
+        manifest = Manifest(
             recipe=recipe,
             rows=body["rows"],
             views=body["views"],
@@ -111,10 +114,45 @@ def read_manifest(folder: Path) -> Manifest:
             versions=body["versions"],
             digest=digest,
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, HostileFile):
+        _check(manifest)
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        if isinstance(error, FeatcacheError):
             raise
         raise CorruptFile(f"{path}: not a manifest of this version: {error!r}") from error
+    return manifest
+
+
+def _check(manifest: Manifest) -> None:
+    """Raise `ValueError` unless every value is of its type and the shards tile rows x views exactly."""
+    texts = [manifest.index_sha256, *manifest.source.values(), *manifest.versions.values()]
+    if not all(isinstance(text, str) for text in (*texts, *(entry.sha256 for entry in manifest.shards))):
+        raise ValueError("text that is none")
+    if {"root", "weights", "batch_size"} - set(manifest.source) or not manifest.source["batch_size"].isdecimal():
+        raise ValueError("source lacks root, weights or batch_size")
+    views_of: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
+    for entry in manifest.shards:
+        n, m = entry.block.shape
+        if n * m * _FEWEST_BYTES > entry.bytes:
+            raise ValueError(f"{entry.file} of {entry.bytes:,} bytes cannot hold {n} rows x {m} views")
+        views_of[entry.block.rows].append(entry.block.views)
+    if not _tiles(views_of, manifest.rows) or not all(_tiles(views, manifest.views) for views in views_of.values()):
+        raise ValueError("its shards do not cover every row and view once")
+    for parts in manifest.splits.values():
+        for part in parts.values():
+            if part.rows.shape != part.scores.shape or part.rows.ndim != 1 or not np.isfinite(part.scores).all():
+                raise ValueError("a split without a score for each row")
+            if len(part.rows) and not 0 <= part.rows.min() <= part.rows.max() < manifest.rows:
+                raise ValueError("a split of rows that are not there")
+
+
+def _tiles(ranges: Iterable[tuple[int, int]], stop: int) -> bool:
+    """Whether half-open ranges follow one another from 0 to stop."""
+    position = 0
+    for start, end in sorted(ranges):
+        if not start == position < end:
+            return False
+        position = end
+    return position == stop
 
 
 def _incomplete(folder: Path) -> str:
@@ -139,5 +177,8 @@ def _parts(parts: dict[str, dict[str, list[float]]]) -> dict[str, Part]:
 def _entry(path: Path, entry: dict[str, Any]) -> ShardEntry:
     if not NAME_PATTERN.fullmatch(entry["file"]):
         raise HostileFile(f"{path}: {entry['file']!r} is not the name of a shard")
-    block = Block((entry["rows"][0], entry["rows"][1]), (entry["views"][0], entry["views"][1]))
+    (r0, r1), (v0, v1) = entry["rows"], entry["views"]
+    if not all(type(number) is int for number in (r0, r1, v0, v1, entry["bytes"])):
+        raise ValueError(f"{entry['file']} with numbers that are none")
+    block = Block((r0, r1), (v0, v1))
     return ShardEntry(entry["file"], block, entry["bytes"], entry["sha256"])

@@ -49,6 +49,24 @@ class Recipe:
     flip_probability: float = FLIP_PROBABILITY
     format_version: int = FORMAT_VERSION
 
+    def __post_init__(self) -> None:
+        """Raise `ValueError` for a value of another type or range than such a field ever has."""
+        texts = (self.backbone, self.weights, self.precision, self.eval_view, self.encoding, self.calibration)
+        numbers = (*self.mean, *self.std, *self.crop_scale, *self.crop_ratio, self.center_fraction)
+        sizes = (self.image_size, self.format_version, *(side for layer in self.layers for side in layer[1:]))
+        sound = (
+            all(isinstance(text, str) for text in (*texts, self.interpolation, *self.layer_names))
+            and all(isinstance(number, int | float) for number in (*numbers, self.flip_probability))
+            and all(type(size) is int and 0 < size < 2**31 for size in sizes)
+            and type(self.seed) is int
+            and (len(self.mean), len(self.std), len(self.crop_scale), len(self.crop_ratio)) == (3, 3, 2, 2)
+            and {len(layer) for layer in self.layers} == {4}
+            and len(set(self.layer_names)) == len(self.layers)
+            and self.encoding in FEATURE_DTYPES
+        )
+        if not sound:
+            raise ValueError(f"a recipe with impossible values: {self}")
+
     @property
     def fingerprint(self) -> str:
         """The sha256 of the recipe's canonical JSON, 64 hex digits."""
@@ -137,13 +155,18 @@ def recipe_from_json(value: Any, place: str) -> Recipe:
     missing = expected - set(value) - {"calibration"}
     if missing:
         raise CorruptFile(f"{place}: the recipe lacks fields: {sorted(missing)}")
-    if value["encoding"] not in FEATURE_DTYPES:
+    if not isinstance(value["encoding"], str) or value["encoding"] not in FEATURE_DTYPES:
         raise Mismatch(f"{place}: encoding {value['encoding']!r} is not one this version reads; upgrade it")
     if (value["encoding"] == "uint8") != bool(value.get("calibration")):
         raise CorruptFile(
             f"{place}: a recipe of encoding {value['encoding']} with calibration {value.get('calibration')!r}"
         )
-    return Recipe(**{name: _frozen(item) for name, item in value.items()})
+    try:
+        recipe = Recipe(**{name: _frozen(item) for name, item in value.items()})
+        recipe.fingerprint  # noqa: B018  text that is not UTF-8 and numbers that are not JSON show here
+    except (TypeError, ValueError, IndexError) as error:
+        raise CorruptFile(f"{place}: {error}") from error
+    return recipe
 
 
 def check_same(found: Recipe, wanted: Recipe, *, where: str, way_out: str) -> None:

@@ -28,7 +28,7 @@ from .recipe import Target, backbone_of
 from .seal import seal
 from .shard import Shard, open_shard
 from .tables import FILE_NAME as INDEX_NAME
-from .tables import read_tables
+from .tables import Tables, read_tables
 from .verify import Examination, Problem, VerifyReport, examine, format_report
 
 
@@ -142,7 +142,8 @@ def _plan(folder: Path, manifest: Manifest, seen: Examination, images: Path) -> 
 
 def _identities(folder: Path, seen: Examination) -> dict[int, ImageRow]:
     """Return the image of each row, from cache.h5 if it is sound, and from every shard whose tables are."""
-    known = {} if seen.index_problem else dict(enumerate(read_tables(folder / INDEX_NAME).images))
+    tables = _trusted_tables(folder, seen)
+    known = dict(enumerate(tables.images)) if tables else {}
     for check in seen.checks:
         if check.shard is not None:
             known |= dict(enumerate(check.shard.images, start=check.shard.block.rows[0]))
@@ -154,7 +155,12 @@ def _constants(folder: Path, seen: Examination) -> dict[str, Constants]:
     for check in seen.checks:
         if check.shard is not None:
             return check.shard.constants
-    return {} if seen.index_problem else read_tables(folder / INDEX_NAME).constants
+    tables = _trusted_tables(folder, seen)
+    return tables.constants if tables else {}
+
+
+def _trusted_tables(folder: Path, seen: Examination) -> Tables | None:
+    return read_tables(folder / INDEX_NAME, seen.manifest.index_sha256) if seen.manifest else None
 
 
 def _reason_against(image: ImageRow | None, images: Path) -> str:

@@ -4,6 +4,8 @@ Everything here is derived from the shards and the manifest. This project reads 
 alone, because HDF5 answers a virtual dataset whose source is missing with fill values.
 """
 
+import hashlib
+import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +17,8 @@ from numpy.typing import NDArray
 from .builder import image_tables
 from .encoding import Constants
 from .errors import CorruptFile, Mismatch
-from .files import canonical_json
-from .hdf5 import create_virtual, open_hdf5, set_attributes
+from .files import canonical_json, reading_errors
+from .hdf5 import create_virtual, set_attributes
 from .layout import CONSTANTS_GROUP, ImageRow, array_specs, image_rows
 from .manifest import Splits
 from .recipe import FORMAT_VERSION, Recipe
@@ -63,10 +65,15 @@ def gather_tables(shards: Iterable[Shard], *, rows: int, views: int) -> Tables:
     return Tables([image for image in images if image is not None], box, flip, constants)
 
 
+def is_same_image(a: ImageRow, b: ImageRow) -> bool:
+    """Whether two rows are one image: the same name and, unless one is absent, the same file."""
+    return a.name == b.name and (a.sha256 == b.sha256 or bool(a.absent or b.absent))
+
+
 def _same_image(known: ImageRow | None, image: ImageRow, place: Path) -> ImageRow:
     if known is None or known == image:
         return image
-    if known.name != image.name or (known.sha256 != image.sha256 and not known.absent and not image.absent):
+    if not is_same_image(known, image):
         raise Mismatch(f"{place}: {image.name} is not the image that the cache's other shards hold; it was changed")
     return known if known.absent else image
 
@@ -104,9 +111,15 @@ def build_index(
     return image
 
 
-def read_tables(path: Path) -> Tables:
-    """Return the tables in a cache.h5 whose sha256 the caller has checked."""
-    with open_hdf5(path) as file:
+def read_tables(path: Path, sha256: str) -> Tables | None:
+    """Return the tables in cache.h5, or None if it is not there or does not have the sha256. Reads the file once."""
+    if not path.is_file():
+        return None
+    with reading_errors(path):
+        data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != sha256:
+        return None
+    with h5py.File(io.BytesIO(data), "r") as file:
         images = image_rows({f"images/{name}": dataset[()] for name, dataset in file["images"].items()})
         constants = {layer: dataset[()] for layer, dataset in file.get(CONSTANTS_GROUP, {}).items()}
         return Tables(images, file["views/box"][()], file["views/flip"][()], constants)

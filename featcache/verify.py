@@ -197,10 +197,13 @@ def _file_is_whole(path: Path, entry: ShardEntry | None) -> bool:
 def _index_problem(folder: Path, manifest: Manifest) -> str:
     """Return '' or what is wrong with cache.h5."""
     path = folder / INDEX_NAME
-    if not path.is_file():
-        return "missing; the tables are read from the shards meanwhile"
-    if digest_of_file(path) != manifest.index_sha256:
-        return "not what the manifest says; the tables are read from the shards meanwhile"
+    try:
+        if not path.is_file():
+            return "missing; the tables are read from the shards meanwhile"
+        if digest_of_file(path) != manifest.index_sha256:
+            return "not what the manifest says; the tables are read from the shards meanwhile"
+    except StorageError as error:
+        return str(error)
     return ""
 
 

@@ -135,6 +135,8 @@ def read_run(folder: Path) -> Run:
     if config["run_format_version"] > RUN_FORMAT_VERSION:
         raise Mismatch(f"{path}: run format {config['run_format_version']}, this program reads {RUN_FORMAT_VERSION}")
     missing = [field for field in _CONFIG_FIELDS if field not in config]
+    if not isinstance(config.get("result", {}), dict):
+        raise CorruptFile(f"{path}: its result is not an object; train the run again with --no-resume")
     missing += [field for field in _RESULT_FIELDS if field not in config.get("result", _RESULT_FIELDS)]
     if missing:
         raise CorruptFile(f"{path}: lacks {', '.join(missing)}; train the run again with --no-resume")

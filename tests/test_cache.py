@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import synthetic
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from synthetic import ABSENT, BLOCKS, RECIPE, ROWS, VIEWS, Arrays, make_arrays, make_cache
 
 from featcache.cache import FeatureCache, find_cache, open_cache
 from featcache.errors import BadInput, CacheIncomplete, CorruptFile, InvalidSettings
+from featcache.layout import ImageRow
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +91,7 @@ def test_a_pickled_cache_and_many_threads_read_the_same(cache: FeatureCache, arr
 def test_a_missing_shard_is_corrupt_when_opened_and_when_read(own: Path) -> None:
     opened = open_cache(own)
     next((own / "shards").glob("00005-*")).unlink()
-    with pytest.raises(CorruptFile, match="1 of 4 shards are missing, first 00005-"):
+    with pytest.raises(CorruptFile, match="1 of 4 shards are missing or not as long as they were, first 00005-"):
         open_cache(own)
     with pytest.raises(CorruptFile, match="the shard is missing"):
         opened.read([5, 5], [0, 1])
@@ -98,8 +100,18 @@ def test_a_missing_shard_is_corrupt_when_opened_and_when_read(own: Path) -> None
 def test_a_shard_that_is_not_the_committed_one_is_corrupt(own: Path) -> None:
     path = next((own / "shards").glob("00012-*"))
     path.write_bytes(path.read_bytes() + b"\0")
-    with pytest.raises(CorruptFile, match="the manifest says"):
-        open_cache(own).read([12], 0)
+    with pytest.raises(CorruptFile, match="not as long as they were, first 00012-"):
+        open_cache(own)
+
+
+def test_a_shard_of_the_same_names_but_other_images_is_corrupt(own: Path, arrays: Arrays, tmp_path: Path) -> None:
+    opened = open_cache(own)
+    path = next((own / "shards").glob("00012-*"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(synthetic, "image", lambda row: ImageRow(f"dir/{row:03d} é.jpg", "f" * 64, 100, 200))
+        path.write_bytes(synthetic.build_shard_bytes(arrays, synthetic.BLOCKS[3]))
+    with pytest.raises(CorruptFile, match="it holds other images than rows 12-13"):
+        opened.read([12], 0)
 
 
 @pytest.mark.parametrize("damage", ["flipped", "missing", "of another generation"])

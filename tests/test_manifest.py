@@ -92,3 +92,46 @@ def test_missing_fields_are_corrupt(cache: Path) -> None:
     rewrite(cache, shards=[{"file": "00000-0123456789abcdef.h5"}])
     with pytest.raises(CorruptFile, match="not a manifest of this version"):
         read_manifest(cache)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rows": "a"},
+        {"rows": -1},
+        {"rows": 2**31},
+        {"views": 1},
+        {"views": 2**40},
+        {"source": {}},
+        {"source": {"root": "", "weights": "", "batch_size": "many"}},
+        {"versions": {"torch": 2}},
+        {"index_sha256": 7},
+        {"splits": {"1": {"train": {"row": [0, ROWS], "score": [0, 1]}}}},
+        {"splits": {"1": {"train": {"row": [0, 1], "score": [0]}}}},
+        {"shards": []},
+        {"shards": 7},
+    ],
+)
+def test_values_that_no_cache_has_are_corrupt_though_the_digest_fits(cache: Path, changes: dict[str, object]) -> None:
+    rewrite(cache, **changes)
+    with pytest.raises(CorruptFile, match="not a manifest of this version"):
+        read_manifest(cache)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"rows": [0, 2**31]}, {"views": [0, 2**31]}, {"rows": [0, 6]}, {"rows": [0.0, 5]}, {"rows": [0]}, {"bytes": 16}],
+)
+def test_a_shard_that_cannot_be_is_corrupt_and_allocates_nothing(cache: Path, change: dict[str, object]) -> None:
+    shards = json.loads((cache / "manifest.json").read_text())["shards"]
+    rewrite(cache, shards=[{**shards[0], **change}, *shards[1:]])
+    with pytest.raises(CorruptFile, match="not a manifest of this version"):
+        read_manifest(cache)
+
+
+@pytest.mark.parametrize("text", ['{"versions":"\\ud800"}', '{"rows":1e999}'])
+def test_what_is_no_canonical_json_is_corrupt(cache: Path, text: str) -> None:
+    body = json.loads((cache / "manifest.json").read_text())
+    (cache / "manifest.json").write_text(json.dumps({**body, **json.loads(text)}))
+    with pytest.raises(CorruptFile):
+        read_manifest(cache)

@@ -6,7 +6,7 @@ import json
 import pytest
 from synthetic import RECIPE
 
-from featcache.errors import Mismatch
+from featcache.errors import CorruptFile, Mismatch
 from featcache.recipe import check_same, recipe_from_json
 
 
@@ -21,7 +21,14 @@ def test_a_recipe_survives_json() -> None:
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(RECIPE)])
 def test_every_field_changes_the_fingerprint_and_is_named(field: str) -> None:
     value = getattr(RECIPE, field)
-    other_value = value + "x" if isinstance(value, str) else value + 1 if isinstance(value, int | float) else value[:1]
+    if field == "encoding":
+        other_value: object = "uint8"
+    elif field == "layers":
+        other_value = value[:1]
+    elif isinstance(value, tuple):
+        other_value = (value[0] / 2, *value[1:])
+    else:
+        other_value = value + ("x" if isinstance(value, str) else 1)
     other = dataclasses.replace(RECIPE, **{field: other_value})
     assert other.fingerprint != RECIPE.fingerprint
     with pytest.raises(Mismatch, match=rf"{field}: .* there, .* asked for"):
@@ -30,6 +37,30 @@ def test_every_field_changes_the_fingerprint_and_is_named(field: str) -> None:
 
 def test_bytes_of_a_view_count_every_layer() -> None:
     assert RECIPE.bytes_per_view() == 2 * (3 * 5 + 7 * 11)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("encoding", []),
+        ("encoding", "uint4"),
+        ("backbone", "\ud800"),
+        ("mean", [0.5, 0.5]),
+        ("mean", "abc"),
+        ("std", [1e999, 1, 1]),
+        ("layers", []),
+        ("layers", [["a", 1, 1]]),
+        ("layers", [["a", 1, 1, -5]]),
+        ("layers", [["a", 1, 1, 5], ["a", 1, 1, 5]]),
+        ("layers", 7),
+        ("image_size", True),
+        ("seed", "0"),
+        ("calibration", "0" * 64),
+    ],
+)
+def test_impossible_values_are_refused(field: str, value: object) -> None:
+    with pytest.raises((CorruptFile, Mismatch), match="here: "):
+        recipe_from_json({**RECIPE.as_json(), field: value}, "here")
 
 
 def test_an_unknown_field_is_not_ignored() -> None:
