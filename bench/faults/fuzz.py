@@ -26,7 +26,7 @@ from .trial import Campaign, Stopwatch, Verdict
 IMAGES = 8
 SLOWEST = 1.0  # seconds
 MEMORY = 1 << 30  # bytes more than the process has already
-FUZZED = ("manifest", "signed manifest", "recipe", "split file", "run configuration")
+FUZZED = ("manifest", "signed manifest", "shard elsewhere", "recipe", "split file", "run configuration")
 RUN = {"run_format_version": 1, "name": "paper", "cache": "drawn", "split": "1", "layer": "blocks.5", "settings": {},
        "selected_on": "the val part", "weights_source": "random", "batch_size": 16, "fingerprint": "0" * 64,
        "shape": {"attention": True},
@@ -110,6 +110,17 @@ def _signed_manifest(corpus: Corpus, rng: random.Random) -> Reading:
     return data, lambda: _open(corpus, data), OF_A_CACHE
 
 
+def _shard_elsewhere(corpus: Corpus, rng: random.Random) -> Reading:
+    """Name a shard by a path: it leads to the very file, but a manifest never names one so."""
+    body = json.loads(corpus.manifest)
+    del body["digest"]
+    entry = rng.choice(body["shards"])
+    folder = corpus.cache / "shards"
+    entry["file"] = rng.choice(("./", "../shards/", f"{folder}/", "../../cache/shards/", "//", " ")) + entry["file"]
+    data = mutate.as_bytes(_signed(body))
+    return data, lambda: _open(corpus, data) or "a path was followed", (HostileFile,)
+
+
 def _signed(body: dict[str, Any]) -> dict[str, Any]:
     try:
         return {**body, "digest": hashlib.sha256(canonical_json(body).encode()).hexdigest()}
@@ -168,6 +179,7 @@ def _run_configuration(corpus: Corpus, rng: random.Random) -> Reading:
 KINDS: dict[str, Callable[[Corpus, random.Random], Reading]] = {
     "manifest": _manifest,
     "signed manifest": _signed_manifest,
+    "shard elsewhere": _shard_elsewhere,
     "recipe": _recipe,
     "split file": _split_file,
     "run configuration": _run_configuration,

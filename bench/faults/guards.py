@@ -94,7 +94,10 @@ MUTANTS = (
     Mutant(
         "a shard's length is not checked",
         "flips",
-        (("cache.py", "if path.stat().st_size != entry.bytes or shard.block", "if shard.block"),),
+        (
+            ("cache.py", "if path.stat().st_size != entry.bytes or shard.block", "if shard.block"),
+            ("cache.py", "!= entry.bytes]", "== -1]"),
+        ),
     ),
     Mutant(
         "a shard's block and images are not checked",
