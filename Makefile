@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: setup demo test test-all lint check clean
+.PHONY: setup demo test test-all lint faults check clean
 
 setup: $(READY)
 
@@ -27,6 +27,9 @@ lint: $(READY)  ## formatter, linter and types, nothing changed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+faults: $(READY)  ## the short fault campaign, under four minutes
+	$(BIN)/python -m bench.faults --quick
 
 check: $(READY)  ## format, lint, type and test
 	$(BIN)/ruff format .

@@ -18,6 +18,7 @@ import click
 CAMPAIGNS = {
     "mutants": "our own code with one guard taken out: each must be noticed",
     "kills": "SIGKILL of extract, restarted until done",
+    "repairs": "damage mended by verify-cache --repair, which is killed on the way",
     "together": "a writer, readers and a second writer at once",
     "flips": "bits flipped, files cut, chunks swapped",
     "io-errors": "the N-th system call fails, is cut short, or lies",

@@ -82,7 +82,7 @@ def _one_cache(
     shutil.rmtree(out, ignore_errors=True)
     seen: dict[str, tuple[int, int, str]] = {}
     for death in deaths:
-        status = _killed(stub.command(dataset, out), out, death)
+        status = killed(stub.command(dataset, out), out, death)
         if status not in (-signal.SIGKILL, 0):
             campaign.bad(f"{name}, {death}: the command ended with {status}", keep=out)
             return
@@ -103,7 +103,8 @@ def _one_cache(
         campaign.good("finished caches")
 
 
-def _killed(arguments: list[str], out: Path, death: float | Death) -> object:
+def killed(arguments: list[str], out: Path, death: float | Death) -> object:
+    """Run the command in a child that dies after so many seconds or inside a call; return how it ended."""
     if isinstance(death, Death):
         return children.wait(children.fork(lambda: victim.run_and_die(arguments, out, death)))
     child = children.fork(lambda: stub.run_command(arguments))

@@ -22,6 +22,7 @@ class Size:
     name: str
     kills: int
     injected_kills: int
+    repairs: int
     every_call: bool
     file_limits: int
     disk_sizes: int
@@ -43,6 +44,7 @@ SIZES = {
         name="small",
         kills=6,
         injected_kills=0,
+        repairs=4,
         every_call=False,
         file_limits=4,
         disk_sizes=0,
@@ -62,6 +64,7 @@ SIZES = {
         name="quick",
         kills=60,
         injected_kills=0,
+        repairs=30,
         every_call=True,
         file_limits=40,
         disk_sizes=6,
@@ -81,6 +84,7 @@ SIZES = {
         name="full",
         kills=500,
         injected_kills=60,
+        repairs=300,
         every_call=True,
         file_limits=200,
         disk_sizes=60,
