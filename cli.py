@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import click
 
-from featcache.errors import FeatcacheError, ResourceError, StorageError
+from featcache.errors import FeatcacheError, InvalidSettings, ResourceError, StorageError
 
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
@@ -362,6 +362,8 @@ def verify_cache(
     from featcache import verify
     from featcache.cache import find_cache
 
+    if not repair and (root or weights or device != "auto"):
+        raise InvalidSettings("--root, --weights and --device go with --repair")
     folder = find_cache(cache)
     with _progress() as progress:
         if repair:

@@ -20,7 +20,9 @@ def error_of(float16: Any, uint8: Any) -> dict[str, float]:
 
     from featcache.encoding import decode
 
-    rows = np.flatnonzero(float16.present & uint8.present)
+    if float16.images != uint8.images or not np.array_equal(float16.box[:, 0], uint8.box[:, 0]):
+        raise click.UsageError("the caches do not hold the same views of the same images")
+    rows = np.flatnonzero(float16.present)
     squares = errors = largest = span = 0.0
     cosines = []
     for start in range(0, len(rows), 64):

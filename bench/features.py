@@ -20,7 +20,7 @@ def drawn(views: int, *, zeros: float = 0.7, seed: int = 0) -> NDArray[np.float1
 
 
 def constants_of(features: NDArray[np.float16]) -> Any:
-    """Return the uint8 constants (2, D) calibrated on the features themselves."""
+    """Return the uint8 constants (2, D) calibrated on the features themselves: the best case."""
     import torch
 
     from featcache.encoding import calibrate

@@ -13,9 +13,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from .dataset import Part
 from .encoding import Constants
-from .errors import BadInput, CorruptFile, FeatcacheError, InvalidSettings, Mismatch
+from .errors import BadInput, CorruptFile, InvalidSettings, Mismatch
 from .layout import ImageRow, array_specs
-from .manifest import Manifest, ShardEntry, read_manifest
+from .manifest import Manifest, ShardEntry, read_manifest, refuse_changed
 from .reading import ChunkPlace, ahead, read_chunks, usable_threads
 from .recipe import Recipe
 from .shard import WAY_OUT, Shard, open_shard
@@ -92,8 +92,9 @@ class FeatureCache:
     ) -> NDArray[Any]:
         """Return features (B, L, D) in the cache's encoding, one for each of rows (B) and views (B) or one view.
 
-        With out, C-contiguous and of that shape and type, fill and return it. Raises `InvalidSettings` for
-        rows or views that do not exist, `BadInput` for an absent image, `CorruptFile` for damage.
+        With out, C-contiguous and of that shape and type, fill and return it; after an error it may be filled in
+        part. Raises `InvalidSettings` for rows or views that do not exist, `BadInput` for an absent image,
+        `CorruptFile` for damage, `Mismatch` if the cache was changed since it was opened.
         """
         return self._read(f"features/{self.layer(layer)}", rows, views, out)
 
@@ -148,7 +149,10 @@ class FeatureCache:
 
     def _checked(self, rows: ArrayLike, views: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return rows and views as arrays (B), all of which exist and have features."""
-        given = np.atleast_1d(rows), np.atleast_1d(views)
+        try:
+            given = np.atleast_1d(rows), np.atleast_1d(views)
+        except ValueError as error:
+            raise InvalidSettings(f"{self.path}: rows and views must be lists of one length: {error}") from error
         if any(axis.ndim != 1 for axis in given) or len({len(axis) for axis in given} - {1}) > 1:
             shapes = " and ".join(str(axis.shape) for axis in given)
             raise InvalidSettings(f"{self.path}: rows and views must be lists of one length, found shapes {shapes}")
@@ -172,7 +176,7 @@ class FeatureCache:
             ]
             read_chunks(places, array, out, threads=usable_threads(self.threads))
         except CorruptFile:
-            self._refuse_changed_cache()
+            refuse_changed(self.path, self.manifest)
             raise
         return out
 
@@ -188,15 +192,6 @@ class FeatureCache:
                 raise CorruptFile(f"{shard.path}: it holds other images than rows {r0}-{r1} of the cache. {WAY_OUT}")
             self._opened[entry.file] = shard
         return self._opened[entry.file]
-
-    def _refuse_changed_cache(self) -> None:
-        """Raise `Mismatch` if another manifest has sealed the folder since: then a missing shard is no damage."""
-        try:
-            digest = read_manifest(self.path).digest
-        except FeatcacheError:
-            return
-        if digest != self.manifest.digest:
-            raise Mismatch(f"{self.path}: the cache was changed while it was read; open it again")
 
 
 def open_cache(path: str | Path, *, threads: int | None = None) -> FeatureCache:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import xxhash
+from torch import Tensor
 
 from .backbones import Backbone
 from .cache import open_cache
@@ -62,8 +63,12 @@ def _calibrate(
     backbone: Backbone, recipe: Recipe, names: Sequence[str], images: Path, sample: int
 ) -> dict[str, Constants]:
     work = [(name, _SAMPLE_VIEWS) for name in sample_names(names, seed=recipe.seed, size=sample)]
-    pixels = [image.pixels for image in load_ahead(images, work, recipe) if len(image.pixels)]
+    pixels = [view for image in load_ahead(images, work, recipe) for view in image.pixels]
     if not pixels:
         raise BadInput(f"{images}: none of the {len(work)} images to calibrate uint8 on can be decoded")
-    features = backbone(torch.from_numpy(np.concatenate(pixels)))
-    return {layer: calibrate([values]) for layer, values in features.items()}
+    ends: dict[str, list[Tensor]] = {layer: [] for layer in recipe.layer_names}
+    for start in range(0, len(pixels), backbone.batch_size):
+        batch = torch.from_numpy(np.stack(pixels[start : start + backbone.batch_size]))
+        for layer, features in backbone(batch).items():
+            ends[layer].append(torch.stack([features.amin(dim=(0, 1)), features.amax(dim=(0, 1))])[None])  # (1, 2, D)
+    return {layer: calibrate(values) for layer, values in ends.items()}

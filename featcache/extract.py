@@ -6,8 +6,8 @@ are there.
 
 import hashlib
 import platform
-import shutil
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -16,17 +16,19 @@ from typing import Any
 import numpy as np
 import xxhash
 
+from .assemble import build_shard
 from .backbones import Backbone, build_backbone
 from .calibration import SAMPLE_IMAGES, settle_target
 from .dataset import Dataset, Part
 from .errors import BadInput, CacheIncomplete, CorruptFile, InvalidSettings, Mismatch, StorageError, list_problems
-from .files import digest_of_file, make_folder, remove_temporaries, write_durably
+from .files import digest_of_file, make_folder, refuse_full_disk, remove_temporaries, write_durably
 from .layout import shard_name
 from .lock import writer_lock
-from .manifest import Manifest, Splits, read_manifest
-from .pipeline import LoadedImage, build_shard, load_ahead
+from .manifest import LARGEST_BATCH, Manifest, Splits, read_manifest
+from .pipeline import LoadedImage, load_ahead
 from .plan import Plan, existing_shards, make_plan, refuse_foreign_folder, refuse_other_recipes
 from .progress import OnProgress, Progress, silent
+from .reading import usable_threads
 from .recipe import FEATURE_DTYPES, Recipe, Target, recipe_of
 from .seal import seal
 from .shard import WAY_OUT, Shard, open_shard
@@ -60,8 +62,8 @@ class ExtractSettings:
     def __post_init__(self) -> None:
         if not 0 <= self.augs <= 1000:
             raise InvalidSettings(f"--augs must be 0 to 1000, found {self.augs}")
-        if not 1 <= self.batch_size <= 4096:
-            raise InvalidSettings(f"--batch-size must be 1 to 4096, found {self.batch_size}")
+        if not 1 <= self.batch_size <= LARGEST_BATCH:
+            raise InvalidSettings(f"--batch-size must be 1 to {LARGEST_BATCH}, found {self.batch_size}")
         if self.on_bad_image not in BAD_IMAGE_POLICIES:
             raise InvalidSettings(f"--on-bad-image must be skip or stop, found {self.on_bad_image!r}")
         if self.encoding not in FEATURE_DTYPES:
@@ -117,11 +119,13 @@ def extract(
     with writer_lock(out):
         make_folder(out / "shards")
         stale = remove_temporaries(out / "shards") + remove_temporaries(out)
-        shards = existing_shards(out)
+        before = _present_manifest(out)
+        listed = {entry.file for entry in before.shards} if before else None
+        shards = existing_shards(out, listed)
         target = target_of(backbone, settings, shards, dataset)
         refuse_other_recipes(shards, target.recipe, out)
         plan = make_plan(shards, dataset.names, dataset.root / "images", views=1 + settings.augs, recipe=target.recipe)
-        _refuse_changed_images(plan, dataset, out)
+        _refuse_changed_images(plan, dataset, out, on_progress)
         digests = _run(plan, dataset, backbone, target, settings, out, on_progress)
         return _seal(plan, dataset, target.recipe, settings, out, digests, stale)
 
@@ -175,29 +179,27 @@ def _run(
     for block in plan.todo:
         data = build_shard(images, block, backbone, target, on_image=check)
         if not digests and not settings.force:
-            _refuse_full_disk(out, len(data) * plan.views_to_do // (block.shape[0] * block.shape[1]))
+            needed = len(data) * plan.views_to_do // (block.shape[0] * block.shape[1])
+            refuse_full_disk(out, needed, way_out=", or start nevertheless with --force")
         path = out / "shards" / shard_name(block, data)
         digests[path] = write_durably(path, data)
     return digests
 
 
-def _refuse_full_disk(out: Path, needed: int) -> None:
-    """Raise `StorageError` if what the first shard lets expect does not fit."""
-    free = shutil.disk_usage(out).free
-    if needed > free:
-        raise StorageError(
-            f"{out}: about {needed:,} bytes are needed, {free:,} are free; nothing was written. Free space, choose "
-            "another folder with --out, or start nevertheless with --force"
-        )
-
-
-def _refuse_changed_images(plan: Plan, dataset: Dataset, out: Path) -> None:
-    """Raise `Mismatch` if an image of the dataset is not the file whose features the cache holds already."""
+def _refuse_changed_images(plan: Plan, dataset: Dataset, out: Path, on_progress: OnProgress) -> None:
+    """Raise `Mismatch` that lists every image that is not the file whose features the cache holds already."""
     named = set(dataset.names)
     shards = [*plan.kept, *plan.superseded]
     held = {image.name: image.sha256 for shard in shards for image in shard.images if not image.absent}
     images = dataset.root / "images"
-    changed = [name for name, sha256 in held.items() if name in named and digest_of_file(images / name) != sha256]
+    work = [(name, sha256) for name, sha256 in held.items() if name in named]
+    changed = []
+    with ThreadPoolExecutor(usable_threads(None), thread_name_prefix="hash") as pool:
+        digests = pool.map(_digest_or_reason, [images / name for name, _ in work])
+        for done, ((name, sha256), found) in enumerate(zip(work, digests, strict=True), start=1):
+            if found != sha256:
+                changed.append(name if len(found) == len(sha256) else f"{name}: {found}")
+            on_progress(Progress("check images", done, len(work), "images"))
     if changed:
         raise Mismatch(
             list_problems(
@@ -206,6 +208,14 @@ def _refuse_changed_images(plan: Plan, dataset: Dataset, out: Path) -> None:
                 "Restore these images, or give another folder with --out.",
             )
         )
+
+
+def _digest_or_reason(path: Path) -> str:
+    """Return the sha256 of an image file, or why it cannot be read."""
+    try:
+        return digest_of_file(path) if path.is_file() else "not there, or not a file"
+    except StorageError as error:
+        return str(error).removeprefix(f"{path}: ")
 
 
 def _load_plan(plan: Plan, dataset: Dataset, recipe: Recipe) -> Iterator[LoadedImage]:

@@ -5,6 +5,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,6 +85,16 @@ def make_folder(path: Path) -> Path:
         for folder in missing:
             sync_folder(folder.parent)
     return path
+
+
+def refuse_full_disk(folder: Path, needed: int, *, way_out: str = "") -> None:
+    """Raise `StorageError` if so many bytes do not fit into folder."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise StorageError(
+            f"{folder}: about {needed:,} bytes are needed, {free:,} are free; nothing was written. Free space, or "
+            f"choose another folder{way_out}"
+        )
 
 
 def sync_folder(path: Path) -> None:

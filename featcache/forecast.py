@@ -6,12 +6,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from .assemble import build_shard
 from .backbones import Backbone
 from .dataset import Dataset
 from .errors import BadInput
 from .extract import ExtractSettings, load_backbone, target_of
 from .layout import Block
-from .pipeline import LoadedImage, build_shard, load_ahead
+from .pipeline import LoadedImage, load_ahead
 from .plan import existing_shards, make_plan, refuse_other_recipes
 from .progress import duration
 from .recipe import Target

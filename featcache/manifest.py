@@ -16,6 +16,7 @@ from .layout import NAME_PATTERN, Block
 from .recipe import FORMAT_VERSION, Recipe, recipe_from_json
 
 FILE_NAME = "manifest.json"
+LARGEST_BATCH = 4096  # views
 _FEWEST_BYTES = 17  # a box of four int32 and a flip, for each view
 _LARGEST = 256 << 20  # the splits of LaMem take 5 MB
 
@@ -95,14 +96,14 @@ def read_manifest(folder: Path) -> Manifest:
         body = read_json(path, largest=_LARGEST)
     except CorruptFile as error:
         raise CorruptFile(f"{error}; run extract again to make it anew") from error
-    version = body.get("format_version")
-    if isinstance(version, int) and version > FORMAT_VERSION:
-        raise Mismatch(f"{path}: format version {version}, this program reads up to {FORMAT_VERSION}; upgrade it")
-    recipe = recipe_from_json(body.get("recipe"), str(path))
     try:
         digest = body.pop("digest", None)
         if digest != _digest(body):
             raise CorruptFile(f"{path}: it does not have its digest; run extract again to make it anew")
+        version = body["format_version"]
+        if type(version) is int and version > FORMAT_VERSION:
+            raise Mismatch(f"{path}: format version {version}, this program reads up to {FORMAT_VERSION}; upgrade it")
+        recipe = recipe_from_json(body["recipe"], str(path))
         manifest = Manifest(
             recipe=recipe,
             rows=body["rows"],
@@ -127,8 +128,12 @@ def _check(manifest: Manifest) -> None:
     texts = [manifest.index_sha256, *manifest.source.values(), *manifest.versions.values()]
     if not all(isinstance(text, str) for text in (*texts, *(entry.sha256 for entry in manifest.shards))):
         raise ValueError("text that is none")
-    if {"root", "weights", "batch_size"} - set(manifest.source) or not manifest.source["batch_size"].isdecimal():
+    if {"root", "weights", "batch_size"} - set(manifest.source):
         raise ValueError("source lacks root, weights or batch_size")
+    if not 1 <= int(manifest.source["batch_size"]) <= LARGEST_BATCH:
+        raise ValueError("a batch size that cannot be")
+    if type(manifest.rows) is not int or type(manifest.views) is not int:
+        raise ValueError("rows or views that are no whole numbers")
     views_of: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
     for entry in manifest.shards:
         n, m = entry.block.shape
@@ -153,6 +158,16 @@ def _tiles(ranges: Iterable[tuple[int, int]], stop: int) -> bool:
             return False
         position = end
     return position == stop
+
+
+def refuse_changed(folder: Path, manifest: Manifest) -> None:
+    """Raise `Mismatch` if folder is sealed by another manifest by now: then what it lacks is no damage."""
+    try:
+        digest = read_manifest(folder).digest
+    except FeatcacheError:
+        return
+    if digest != manifest.digest:
+        raise Mismatch(f"{folder}: the cache was changed while it was read; open it again")
 
 
 def _incomplete(folder: Path) -> str:

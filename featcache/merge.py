@@ -13,17 +13,17 @@ from typing import Any
 from .builder import ShardBuilder
 from .cache import open_listed_shard
 from .errors import CacheIncomplete, InvalidSettings, Mismatch, list_problems
-from .files import make_folder, remove_temporaries, write_durably
+from .files import make_folder, refuse_full_disk, remove_temporaries, write_durably
 from .layout import Block, ImageRow, shard_name
 from .lock import writer_lock
 from .manifest import FILE_NAME as MANIFEST_NAME
 from .manifest import Manifest, Splits, read_manifest
 from .plan import existing_shards, refuse_foreign_folder
 from .progress import OnProgress, Progress, silent
-from .rebuild import copy_row, opened
+from .rebuild import copy_row, stored_row
 from .recipe import check_same
 from .seal import seal
-from .shard import Shard, open_shard
+from .shard import Shard, open_shard, opened
 from .splits import merge_splits
 
 
@@ -101,6 +101,7 @@ def merge_caches(out: Path, inputs: Sequence[Path], *, on_progress: OnProgress =
     with writer_lock(out):
         make_folder(out / "shards")
         _refuse_strangers(out, planned)
+        refuse_full_disk(out, sum(shard.path.stat().st_size for source in sources for shard in source.shards))
         remove_temporaries(out / "shards")
         remove_temporaries(out)
         written = {}
@@ -264,7 +265,7 @@ def _write(folder: Path, planned: _Planned) -> tuple[Path, str]:
     try:
         with opened(shard) as descriptor:
             for i, place in enumerate(planned.rows):
-                copy_row(builder, i, shard, place.k, descriptor)
+                copy_row(builder, i, stored_row(shard, place.k, descriptor))
         data = builder.finish()
     finally:
         builder.close()

@@ -5,13 +5,13 @@ rows behind the others, more views get shards of their own.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import BadImage, CorruptFile, InvalidSettings, Mismatch
 from .images import decode_file
-from .layout import NAME_PATTERN, Block
+from .layout import NAME_PATTERN, Block, shard_name
 from .recipe import Recipe, check_same
 from .shard import Shard, open_shard
 
@@ -43,10 +43,21 @@ def refuse_foreign_folder(out: Path) -> None:
             raise InvalidSettings(f"{out}: holds {', '.join(foreign[:3])} but no cache; give another folder with --out")
 
 
-def existing_shards(folder: Path) -> list[Shard]:
-    """Open every complete shard in folder/shards."""
-    paths = sorted((folder / "shards").glob("*.h5"))
-    return [open_shard(path) for path in paths if NAME_PATTERN.fullmatch(path.name)]
+def existing_shards(folder: Path, listed: Collection[str] | None = None) -> list[Shard]:
+    """Open every complete shard in folder/shards.
+
+    Where a manifest lists the shards of a sealed cache, another file that is no shard is left alone. Raises
+    `CorruptFile` for a damaged one otherwise.
+    """
+    shards = []
+    for path in sorted((folder / "shards").glob("*.h5")):
+        if NAME_PATTERN.fullmatch(path.name):
+            try:
+                shards.append(open_shard(path))
+            except CorruptFile:
+                if listed is None or path.name in listed:
+                    raise
+    return shards
 
 
 def refuse_other_recipes(shards: Iterable[Shard], recipe: Recipe, folder: Path) -> None:
@@ -61,30 +72,48 @@ def refuse_other_recipes(shards: Iterable[Shard], recipe: Recipe, folder: Path) 
             )
 
 
-def make_plan(shards: Sequence[Shard], names: Iterable[str], images: Path, *, views: int, recipe: Recipe) -> Plan:
+def make_plan(
+    shards: Sequence[Shard],
+    names: Iterable[str],
+    images: Path,
+    *,
+    views: int,
+    recipe: Recipe,
+    listed: Collection[str] = (),
+) -> Plan:
     """Return what is to be done so that the cache holds every one of names, and at least that many views.
 
     images is the folder of the image files: a shard with an absent image that can be decoded by now is
-    computed anew. Raises `CorruptFile` for shards that contradict each other, `Mismatch` when fewer images
-    are named than an unfinished cache was planned for.
+    computed anew. listed names the shards of the manifest that is there. Raises `CorruptFile` for shards that
+    contradict each other, `Mismatch` when fewer images are named than an unfinished cache was planned for.
     """
-    kept, superseded = _usable(shards, images)
+    kept, superseded = _usable(shards, images, listed)
     views = max([views, *(shard.block.views[1] for shard in (*kept, *superseded))])
     all_names = _assign_rows([*kept, *superseded], names)
     todo = _missing_blocks(kept, len(all_names), views, _rows_per_shard(views, recipe))
     return Plan(all_names, views, kept, todo, superseded)
 
 
-def _usable(shards: Sequence[Shard], images: Path) -> tuple[list[Shard], list[Shard]]:
+def _usable(shards: Sequence[Shard], images: Path, listed: Collection[str]) -> tuple[list[Shard], list[Shard]]:
     """Split shards into those to keep and those that a better one replaces or will replace."""
-    best: dict[Block, Shard] = {}
+    of_block: dict[Block, list[Shard]] = defaultdict(list)
+    for shard in shards:
+        of_block[shard.block].append(shard)
+    kept: list[Shard] = []
     superseded: list[Shard] = []
-    for shard in sorted(shards, key=lambda shard: (_absent(shard), shard.path.name)):
-        if shard.block in best or any(_decodes(images / i.name) for i in shard.images if i.absent):
-            superseded.append(shard)
-        else:
-            best[shard.block] = shard
-    return list(best.values()), superseded
+    for twins in of_block.values():
+        best, *others = sorted(twins, key=lambda shard: _rank(shard, listed)) if len(twins) > 1 else twins
+        superseded += others
+        mendable = any(_decodes(images / image.name) for image in best.images if image.absent)
+        (superseded if mendable else kept).append(best)
+    return kept, superseded
+
+
+def _rank(shard: Shard, listed: Collection[str]) -> tuple[bool, int, bool, str]:
+    """Order shards of one block: whole files first, then fewest absent images, then the one that is in use."""
+    name = shard.path.name
+    whole = shard.path.is_file() and shard_name(shard.block, shard.path.read_bytes()) == name
+    return not whole, _absent(shard), name not in listed, name
 
 
 def _absent(shard: Shard) -> int:

@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 import zstandard
 from numpy.typing import NDArray
 
-from .errors import CorruptFile, InvalidSettings, StorageError
-from .shard import WAY_OUT, Shard
+from .errors import InvalidSettings
+from .shard import Shard, opened
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -37,7 +37,9 @@ class ChunkPlace:
 def usable_threads(threads: int | None) -> int:
     """Return threads, or by default one for each core; one in a worker process, which has others beside it."""
     if threads is None:
-        return 1 if multiprocessing.parent_process() else len(os.sched_getaffinity(0))
+        if multiprocessing.parent_process():
+            return 1
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if threads < 1:
         raise InvalidSettings(f"threads must be at least 1, found {threads}")
     return threads
@@ -65,21 +67,9 @@ def _read_piece(places: Sequence[ChunkPlace], array: str, out: NDArray[Any]) -> 
     decompressor = zstandard.ZstdDecompressor()
     for _, group in groupby(places, key=lambda place: place.shard.path):
         in_one_file = list(group)
-        descriptor = _open(in_one_file[0].shard)
-        try:
+        with opened(in_one_file[0].shard) as descriptor:
             for place in in_one_file:
                 place.shard.read_chunk(descriptor, array, place.i, place.j, out[place.position], decompressor)
-        finally:
-            os.close(descriptor)
-
-
-def _open(shard: Shard) -> int:
-    try:
-        return os.open(shard.path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError as error:
-        raise CorruptFile(f"{shard.path}: the shard is missing. {WAY_OUT}") from error
-    except OSError as error:
-        raise StorageError(f"{shard.path}: cannot read: {error.strerror or error}") from error
 
 
 def ahead(work: Iterable[Item], do: Callable[[int, Item], Result], *, prefetch: int) -> Iterator[Result]:

@@ -1,41 +1,35 @@
-"""A shard made anew from what is stored already: chunks are copied as they are, digests checked, and not decoded.
+"""A row copied from shard to shard: chunks as they are stored, digests checked, and not decoded.
 
 The same rows in the same block give the same file, byte for byte.
 """
 
-import contextlib
-import os
-from collections.abc import Iterator
-
+from .assemble import StoredRow
 from .builder import ShardBuilder
 from .shard import Shard
 from .views import Box, View
 
 
-@contextlib.contextmanager
-def opened(shard: Shard) -> Iterator[int]:
-    """Give a file descriptor of a shard."""
-    descriptor = os.open(shard.path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def copy_row(builder: ShardBuilder, i: int, shard: Shard, k: int, descriptor: int) -> None:
-    """Copy row k of a shard into row i of another of the same views; raise `CorruptFile` for a damaged chunk."""
-    builder.set_image(i, shard.images[k], views_in(shard, k))
+def stored_row(shard: Shard, k: int, descriptor: int) -> StoredRow:
+    """Return row k of a shard that is open as descriptor; raise `CorruptFile` for a damaged chunk."""
     if shard.images[k].absent:
-        return
-    for j in range(shard.block.shape[1]):
-        for array in shard.arrays:
-            builder.set_stored(array, i, j, shard.read_stored(descriptor, array, k, j))
+        return StoredRow(shard.images[k], [], [])
+    chunks = [
+        (array, j, shard.read_stored(descriptor, array, k, j))
+        for j in range(shard.block.shape[1])
+        for array in shard.arrays
+    ]
+    return StoredRow(shard.images[k], views_in(shard, k), chunks)
+
+
+def copy_row(builder: ShardBuilder, i: int, row: StoredRow) -> None:
+    """Put a stored row into row i of another shard of the same views."""
+    builder.set_image(i, row.row, row.views)
+    for array, j, stored in row.chunks:
+        builder.set_stored(array, i, j, stored)
 
 
 def views_in(shard: Shard, k: int) -> list[View]:
-    """Return how the views of a row were cut; none for an absent image."""
-    if shard.images[k].absent:
-        return []
+    """Return how the views of a row were cut."""
     return [
         View(Box(*box), bool(flip)) for box, flip in zip(shard.box[k].tolist(), shard.flip[k].tolist(), strict=True)
     ]

@@ -5,30 +5,29 @@ repair goes on where it was: each shard is replaced at once or not at all.
 """
 
 import contextlib
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from .assemble import StoredRow, build_shard
 from .backbones import Backbone
 from .builder import ShardBuilder
-from .encoding import Constants, encode
-from .errors import Mismatch, list_problems
-from .files import digest_of_file, remove_temporaries, write_durably
+from .encoding import Constants
+from .errors import CorruptFile, HostileFile, Mismatch
+from .files import digest_of_file, make_folder, remove_temporaries, storage_errors, write_durably
 from .layout import ImageRow, shard_name
 from .lock import writer_lock
-from .manifest import FILE_NAME as MANIFEST_NAME
-from .manifest import Manifest, ShardEntry
-from .pipeline import load_image
+from .manifest import Manifest, ShardEntry, read_manifest
+from .pipeline import LoadedImage, load_ahead
 from .progress import OnProgress, Progress, silent
-from .rebuild import copy_row, opened
+from .rebuild import copy_row, stored_row
 from .recipe import Target, backbone_of
 from .seal import seal
-from .shard import Shard, open_shard
+from .shard import Shard, open_shard, opened
 from .tables import FILE_NAME as INDEX_NAME
-from .tables import Tables, read_tables
+from .tables import Tables, is_same_image, read_tables
 from .verify import Examination, Problem, VerifyReport, examine, format_report
 
 
@@ -50,6 +49,7 @@ class RepairReport:
         """Return the report as a JSON object."""
         return {
             **self.found.as_json(),
+            "sound_now": not self.unrepaired,
             "repaired": self.repaired,
             "rows_computed": self.rows_computed,
             "changed": self.changed,
@@ -89,19 +89,22 @@ def repair_cache(
     root and weights default to those of the extraction. An image is used only if it is the file whose features
     were lost. Raises `Locked` if another process is writing there, `Mismatch` if the weights are not those.
     """
+    if not (folder / "shards").is_dir():
+        read_manifest(folder)  # raises if there is no cache at all
     with writer_lock(folder):
+        make_folder(folder / "shards")
         remove_temporaries(folder / "shards")
         remove_temporaries(folder)
         seen = examine(folder, threads=threads, on_progress=on_progress)
         if seen.report.ok:
             return RepairReport(seen.report, [], 0, [], [])
         if seen.manifest is None:
-            return _drop_unsealed(folder, seen.report)
+            return _set_aside(folder, seen)
         images = (root or Path(seen.manifest.source["root"])) / "images"
-        jobs, hopeless = _plan(folder, seen.manifest, seen, images)
+        jobs, mended, hopeless = _plan(folder, seen.manifest, seen, images)
         target = Target(seen.manifest.recipe, _constants(folder, seen))
         mender = _Mender(folder, seen.manifest, target, images, weights=weights, device=device)
-        mended = mender.mend(jobs, on_progress)
+        mended |= mender.mend(jobs, on_progress)
         hopeless += _conclude(folder, seen, seen.manifest, target, mended)
         sha256 = {entry.file: entry.sha256 for entry in seen.manifest.shards}
         return RepairReport(
@@ -115,29 +118,66 @@ def repair_cache(
         )
 
 
-def _drop_unsealed(folder: Path, found: VerifyReport) -> RepairReport:
-    """Remove damaged shards of a cache that no readable manifest seals; extract computes their rows anew."""
-    damaged = [problem.file for problem in found.problems if problem.file != MANIFEST_NAME]
-    for file in damaged:
-        (folder / file).unlink(missing_ok=True)
-    return RepairReport(found, damaged, 0, [], [])
+def _set_aside(folder: Path, seen: Examination) -> RepairReport:
+    """Rename damaged shards of a cache that no readable manifest seals, so that extract computes their rows anew.
+
+    What cannot be read, or is of another version, is no proof of damage and stays where it is.
+    """
+    repaired, left = [], []
+    for check in seen.checks:
+        if check.problem is not None and check.damaged:
+            path = folder / check.problem.file
+            with storage_errors(path):
+                path.rename(path.with_name(f"{path.name}.damaged"))
+            repaired.append(check.problem.file)
+        elif check.problem is not None:
+            left.append(check.problem)
+    return RepairReport(seen.report, repaired, 0, [], left)
 
 
-def _plan(folder: Path, manifest: Manifest, seen: Examination, images: Path) -> tuple[list[_Job], list[Problem]]:
-    """Return what can be mended, and what cannot because its images are gone, changed or unknown."""
+def _plan(
+    folder: Path, manifest: Manifest, seen: Examination, images: Path
+) -> tuple[list[_Job], dict[str, _Mended], list[Problem]]:
+    """Return what is to be mended, what an earlier repair mended already, and what cannot be.
+
+    The last is so where images are gone, changed or unknown.
+    """
     identity = _identities(folder, seen)
-    jobs, hopeless = [], []
+    jobs, mended, hopeless = [], {}, []
     for entry, check in zip(manifest.shards, seen.checks, strict=True):
         if check.problem is None:
             continue
-        rows = check.problem.rows if check.shard else list(range(*entry.block.rows))
         known = {row: identity[row] for row in range(*entry.block.rows) if row in identity}
+        if check.shard is not None:
+            known = dict(enumerate(check.shard.images, start=entry.block.rows[0]))
+        rows = check.problem.rows if check.shard else list(range(*entry.block.rows))
+        there = _mended_before(folder, entry, manifest, known)
         reasons = [reason for row in rows if (reason := _reason_against(known.get(row), images))]
-        if reasons:
-            hopeless.append(Problem(check.problem.file, list_problems("cannot be mended:", reasons, ""), rows))
+        if there is not None:
+            mended[entry.file] = there
+        elif reasons:
+            hopeless.append(Problem(check.problem.file, "; ".join(["cannot be mended", *reasons]), rows))
         else:
             jobs.append(_Job(entry, check.shard, known, [row for row in rows if not known[row].absent]))
-    return jobs, hopeless
+    return jobs, mended, hopeless
+
+
+def _mended_before(folder: Path, entry: ShardEntry, manifest: Manifest, known: dict[int, ImageRow]) -> _Mended | None:
+    """Return a whole shard of the entry's block and images that waits to be listed in its place."""
+    for path in sorted((folder / "shards").glob(f"{entry.block.rows[0]:05d}-*.h5")):
+        if path.name in {other.file for other in manifest.shards}:
+            continue
+        try:
+            shard, data = open_shard(path, manifest.recipe), path.read_bytes()
+        except (CorruptFile, Mismatch, HostileFile, OSError):
+            continue
+        same = shard.block == entry.block and all(
+            row in known and is_same_image(image, known[row])
+            for row, image in enumerate(shard.images, start=entry.block.rows[0])
+        )
+        if same and shard_name(shard.block, data) == path.name:
+            return _Mended(path, hashlib.sha256(data).hexdigest())
+    return None
 
 
 def _identities(folder: Path, seen: Examination) -> dict[int, ImageRow]:
@@ -146,7 +186,9 @@ def _identities(folder: Path, seen: Examination) -> dict[int, ImageRow]:
     known = dict(enumerate(tables.images)) if tables else {}
     for check in seen.checks:
         if check.shard is not None:
-            known |= dict(enumerate(check.shard.images, start=check.shard.block.rows[0]))
+            for row, image in enumerate(check.shard.images, start=check.shard.block.rows[0]):
+                if row not in known or known[row].absent:
+                    known[row] = image
     return known
 
 
@@ -201,30 +243,35 @@ class _Mender:
 
     def _rebuilt(self, job: _Job) -> bytes:
         """Return the bytes of a shard whose good rows are copied and whose lost ones are computed."""
-        builder = ShardBuilder(self.target.recipe, job.entry.block, self.target.constants)
         with contextlib.ExitStack() as stack:
-            stack.callback(builder.close)
             descriptor = stack.enter_context(opened(job.shard)) if job.shard else -1
-            for i, row in enumerate(range(*job.entry.block.rows)):
-                if row in job.rows:
-                    self._compute_row(builder, i, job.images[row], job.entry.block.views)
-                elif job.shard:
-                    copy_row(builder, i, job.shard, i, descriptor)
-                else:
-                    builder.set_image(i, job.images[row], [])
+            rows = self._rows(job, descriptor)
+            if job.rows:
+                backbone = self._loaded_backbone()
+                return build_shard(rows, job.entry.block, backbone, self.target, on_image=lambda _: None)
+            builder = ShardBuilder(self.target.recipe, job.entry.block, self.target.constants)
+            stack.callback(builder.close)
+            for i, row in enumerate(rows):
+                if isinstance(row, StoredRow):
+                    copy_row(builder, i, row)
             return builder.finish()
 
-    def _compute_row(self, builder: ShardBuilder, i: int, row: ImageRow, views: tuple[int, int]) -> None:
-        image = load_image(self.images / row.name, row.name, views, self.target.recipe)
-        if image.row != row:  # it was replaced since it was checked
-            raise Mismatch(f"{self.images / row.name}: not the image whose features were lost; restore it")
-        builder.set_image(i, image.row, image.views)
-        features = self._loaded_backbone()(torch.from_numpy(image.pixels))
-        encoded = {layer: encode(values, self.target.constants.get(layer)) for layer, values in features.items()}
-        for j in range(len(image.views)):
-            for layer, values in encoded.items():
-                builder.set_chunk(f"features/{layer}", i, j, values.features[j])
-                builder.set_chunk(f"pooled/{layer}", i, j, values.pooled[j])
+    def _rows(self, job: _Job, descriptor: int) -> Iterator[LoadedImage | StoredRow]:
+        """Yield each row of the shard: copied, or loaded from its image where it is to be computed."""
+        work = [(job.images[row].name, job.entry.block.views) for row in job.rows]
+        loaded = load_ahead(self.images, work, self.target.recipe)
+        for i, row in enumerate(range(*job.entry.block.rows)):
+            if row in job.rows:
+                image = next(loaded)
+                if image.row != job.images[row]:  # it was replaced since it was checked
+                    raise Mismatch(
+                        f"{self.images / image.row.name}: not the image whose features were lost; restore it"
+                    )
+                yield image
+            elif job.shard:
+                yield stored_row(job.shard, i, descriptor)
+            else:
+                yield StoredRow(job.images[row], [], [])
 
     def _loaded_backbone(self) -> Backbone:
         if self._backbone is None:
@@ -243,8 +290,7 @@ def _conclude(
     folder: Path, seen: Examination, manifest: Manifest, target: Target, mended: dict[str, _Mended]
 ) -> list[Problem]:
     """Seal the cache again if its files are not those of the manifest any more; return why it could not be."""
-    same = all(mended[entry.file].sha256 == entry.sha256 for entry in manifest.shards if entry.file in mended)
-    if same and not seen.index_problem:
+    if not seen.index_problem and not any(_differs(entry, mended) for entry in manifest.shards):
         return []
     hopeless = [
         entry.file
@@ -252,8 +298,9 @@ def _conclude(
         if check.problem and entry.file not in mended
     ]
     if hopeless:
-        what = "cannot be written anew before these are mended: " + ", ".join(hopeless)
-        return [Problem(INDEX_NAME, what)]
+        what = "takes its place only when these are mended as well: " + ", ".join(hopeless)
+        waiting = [f"shards/{entry.file}" for entry in manifest.shards if _differs(entry, mended)]
+        return [Problem(file, what) for file in (*waiting, *([INDEX_NAME] if seen.index_problem else []))]
     new = {
         entry.file: mended.get(entry.file) or _Mended(folder / "shards" / entry.file, entry.sha256)
         for entry in manifest.shards
@@ -274,6 +321,10 @@ def _conclude(
         if one.path.name != file:
             (folder / "shards" / file).unlink(missing_ok=True)
     return []
+
+
+def _differs(entry: ShardEntry, mended: dict[str, _Mended]) -> bool:
+    return entry.file in mended and mended[entry.file].sha256 != entry.sha256
 
 
 def format_repair(report: RepairReport) -> str:

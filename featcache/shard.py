@@ -3,6 +3,7 @@
 Checks all there is to check before it hands anything out. Knows nothing of other shards, of images or of writing.
 """
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -121,6 +122,21 @@ class Shard:
             ) from error
 
 
+@contextlib.contextmanager
+def opened(shard: Shard) -> Iterator[int]:
+    """Give a file descriptor of a shard; raise `CorruptFile` if it is gone, `StorageError` if it cannot be opened."""
+    try:
+        descriptor = os.open(shard.path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise CorruptFile(f"{shard.path}: the shard is missing. {WAY_OUT}") from error
+    except OSError as error:
+        raise StorageError(f"{shard.path}: cannot read: {error.strerror or error}") from error
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
 def read_exactly(descriptor: int, size: int, offset: int, place: Callable[[], str]) -> bytes:
     """Return size bytes at offset of an open file; raise `CorruptFile` at its end, or when the disk fails twice."""
     parts = []
@@ -155,7 +171,7 @@ def open_shard(path: Path, recipe: Recipe | None = None) -> Shard:
             return _read_shard(path, file, recipe)
     except FileNotFoundError as error:
         raise CorruptFile(f"{path}: the shard is missing. {WAY_OUT}") from error
-    except (LookupError, TypeError, ValueError, OSError, RuntimeError) as error:
+    except (LookupError, TypeError, ValueError, OverflowError, AttributeError, OSError, RuntimeError) as error:
         if isinstance(error, FeatcacheError):
             raise
         if isinstance(error, OSError) and error.errno:
@@ -209,9 +225,10 @@ def _read_tables(path: Path, file: h5py.File, recipe: Recipe) -> Iterator[tuple[
 
 def _plain_dataset(path: Path, file: h5py.File, name: str) -> h5py.Dataset:
     """Return the dataset of that name; raise `HostileFile` if it lies, wholly or in part, in another file."""
-    group, _, base = name.rpartition("/")
-    if not isinstance(file[group].get(base, getlink=True), h5py.HardLink):
-        raise HostileFile(f"{path}: {name} is a link to elsewhere; a shard never holds that")
+    parts = name.split("/")
+    for depth in range(1, len(parts) + 1):
+        if not isinstance(file.get("/".join(parts[:depth]), getlink=True), h5py.HardLink):
+            raise HostileFile(f"{path}: {name} is a link to elsewhere; a shard never holds that")
     dataset = file[name]
     if not isinstance(dataset, h5py.Dataset):
         raise CorruptFile(f"{path}: {name} is not a dataset")

@@ -1,7 +1,6 @@
 """Checking a whole cache, at the speed of the disk: every file against the manifest, every chunk against its digest."""
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -16,11 +15,11 @@ from .errors import CacheIncomplete, CorruptFile, FeatcacheError, HostileFile, S
 from .files import TEMPORARY_PREFIX, digest_of_file
 from .layout import NAME_PATTERN
 from .manifest import FILE_NAME as MANIFEST_NAME
-from .manifest import Manifest, ShardEntry, read_manifest
+from .manifest import Manifest, ShardEntry, read_manifest, refuse_changed
 from .progress import OnProgress, Progress, silent
 from .reading import usable_threads
 from .seal import FAILURES_NAME
-from .shard import Shard, open_shard
+from .shard import Shard, open_shard, opened
 from .tables import FILE_NAME as INDEX_NAME
 
 _READ_SIZE = 4 << 20
@@ -67,12 +66,17 @@ class VerifyReport:
 
 @dataclass(frozen=True)
 class ShardCheck:
-    """One shard, checked: the shard if it can be opened, how many chunks it has, and what is wrong with it."""
+    """One shard, checked: the shard if it can be opened, how many chunks it has, and what is wrong with it.
+
+    damaged says that its bytes are not what they were; without it, a problem may be one of the disk, of the
+    version of this program, or of someone else's file.
+    """
 
     shard: Shard | None
     chunks: int
     bytes: int
     problem: Problem | None
+    damaged: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,10 @@ def verify_cache(folder: Path, *, threads: int | None = None, on_progress: OnPro
 
 
 def examine(folder: Path, *, threads: int | None = None, on_progress: OnProgress = silent) -> Examination:
-    """Do what `verify_cache` does, and return what was found on the way too."""
+    """Do what `verify_cache` does, and return what was found on the way too.
+
+    Raises `Mismatch` if another manifest sealed the cache meanwhile: then what is missing is no damage.
+    """
     problems = []
     manifest = None
     try:
@@ -107,6 +114,8 @@ def examine(folder: Path, *, threads: int | None = None, on_progress: OnProgress
     checks = list(check_shards(folder, manifest, threads=threads, on_progress=on_progress))
     problems += [check.problem for check in checks if check.problem]
     index_problem = _index_problem(folder, manifest) if manifest is not None else ""
+    if manifest is not None and (index_problem or any(check.problem for check in checks)):
+        refuse_changed(folder, manifest)
     if index_problem:
         problems.append(Problem(INDEX_NAME, index_problem))
     report = VerifyReport(
@@ -150,7 +159,8 @@ def check_shard(folder: Path, path: Path, entry: ShardEntry | None, manifest: Ma
         return ShardCheck(None, 0, 0, Problem(name, f"cannot be read: {error}", rows))
     except FeatcacheError as error:
         size = path.stat().st_size if path.is_file() else 0
-        return ShardCheck(None, 0, size, Problem(name, _without_path(error, path), rows))
+        damaged = isinstance(error, CorruptFile)
+        return ShardCheck(None, 0, size, Problem(name, _without_path(error, path), rows), damaged)
     chunks = sum(int((index.offsets >= 0).sum()) for index in shard.arrays.values())
     bad = bad_rows(shard)
     problem = None
@@ -158,22 +168,19 @@ def check_shard(folder: Path, path: Path, entry: ShardEntry | None, manifest: Ma
         problem = Problem(name, f"{len(bad)} of {len(shard.images)} rows have damaged chunks", bad)
     elif not whole:
         problem = Problem(name, "its bytes are not those that were committed; all its chunks are whole")
-    return ShardCheck(shard, chunks, path.stat().st_size, problem)
+    return ShardCheck(shard, chunks, path.stat().st_size, problem, damaged=problem is not None)
 
 
 def bad_rows(shard: Shard) -> list[int]:
     """Return the rows of the cache of which the shard holds a chunk that is damaged or cannot be read."""
     bad = set()
-    descriptor = os.open(shard.path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
+    with opened(shard) as descriptor:
         for array, index in shard.arrays.items():
             for i, j in np.argwhere(index.offsets >= 0).tolist():
                 try:
                     shard.read_stored(descriptor, array, i, j)
                 except CorruptFile:
                     bad.add(shard.block.rows[0] + i)
-    finally:
-        os.close(descriptor)
     return sorted(bad)
 
 
@@ -214,7 +221,7 @@ def _strangers(folder: Path, manifest: Manifest | None) -> Iterator[str]:
     for path in sorted(folder.iterdir()):
         if path.name not in known:
             yield f"{path.name}: not part of the cache"
-    for path in sorted((folder / "shards").iterdir()):
+    for path in sorted((folder / "shards").iterdir()) if (folder / "shards").is_dir() else ():
         if path.name.startswith(TEMPORARY_PREFIX):
             yield f"shards/{path.name}: left by a writer that was killed, or of one that is at work"
         elif not NAME_PATTERN.fullmatch(path.name) or (listed is not None and path.name not in listed):

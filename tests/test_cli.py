@@ -328,7 +328,7 @@ def test_what_cannot_be_repaired_ends_with_status_5_and_an_unfinished_cache_with
     (shard,) = Path("cache/tiny/shards").iterdir()
     shard.write_bytes(b"")
     left = amnet("verify-cache", "--repair", "--root", "elsewhere", status=5)
-    assert f"left     shards/{shard.name}: cannot be mended:" in left.stdout
+    assert f"left     shards/{shard.name}: cannot be mended; " in left.stdout
     assert "is not there; name the dataset's folder with --root" in left.stdout
     amnet("verify-cache", "--repair")
     Path("cache/tiny/manifest.json").unlink()

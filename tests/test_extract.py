@@ -19,7 +19,7 @@ from conftest import TINY_EXTRACT
 from numpy.typing import NDArray
 from PIL import Image
 
-import featcache.extract
+import featcache.files
 import featcache.images
 import featcache.pipeline
 import featcache.plan
@@ -353,6 +353,9 @@ def test_progress_counts_views_from_where_the_run_starts(tiny_dataset: Path, tmp
     with pytest.raises(KeyboardInterrupt):
         run(tiny_dataset, tmp_path, on_progress=stop)
     run(tiny_dataset, tmp_path, on_progress=seen.append)
+    checks = [progress for progress in seen if progress.stage == "check images"]
+    assert [progress.done for progress in checks] == list(range(1, 25))  # three shards of 8 are there
+    seen = [progress for progress in seen if progress.stage == "extract"]
     assert (seen[0].skipped, seen[0].done, seen[-1].done, seen[-1].total) == (72, 75, 123, 123)
 
 
@@ -443,7 +446,7 @@ def test_a_disk_that_cannot_hold_the_result_is_refused_before_anything_is_writte
     tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(featcache.extract.shutil, "disk_usage", lambda _: usage._replace(free=100_000))
+    monkeypatch.setattr(featcache.files.shutil, "disk_usage", lambda _: usage._replace(free=100_000))
     with pytest.raises(StorageError, match=r"about [\d,]{7,} bytes are needed, 100,000 are free.*--force"):
         run(tiny_dataset, tmp_path / "out")
     assert list((tmp_path / "out" / "shards").iterdir()) == []
