@@ -112,7 +112,9 @@ def main() -> None:
 @click.option("--out", type=DIRECTORY, help="Folder of the cache.  [default: cache/NAME]")
 @click.option("--on-bad-image", default="skip", show_default=True, type=click.Choice(["skip", "stop"]),
               help="Leave a bad image out and go on, or stop at the first.")  # fmt: skip
-@click.option("--force", is_flag=True, help="Start although the disk seems too small.")
+@click.option(
+    "--force", is_flag=True, help="Start although the disk seems too small; it may stop half-way, with nothing lost."
+)
 @click.option("--dry-run", is_flag=True, help="Print images, views, bytes and time, and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def extract(dataset: str, root: Path | None, out: Path | None, dry_run: bool, as_json: bool, **options: Any) -> None:
@@ -345,7 +347,7 @@ def merge_caches(out: Path, inputs: tuple[Path, ...], as_json: bool) -> None:
 
 @main.command("verify-cache")
 @click.option("--cache", type=DIRECTORY, help="Cache to check.  [default: the only one in cache/]")
-@click.option("--repair", is_flag=True, help="Extract damaged and missing rows again, and nothing else.")
+@click.option("--repair", is_flag=True, help="Extract damaged and missing rows again; sound shards stay as they are.")
 @click.option("--root", type=DIRECTORY, help="Folder with images/, if it is not where extract found it.")
 @click.option("--weights", type=FILE, help="Weights file of the backbone, if it is not where extract found it.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")

@@ -135,3 +135,15 @@ def test_what_is_no_canonical_json_is_corrupt(cache: Path, text: str) -> None:
     (cache / "manifest.json").write_text(json.dumps({**body, **json.loads(text)}))
     with pytest.raises(CorruptFile):
         read_manifest(cache)
+
+
+def test_a_flipped_bit_is_damage_and_never_a_newer_version(cache: Path) -> None:
+    whole = (cache / "manifest.json").read_bytes()
+    at = whole.index(b'"format_version":1')
+    for position in range(at, at + 18):
+        for bit in range(8):
+            damaged = bytearray(whole)
+            damaged[position] ^= 1 << bit
+            (cache / "manifest.json").write_bytes(damaged)
+            with pytest.raises(CorruptFile):
+                read_manifest(cache)

@@ -12,7 +12,7 @@ from synthetic import RECIPE, make_arrays, write_shard
 from featcache.errors import CorruptFile, Mismatch
 from featcache.layout import Block, ImageRow
 from featcache.plan import ROWS_PER_SHARD, Plan, existing_shards, make_plan, refuse_other_recipes
-from featcache.shard import Shard
+from featcache.shard import Shard, open_shard
 
 NOWHERE = Path("nowhere")
 
@@ -158,3 +158,20 @@ def test_a_damaged_shard_stops_the_plan(tmp_path: Path) -> None:
 
 def test_the_shard_size_is_the_documented_one() -> None:
     assert ROWS_PER_SHARD == 64
+
+
+def test_of_twins_the_whole_one_stays_and_a_stray_file_is_left_alone(tmp_path: Path) -> None:
+    block = Block((0, 5), (0, 2))
+    good = write_shard(tmp_path, make_arrays(), block)
+    data = bytearray(good.read_bytes())
+    data[int(open_shard(good).arrays["features/first"].offsets[0, 0])] ^= 1
+    damaged = good.with_name("00000-0000000000000000.h5")
+    damaged.write_bytes(data)
+    (tmp_path / "shards" / "00000-1111111111111111.h5").write_bytes(b"")
+    with pytest.raises(CorruptFile, match="00000-1111111111111111.h5"):
+        existing_shards(tmp_path)
+    shards = existing_shards(tmp_path, listed={good.name})
+    names = [image.name for image in shards[0].images]
+    for order in (shards, shards[::-1]):
+        found = make_plan(order, names, tmp_path / "images", views=2, recipe=RECIPE, listed={good.name})
+        assert ([s.path for s in found.kept], [s.path for s in found.superseded]) == ([good], [damaged])

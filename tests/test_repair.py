@@ -3,14 +3,18 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
+from conftest import TINY_EXTRACT
 from PIL import Image
 
-from featcache import assemble, repair
+from featcache import assemble, plan, repair, verify
 from featcache.cache import open_cache
-from featcache.errors import CacheIncomplete, Locked, Mismatch
+from featcache.dataset import open_dataset
+from featcache.errors import BadInput, CacheIncomplete, HostileFile, Locked, Mismatch, StorageError
+from featcache.extract import extract
 from featcache.lock import writer_lock
 from featcache.repair import format_repair, repair_cache
 from featcache.shard import open_shard
@@ -208,3 +212,67 @@ def test_no_cache_is_incomplete(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     with pytest.raises(CacheIncomplete):
         repair_cache(tmp_path / "x")
+
+
+def test_what_is_no_proof_of_damage_stays_where_it_is(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (own / "manifest.json").unlink()
+    before = contents(own)
+    for error in (StorageError("Input/output error"), Mismatch("format version 2"), HostileFile("a link")):
+
+        def fail(*_: object, error: Exception = error) -> NoReturn:
+            raise error
+
+        with monkeypatch.context() as patch:
+            patch.setattr(verify, "open_shard", fail)
+            report = repair_cache(own)
+        assert (report.repaired, len(report.unrepaired)) == ([], 1)
+        assert contents(own) == before
+
+
+def test_a_feature_that_is_not_finite_is_never_stored(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flip_chunk(own, 7)
+    damaged = contents(own)
+    real = assemble.encode
+    monkeypatch.setattr(assemble, "encode", lambda features, constants: real(features * float("inf"), constants))
+    with pytest.raises(BadInput, match="gave a value that is NaN"):
+        repair_cache(own)
+    assert contents(own) == damaged
+
+
+def test_a_missing_folder_of_shards_is_made_whole(own: Path, tiny_cache: Path) -> None:
+    shutil.rmtree(own / "shards")
+    assert not verify_cache(own).ok
+    assert repair_cache(own).rows_computed == 41
+    assert contents(own) == contents(tiny_cache)
+
+
+def test_a_folder_that_is_no_cache_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / ".tmp-mine").write_text("mine")
+    with pytest.raises(CacheIncomplete, match="no cache there"):
+        repair_cache(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".tmp-mine"]
+
+
+def test_a_shard_that_came_out_different_waits_for_the_others_and_is_not_computed_twice(
+    tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "ROWS_PER_SHARD", 21)
+    extract(open_dataset(str(tiny_dataset)), TINY_EXTRACT, tmp_path / "own")
+    cache = open_cache(tmp_path / "own")
+    first, second = (entry.file for entry in cache.manifest.shards)
+    for name in (first, second):
+        (tmp_path / "own" / "shards" / name).unlink()
+    shutil.copytree(tiny_dataset, tmp_path / "data")
+    lost = tmp_path / "data" / "images" / cache.images[40].name
+    lost.rename(tmp_path / "aside")
+    real = assemble.encode
+    with monkeypatch.context() as patch:
+        patch.setattr(assemble, "encode", lambda features, constants: real(features * 1.001, constants))
+        report = repair_cache(tmp_path / "own", root=tmp_path / "data")
+    assert report.repaired == []
+    assert {problem.file for problem in report.unrepaired} == {f"shards/{first}", f"shards/{second}"}
+    (tmp_path / "aside").rename(lost)
+    report = repair_cache(tmp_path / "own", root=tmp_path / "data")
+    assert (report.repaired, report.rows_computed) == ([f"shards/{first}", f"shards/{second}"], 20)
+    assert report.changed == [f"shards/{first}"]
+    assert verify_cache(tmp_path / "own").ok
