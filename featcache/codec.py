@@ -45,14 +45,15 @@ class Codec:
         payload = memoryview(stored)[:-CHECKSUM_BYTES]
         if self.zstd_level is None:
             data = np.frombuffer(payload, np.uint8)
-        else:
-            data = _decompress(payload, out.nbytes, decompressor or zstandard.ZstdDecompressor())
-        if data.nbytes != out.nbytes:
-            raise CorruptFile(f"a chunk of {data.nbytes:,} bytes, expected {out.nbytes:,}")
-        if self._shuffles(out.itemsize):
-            _unshuffle(data.reshape(out.itemsize, -1), out)
-        else:
+            if data.nbytes != out.nbytes:
+                raise CorruptFile(f"a chunk of {data.nbytes:,} bytes, expected {out.nbytes:,}")
             out.reshape(-1).view(np.uint8)[:] = data
+        elif self._shuffles(out.itemsize):
+            planes = np.empty((out.itemsize, out.size), np.uint8)
+            _decompress(payload, planes.reshape(-1), decompressor or zstandard.ZstdDecompressor())
+            _unshuffle(planes, out)
+        else:
+            _decompress(payload, out.reshape(-1).view(np.uint8), decompressor or zstandard.ZstdDecompressor())
 
     def _shuffles(self, itemsize: int) -> bool:
         return self.shuffle and self.zstd_level is not None and itemsize > 1
@@ -95,15 +96,17 @@ def _unshuffle(planes: NDArray[np.uint8], out: NDArray[np.generic]) -> None:
         out.reshape(-1).view(np.uint8).reshape(-1, len(planes))[:] = planes.T
 
 
-def _decompress(payload: memoryview, size: int, decompressor: zstandard.ZstdDecompressor) -> NDArray[np.uint8]:
-    """Return exactly size bytes from one zstd frame; a frame that states another size is never unpacked."""
+def _decompress(payload: memoryview, out: NDArray[np.uint8], decompressor: zstandard.ZstdDecompressor) -> None:
+    """Fill out with one zstd frame; a frame that states another size is never unpacked."""
     try:
-        if zstandard.frame_content_size(payload) != size:
-            raise CorruptFile(f"a zstd frame of {zstandard.frame_content_size(payload)} bytes, expected {size}")
-        data = decompressor.decompress(payload, allow_extra_data=False)
+        size = zstandard.frame_content_size(payload)
+        if size != out.nbytes:
+            raise CorruptFile(f"a zstd frame of {size} bytes, expected {out.nbytes}")
+        reader = decompressor.stream_reader(payload, read_across_frames=True)
+        if reader.readinto(out.data) != out.nbytes or reader.read(1):
+            raise CorruptFile(f"a chunk that is not one zstd frame of {out.nbytes:,} bytes")
     except zstandard.ZstdError as error:
         raise CorruptFile(f"a chunk that zstd cannot decompress: {error}") from error
-    return np.frombuffer(data, np.uint8)
 
 
 def fletcher32(data: bytes) -> bytes:
