@@ -1,6 +1,7 @@
 """Imports point one way, and nothing heavy is loaded to print help."""
 
 import ast
+import re
 import subprocess
 import sys
 import time
@@ -42,3 +43,10 @@ def test_help_answers_at_once() -> None:
     done = subprocess.run([sys.executable, "cli.py", "--help"], cwd=ROOT, capture_output=True, check=True)
     assert b"train-head" in done.stdout
     assert time.perf_counter() - started < 3  # 0.1 s on an idle machine; torch alone takes 1.7 s
+
+
+def test_every_link_of_the_documents_leads_somewhere() -> None:
+    root = Path(__file__).parents[1]
+    for document in (root / "README.md", *(root / "docs").glob("*.md")):
+        targets = re.findall(r"\]\(([^)#:]+)\)", document.read_text(encoding="utf-8"))
+        assert [target for target in targets if not (document.parent / target).exists()] == [], document.name
