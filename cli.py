@@ -15,6 +15,8 @@ from featcache.errors import FeatcacheError, InvalidSettings, ResourceError, Sto
 
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
+EXISTING_DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
+EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 class _Commands(click.Group):
@@ -323,7 +325,7 @@ def cache_info(cache: Path | None, as_json: bool) -> None:
 
 @main.command("merge-caches")
 @click.argument("out", type=DIRECTORY)
-@click.argument("inputs", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("inputs", nargs=-1, required=True, type=EXISTING_DIRECTORY)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def merge_caches(out: Path, inputs: tuple[Path, ...], as_json: bool) -> None:
     """Join caches of one recipe, extracted on different machines, into the new cache OUT.
@@ -348,8 +350,8 @@ def merge_caches(out: Path, inputs: tuple[Path, ...], as_json: bool) -> None:
 @main.command("verify-cache")
 @click.option("--cache", type=DIRECTORY, help="Cache to check.  [default: the only one in cache/]")
 @click.option("--repair", is_flag=True, help="Extract damaged and missing rows again; sound shards stay as they are.")
-@click.option("--root", type=DIRECTORY, help="Folder with images/, if it is not where extract found it.")
-@click.option("--weights", type=FILE, help="Weights file of the backbone, if it is not where extract found it.")
+@click.option("--root", type=EXISTING_DIRECTORY, help="Folder with images/, if it is not where extract found it.")
+@click.option("--weights", type=EXISTING_FILE, help="Weights file of the backbone, if not where extract found it.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def verify_cache(
@@ -388,7 +390,7 @@ def verify_cache(
     if damaged:
         raise SystemExit(5)
     if not report.complete:
-        click.echo("the cache is not complete; run the same extract command again", err=True)
+        click.echo("the cache is not complete; run the same extract or merge-caches command again", err=True)
         raise SystemExit(4)
 
 

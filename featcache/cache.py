@@ -32,7 +32,7 @@ class FeatureCache:
     def __init__(
         self, path: Path, manifest: Manifest, tables: Tables, opened: dict[str, Shard], threads: int | None
     ) -> None:
-        self.path = path
+        self.path = path.absolute()  # wherever the process goes
         self.manifest = manifest
         self.images: list[ImageRow] = tables.images
         self.box, self.flip = tables.box, tables.flip
@@ -44,7 +44,7 @@ class FeatureCache:
         self._shard_of = _shard_map(manifest)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _open_the_same, (self.path.absolute(), self.manifest.digest, self.threads)
+        return _open_the_same, (self.path, self.manifest.digest, self.threads)
 
     @property
     def recipe(self) -> Recipe:
@@ -233,8 +233,8 @@ def open_listed_shard(folder: Path, entry: ShardEntry, recipe: Recipe) -> Shard:
     path = folder / "shards" / entry.file
     shard = open_shard(path, recipe)
     if path.stat().st_size != entry.bytes or shard.block != entry.block:
-        found = f"{path.stat().st_size:,} bytes for {shard.block}"
-        raise CorruptFile(f"{path}: {found}, the manifest says {entry.bytes:,} for {entry.block}. {WAY_OUT}")
+        found = f"{path.stat().st_size:,} bytes of {shard.block}"
+        raise CorruptFile(f"{path}: {found}, the manifest says {entry.bytes:,} of {entry.block}. {WAY_OUT}")
     return shard
 
 

@@ -81,7 +81,7 @@ def open_dataset(name_or_dir: str, *, root: str | Path | None = None) -> Dataset
     names = tuple(sorted({line.name for line in lines}))
     row_of = {name: row for row, name in enumerate(names)}
     return Dataset(
-        name=name_or_dir if name_or_dir in KNOWN else folder.resolve().name,
+        name=name_or_dir if name_or_dir in KNOWN else _name_of(folder),
         root=folder,
         names=names,
         splits={
@@ -208,3 +208,8 @@ def _missing_images(images: Path, lines: list[_Line]) -> list[str]:
 def _part(lines: list[_Line], row_of: dict[str, int]) -> Part:
     rows = np.array([row_of[line.name] for line in lines], dtype=np.int64)
     return Part(rows, np.array([line.score for line in lines], dtype=np.float64))
+
+
+def _name_of(folder: Path) -> str:
+    """Return the folder's name as it was typed, though it be a link; that of '.' and '..' is the real one."""
+    return folder.absolute().name if folder.name not in ("", "..") else folder.resolve().name

@@ -7,6 +7,7 @@ feature of 0, the most frequent one behind a ReLU, is stored exactly.
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,8 +62,9 @@ def quantize(features: Tensor, constants: Constants) -> Tensor:
     return features.div(scale).round_().add_(zero).clamp_(0, LEVELS).to(torch.uint8)
 
 
-def decode(stored: Tensor, constants: Constants | None) -> Tensor:
-    """Return stored features (..., D) as float32 on the device where they are; constants are None for float16."""
+def decode(stored: Tensor | NDArray[Any], constants: Constants | None) -> Tensor:
+    """Return stored features (..., D) as new float32 ones, on the device where they are; None stands for float16."""
+    stored = torch.as_tensor(stored)
     if constants is None:
         return stored.float()
     scale, zero = torch.from_numpy(constants).to(stored.device)

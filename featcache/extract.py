@@ -113,6 +113,8 @@ def extract(
     Raises `Mismatch` if out holds features of another recipe, `Locked` if another process is writing there,
     `BadInput` for a feature that cannot be stored or, under on_bad_image='stop', for the first bad image.
     """
+    if settings.calibrate_like:
+        read_manifest(Path(settings.calibrate_like))  # a wrong folder is said before any work
     backbone = load_backbone(settings)
     refuse_foreign_folder(out)
     make_folder(out)

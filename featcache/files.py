@@ -60,9 +60,11 @@ def storage_errors(path: Path, *, needed: int = 0) -> Iterator[None]:
         raise
     except OSError as error:
         size = f" ({needed:,} bytes needed)" if needed else ""
+        refused = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+        way_out = "give yourself the right to write there" if refused else "free space or mend the disk"
         raise StorageError(
             f"{path}: cannot write{size}: {error.strerror or error}. "
-            "Nothing that was complete is lost; free space or mend the disk, then run the same command again."
+            f"Nothing that was complete is lost; {way_out}, then run the same command again."
         ) from error
 
 

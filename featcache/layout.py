@@ -30,6 +30,9 @@ class Block:
     rows: tuple[int, int]
     views: tuple[int, int]
 
+    def __str__(self) -> str:
+        return f"rows {self.rows[0]}-{self.rows[1] - 1}, views {self.views[0]}-{self.views[1] - 1}"
+
     @property
     def shape(self) -> tuple[int, int]:
         """Rows and views of the block."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .builder import ShardBuilder
-from .cache import open_listed_shard
+from .cache import open_cache, open_listed_shard
 from .errors import CacheIncomplete, InvalidSettings, Mismatch, list_problems
 from .files import make_folder, refuse_full_disk, remove_temporaries, write_durably
 from .layout import Block, ImageRow, shard_name
@@ -25,6 +25,9 @@ from .recipe import check_same
 from .seal import seal
 from .shard import Shard, open_shard, opened
 from .splits import merge_splits
+from .tables import is_same_image
+
+_SAME_CONSTANTS = " Parts in uint8 need the same constants: extract them with --calibrate-like."
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,11 @@ class _Planned:
     block: Block
     rows: list[_Held]
 
+    @property
+    def images(self) -> list[ImageRow]:
+        """Who they are."""
+        return [place.image for place in self.rows]
+
 
 def merge_caches(out: Path, inputs: Sequence[Path], *, on_progress: OnProgress = silent) -> MergeReport:
     """Write the cache that holds every image of inputs into out; run again, it goes on where it was stopped.
@@ -97,6 +105,9 @@ def merge_caches(out: Path, inputs: Sequence[Path], *, on_progress: OnProgress =
     row_of = _assign_rows(sources, held)
     splits = merge_splits([(source.manifest.splits, source.names) for source in sources if source.manifest], row_of)
     planned = list(_plan(pieces, row_of))
+    if (out / MANIFEST_NAME).exists():
+        _refuse_another(out, planned, splits)
+        return MergeReport(str(out), len(row_of), views, len(planned), True)
     make_folder(out)
     with writer_lock(out):
         make_folder(out / "shards")
@@ -120,17 +131,34 @@ def _refuse_out(out: Path, inputs: Sequence[Path]) -> None:
     if not inputs:
         raise InvalidSettings("name at least one cache to merge")
     if len({path.resolve() for path in inputs}) < len(inputs):
-        raise InvalidSettings("an input is named twice")
+        raise InvalidSettings(f"an input is named twice: {', '.join(map(str, inputs))}")
     if out.resolve() in {path.resolve() for path in inputs}:
         raise InvalidSettings(f"{out} is an input as well; give a new folder")
-    if (out / MANIFEST_NAME).exists():
-        raise InvalidSettings(f"{out} is a finished cache already; give a new folder")
+    for folder in inputs:
+        if out.resolve().is_relative_to(folder.resolve()):
+            raise InvalidSettings(f"{out} lies in the input {folder}; give another folder")
     refuse_foreign_folder(out)
+
+
+def _refuse_another(out: Path, planned: Sequence[_Planned], splits: Splits) -> None:
+    """Raise `InvalidSettings` unless out is the finished result of this very merge."""
+    there = open_cache(out)
+    wanted = {row: image for item in planned for row, image in enumerate(item.images, start=item.block.rows[0])}
+    blocks = {entry.block for entry in there.manifest.shards}
+    same = (
+        there.recipe == planned[0].rows[0].shard.recipe
+        and blocks == {item.block for item in planned}
+        and all(is_same_image(image, wanted[row]) for row, image in enumerate(there.images))
+        and {split: set(parts) for split, parts in there.splits.items()}
+        == {split: set(parts) for split, parts in splits.items()}
+    )
+    if not same:
+        raise InvalidSettings(f"{out} is a finished cache of something else; give a new folder")
 
 
 def _refuse_strangers(out: Path, planned: Sequence[_Planned]) -> None:
     """Raise `InvalidSettings` if out holds shards that this merge would not write: extract would take them all."""
-    expected = {item.block: [place.image for place in item.rows] for item in planned}
+    expected = {item.block: item.images for item in planned}
     recipe = planned[0].rows[0].shard.recipe
     foreign = [
         shard.path.name
@@ -152,7 +180,8 @@ def _refuse_other_recipes(sources: Sequence[_Source]) -> None:
                     shard.recipe,
                     first.recipe,
                     where=str(source.folder),
-                    way_out=f"Only caches of the recipe of {sources[0].folder} can be merged with it.",
+                    way_out=f"Only caches of the recipe of {sources[0].folder} can be merged with it."
+                    + (_SAME_CONSTANTS if first.recipe.encoding == "uint8" else ""),
                 )
 
 

@@ -19,6 +19,7 @@ from .errors import CorruptFile, HostileFile, Mismatch
 from .files import digest_of_file, make_folder, remove_temporaries, storage_errors, write_durably
 from .layout import ImageRow, shard_name
 from .lock import writer_lock
+from .manifest import FILE_NAME as MANIFEST_NAME
 from .manifest import Manifest, ShardEntry, read_manifest
 from .pipeline import LoadedImage, load_ahead
 from .progress import OnProgress, Progress, silent
@@ -132,6 +133,7 @@ def _set_aside(folder: Path, seen: Examination) -> RepairReport:
             repaired.append(check.problem.file)
         elif check.problem is not None:
             left.append(check.problem)
+    left += [problem for problem in seen.report.problems if problem.file == MANIFEST_NAME]
     return RepairReport(seen.report, repaired, 0, [], left)
 
 
@@ -156,10 +158,17 @@ def _plan(
         if there is not None:
             mended[entry.file] = there
         elif reasons:
-            hopeless.append(Problem(check.problem.file, "; ".join(["cannot be mended", *reasons]), rows))
+            hopeless.append(Problem(check.problem.file, _in_short(reasons), rows))
         else:
             jobs.append(_Job(entry, check.shard, known, [row for row in rows if not known[row].absent]))
     return jobs, mended, hopeless
+
+
+def _in_short(reasons: list[str]) -> str:
+    """Return the reasons, each once, the first twenty."""
+    different = list(dict.fromkeys(reasons))
+    more = [f"and {len(different) - 20:,} more"] if len(different) > 20 else []
+    return "; ".join(["cannot be mended", *different[:20], *more])
 
 
 def _mended_before(folder: Path, entry: ShardEntry, manifest: Manifest, known: dict[int, ImageRow]) -> _Mended | None:

@@ -150,3 +150,12 @@ def test_the_only_cache_is_found(own: Path) -> None:
         find_cache(None, own.parent)
     with pytest.raises(InvalidSettings, match="found none"):
         find_cache(None, own.parent / "nothing")
+
+
+def test_a_cache_opened_by_a_relative_path_is_read_from_anywhere(
+    own: Path, arrays: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(own.parent)
+    cache = open_cache(own.name)
+    monkeypatch.chdir("/")
+    np.testing.assert_array_equal(cache.read([0], 1, "first")[0], arrays["features/first"][0, 1])

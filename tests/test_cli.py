@@ -327,12 +327,13 @@ def test_what_cannot_be_repaired_ends_with_status_5_and_an_unfinished_cache_with
     shutil.copytree(tiny_cache, "cache/tiny")
     (shard,) = Path("cache/tiny/shards").iterdir()
     shard.write_bytes(b"")
+    Path("elsewhere").mkdir()
     left = amnet("verify-cache", "--repair", "--root", "elsewhere", status=5)
     assert f"left     shards/{shard.name}: cannot be mended; " in left.stdout
     assert "is not there; name the dataset's folder with --root" in left.stdout
     amnet("verify-cache", "--repair")
     Path("cache/tiny/manifest.json").unlink()
-    assert "the cache is not complete; run the same extract command again" in amnet("verify-cache", status=4).stderr
+    assert "the cache is not complete; run the same extract or merge-caches" in amnet("verify-cache", status=4).stderr
 
 
 def test_caches_are_merged_by_name(here: Path, tiny_dataset: Path) -> None:

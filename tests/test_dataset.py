@@ -274,3 +274,9 @@ def test_the_real_lamem_splits_hold_what_their_paper_says(tmp_path: Path) -> Non
         assert (dataset.names[parts["train"].rows[0]], parts["train"].scores[0]) == (first[0], float(first[1]))
         rows = np.concatenate([parts[part].rows for part in parts])
         assert sorted(rows) == list(range(58_741))
+
+
+def test_a_linked_folder_has_the_name_it_was_called_by(tiny_dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").symlink_to(tiny_dataset)
+    assert open_dataset(str(tmp_path / "mine")).name == "mine"
+    assert open_dataset(str(tiny_dataset / "images" / "..")).name == tiny_dataset.name

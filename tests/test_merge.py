@@ -400,7 +400,7 @@ def test_places_that_cannot_be_written_to_are_refused(two: tuple[Path, Path], tm
         merge_caches(tmp_path / "second" / ".." / "first", two)
     with pytest.raises(InvalidSettings, match="an input is named twice"):
         merge_caches(tmp_path / "out", [two[0], two[1], tmp_path / "second" / ".." / "first"])
-    with pytest.raises(InvalidSettings, match="sealed is a finished cache already; give a new folder"):
+    with pytest.raises(InvalidSettings, match="sealed is a finished cache of something else; give a new folder"):
         merge_caches(sealed, two)
     with pytest.raises(InvalidSettings, match=r"foreign: holds thesis\.txt but no cache"):
         merge_caches(foreign, two)
@@ -636,3 +636,15 @@ def test_a_merged_cache_grows(tiny_dataset: Path, tiny_cache: Path, tmp_path: Pa
     report = extract(open_dataset(str(union)), dataclasses.replace(TINY_EXTRACT, augs=3), tmp_path / "out")
     assert (report.images, report.views, report.views_computed) == (42, 4, 42)
     assert verify_cache(tmp_path / "out").ok
+
+
+def test_a_finished_merge_run_again_changes_nothing(two: tuple[Path, Path], tmp_path: Path) -> None:
+    first = merge_caches(tmp_path / "out", two)
+    before = snapshot(tmp_path)
+    assert merge_caches(tmp_path / "out", two) == first
+    assert snapshot(tmp_path) == before
+
+
+def test_a_merge_into_an_input_is_refused(two: tuple[Path, Path]) -> None:
+    with pytest.raises(InvalidSettings, match="lies in the input"):
+        merge_caches(two[0] / "inside", two)
