@@ -149,7 +149,9 @@ def _one_strace(
     out = campaign.folder("cache")
     inject = ["-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={number}"]
     run_it = [sys.executable, "-m", "bench.faults.victim", str(dataset), str(out)]
-    done = subprocess.run(["strace", "-f", "-qq", "-o", "/dev/null", *inject, *run_it], cwd=ROOT, check=False)
+    done = subprocess.run(
+        ["strace", "-f", "-qq", "-o", "/dev/null", *inject, *run_it], cwd=ROOT, stdout=subprocess.DEVNULL, check=False
+    )
     if done.returncode not in (-signal.SIGKILL, 128 + signal.SIGKILL, 0):
         campaign.bad(f"strace {call} {number}: ended with {done.returncode}", keep=out)
         return
