@@ -124,12 +124,15 @@ def extract(
         before = _present_manifest(out)
         listed = {entry.file for entry in before.shards} if before else None
         shards = existing_shards(out, listed)
+        images = dataset.root / "images"
         target = target_of(backbone, settings, shards, dataset)
         refuse_other_recipes(shards, target.recipe, out)
-        plan = make_plan(shards, dataset.names, dataset.root / "images", views=1 + settings.augs, recipe=target.recipe)
+        plan = make_plan(
+            shards, dataset.names, images, views=1 + settings.augs, recipe=target.recipe, listed=listed or ()
+        )
         _refuse_changed_images(plan, dataset, out, on_progress)
         digests = _run(plan, dataset, backbone, target, settings, out, on_progress)
-        return _seal(plan, dataset, target.recipe, settings, out, digests, stale)
+        return _seal(plan, dataset, target.recipe, settings, out, before, digests, stale)
 
 
 def target_of(
@@ -231,12 +234,12 @@ def _seal(
     recipe: Recipe,
     settings: ExtractSettings,
     out: Path,
+    before: Manifest | None,
     digests: dict[Path, str],
     stale: int,
 ) -> ExtractReport:
     """Write cache.h5 and the manifest over all shards, then remove the shards that newer ones replace."""
     shards = [*plan.kept, *(open_shard(path, recipe) for path in digests)]
-    before = _present_manifest(out)
     known = {entry.file: entry.sha256 for entry in before.shards} if before else {}
     known |= {path.name: digest for path, digest in digests.items()}
     sha256 = {shard.path.name: known.get(shard.path.name) or _digest_of_unlisted(shard.path) for shard in shards}

@@ -154,10 +154,11 @@ def _plan(
             known = dict(enumerate(check.shard.images, start=entry.block.rows[0]))
         rows = check.problem.rows if check.shard else list(range(*entry.block.rows))
         there = _mended_before(folder, entry, manifest, known)
-        reasons = [reason for row in rows if (reason := _reason_against(known.get(row), images))]
         if there is not None:
             mended[entry.file] = there
-        elif reasons:
+            continue
+        reasons = [reason for row in rows if (reason := _reason_against(known.get(row), images))]
+        if reasons:
             hopeless.append(Problem(check.problem.file, _in_short(reasons), rows))
         else:
             jobs.append(_Job(entry, check.shard, known, [row for row in rows if not known[row].absent]))

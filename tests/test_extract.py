@@ -472,3 +472,16 @@ def test_a_run_that_computes_nothing_leaves_what_the_manifest_says_of_its_making
 def test_encodings_that_do_not_exist_are_refused(changes: dict[str, str], message: str) -> None:
     with pytest.raises(InvalidSettings, match=message):
         ExtractSettings(**changes)
+
+
+def test_of_two_whole_shards_of_one_block_the_listed_one_stays(
+    tiny_dataset: Path, reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(reference, tmp_path / "copy")
+    shards = tmp_path / "copy" / "shards"
+    listed = shard_digests(tmp_path / "copy")
+    for path in sorted(shards.iterdir()):
+        path.with_name(f"{path.name[:6]}{'0' * 16}.h5").write_bytes(path.read_bytes())
+    monkeypatch.setattr(featcache.plan, "shard_name", lambda *_: "")  # as if none were whole, so that use decides
+    run(tiny_dataset, tmp_path / "copy")
+    assert shard_digests(tmp_path / "copy") == listed
