@@ -56,6 +56,13 @@ def _send_output(stdout: Path | None, stderr: Path | None) -> None:
         os.close(descriptor)
 
 
+def undisturbed(work: Callable[[], int]) -> None:
+    """Do work in a child; raise `RuntimeError` unless it returns 0: without that there is nothing to compare with."""
+    status = wait(fork(work))
+    if status != 0:
+        raise RuntimeError(f"the undisturbed command ended with {status}")
+
+
 def wait(child: int, seconds: float = HANGS_AFTER) -> int | Died:
     """Return a child's exit status, negative for a signal as in subprocess; kill it when it hangs."""
     deadline = time.monotonic() + seconds

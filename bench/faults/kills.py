@@ -49,10 +49,8 @@ def _undisturbed(campaign: Campaign, arguments: list[str]) -> tuple[float, Count
     """Make the reference cache in a child; return how long a warm run takes, and how often it makes each call."""
     reference = Path(arguments[arguments.index("--out") + 1])
     watch = Stopwatch()
-    status = children.wait(children.fork(lambda: stub.run_command(arguments)))
+    children.undisturbed(lambda: stub.run_command(arguments))
     seconds = watch()
-    if status != 0:
-        raise RuntimeError(f"the undisturbed command ended with {status}")
     shutil.move(reference, campaign.scratch / "counted")
     counts = children.in_child(lambda: victim.count_calls(lambda: stub.run_command(arguments), reference))
     if isinstance(counts, children.Died):
