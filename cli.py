@@ -102,7 +102,10 @@ def main() -> None:
 @click.option("--crop-scale", nargs=2, type=float, default=(0.08, 1.0), show_default=True,
               help="Range of area of an augmented crop, as fractions.")  # fmt: skip
 @click.option("--precision", default="auto", show_default=True, type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
-              help="Arithmetic of the backbone; auto is fp32.")  # fmt: skip
+              help="Arithmetic of the backbone; auto is bf16 or fp16 where the hardware has it.")  # fmt: skip
+@click.option("--runtime", default="auto", show_default=True,
+              type=click.Choice(["auto", "torch", "compile", "openvino"]),
+              help="What runs the backbone; auto is the fastest there is for so many views.")  # fmt: skip
 @click.option("--encoding", default="float16", show_default=True, type=click.Choice(["float16", "uint8"]),
               help="How features are stored; uint8 is half the size and not exact.")  # fmt: skip
 @click.option(
@@ -115,6 +118,10 @@ def main() -> None:
 @click.option("--on-bad-image", default="skip", show_default=True, type=click.Choice(["skip", "stop"]),
               help="Leave a bad image out and go on, or stop at the first.")  # fmt: skip
 @click.option(
+    "--jobs", default=1, show_default=True, metavar="J", help="Processes here, one a GPU if there are several."
+)
+@click.option("--cluster", default="", metavar="ADDRESS", help="Dask scheduler, tcp://HOST:8786, whose workers do it.")
+@click.option(
     "--force", is_flag=True, help="Start although the disk seems too small; it may stop half-way, with nothing lost."
 )
 @click.option("--dry-run", is_flag=True, help="Print images, views, bytes and time, and write nothing.")
@@ -125,9 +132,11 @@ def extract(dataset: str, root: Path | None, out: Path | None, dry_run: bool, as
     Example: amnet extract --dataset lamem --root data/lamem --augs 10
     """
     from featcache.dataset import open_dataset
-    from featcache.extract import ExtractSettings
+    from featcache.jobs import Workers
+    from featcache.settings import ExtractSettings
     from featcache.views import ViewRecipe
 
+    workers = Workers(options.pop("jobs"), options.pop("cluster"))
     views = ViewRecipe(
         image_size=options.pop("image_size"),
         eval_view=options.pop("eval_view"),
@@ -142,7 +151,7 @@ def extract(dataset: str, root: Path | None, out: Path | None, dry_run: bool, as
     if dry_run:
         _dry_run(found, settings, folder, as_json)
     else:
-        _extract(found, settings, folder, as_json)
+        _extract(found, settings, folder, workers, as_json)
 
 
 def _dry_run(dataset: Any, settings: Any, folder: Path, as_json: bool) -> None:
@@ -157,12 +166,13 @@ def _dry_run(dataset: Any, settings: Any, folder: Path, as_json: bool) -> None:
         click.echo(f"warning: extract itself would stop: {result.missing_weights}", err=True)
 
 
-def _extract(dataset: Any, settings: Any, folder: Path, as_json: bool) -> None:
+def _extract(dataset: Any, settings: Any, folder: Path, workers: Any, as_json: bool) -> None:
     from featcache.errors import list_problems
     from featcache.extract import extract as run_extract
+    from featcache.stages import describe_shares
 
     with _progress() as progress:
-        report = run_extract(dataset, settings, folder, on_progress=progress)
+        report = run_extract(dataset, settings, folder, workers=workers, on_progress=progress)
     if report.stale_temporaries:
         click.echo(f"removed {report.stale_temporaries} temporary files of a run that was killed", err=True)
     if as_json:
@@ -172,6 +182,9 @@ def _extract(dataset: Any, settings: Any, folder: Path, as_json: bool) -> None:
             f"{report.folder}: {report.images:,} images x {report.views} views, {report.bytes / 1e9:,.2f} GB, "
             f"{report.views_computed:,} views computed now; fingerprint {report.fingerprint[:16]}"
         )
+        if report.views_computed:
+            shares = describe_shares(report.stages)
+            click.echo(f"{report.precision} by {report.runtime}; busy time: {shares}; bottleneck: {report.bottleneck}")
     if report.absent:
         way_out = f"They are listed in {report.folder / 'failures.csv'}; mend them and run the same command again."
         problems = [f"{name}: {reason}" for name, reason in report.absent]
@@ -202,6 +215,8 @@ def _extract(dataset: Any, settings: Any, folder: Path, as_json: bool) -> None:
 @click.option("--runs", type=DIRECTORY, default=Path("runs"), show_default=True, help="Home of runs.")
 @click.option("--name", help="Name of the run.  [default: paper or paper-no-attention]")
 @click.option("--resume/--no-resume", default=True, help="Go on with an unfinished run, or start over.")
+@click.option("--jobs", default=1, show_default=True, metavar="J", help="Splits at once, each in a process of its own.")
+@click.option("--cluster", default="", metavar="ADDRESS", help="Dask scheduler, tcp://HOST:8786, whose workers do it.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def train_head(
     split: str, cache: Path | None, runs: Path, name: str | None, resume: bool, as_json: bool, **options: Any
@@ -211,18 +226,19 @@ def train_head(
     Example: amnet train-head --split all --cache cache/lamem
     """
     from featcache.cache import find_cache, open_cache
+    from featcache.jobs import Workers
     from head.settings import TrainSettings
     from head.table import describe_run
-    from head.train import train_split
+    from head.training_jobs import TrainingJob, train_all
 
+    workers = Workers(options.pop("jobs"), options.pop("cluster"))
     settings = TrainSettings(attention=not options.pop("no_attention"), **options)
     opened = open_cache(find_cache(cache))
     name = name or settings.default_name()
-    done = []
+    home = runs / opened.name / name
+    jobs = [TrainingJob(opened, one, settings, home / f"split-{one}", name, resume) for one in _splits(opened, split)]
     with _progress() as progress:
-        for one in _splits(opened, split):
-            folder = runs / opened.name / name / f"split-{one}"
-            done.append(train_split(opened, one, settings, folder, name=name, resume=resume, on_progress=progress))
+        done = train_all(jobs, workers, on_progress=progress)
     if as_json:
         _print_json([{"run": str(run.folder), "split": run.split, **run.config["result"]} for run in done])
         return

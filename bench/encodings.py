@@ -14,29 +14,35 @@ import click
 import numpy as np
 
 
-def error_of(float16: Any, uint8: Any) -> dict[str, float]:
-    """Return how far features stored in 8 bits are from those in 16, over view 0 of every image."""
+def error_of(reference: Any, other: Any) -> dict[str, float]:
+    """Return how far features of the second cache are from those of the first, over view 0 of every image.
+
+    The largest relative error is that of features at least as large as their root mean square.
+    """
     import torch
 
     from featcache.encoding import decode
 
-    if float16.images != uint8.images or not np.array_equal(float16.box[:, 0], uint8.box[:, 0]):
+    if reference.images != other.images or not np.array_equal(reference.box[:, 0], other.box[:, 0]):
         raise click.UsageError("the caches do not hold the same views of the same images")
-    rows = np.flatnonzero(float16.present)
-    squares = errors = largest = span = 0.0
+    rows = np.flatnonzero(reference.present)
+    squares = errors = largest = span = relative = 0.0
     cosines = []
     for start in range(0, len(rows), 64):
         batch = rows[start : start + 64]
-        exact = torch.from_numpy(float16.read(batch, 0)).float()
-        coded = decode(torch.from_numpy(uint8.read(batch, 0)), uint8.constants())
+        exact = decode(torch.from_numpy(reference.read(batch, 0)), reference.constants())
+        coded = decode(torch.from_numpy(other.read(batch, 0)), other.constants())
         squares += float((exact**2).sum())
         errors += float(((exact - coded) ** 2).sum())
         largest = max(largest, float((exact - coded).abs().max()))
         span = max(span, float(exact.abs().max()))
+        sizable = exact.abs() >= exact.square().mean().sqrt()  # near 0 a relative error says nothing
+        relative = max(relative, float(((exact - coded).abs() / exact.abs())[sizable].max()))
         cosines.append(torch.nn.functional.cosine_similarity(exact.flatten(1), coded.flatten(1)).numpy())
     cosine = np.concatenate(cosines)
     return {
         "relative_rms_error": round((errors / squares) ** 0.5, 5),
+        "largest_relative_error": round(relative, 5),
         "largest_error_of_largest_value": round(largest / span, 5),
         "mean_cosine": round(float(cosine.mean()), 6),
         "least_cosine": round(float(cosine.min()), 6),

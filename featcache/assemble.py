@@ -1,27 +1,34 @@
-"""The bytes of one shard, put together in order: views go through the backbone, stored rows are copied as they are.
+"""Shards, put together in order: views go through the backbone, stored rows are copied as they are.
 
-Batches never cross a shard, so a shard is the same bytes whenever, after whatever and from whatever it is made.
+Decoding, the backbone, and encoding overlap, across the border between two shards as well. Batches never cross it,
+so a shard is the same bytes whenever, wherever, after whatever and from whatever it is made.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from .backbones import Backbone
 from .builder import ShardBuilder
+from .device_views import render_on_device
 from .encoding import encode
 from .errors import BadInput
 from .layout import Block, ImageRow
-from .pipeline import LoadedImage
+from .loading import LoadedImage
 from .recipe import Target
+from .stages import StageTimes
+from .transfer import to_device
 from .views import View
 
-CODEC_THREADS = 2  # zstd compresses about 250 MB/s of float16 a thread
+_QUEUED_BATCHES = 2  # beside those being computed; bounds memory
 
 
 @dataclass(frozen=True)
@@ -33,121 +40,235 @@ class StoredRow:
     chunks: list[tuple[str, int, bytes]]
 
 
-def build_shard(
-    rows: Iterator[LoadedImage | StoredRow],
-    block: Block,
-    backbone: Backbone,
-    target: Target,
-    *,
-    on_image: Callable[[LoadedImage], None],
-) -> bytes:
-    """Return the bytes of the shard of block, whose rows are taken in order from rows.
+@dataclass(frozen=True)
+class BuiltShard:
+    """The bytes of a shard's file, whose rows it holds, and where the time went that it took."""
 
-    on_image is called with each image as its views enter the backbone. Chunks are compressed in threads while the
-    backbone computes the next batch. Raises `BadInput` that names image and view for a feature that is NaN,
-    infinite, or too large for the encoding.
+    block: Block
+    data: bytes
+    rows: list[ImageRow]
+    times: StageTimes
+
+
+def build_shards(
+    rows: Iterator[LoadedImage | StoredRow], blocks: Iterable[Block], backbone: Backbone, target: Target
+) -> Iterator[BuiltShard]:
+    """Yield the shard of each block, in order; their rows are taken in order from rows, some way ahead.
+
+    Raises `BadInput` that names image and view for a feature that is NaN, infinite, or too large for the encoding.
     """
-    assembly = _Assembly(block, backbone, target)
-    try:
-        for i in range(block.shape[0]):
-            row = next(rows)
-            if isinstance(row, StoredRow):
-                assembly.add_stored(i, row)
-            else:
-                assembly.add_image(i, row)
-                on_image(row)
-        return assembly.finish()
-    finally:
-        assembly.close()
+    codec_threads = backbone.execution.threads
+    with backbone.pool() as compute, ThreadPoolExecutor(codec_threads, thread_name_prefix="codec") as codec:
+        line = _Line(backbone, target, compute, codec)
+        try:
+            for block in blocks:
+                line.begin(block)
+                for i in range(block.shape[0]):
+                    line.add(i, next(rows))
+                    yield from line.take_finished()
+                line.flush()
+            yield from line.take_all()
+        finally:
+            compute.shutdown(wait=False, cancel_futures=True)
+            codec.shutdown(wait=False, cancel_futures=True)
+            line.close()
 
 
-@dataclass(frozen=True)
-class _ViewOfRow:
-    """View j of row i, of the image called name: pixels (S, S, 3) uint8; chunks fills when they are encoded."""
+_Chunks = list[tuple[str, Future[bytes]]]  # of one view: each array's name and stored bytes
+
+
+@dataclass
+class _View:
+    """View j of row i; batch and place in it are set when it is handed to the backbone."""
 
     i: int
     j: int
-    name: str
-    pixels: NDArray[np.uint8]
-    chunks: list[tuple[str, Future[bytes]]] = field(default_factory=list)
+    image: LoadedImage
+    batch: Future[list[_Chunks]] | None = None
+    k: int = 0
 
+    def done(self) -> bool:
+        """Whether its chunks are there, so that nothing waits for them."""
+        if self.batch is None or not self.batch.done():
+            return False
+        return self.batch.exception() is not None or all(stored.done() for _, stored in self.batch.result()[self.k])
 
-@dataclass(frozen=True)
-class _StoredChunk:
-    i: int
-    j: int
-    array: str
-    stored: bytes
+    def futures(self) -> list[Future[Any]]:
+        """Return what its chunks come from, once its batch is through the backbone."""
+        assert self.batch is not None  # it is handed over before anyone waits
+        return [] if self.batch.exception() else [stored for _, stored in self.batch.result()[self.k]]
+
+    def chunks(self) -> list[tuple[str, bytes]]:
+        """Return its chunks as (array, stored bytes), waiting for them; raise what computing them raised."""
+        assert self.batch is not None  # it is handed over before anyone waits
+        return [(array, stored.result()) for array, stored in self.batch.result()[self.k]]
 
 
 class _Assembly:
-    """A shard while it is put together. What waits is bounded by two batches, and by a shard where rows are copied."""
+    """One shard while it is put together. Chunks are placed in the order of the file."""
 
-    def __init__(self, block: Block, backbone: Backbone, target: Target) -> None:
-        self._block, self._backbone, self._target = block, backbone, target
-        self._builder = ShardBuilder(target.recipe, block, target.constants)
-        self._pool = ThreadPoolExecutor(CODEC_THREADS, thread_name_prefix="codec")
-        self._batch: list[_ViewOfRow] = []
-        self._waiting: deque[_ViewOfRow | _StoredChunk] = deque()  # in the order of the file
+    def __init__(self, block: Block, target: Target) -> None:
+        self.block, self.times = block, StageTimes()
+        self.builder = ShardBuilder(target.recipe, block, target.constants)
+        self.batch: list[_View] = []  # not handed to the backbone yet
+        self._waiting: deque[_View | tuple[int, StoredRow]] = deque()
+        self._rows_left = block.shape[0]
 
-    def add_image(self, i: int, image: LoadedImage) -> None:
-        self._builder.set_image(i, image.row, image.views)
-        for j, pixels in enumerate(image.pixels):
-            view = _ViewOfRow(i, j, image.row.name, pixels)
-            self._batch.append(view)
-            self._waiting.append(view)
-            if len(self._batch) == self._backbone.batch_size:
-                self._flush()
+    def add_image(self, i: int, image: LoadedImage) -> list[_View]:
+        """Take an image's row; return its views."""
+        self.builder.set_image(i, image.row, image.views)
+        for stage, seconds in image.seconds.items():
+            self.times.add(stage, seconds)
+        views = [_View(i, j, image) for j in range(len(image.views))]
+        self._waiting.extend(views)
+        self._rows_left -= 1
+        return views
 
     def add_stored(self, i: int, row: StoredRow) -> None:
-        self._builder.set_image(i, row.row, row.views)
-        self._waiting.extend(_StoredChunk(i, j, array, stored) for array, j, stored in row.chunks)
-        self._store()
+        """Take a row that is copied."""
+        self.builder.set_image(i, row.row, row.views)
+        self._waiting.append((i, row))
+        self._rows_left -= 1
+        self.place()
 
-    def finish(self) -> bytes:
-        if self._batch:
-            self._flush()
-        self._store()
-        return self._builder.finish()
-
-    def close(self) -> None:
-        self._pool.shutdown(cancel_futures=True)
-        self._builder.close()
-
-    def _flush(self) -> None:
-        features = self._backbone(torch.from_numpy(np.stack([view.pixels for view in self._batch])))
-        self._store()  # the batch before, compressed meanwhile
-        self._encode(features)
-        self._batch.clear()
-
-    def _encode(self, features: Mapping[str, torch.Tensor]) -> None:
-        """Hand the chunks of the batch to the pool."""
-        constants = self._target.constants
-        encoded = {layer: encode(values, constants.get(layer)) for layer, values in features.items()}
-        for k, view in enumerate(self._batch):
-            for layer, values in encoded.items():
-                if not values.storable[k]:
-                    raise BadInput(self._not_storable(view, layer))
-                for kind, chunk in (("features", values.features[k]), ("pooled", values.pooled[k])):
-                    array = f"{kind}/{layer}"
-                    view.chunks.append((array, self._pool.submit(self._builder.encode, array, chunk)))
-
-    def _store(self) -> None:
-        """Put what is at hand into the file, up to the first view that has not been through the backbone."""
+    def place(self) -> None:
+        """Put into the file what is at hand, up to the first view whose chunks are not there."""
         while self._waiting:
             first = self._waiting[0]
-            if isinstance(first, _StoredChunk):
-                self._builder.set_stored(first.array, first.i, first.j, first.stored)
-            elif first.chunks:
-                for array, stored in first.chunks:
-                    self._builder.set_stored(array, first.i, first.j, stored.result())
+            if isinstance(first, _View):
+                if not first.done():
+                    return
+                for array, stored in first.chunks():
+                    self.builder.set_stored(array, first.i, first.j, stored)
             else:
-                return
+                for array, j, stored in first[1].chunks:
+                    self.builder.set_stored(array, first[0], j, stored)
             self._waiting.popleft()
 
-    def _not_storable(self, view: _ViewOfRow, layer: str) -> str:
+    def is_whole(self) -> bool:
+        """Whether every row is in the file."""
+        self.place()
+        return not self._rows_left and not self._waiting
+
+    def finish(self) -> BuiltShard:
+        """Return the shard's file."""
+        with self.times.timed("write"):
+            data = self.builder.finish()
+        return BuiltShard(self.block, data, self.builder.rows, self.times)
+
+
+class _Line:
+    """The shards that are being put together, oldest first, and the batches on their way through the backbone."""
+
+    def __init__(
+        self, backbone: Backbone, target: Target, compute: ThreadPoolExecutor, codec: ThreadPoolExecutor
+    ) -> None:
+        self._backbone, self._target = backbone, target
+        self._compute, self._codec = compute, codec
+        self._assemblies: deque[_Assembly] = deque()  # that have not been given out
+        self._in_flight: deque[list[_View]] = deque()
+
+    def begin(self, block: Block) -> None:
+        """Start the shard of block; rows are added to it from now on."""
+        self._newest = _Assembly(block, self._target)
+        self._assemblies.append(self._newest)
+
+    def add(self, i: int, row: LoadedImage | StoredRow) -> None:
+        """Add row i of the newest shard."""
+        assembly = self._newest
+        if isinstance(row, StoredRow):
+            assembly.add_stored(i, row)
+            return
+        for view in assembly.add_image(i, row):
+            assembly.batch.append(view)
+            if len(assembly.batch) == self._backbone.batch_size:
+                self.flush()
+
+    def flush(self) -> None:
+        """Hand the views that wait for a batch to the backbone; wait if too many batches are on their way."""
+        assembly = self._newest
+        if not assembly.batch:
+            return
+        self._make_room()
+        views, assembly.batch = assembly.batch, []
+        batch = self._compute.submit(self._through_backbone, assembly, views)
+        for k, view in enumerate(views):
+            view.batch, view.k = batch, k
+        self._in_flight.append(views)
+
+    def take_finished(self) -> Iterator[BuiltShard]:
+        """Yield the oldest shards that are whole, without waiting."""
+        while self._assemblies and self._assemblies[0].is_whole():
+            yield self._assemblies.popleft().finish()
+
+    def take_all(self) -> Iterator[BuiltShard]:
+        """Yield all shards; no more rows are coming."""
+        while self._in_flight:
+            self._wait_for(self._in_flight.popleft())
+            yield from self.take_finished()
+        yield from self.take_finished()
+
+    def close(self) -> None:
+        """Drop what is not finished."""
+        for assembly in self._assemblies:
+            assembly.builder.close()
+
+    def _make_room(self) -> None:
+        while len(self._in_flight) >= self._backbone.streams + _QUEUED_BATCHES:
+            self._wait_for(self._in_flight.popleft())
+        self._assemblies[0].place()
+
+    def _wait_for(self, views: list[_View]) -> None:
+        """Wait until a batch is computed and compressed; what it raises is raised where its shard's turn comes."""
+        for view in views:
+            wait(view.futures())
+
+    def _through_backbone(self, assembly: _Assembly, views: list[_View]) -> list[_Chunks]:
+        """Compute and encode a batch; return each view's chunks, on their way through the codec."""
+        times, constants = assembly.times, self._target.constants
+        with self._backbone.stream():
+            with times.timed("views"):
+                pixels = self._pixels(views)
+            with times.timed("backbone"):
+                maps = self._backbone.maps(pixels)
+            with times.timed("encode"):
+                encoded = {layer: encode(values[: len(views)], constants.get(layer)) for layer, values in maps.items()}
+        chunks: list[_Chunks] = [[] for _ in views]
+        for k, view in enumerate(views):
+            for layer, values in encoded.items():
+                if not values.storable[k]:
+                    raise BadInput(self._not_storable(assembly.block, view, layer))
+                for kind, chunk in (("features", values.features[k]), ("pooled", values.pooled[k])):
+                    stored = self._codec.submit(_compressed, assembly, f"{kind}/{layer}", chunk)
+                    chunks[k].append((f"{kind}/{layer}", stored))
+        return chunks
+
+    def _pixels(self, views: list[_View]) -> Tensor:
+        """Return the pixels (batch_size, S, S, 3) uint8 of a batch, black behind its last view."""
+        S, device = self._backbone.image_size, self._backbone.device
+        if not self._backbone.cuts_views:
+            pixels = np.zeros((self._backbone.batch_size, S, S, 3), np.uint8)
+            for k, view in enumerate(views):
+                pixels[k] = view.image.pixels[view.j]
+            return to_device(pixels, device)
+        on_device = torch.zeros((self._backbone.batch_size, S, S, 3), dtype=torch.uint8, device=device)
+        k = 0
+        for _, group in groupby(views, key=lambda view: view.i):
+            same = list(group)
+            whole = to_device(same[0].image.whole_pixels(), device)
+            places = [view.image.views[view.j] for view in same]
+            on_device[k : k + len(same)] = render_on_device(whole, places, S)
+            k += len(same)
+        return on_device
+
+    def _not_storable(self, block: Block, view: _View, layer: str) -> str:
         return (
-            f"{view.name}, view {self._block.views[0] + view.j}: layer {layer} gave a value that is NaN or that "
+            f"{view.image.row.name}, view {block.views[0] + view.j}: layer {layer} gave a value that is NaN or that "
             f"{self._target.recipe.encoding} cannot hold (float16's largest is 65,504). Nothing of this shard was "
             "kept; use other --weights or another --layer."
         )
+
+
+def _compressed(assembly: _Assembly, array: str, chunk: NDArray[np.generic]) -> bytes:
+    with assembly.times.timed("encode"):
+        return assembly.builder.encode(array, chunk)

@@ -1,21 +1,22 @@
-"""Frozen backbones: pixels in, features out. Knows nothing of caches, nor how each network is built.
+"""Frozen backbones: pixels in, features out. Knows nothing of caches, nor how each network is built or executed.
 
 Whatever the name, a backbone is in evaluation and inference mode, and its BatchNorm buffers never move.
 """
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from . import weights as weights_module
+from .cores import usable_threads
 from .errors import InvalidSettings, ResourceError
-from .networks import TORCHVISION, Extractor, build_timm, build_torchvision
-
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+from .networks import TORCHVISION, Extractor, build_timm, build_torchvision, fold_batch_norms
+from .runtimes import Execution, resolve_device, resolve_precision, resolve_runtime, start
 
 
 @dataclass(frozen=True)
@@ -39,23 +40,47 @@ class Backbone:
         self,
         name: str,
         extractor: Extractor,
+        execution: Execution,
         *,
         image_size: int,
         batch_size: int,
-        device: torch.device,
-        precision: str,
+        fall_back: bool = False,
     ) -> None:
-        self.name = name
-        self.batch_size = batch_size
+        self.name, self.image_size, self.batch_size = name, image_size, batch_size
         self.layers = extractor.layers
         self.mean, self.std = extractor.mean, extractor.std
-        self.image_size, self.device, self.precision = image_size, device, precision
         self.weights_sha256 = weights_module.digest_of_weights(extractor.module)
-        self.module = extractor.module.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
-        self._maps = extractor.maps
-        self._mean = 255 * torch.tensor(self.mean, device=device)
-        self._std = 255 * torch.tensor(self.std, device=device)
-        self.shapes = self._probe()
+        self.module = extractor.module.eval().requires_grad_(False)
+        fold_batch_norms(self.module)
+        network = _PixelsToMaps(extractor).eval()
+        self.shapes = self._probe(network)
+        example = torch.zeros(batch_size, image_size, image_size, 3, dtype=torch.uint8)
+        self._runner = start(network, execution, example, fall_back=fall_back)
+        self.execution = self._runner.execution
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return self.execution.device
+
+    @property
+    def precision(self) -> str:
+        """Its arithmetic: fp32, bf16 or fp16."""
+        return self.execution.precision
+
+    @property
+    def streams(self) -> int:
+        """How many batches it computes side by side."""
+        return self.execution.streams
+
+    @property
+    def cuts_views(self) -> bool:
+        """Whether views are cut and resized on the device, which then has more to give than the cores."""
+        return self.device.type == "cuda"
+
+    def stream(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context in which a GPU's work is queued in the calling thread's own stream."""
+        return self._runner.stream()
 
     def __call__(self, pixels: Tensor) -> dict[str, Tensor]:
         """Map pixels (B, S, S, 3) uint8 to {layer: features (B, L, D) float32} on the backbone's device.
@@ -64,32 +89,30 @@ class Backbone:
         kernels by shape (measured: between batches of 12 and 16, one thread, 0.9% of EfficientNet-Lite0's float16
         features differ in their last bit), and a feature must not depend on the views it happens to be among.
         """
-        batches = [self._features(batch) for batch in torch.split(pixels, self.batch_size)]
+        batches = []
+        for part in torch.split(pixels, self.batch_size):
+            maps = self.maps(functional.pad(part, (0, 0, 0, 0, 0, 0, 0, self.batch_size - len(part))))
+            batches.append({layer: values[: len(part)].float().clone() for layer, values in maps.items()})
         return {layer: torch.cat([batch[layer] for batch in batches]) for layer in self.layers}
 
-    def _features(self, pixels: Tensor) -> dict[str, Tensor]:
-        B = len(pixels)
+    def maps(self, pixels: Tensor) -> dict[str, Tensor]:
+        """Map pixels (batch_size, S, S, 3) uint8 to {layer: features (batch_size, L, D)} in the type they come in.
+
+        For any thread, best one of `pool`. The features may be overwritten by the same thread's next call.
+        """
         with _memory_errors(self.device, self.batch_size):
-            maps = self._forward(functional.pad(pixels, (0, 0, 0, 0, 0, 0, 0, self.batch_size - B)))
-        return {
-            layer: fmap[:B].flatten(2).transpose(1, 2).float()  # (B, L, D)
-            for layer, fmap in zip(self.layers, maps, strict=True)
-        }
+            return dict(zip(self.layers, self._runner(pixels), strict=True))
 
-    @torch.inference_mode()
-    def _forward(self, pixels: Tensor) -> Sequence[Tensor]:
-        pixels = pixels.to(self.device, non_blocking=True)
-        x = ((pixels - self._mean) / self._std).permute(0, 3, 1, 2)  # (B, 3, S, S), channels last in memory
-        reduced = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
-        with torch.autocast(self.device.type, dtype=reduced, enabled=reduced is not None):
-            return self._maps(x)
+    def pool(self) -> contextlib.AbstractContextManager[ThreadPoolExecutor]:
+        """Return a context that gives a pool of threads to call `maps` from."""
+        return self._runner.pool()
 
-    def _probe(self) -> dict[str, LayerShape]:
+    def _probe(self, network: "_PixelsToMaps") -> dict[str, LayerShape]:
         """Return the shape of each layer's map, from one black image; raise `InvalidSettings` if one is no map."""
         size = self.image_size
         try:
-            with _memory_errors(self.device, 1):
-                maps = self._forward(torch.zeros(1, size, size, 3, dtype=torch.uint8))
+            with _memory_errors(torch.device("cpu"), 1), torch.inference_mode():
+                maps = network.raw_maps(torch.zeros(1, size, size, 3, dtype=torch.uint8))
         except ResourceError:
             raise
         except (RuntimeError, AssertionError) as error:
@@ -100,6 +123,28 @@ class Backbone:
                 raise InvalidSettings(f"layer {layer} of {self.name} gives {tuple(fmap.shape)}, not a feature map")
             shapes[layer] = LayerShape(fmap.shape[2], fmap.shape[3], fmap.shape[1])
         return shapes
+
+
+class _PixelsToMaps(nn.Module):
+    """The whole way: pixels (B, S, S, 3) uint8, normalised, through the network, to one (B, L, D) for each layer."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, extractor: Extractor) -> None:
+        super().__init__()
+        self.network = extractor.module
+        self._maps = extractor.maps
+        self.register_buffer("mean", 255 * torch.tensor(extractor.mean))
+        self.register_buffer("std", 255 * torch.tensor(extractor.std))
+
+    def raw_maps(self, pixels: Tensor) -> Sequence[Tensor]:
+        """Return the maps (B, D, height, width)."""
+        x = ((pixels - self.mean) / self.std).permute(0, 3, 1, 2)  # (B, 3, S, S), channels last in memory
+        return self._maps(x)
+
+    def forward(self, pixels: Tensor) -> list[Tensor]:
+        return [fmap.flatten(2).transpose(1, 2) for fmap in self.raw_maps(pixels)]  # (B, L, D)
 
 
 @contextlib.contextmanager
@@ -122,47 +167,29 @@ def build_backbone(
     seed: int = 0,
     device: str = "auto",
     precision: str = "auto",
+    runtime: str = "auto",
     batch_size: int = 16,
+    views: int = 1,
+    threads: int | None = None,
 ) -> Backbone:
     """Return the backbone called name, reading the given layers (default: the last map of stride 16).
 
-    name is one of `networks.NAMES`; weights is 'imagenet', a file, or 'random' (which depends on seed alone).
+    name is one of `networks.NAMES`; weights is 'imagenet', a file, or 'random' (which depends on seed alone). views
+    is how many there are to compute in all, which decides what runtime 'auto' is; threads defaults to the cores.
     Raises `InvalidSettings` for names and layers that do not exist, `BadInput` when the weights cannot be
     had, `Mismatch` when they do not fit.
     """
     if len(set(layers)) != len(layers):
         raise InvalidSettings(f"--layer names a layer twice: {', '.join(layers)}")
     target = resolve_device(device)
+    execution = Execution(
+        target,
+        resolve_precision(precision, target),
+        resolve_runtime(runtime, target, views),
+        usable_threads(threads),
+    )
     build = build_torchvision if name in TORCHVISION else build_timm
     extractor = weights_module.seeded(seed, lambda: build(name, tuple(layers), weights))
     return Backbone(
-        name,
-        extractor,
-        image_size=image_size,
-        batch_size=batch_size,
-        device=target,
-        precision=resolve_precision(precision, target),
+        name, extractor, execution, image_size=image_size, batch_size=batch_size, fall_back=runtime == "auto"
     )
-
-
-def resolve_device(device: str) -> torch.device:
-    """Return the device that 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps' means here; raise `ResourceError` if absent."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        target = torch.device(device)
-    except RuntimeError:
-        raise InvalidSettings(f"--device must be auto, cpu, cuda, cuda:N or mps, found {device!r}") from None
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not available.get(target.type, False) or (target.index or 0) >= max(1, torch.cuda.device_count()):
-        raise ResourceError(f"--device {device}: no such device here; use --device auto")
-    return target
-
-
-def resolve_precision(precision: str, device: torch.device) -> str:
-    """Return 'fp32', 'bf16' or 'fp16'; auto is fp32, the precision that is the same everywhere."""
-    if precision not in PRECISIONS:
-        raise InvalidSettings(f"--precision must be one of {', '.join(PRECISIONS)}, found {precision!r}")
-    if precision == "fp16" and device.type == "cpu":
-        raise InvalidSettings("--precision fp16 needs a GPU; use bf16 or fp32 on a CPU")
-    return "fp32" if precision == "auto" else precision

@@ -1,5 +1,6 @@
 """A shard while it grows: an HDF5 file in memory, which becomes bytes for others to write. Touches no disk."""
 
+import uuid
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -27,7 +28,7 @@ class ShardBuilder:
         self._block, self._constants = block, constants
         self._fingerprint = recipe.fingerprint
         self._specs = array_specs(recipe)
-        self._rows: list[ImageRow] = [ImageRow("")] * n
+        self.rows: list[ImageRow] = [ImageRow("")] * n
         self._box = np.zeros((n, v, 4), "<i4")
         self._flip = np.zeros((n, v), "u1")
         self._digests = {array: np.zeros((n, v), "<u8") for array in self._specs}
@@ -38,7 +39,8 @@ class ShardBuilder:
             "rows": list(block.rows),
             "views": list(block.views),
         }
-        self._file = h5py.File("shard", "w", driver="core", backing_store=False, libver="latest")
+        name = uuid.uuid4().hex  # HDF5 knows files in memory by name, and there may be several
+        self._file = h5py.File(name, "w", driver="core", backing_store=False, libver="latest")
         self._datasets = {
             array: create_chunked(self._file, array, (n, v, *spec.chunk_shape), spec.dtype, spec.codec)
             for array, spec in self._specs.items()
@@ -46,7 +48,7 @@ class ShardBuilder:
 
     def set_image(self, i: int, image: ImageRow, views: list[View]) -> None:
         """Say which image row start + i is, and how its views are cut (none for an absent image)."""
-        self._rows[i] = image
+        self.rows[i] = image
         for j, view in enumerate(views):
             self._box[i, j], self._flip[i, j] = view.box, view.flip
 
@@ -64,7 +66,7 @@ class ShardBuilder:
             stored,
             fingerprint=self._fingerprint,
             array=array,
-            name=self._rows[i].name,
+            name=self.rows[i].name,
             view=self._block.views[0] + j,
         )
         self._datasets[array].id.write_direct_chunk((i, j, 0, 0), stored, 0)
@@ -86,7 +88,7 @@ class ShardBuilder:
 
     def _tables(self) -> dict[str, NDArray[Any]]:
         return {
-            **image_tables(self._rows),
+            **image_tables(self.rows),
             "views/box": self._box,
             "views/flip": self._flip,
             **{f"{CONSTANTS_GROUP}/{layer}": values for layer, values in self._constants.items()},

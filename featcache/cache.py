@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .cores import usable_threads
 from .dataset import Part
 from .encoding import Constants
 from .errors import BadInput, CorruptFile, InvalidSettings, Mismatch
 from .layout import ImageRow, array_specs
 from .manifest import Manifest, ShardEntry, read_manifest, refuse_changed
-from .reading import ChunkPlace, ahead, read_chunks, usable_threads
+from .reading import ChunkPlace, ahead, read_chunks
 from .recipe import Recipe
 from .shard import WAY_OUT, Shard, open_shard
 from .tables import FILE_NAME as INDEX_NAME

@@ -13,7 +13,7 @@ from .backbones import Backbone
 from .cache import open_cache
 from .encoding import Constants, calibrate, digest_of_constants
 from .errors import BadInput
-from .pipeline import load_ahead
+from .loading import load_ahead
 from .recipe import Recipe, Target, check_same
 from .shard import Shard
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .errors import BadInput
+from .transfer import to_host
 
 LEVELS = 255
 _SCALE_BITS = 8  # of a scale's mantissa: the last bits of features, which differ between machines, must not show
@@ -84,9 +85,20 @@ class Encoded:
 
 
 def encode(features: Tensor, constants: Constants | None) -> Encoded:
-    """Encode features (B, L, D) float32: rounded to the nearest float16, or quantised where there are constants."""
-    stored = features.to(torch.float16) if constants is None else quantize(features, constants)
+    """Encode features (B, L, D): rounded to the nearest float16, or quantised where there are constants.
+
+    View by view, so that what is decoded again to be pooled stays in the processor's cache.
+    """
+    views = [_encode_view(values, constants) for values in features]
+    stored, pooled, storable = (torch.stack(column) for column in zip(*views, strict=True))
+    return Encoded(*to_host([stored, pooled, storable]))
+
+
+def _encode_view(values: Tensor, constants: Constants | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Return features (L, D) of one view as stored (L, D), mean and deviation (2, D), and whether they can be."""
+    stored = values.to(torch.float16) if constants is None else quantize(values.float(), constants)
     decoded = decode(stored, constants)
-    deviation, mean = torch.std_mean(decoded, dim=1, correction=0)
-    finite = torch.isfinite(decoded if constants is None else features).flatten(1).all(dim=1)
-    return Encoded(stored.cpu().numpy(), torch.stack([mean, deviation], dim=1).cpu().numpy(), finite.cpu().numpy())
+    mean = decoded.mean(dim=0)
+    deviation = decoded.sub_(mean).square_().mean(dim=0).sqrt_()
+    finite = torch.isfinite(mean if constants is None else values.float().mean(dim=0)).all()  # NaN and inf spread
+    return stored, torch.stack([mean, deviation]), finite

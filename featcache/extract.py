@@ -1,14 +1,16 @@
 """Stage 1: fill a cache folder with the features of a dataset, shard by shard, and seal it.
 
-A kill at any instant loses at most the shard in flight; the same call again goes on behind the shards that
-are there.
+A kill at any instant loses at most two shards, one being written and one being computed; the same call again goes
+on behind the shards that are there.
 """
 
+import contextlib
 import hashlib
 import platform
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,65 +18,35 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from .assemble import build_shard
-from .backbones import Backbone, build_backbone
+from .backbones import Backbone
 from .calibration import SAMPLE_IMAGES, settle_target
+from .cores import usable_threads
 from .dataset import Dataset, Part
-from .errors import BadInput, CacheIncomplete, CorruptFile, InvalidSettings, Mismatch, StorageError, list_problems
-from .files import digest_of_file, make_folder, refuse_full_disk, remove_temporaries, write_durably
-from .layout import shard_name
+from .errors import CacheIncomplete, CorruptFile, FeatcacheError, Mismatch, StorageError, list_problems
+from .files import digest_of_file, make_folder, remove_temporaries
+from .jobs import Workers
+from .ledger import Ledger, bottleneck
 from .lock import writer_lock
-from .manifest import LARGEST_BATCH, Manifest, Splits, read_manifest
-from .pipeline import LoadedImage, load_ahead
+from .manifest import Manifest, Splits, read_manifest
 from .plan import Plan, existing_shards, make_plan, refuse_foreign_folder, refuse_other_recipes
+from .production import Order, make_here, make_with_workers, work_of
 from .progress import OnProgress, Progress, silent
-from .reading import usable_threads
-from .recipe import FEATURE_DTYPES, Recipe, Target, recipe_of
+from .recipe import Recipe, Target, recipe_of
+from .runtimes import has_openvino, resolve_device, split_arithmetic
 from .seal import seal
+from .settings import ExtractSettings, load_backbone
 from .shard import WAY_OUT, Shard, open_shard
-from .views import ViewRecipe
 
-BAD_IMAGE_POLICIES = ("skip", "stop")
-
-
-@dataclass(frozen=True)
-class ExtractSettings:
-    """What to extract: augs is K, the number of augmented views beside the evaluation view.
-
-    weights is 'imagenet', a file, or 'random'; layers may be empty for the backbone's default. calibrate_like is
-    a cache whose uint8 constants are taken, so that the two can be merged; '' calibrates on the dataset. force
-    starts although the disk seems too small.
-    """
-
-    augs: int = 0
-    backbone: str = "resnet50"
-    layers: tuple[str, ...] = ()
-    weights: str = "imagenet"
-    views: ViewRecipe = field(default_factory=ViewRecipe)
-    precision: str = "auto"
-    device: str = "auto"
-    batch_size: int = 16
-    on_bad_image: str = "skip"
-    encoding: str = "float16"
-    calibrate_like: str = ""
-    force: bool = False
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.augs <= 1000:
-            raise InvalidSettings(f"--augs must be 0 to 1000, found {self.augs}")
-        if not 1 <= self.batch_size <= LARGEST_BATCH:
-            raise InvalidSettings(f"--batch-size must be 1 to {LARGEST_BATCH}, found {self.batch_size}")
-        if self.on_bad_image not in BAD_IMAGE_POLICIES:
-            raise InvalidSettings(f"--on-bad-image must be skip or stop, found {self.on_bad_image!r}")
-        if self.encoding not in FEATURE_DTYPES:
-            raise InvalidSettings(f"--encoding must be {' or '.join(FEATURE_DTYPES)}, found {self.encoding!r}")
-        if self.calibrate_like and self.encoding != "uint8":
-            raise InvalidSettings("--calibrate-like goes with --encoding uint8: float16 has no constants")
+_ALONE = Workers()
+SEEN_WITHIN_SECONDS = 30.0  # a network file system shows what others wrote a little later
 
 
 @dataclass(frozen=True)
 class ExtractReport:
-    """What a cache holds after extraction, and the images it had to leave out, as (name, reason)."""
+    """What a cache holds after extraction, and the images it had to leave out, as (name, reason).
+
+    stages is the share of all busy time that each stage took, bottleneck the one that the others waited for.
+    """
 
     folder: Path
     fingerprint: str
@@ -84,6 +56,10 @@ class ExtractReport:
     bytes: int
     absent: list[tuple[str, str]]
     stale_temporaries: int
+    precision: str
+    runtime: str
+    stages: dict[str, float] = field(default_factory=dict)
+    bottleneck: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """Return the report as a JSON object."""
@@ -91,31 +67,21 @@ class ExtractReport:
         return {**asdict(self), "folder": str(self.folder), "absent": absent}
 
 
-def load_backbone(settings: ExtractSettings) -> Backbone:
-    """Return the backbone that settings ask for."""
-    return build_backbone(
-        settings.backbone,
-        layers=settings.layers,
-        weights=settings.weights,
-        image_size=settings.views.image_size,
-        seed=settings.views.seed,
-        device=settings.device,
-        precision=settings.precision,
-        batch_size=settings.batch_size,
-    )
-
-
 def extract(
-    dataset: Dataset, settings: ExtractSettings, out: Path, *, on_progress: OnProgress = silent
+    dataset: Dataset,
+    settings: ExtractSettings,
+    out: Path,
+    *,
+    workers: Workers = _ALONE,
+    on_progress: OnProgress = silent,
 ) -> ExtractReport:
     """Bring the cache in out up to date with dataset and settings; what is there already is not computed again.
 
     Raises `Mismatch` if out holds features of another recipe, `Locked` if another process is writing there,
     `BadInput` for a feature that cannot be stored or, under on_bad_image='stop', for the first bad image.
     """
-    if settings.calibrate_like:
-        read_manifest(Path(settings.calibrate_like))  # a wrong folder is said before any work
-    backbone = load_backbone(settings)
+    settings = follow(settings, out)
+    backbone = load_backbone(settings, views=len(dataset.names) * (1 + settings.augs))
     refuse_foreign_folder(out)
     make_folder(out)
     with writer_lock(out):
@@ -131,8 +97,47 @@ def extract(
             shards, dataset.names, images, views=1 + settings.augs, recipe=target.recipe, listed=listed or ()
         )
         _refuse_changed_images(plan, dataset, out, on_progress)
-        digests = _run(plan, dataset, backbone, target, settings, out, on_progress)
-        return _seal(plan, dataset, target.recipe, settings, out, before, digests, stale)
+        order = Order(images, out.resolve(), settings, target, room_for=plan.views_to_do)
+        alone = workers == _ALONE
+        ledger = Ledger(out, plan, on_progress, by_image=alone)
+        if alone:
+            made = make_here(work_of(plan), order, backbone, ledger.note_image)
+        else:
+            made = make_with_workers(work_of(plan), order, backbone, workers)
+        digests = {out / "shards" / shard.file: shard.sha256 for shard in ledger.noting(made)}
+        _refuse_unseen(digests, out)
+        report = _seal(plan, dataset, target.recipe, settings, out, before, digests, stale, backbone)
+        return replace(report, stages=ledger.times.shares, bottleneck=bottleneck(ledger.times, backbone))
+
+
+def follow(settings: ExtractSettings, out: Path) -> ExtractSettings:
+    """Return settings whose precision 'auto' is made that of the cache to be gone on with or merged with, if any."""
+    like = read_manifest(Path(settings.calibrate_like)).recipe if settings.calibrate_like else None
+    if settings.precision != "auto":
+        return settings
+    for path in sorted((out / "shards").glob("*.h5"))[:1]:
+        with contextlib.suppress(FeatcacheError):  # what is wrong with a shard is said later
+            like = open_shard(path).recipe
+    if like is None:
+        return settings
+    precision, runtime = split_arithmetic(like.precision)
+    if precision == "fp16" and resolve_device(settings.device).type == "cpu":
+        raise Mismatch(f"{out}: made in fp16, on a GPU; go on there, or give another folder with --out")
+    return replace(settings, precision=precision, runtime=runtime if settings.runtime == "auto" else settings.runtime)
+
+
+def _refuse_unseen(digests: dict[Path, str], out: Path) -> None:
+    """Raise `CacheIncomplete` if shards were made in a folder of the same name on other machines."""
+    deadline = time.monotonic() + SEEN_WITHIN_SECONDS
+    while unseen := [path.name for path in digests if not path.is_file()]:
+        if time.monotonic() > deadline:
+            way_out = (
+                "Bring the workers' folders here, join them with merge-caches, and run extract on the result; "
+                "or use a folder that all machines share."
+            )
+            title = f"{out}: workers made {len(unseen)} shards in a folder of this name that is not seen here:"
+            raise CacheIncomplete(list_problems(title, unseen, way_out))
+        time.sleep(0.5)
 
 
 def target_of(
@@ -153,42 +158,6 @@ def target_of(
         like=Path(settings.calibrate_like) if settings.calibrate_like else None,
         sample=sample or SAMPLE_IMAGES,
     )
-
-
-def _run(
-    plan: Plan,
-    dataset: Dataset,
-    backbone: Backbone,
-    target: Target,
-    settings: ExtractSettings,
-    out: Path,
-    on_progress: OnProgress,
-) -> dict[Path, str]:
-    """Compute and commit every block of the plan; return path and sha256 of each new shard."""
-    total = len(plan.names) * plan.views
-    done = skipped = total - plan.views_to_do
-    bad = 0
-
-    def check(image: LoadedImage) -> None:
-        nonlocal done, bad
-        row = image.row
-        if row.absent and settings.on_bad_image == "stop":
-            raise BadInput(f"{dataset.root / 'images' / row.name}: {row.absent}; mend it, or use --on-bad-image skip")
-        bad += bool(row.absent)
-        done += block.shape[1]
-        note = f"{bad} bad images" if bad else ""
-        on_progress(Progress("extract", done, total, "views", note, skipped))
-
-    digests: dict[Path, str] = {}
-    images = _load_plan(plan, dataset, target.recipe)
-    for block in plan.todo:
-        data = build_shard(images, block, backbone, target, on_image=check)
-        if not digests and not settings.force:
-            needed = len(data) * plan.views_to_do // (block.shape[0] * block.shape[1])
-            refuse_full_disk(out, needed, way_out=", or start nevertheless with --force")
-        path = out / "shards" / shard_name(block, data)
-        digests[path] = write_durably(path, data)
-    return digests
 
 
 def _refuse_changed_images(plan: Plan, dataset: Dataset, out: Path, on_progress: OnProgress) -> None:
@@ -223,11 +192,6 @@ def _digest_or_reason(path: Path) -> str:
         return str(error).removeprefix(f"{path}: ")
 
 
-def _load_plan(plan: Plan, dataset: Dataset, recipe: Recipe) -> Iterator[LoadedImage]:
-    work = [(plan.names[row], block.views) for block in plan.todo for row in range(*block.rows)]
-    return load_ahead(dataset.root / "images", work, recipe)
-
-
 def _seal(
     plan: Plan,
     dataset: Dataset,
@@ -237,6 +201,7 @@ def _seal(
     before: Manifest | None,
     digests: dict[Path, str],
     stale: int,
+    backbone: Backbone,
 ) -> ExtractReport:
     """Write cache.h5 and the manifest over all shards, then remove the shards that newer ones replace."""
     shards = [*plan.kept, *(open_shard(path, recipe) for path in digests)]
@@ -244,7 +209,11 @@ def _seal(
     known |= {path.name: digest for path, digest in digests.items()}
     sha256 = {shard.path.name: known.get(shard.path.name) or _digest_of_unlisted(shard.path) for shard in shards}
     source = {"dataset": dataset.name, "root": str(dataset.root.resolve())}
-    made_with = {"weights": _weights_source(settings), "batch_size": str(settings.batch_size)}
+    made_with = {
+        "weights": _weights_source(settings),
+        "batch_size": str(settings.batch_size),
+        "runtime": backbone.execution.runtime,
+    }
     made_by = versions()
     if before and not digests:  # then nothing was computed with these settings
         made_with, made_by = before.source, before.versions
@@ -271,6 +240,8 @@ def _seal(
         bytes=sum(entry.bytes for entry in manifest.shards),
         absent=absent,
         stale_temporaries=stale,
+        precision=backbone.precision,
+        runtime=backbone.execution.runtime,
     )
 
 
@@ -307,5 +278,5 @@ def _splits_by_row(dataset: Dataset, names: list[str]) -> Splits:
 
 def versions() -> dict[str, str]:
     """Return the versions of what a feature may depend on, to be stored beside it."""
-    packages = ("torch", "torchvision", "timm", "pillow", "h5py", "numpy")
+    packages = ["torch", "torchvision", "timm", "pillow", "h5py", "numpy", *(["openvino"] if has_openvino() else [])]
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}

@@ -89,6 +89,12 @@ def make_folder(path: Path) -> Path:
     return path
 
 
+def append_text(path: Path, text: str) -> None:
+    """Append to a log; what a kill or a power cut takes from its end is no loss. Raises `StorageError`."""
+    with storage_errors(path), path.open("a", encoding="utf-8") as file:
+        file.write(text)
+
+
 def refuse_full_disk(folder: Path, needed: int, *, way_out: str = "") -> None:
     """Raise `StorageError` if so many bytes do not fit into folder."""
     free = shutil.disk_usage(folder).free

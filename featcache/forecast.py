@@ -6,24 +6,29 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .assemble import build_shard
+from .assemble import build_shards
 from .backbones import Backbone
 from .dataset import Dataset
 from .errors import BadInput
-from .extract import ExtractSettings, load_backbone, target_of
+from .extract import follow, target_of
 from .layout import Block
-from .pipeline import LoadedImage, load_ahead
+from .loading import load_ahead
 from .plan import existing_shards, make_plan, refuse_other_recipes
+from .production import loader_threads
 from .progress import duration
 from .recipe import Target
+from .runtimes import explain_execution
+from .settings import ExtractSettings, load_backbone
 
 _TIMED_BATCHES = 1  # LaMem with ResNet50 is to answer in ten seconds on two cores
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """views are to be computed, of images x views_per_image in all; bytes are raw, that is before compression.
+    """views are to be computed, of images x views_per_image in all.
 
+    raw_bytes is before compression, bytes what they take at the encoding, by the share that a few views compressed
+    to; both count all views, bytes_to_write those to be computed. execution says how the backbone runs and why.
     missing_weights is '' or why the extraction itself would stop now.
     """
 
@@ -34,9 +39,14 @@ class Forecast:
     layers: dict[str, tuple[int, int, int]]
     raw_bytes_per_view: int
     raw_bytes: int
+    encoding: str
+    bytes: int
+    bytes_to_write: int
     free_bytes: int
     views_per_second: float
     seconds: float
+    start_seconds: float
+    execution: str
     missing_weights: str
 
     def as_json(self) -> dict[str, Any]:
@@ -49,18 +59,15 @@ def forecast(dataset: Dataset, settings: ExtractSettings, out: Path) -> Forecast
 
     Weights that cannot be had do not stop it: their values change no time.
     """
-    missing = ""
-    try:
-        backbone = load_backbone(settings)
-    except BadInput as error:
-        missing = str(error)
-        backbone = load_backbone(_with_random_weights(settings))
+    settings, started = follow(settings, out), time.perf_counter()
+    backbone, missing = _load_or_stand_in(settings, views=len(dataset.names) * (1 + settings.augs))
+    start_seconds = time.perf_counter() - started
     shards = [] if missing else existing_shards(out)
     target = target_of(backbone, settings, shards, dataset, sample=1)
     recipe = target.recipe
     refuse_other_recipes(shards, recipe, out)
     plan = make_plan(shards, dataset.names, dataset.root / "images", views=1 + settings.augs, recipe=recipe)
-    rate = _views_per_second(dataset, backbone, target, 1 + settings.augs)
+    sample = _time_sample(dataset, backbone, target, 1 + settings.augs)
     total = len(plan.names) * plan.views
     return Forecast(
         images=len(plan.names),
@@ -70,9 +77,14 @@ def forecast(dataset: Dataset, settings: ExtractSettings, out: Path) -> Forecast
         layers={name: (height, width, channels) for name, height, width, channels in recipe.layers},
         raw_bytes_per_view=recipe.bytes_per_view(),
         raw_bytes=total * recipe.bytes_per_view(),
+        encoding=recipe.encoding,
+        bytes=round(total * sample.bytes_per_view),
+        bytes_to_write=round(plan.views_to_do * sample.bytes_per_view),
         free_bytes=shutil.disk_usage(_existing_parent(out)).free,
-        views_per_second=rate,
-        seconds=plan.views_to_do / rate,
+        views_per_second=sample.views_per_second,
+        seconds=plan.views_to_do / sample.views_per_second,
+        start_seconds=start_seconds,
+        execution=explain_execution(backbone.execution, settings.precision, settings.runtime, total),
         missing_weights=missing,
     )
 
@@ -84,6 +96,7 @@ def describe_forecast(result: Forecast) -> str:
     )
     there = f" ({result.views_already_there:,} are there already)" if result.views_already_there else ""
     views = f"{result.images * result.views_per_image:,}: {result.views_per_image} per image{there}"
+    too_small = ", which is too little" if result.bytes_to_write > result.free_bytes else ""
     return "\n".join(
         [
             f"images  {result.images:,}",
@@ -91,41 +104,53 @@ def describe_forecast(result: Forecast) -> str:
             f"layers  {layers}",
             f"bytes   {result.raw_bytes:,} raw, before compression: {result.raw_bytes / 1e9:,.1f} GB, "
             f"{result.raw_bytes_per_view:,} a view",
-            f"disk    {result.free_bytes / 1e9:,.1f} GB free",
-            f"time    {duration(result.seconds)} at {result.views_per_second:,.1f} views/s, timed here just now",
+            f"        about {result.bytes / 1e9:,.1f} GB as {result.encoding}, compressed as the views timed here",
+            f"disk    {result.free_bytes / 1e9:,.1f} GB free{too_small}",
+            f"runs    {result.execution}",
+            f"time    {duration(result.seconds)} at {result.views_per_second:,.1f} views/s, timed here just now, "
+            f"and {result.start_seconds:.0f} s to start",
         ]
     )
 
 
-def _with_random_weights(settings: ExtractSettings) -> ExtractSettings:
-    return replace(settings, weights="random")
+def _load_or_stand_in(settings: ExtractSettings, *, views: int) -> tuple[Backbone, str]:
+    """Return the backbone, with random weights if its own cannot be had, and why they cannot."""
+    try:
+        return load_backbone(settings, views=views), ""
+    except BadInput as error:
+        return load_backbone(replace(settings, weights="random"), views=views), str(error)
 
 
-def _views_per_second(dataset: Dataset, backbone: Backbone, target: Target, views: int) -> float:
-    """Time the real pipeline on the first images of the dataset, about one batch of views, after one to warm up."""
-    images = max(1, _TIMED_BATCHES * backbone.batch_size // views)
+@dataclass(frozen=True)
+class _Sample:
+    """What a few views took."""
+
+    views_per_second: float
+    bytes_per_view: float
+
+
+def _time_sample(dataset: Dataset, backbone: Backbone, target: Target, views: int) -> _Sample:
+    """Time the real pipeline on the first images of the dataset, after one batch to warm up."""
+    batches = _TIMED_BATCHES * backbone.streams
+    images = min(len(dataset.names), max(1, batches * backbone.batch_size // views))
     _build(dataset, 1, backbone, target, views)
     started = time.perf_counter()
-    done = _build(dataset, min(images, len(dataset.names)), backbone, target, views)
+    done, size = _build(dataset, images, backbone, target, views)
+    seconds = time.perf_counter() - started
     if not done:
         raise BadInput(f"{dataset.root}: none of the first {images} images can be decoded, so there is nothing to time")
-    padded = -(-done // backbone.batch_size) * backbone.batch_size  # a long run pads one batch a shard at most
-    return padded / (time.perf_counter() - started)
+    padded = -(-done // backbone.batch_size) * backbone.batch_size  # a long run pads next to nothing
+    return _Sample(padded / seconds, size / done)
 
 
-def _build(dataset: Dataset, rows: int, backbone: Backbone, target: Target, views: int) -> int:
-    """Build a shard of the first rows and drop it; return how many views it has."""
+def _build(dataset: Dataset, rows: int, backbone: Backbone, target: Target, views: int) -> tuple[int, int]:
+    """Build a shard of the first rows and drop it; return how many views it has, and how many bytes."""
     block = Block((0, rows), (0, views))
     work = [(name, block.views) for name in dataset.names[:rows]]
-    done = 0
-
-    def count(image: LoadedImage) -> None:
-        nonlocal done
-        done += len(image.views)
-
-    images = load_ahead(dataset.root / "images", work, target.recipe)
-    build_shard(images, block, backbone, target, on_image=count)
-    return done
+    cut, threads = not backbone.cuts_views, loader_threads(backbone)
+    loaded = load_ahead(dataset.root / "images", work, target.recipe, cut=cut, threads=threads)
+    built = next(build_shards(loaded, [block], backbone, target))
+    return views * sum(not image.absent for image in built.rows), len(built.data)
 
 
 def _existing_parent(path: Path) -> Path:

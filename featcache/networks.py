@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from . import weights as weights_module
 from .errors import BadInput, InvalidSettings
@@ -87,6 +88,31 @@ def _without_in_place_operations(module: Any) -> None:
         if "inplace" in node.kwargs:
             node.kwargs = {**node.kwargs, "inplace": False}
     module.recompile()
+
+
+def fold_batch_norms(module: nn.Module) -> None:
+    """Multiply each batch norm behind a convolution into its weights, in place, where the module is a traced graph.
+
+    Networks of timm are no graph; torch.compile and OpenVINO fold theirs.
+    """
+    if not isinstance(module, fx.GraphModule):
+        return
+    children = dict(module.named_modules())
+    for norm in [node for node in module.graph.nodes if isinstance(_child(node, children), nn.BatchNorm2d)]:
+        before: Any = norm.args[0]
+        convolution = _child(before, children)
+        calls = [node for node in module.graph.nodes if _child(node, children) is convolution]
+        if isinstance(convolution, nn.Conv2d) and len(before.users) == len(calls) == 1:
+            folded = fuse_conv_bn_eval(convolution.eval(), children[norm.target].eval())
+            module.set_submodule(before.target, folded.requires_grad_(False))
+            norm.replace_all_uses_with(before)
+            module.graph.erase_node(norm)
+    module.recompile()
+
+
+def _child(node: Any, children: dict[str, nn.Module]) -> nn.Module | None:
+    """Return the module that a node of a graph calls, if it calls one."""
+    return children[node.target] if node.op == "call_module" else None
 
 
 def build_timm(name: str, layers: tuple[str, ...], weights: str) -> Extractor:

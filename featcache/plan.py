@@ -15,7 +15,8 @@ from .layout import NAME_PATTERN, Block, shard_name
 from .recipe import Recipe, check_same
 from .shard import Shard, open_shard
 
-ROWS_PER_SHARD = 64  # what a kill costs at most, in images
+ROWS_PER_SHARD = 64  # a kill costs two shards at most: one being written, one being computed
+_ROWS_MULTIPLE = 16  # so that no shard ends in a batch that is partly padding, whatever the number of views
 BYTES_PER_SHARD = 200 << 20  # uncompressed; a shard is built in memory
 
 
@@ -153,7 +154,9 @@ def _assign_rows(shards: Sequence[Shard], names: Iterable[str]) -> list[str]:
 
 
 def _rows_per_shard(views: int, recipe: Recipe) -> int:
-    return max(1, min(ROWS_PER_SHARD, BYTES_PER_SHARD // (views * recipe.bytes_per_view())))
+    fitting = max(1, BYTES_PER_SHARD // (views * recipe.bytes_per_view()))
+    whole = fitting - fitting % _ROWS_MULTIPLE if fitting > _ROWS_MULTIPLE else fitting
+    return min(ROWS_PER_SHARD, whole)
 
 
 def _missing_blocks(kept: Sequence[Shard], rows: int, views: int, rows_per_shard: int) -> list[Block]:

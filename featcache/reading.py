@@ -3,8 +3,6 @@
 Nothing is kept between calls, neither threads nor open files: safe in any thread, and after any fork.
 """
 
-import multiprocessing
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +13,6 @@ from typing import Any, TypeVar
 import zstandard
 from numpy.typing import NDArray
 
-from .errors import InvalidSettings
 from .shard import Shard, opened
 
 Item = TypeVar("Item")
@@ -32,17 +29,6 @@ class ChunkPlace:
     i: int
     j: int
     position: int
-
-
-def usable_threads(threads: int | None) -> int:
-    """Return threads, or by default one for each core; one in a worker process, which has others beside it."""
-    if threads is None:
-        if multiprocessing.parent_process():
-            return 1
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if threads < 1:
-        raise InvalidSettings(f"threads must be at least 1, found {threads}")
-    return threads
 
 
 def read_chunks(places: Sequence[ChunkPlace], array: str, out: NDArray[Any], *, threads: int) -> None:

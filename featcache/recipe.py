@@ -7,7 +7,7 @@ holds is not, so a cache can grow; neither is how chunks are compressed.
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from .backbones import Backbone, LayerShape, build_backbone
 from .encoding import Constants
 from .errors import CorruptFile, Mismatch, list_problems
 from .files import canonical_json
+from .runtimes import resolve_device, split_arithmetic
 from .views import CENTER_FRACTION, FLIP_PROBABILITY, INTERPOLATION, ViewRecipe
 
 FORMAT_VERSION = 1
@@ -110,7 +111,7 @@ def recipe_of(backbone: Backbone, views: ViewRecipe, encoding: str = "float16", 
         backbone=backbone.name,
         weights=backbone.weights_sha256,
         layers=tuple((name, shape.height, shape.width, shape.channels) for name, shape in backbone.shapes.items()),
-        precision=backbone.precision,
+        precision=backbone.execution.arithmetic,
         mean=backbone.mean,
         std=backbone.std,
         image_size=views.image_size,
@@ -124,9 +125,26 @@ def recipe_of(backbone: Backbone, views: ViewRecipe, encoding: str = "float16", 
 
 
 def backbone_of(
-    recipe: Recipe, *, weights: str, batch_size: int, device: str = "auto", where: str, way_out: str
+    recipe: Recipe,
+    *,
+    weights: str,
+    batch_size: int,
+    device: str = "auto",
+    runtime: str = "auto",
+    nearest: bool = False,
+    where: str,
+    way_out: str,
 ) -> Backbone:
-    """Return the backbone that made the features of recipe; raise `Mismatch` if weights are not its weights."""
+    """Return the backbone that made the features of recipe; raise `Mismatch` if weights are not its weights.
+
+    runtime is what may run it where that does not matter, in float32. nearest allows float32 where there is no GPU
+    for fp16, and PyTorch instead of torch.compile: for looking at features, not for storing them beside others.
+    """
+    precision, needed = split_arithmetic(recipe.precision)
+    if nearest and precision == "fp16" and resolve_device(device).type == "cpu":
+        precision, needed = "fp32", "torch"
+    if nearest and needed == "compile":
+        needed = "torch"
     backbone = build_backbone(
         recipe.backbone,
         layers=recipe.layer_names,
@@ -134,10 +152,12 @@ def backbone_of(
         image_size=recipe.image_size,
         seed=recipe.seed,
         device=device,
-        precision=recipe.precision,
+        precision=precision,
+        runtime=runtime if needed == "auto" else needed,
         batch_size=batch_size,
     )
     made = recipe_of(backbone, recipe.view_recipe, recipe.encoding, recipe.calibration)
+    made = replace(made, precision=recipe.precision) if nearest else made
     check_same(made, recipe, where=where, way_out=way_out)
     return backbone
 

@@ -11,20 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .assemble import StoredRow, build_shard
+from .assemble import StoredRow, build_shards
 from .backbones import Backbone
 from .builder import ShardBuilder
 from .encoding import Constants
 from .errors import CorruptFile, HostileFile, Mismatch
 from .files import digest_of_file, make_folder, remove_temporaries, storage_errors, write_durably
 from .layout import ImageRow, shard_name
+from .loading import LoadedImage, load_ahead
 from .lock import writer_lock
 from .manifest import FILE_NAME as MANIFEST_NAME
 from .manifest import Manifest, ShardEntry, read_manifest
-from .pipeline import LoadedImage, load_ahead
 from .progress import OnProgress, Progress, silent
 from .rebuild import copy_row, stored_row
 from .recipe import Target, backbone_of
+from .runtimes import available_runtime
 from .seal import seal
 from .shard import Shard, open_shard, opened
 from .tables import FILE_NAME as INDEX_NAME
@@ -258,7 +259,7 @@ class _Mender:
             rows = self._rows(job, descriptor)
             if job.rows:
                 backbone = self._loaded_backbone()
-                return build_shard(rows, job.entry.block, backbone, self.target, on_image=lambda _: None)
+                return next(build_shards(rows, [job.entry.block], backbone, self.target)).data
             builder = ShardBuilder(self.target.recipe, job.entry.block, self.target.constants)
             stack.callback(builder.close)
             for i, row in enumerate(rows):
@@ -269,7 +270,8 @@ class _Mender:
     def _rows(self, job: _Job, descriptor: int) -> Iterator[LoadedImage | StoredRow]:
         """Yield each row of the shard: copied, or loaded from its image where it is to be computed."""
         work = [(job.images[row].name, job.entry.block.views) for row in job.rows]
-        loaded = load_ahead(self.images, work, self.target.recipe)
+        cut = self._backbone is None or not self._backbone.cuts_views
+        loaded = load_ahead(self.images, work, self.target.recipe, cut=cut)
         for i, row in enumerate(range(*job.entry.block.rows)):
             if row in job.rows:
                 image = next(loaded)
@@ -289,6 +291,7 @@ class _Mender:
                 self.target.recipe,
                 weights=self.weights,
                 batch_size=int(self.manifest.source["batch_size"]),
+                runtime=available_runtime(self.manifest.source.get("runtime", "torch"), self.device),
                 device=self.device,
                 where=str(self.folder),
                 way_out="Pass the weights that the cache was extracted with as --weights FILE.",

@@ -11,13 +11,13 @@ import numpy as np
 import xxhash
 
 from .cache import open_listed_shard
+from .cores import usable_threads
 from .errors import CacheIncomplete, CorruptFile, FeatcacheError, HostileFile, StorageError
 from .files import TEMPORARY_PREFIX, digest_of_file
 from .layout import NAME_PATTERN
 from .manifest import FILE_NAME as MANIFEST_NAME
 from .manifest import Manifest, ShardEntry, read_manifest, refuse_changed
 from .progress import OnProgress, Progress, silent
-from .reading import usable_threads
 from .seal import FAILURES_NAME
 from .shard import Shard, open_shard, opened
 from .tables import FILE_NAME as INDEX_NAME

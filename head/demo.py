@@ -16,9 +16,10 @@ from PIL import Image, ImageDraw, ImageFilter
 from featcache.cache import open_cache
 from featcache.dataset import open_dataset
 from featcache.errors import InvalidSettings
-from featcache.extract import ExtractSettings, extract
+from featcache.extract import extract
 from featcache.files import make_folder, read_json, write_durably
 from featcache.progress import OnProgress, Progress, silent
+from featcache.settings import ExtractSettings
 
 from .score import Scored, score_run, write_scores
 from .settings import TrainSettings

@@ -13,7 +13,7 @@ from featcache.backbones import Backbone
 from featcache.encoding import decode, encode
 from featcache.errors import BadImage, InvalidSettings
 from featcache.images import SUFFIXES
-from featcache.pipeline import load_image
+from featcache.loading import load_image
 from featcache.progress import OnProgress, Progress, silent
 from featcache.recipe import backbone_of
 
@@ -107,6 +107,7 @@ def load_predictor(folder: Path, *, weights: str | None = None, device: str = "a
         weights=weights or str(run.config["weights_source"]),
         batch_size=run.config["batch_size"],
         device=device,
+        nearest=True,
         where=str(folder),
         way_out="Pass the weights that the cache was extracted with as --weights FILE.",
     )

@@ -13,7 +13,8 @@ from PIL import Image
 
 from featcache.cache import open_cache
 from featcache.dataset import open_dataset
-from featcache.extract import ExtractSettings, extract
+from featcache.extract import extract
+from featcache.settings import ExtractSettings
 from featcache.views import ViewRecipe
 from head.settings import TrainSettings
 from head.train import train_split

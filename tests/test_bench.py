@@ -5,15 +5,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
+from torchvision.transforms.v2 import Normalize
 
 import bench.codecs
 import bench.encodings
+import bench.extract
 import bench.features
 import bench.heads
 import bench.memory
+import bench.plain
 import bench.read
 from featcache.cache import open_cache
+from featcache.dataset import open_dataset
 from head.data import present_part
 
 
@@ -79,6 +84,54 @@ def test_a_difference_over_seeds_has_students_interval() -> None:
     assert found["mean_difference"] == pytest.approx(0.03)
     assert found["half_width_95"] == pytest.approx(4.3027 * 0.026458 / 3**0.5, rel=1e-3)
     assert bench.encodings.paired([0.01])["half_width_95"] is None
+
+
+TINY_EXTRACTION = ["--backbone", "resnet18", "--image-size", "32", "--limit", "5", "--augs", "3", "--rounds", "1"]
+
+
+def test_extraction_is_compared_with_a_plain_loop_of_the_same_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench.extract, "in_process", bench.extract.run_side)  # three processes import torch for 15 s
+    monkeypatch.setattr(bench.plain, "WORKERS", 0)
+    done = CliRunner().invoke(bench.extract.main, TINY_EXTRACTION)
+    assert done.exit_code == 0, done.exception
+    found = json.loads(done.stdout)
+    assert (found["images"], found["augs"], found["drawn"]) == (5, 3, True)
+    assert found["least_cosine_to_plain"] > 0.999
+    speed = found["views_per_second"]
+    assert set(speed) == {"plain_whole", "plain_steady", "ours_whole", "ours_steady", "limit_steady"}
+    assert found["times_plain"] == pytest.approx(speed["ours_whole"] / speed["plain_whole"], rel=0.05, abs=0.01)
+    assert found["of_limit"] == pytest.approx(speed["ours_whole"] / speed["limit_steady"], rel=0.05, abs=0.01)
+
+
+@pytest.mark.slow
+def test_extraction_is_measured_in_processes_of_their_own() -> None:
+    done = CliRunner().invoke(bench.extract.main, [*TINY_EXTRACTION, "--per-view"])
+    assert done.exit_code == 0, done.exception
+    found = json.loads(done.stdout)
+    assert found["least_cosine_to_plain"] > 0.999
+    assert all(value > 0 for value in found["views_per_second"].values())
+
+
+def test_a_view_is_the_same_decoded_for_itself_or_with_its_image(tiny_dataset: Path) -> None:
+    case = bench.extract.Case(str(tiny_dataset), "resnet18", augs=2, image_size=32, limit=3, per_view=False)
+    normalise = Normalize([0.5] * 3, [0.25] * 3)
+    by_image, by_view = (
+        bench.plain.Views(case.dataset(), case.settings(), normalise, per_view=per) for per in (False, True)
+    )
+    assert (len(by_image), len(by_view)) == (3, 9)
+    assert by_image[1].shape == (3, 3, 32, 32)
+    assert torch.equal(torch.cat([by_image[i] for i in range(3)]), torch.cat([by_view[k] for k in range(9)]))
+
+
+def test_a_limit_keeps_the_first_images_and_their_scores(tiny_dataset: Path) -> None:
+    case = bench.extract.Case(str(tiny_dataset), "resnet18", augs=0, image_size=32, limit=7, per_view=False)
+    cut, whole = case.dataset(), open_dataset(str(tiny_dataset))
+    assert cut.names == whole.names[:7]
+    rows = [row for part in cut.splits["2"].values() for row in part.rows]
+    assert sorted(rows) == list(range(7))
+    scores = dict(zip(whole.splits["2"]["train"].rows, whole.splits["2"]["train"].scores, strict=True))
+    kept = cut.splits["2"]["train"]
+    assert [scores[row] for row in kept.rows] == list(kept.scores)
 
 
 @pytest.mark.slow

@@ -13,8 +13,9 @@ from conftest import TINY_EXTRACT, TINY_TRAIN
 from featcache.cache import open_cache
 from featcache.dataset import open_dataset
 from featcache.errors import BadInput, CacheIncomplete, CorruptFile, InvalidSettings, Mismatch
-from featcache.extract import extract, load_backbone
+from featcache.extract import extract
 from featcache.progress import Progress
+from featcache.settings import load_backbone
 from head.predict import Prediction, Predictor, list_images, load_predictor
 from head.runs import read_run
 from head.score import score_run

@@ -28,12 +28,12 @@ from synthetic import ABSENT, BLOCKS, RECIPE, ROWS, VIEWS, Arrays, image, make_a
 from featcache.builder import ShardBuilder
 from featcache.cache import FeatureCache, open_cache
 from featcache.codec import Codec
+from featcache.cores import usable_threads
 from featcache.encoding import digest_of_constants
 from featcache.errors import BadInput, CorruptFile, InvalidSettings, Mismatch, StorageError
 from featcache.files import write_durably
 from featcache.hdf5 import set_attributes
 from featcache.layout import Block, array_specs, chunk_digest, shard_name, tables_digest
-from featcache.reading import usable_threads
 from featcache.recipe import Recipe
 from featcache.seal import seal
 from featcache.shard import open_shard, read_exactly

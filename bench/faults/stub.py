@@ -15,8 +15,9 @@ import featcache.plan
 from featcache.backbones import Backbone
 from featcache.cache import open_cache
 from featcache.dataset import open_dataset
-from featcache.extract import ExtractReport, ExtractSettings
+from featcache.extract import ExtractReport
 from featcache.layout import NAME_PATTERN
+from featcache.settings import ExtractSettings
 from featcache.views import ViewRecipe
 
 BACKBONE, IMAGE_SIZE, ROWS_PER_SHARD = "timm:test_vit", 48, 3
@@ -81,7 +82,7 @@ def run(dataset: Path, out: Path, *, augs: int = 1, seed: int = 0) -> ExtractRep
 _build_backbone = featcache.extract.load_backbone
 
 
-def _load_backbone(settings: ExtractSettings) -> Backbone:
+def _load_backbone(settings: ExtractSettings, *, views: int) -> Backbone:
     return _built(settings.views.seed)
 
 
