@@ -98,7 +98,7 @@ def has_bfloat16() -> bool:
 
 
 def split_arithmetic(arithmetic: str) -> tuple[str, str]:
-    """Return precision and runtime that give an `Execution.arithmetic`; the runtime is 'auto' where it does not matter."""
+    """Return precision and runtime that give an `Execution.arithmetic`; 'auto' where any runtime does."""
     precision, _, runtime = arithmetic.partition("-")
     return precision, runtime or ("auto" if precision == "fp32" else "torch")
 
@@ -264,26 +264,21 @@ def _compile_openvino(network: nn.Module, execution: Execution, example: Tensor)
         with torch.no_grad():
             exported = torch.export.export(network, (example,))
         return openvino.Core().compile_model(openvino.convert_model(exported), "CPU", options)
-    except (
-        *_failures_of_openvino(),
-        ImportError,
-        RuntimeError,
-        ValueError,
-        TypeError,
-        LookupError,
-        AssertionError,
-    ) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[-1][:200]  # the rest says where in its code
+    except _failures_to_convert() as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        reason = next((line for line in lines if line.startswith("No conversion rule")), lines[0])[:200]
         raise InvalidSettings(f"--runtime openvino cannot run this network ({reason}); use --runtime torch") from error
 
 
-def _failures_of_openvino() -> tuple[type[Exception], ...]:
-    """Return what OpenVINO raises for a network it cannot convert; they have no common base but Exception."""
+def _failures_to_convert() -> tuple[type[Exception], ...]:
+    """Return what export and OpenVINO raise for a network they cannot take; some have no base but Exception."""
+    common = (ImportError, RuntimeError, ValueError, TypeError, LookupError, AssertionError)
     try:
         from openvino import frontend
     except ImportError:  # a broken installation
-        return ()
+        return common
     return (
+        *common,
         frontend.GeneralFailure,
         frontend.InitializationFailure,
         frontend.NotImplementedFailure,
