@@ -90,10 +90,11 @@ class Backbone:
         features differ in their last bit), and a feature must not depend on the views it happens to be among.
         """
         batches = []
-        for part in torch.split(pixels, self.batch_size):
-            maps = self.maps(functional.pad(part, (0, 0, 0, 0, 0, 0, 0, self.batch_size - len(part))))
-            batches.append({layer: values[: len(part)].float().clone() for layer, values in maps.items()})
-        return {layer: torch.cat([batch[layer] for batch in batches]) for layer in self.layers}
+        with self.stream():
+            for part in torch.split(pixels, self.batch_size):
+                maps = self.maps(functional.pad(part, (0, 0, 0, 0, 0, 0, 0, self.batch_size - len(part))))
+                batches.append({layer: values[: len(part)].float().clone() for layer, values in maps.items()})
+            return {layer: torch.cat([batch[layer] for batch in batches]) for layer in self.layers}
 
     def maps(self, pixels: Tensor) -> dict[str, Tensor]:
         """Map pixels (batch_size, S, S, 3) uint8 to {layer: features (batch_size, L, D)} in the type they come in.

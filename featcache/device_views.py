@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .transfer import to_device
 from .views import View
 
 _FRACTION_BITS = 22  # of Pillow's weights: 8 bits of pixel and 2 to spare make 32
@@ -47,7 +48,7 @@ def _resize_columns(pixels: Tensor, size: int) -> Tensor:
 
 def _resize_rows(pixels: Tensor, size: int) -> Tensor:
     """Resize (h, w, 3) to (h, size, 3), all uint8."""
-    places, weights = (torch.from_numpy(values).to(pixels.device) for values in _taps(pixels.shape[1], size))
+    places, weights = (to_device(values, pixels.device) for values in _taps(pixels.shape[1], size))
     rows = max(1, _MOST_PRODUCTS // (3 * places.numel()))
     return torch.cat([_weighted(part, places, weights) for part in torch.split(pixels, rows)])
 

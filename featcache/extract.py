@@ -34,7 +34,7 @@ from .progress import OnProgress, Progress, silent
 from .recipe import Recipe, Target, recipe_of
 from .runtimes import has_openvino, resolve_device, split_arithmetic
 from .seal import seal
-from .settings import ExtractSettings, load_backbone
+from .settings import ExtractSettings, load_backbone, source_of_weights
 from .shard import WAY_OUT, Shard, open_shard
 
 _ALONE = Workers()
@@ -97,7 +97,7 @@ def extract(
             shards, dataset.names, images, views=1 + settings.augs, recipe=target.recipe, listed=listed or ()
         )
         _refuse_changed_images(plan, dataset, out, on_progress)
-        order = Order(images, out.resolve(), settings, target, room_for=plan.views_to_do)
+        order = Order(images.resolve(), out.resolve(), settings, target, room_for=plan.views_to_do)
         alone = workers == _ALONE
         ledger = Ledger(out, plan, on_progress, by_image=alone)
         if alone:
@@ -106,23 +106,29 @@ def extract(
             made = make_with_workers(work_of(plan), order, backbone, workers)
         digests = {out / "shards" / shard.file: shard.sha256 for shard in ledger.noting(made)}
         _refuse_unseen(digests, out)
+        stale += remove_temporaries(out / "shards")  # of workers that died
         report = _seal(plan, dataset, target.recipe, settings, out, before, digests, stale, backbone)
-        return replace(report, stages=ledger.times.shares, bottleneck=bottleneck(ledger.times, backbone))
+        if not digests:
+            return report
+        slowest = bottleneck(ledger.times, backbone) if alone else ledger.times.largest
+        return replace(report, stages=ledger.times.shares, bottleneck=slowest)
 
 
 def follow(settings: ExtractSettings, out: Path) -> ExtractSettings:
-    """Return settings whose precision 'auto' is made that of the cache to be gone on with or merged with, if any."""
-    like = read_manifest(Path(settings.calibrate_like)).recipe if settings.calibrate_like else None
-    if settings.precision != "auto":
-        return settings
+    """Return settings whose 'auto' for precision and runtime is made that of the cache to go on with, or to be like."""
+    like, where = None, Path(settings.calibrate_like)
+    if settings.calibrate_like:
+        like = read_manifest(where).recipe
     for path in sorted((out / "shards").glob("*.h5"))[:1]:
         with contextlib.suppress(FeatcacheError):  # what is wrong with a shard is said later
-            like = open_shard(path).recipe
+            like, where = open_shard(path).recipe, out
     if like is None:
         return settings
     precision, runtime = split_arithmetic(like.precision)
+    if settings.precision not in ("auto", precision):
+        return settings  # which is said later, with all else that differs
     if precision == "fp16" and resolve_device(settings.device).type == "cpu":
-        raise Mismatch(f"{out}: made in fp16, on a GPU; go on there, or give another folder with --out")
+        raise Mismatch(f"{where}: made in fp16, on a GPU; go on there, or give another folder with --out")
     return replace(settings, precision=precision, runtime=runtime if settings.runtime == "auto" else settings.runtime)
 
 
@@ -210,7 +216,7 @@ def _seal(
     sha256 = {shard.path.name: known.get(shard.path.name) or _digest_of_unlisted(shard.path) for shard in shards}
     source = {"dataset": dataset.name, "root": str(dataset.root.resolve())}
     made_with = {
-        "weights": _weights_source(settings),
+        "weights": source_of_weights(settings),
         "batch_size": str(settings.batch_size),
         "runtime": backbone.execution.runtime,
     }
@@ -243,11 +249,6 @@ def _seal(
         precision=backbone.precision,
         runtime=backbone.execution.runtime,
     )
-
-
-def _weights_source(settings: ExtractSettings) -> str:
-    known = settings.weights in ("imagenet", "random")
-    return settings.weights if known else str(Path(settings.weights).resolve())
 
 
 def _present_manifest(out: Path) -> Manifest | None:

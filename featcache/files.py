@@ -100,7 +100,7 @@ def refuse_full_disk(folder: Path, needed: int, *, way_out: str = "") -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise StorageError(
-            f"{folder}: about {needed:,} bytes are needed, {free:,} are free; nothing was written. Free space, or "
+            f"{folder}: about {needed:,} bytes are needed, {free:,} are free. Free space, or "
             f"choose another folder{way_out}"
         )
 

@@ -16,6 +16,7 @@ from .recipe import FEATURE_DTYPES, Recipe
 
 NAME_PATTERN = re.compile(r"\d{5,}-[0-9a-f]{16}\.h5")
 CONSTANTS_GROUP = "encoding"
+TIMINGS_NAME = "timings.csv"  # a log beside the cache
 FEATURE_CODECS = {  # chosen by bench/codecs.py on real features: the fastest to read that is also small
     "float16": Codec(zstd_level=1, shuffle=True),
     "uint8": Codec(zstd_level=1, shuffle=False),

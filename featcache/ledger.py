@@ -10,13 +10,13 @@ from pathlib import Path
 
 from .backbones import Backbone
 from .files import append_text
+from .layout import TIMINGS_NAME
 from .loading import LoadedImage
 from .plan import Plan
 from .production import MadeShard, loader_threads
 from .progress import OnProgress, Progress
 from .stages import STAGES, StageTimes, describe_shares
 
-FILE_NAME = "timings.csv"
 _COLUMNS = ("shard", "views", "host", "process", *(f"{stage}_seconds" for stage in STAGES))
 
 
@@ -57,7 +57,7 @@ class Ledger:
 
     def _write(self, made: MadeShard) -> None:
         """Append the shard's line to timings.csv, behind a header if it is the first."""
-        path, text = self._folder / FILE_NAME, io.StringIO()
+        path, text = self._folder / TIMINGS_NAME, io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         if not path.exists() or not path.stat().st_size:
             writer.writerow(_COLUMNS)

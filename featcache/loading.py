@@ -21,7 +21,8 @@ from .layout import ImageRow
 from .recipe import Recipe
 from .views import View, render, view_of
 
-_AHEAD_PER_THREAD = 4  # decoded images that wait; bounds memory
+_AHEAD_PER_THREAD = 4  # images that wait, their views cut; bounds memory
+_MOST_WHOLE = 12  # images that wait whole, 36 MB each from a camera of 12 megapixels
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def load_ahead(
     try:
         for name, views in work:
             waiting.append(pool.submit(load, name, views))
-            if len(waiting) > _AHEAD_PER_THREAD * threads:
+            if len(waiting) > (_AHEAD_PER_THREAD * threads if cut else max(_MOST_WHOLE, threads)):
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

@@ -17,14 +17,14 @@ from .assemble import BuiltShard, build_shards
 from .backbones import Backbone
 from .devices import claimed, devices_for
 from .errors import BadInput, CorruptFile, Mismatch, StorageError
-from .files import make_folder, refuse_full_disk, write_durably
+from .files import digest_of_file, make_folder, refuse_full_disk, write_durably
 from .jobs import Workers, run_jobs, threads_per_job
 from .layout import Block, ImageRow, shard_name
 from .loading import LoadedImage, load_ahead
 from .plan import Plan
 from .recipe import Target, check_same, recipe_of
 from .runtimes import resolve_device
-from .settings import ExtractSettings, load_backbone
+from .settings import ExtractSettings, load_backbone, source_of_weights
 from .shard import open_shard
 
 OnImage = Callable[[LoadedImage, int], None]  # an image, and how many views of it are to be made
@@ -78,22 +78,30 @@ def make_here(work: Work, order: Order, backbone: Backbone, on_image: OnImage) -
         for built in build_shards(rows, [block for block, _ in work], backbone, order.target):
             if writing is not None:  # at most one waits, for the sake of memory
                 yield writing.result()
-            writing = writer.submit(_commit, built, order)
+            _refuse_small_disk(order, built.block, len(built.data))
             order = replace(order, room_for=0)
+            writing = writer.submit(_commit, built, order)
         if writing is not None:
             yield writing.result()
 
 
 def make_with_workers(work: Work, order: Order, backbone: Backbone, workers: Workers) -> Iterator[MadeShard]:
     """Make shards by workers, in any order; what is 'auto' is for each of them what it is for backbone here."""
-    settings = replace(order.settings, precision=backbone.precision, runtime=backbone.execution.runtime)
+    asked = order.settings
+    settings = replace(
+        asked,
+        weights=source_of_weights(asked),
+        device=backbone.device.type if asked.device == "auto" else asked.device,
+        precision=backbone.precision,
+        runtime=backbone.execution.runtime,
+    )
     threads = threads_per_job(workers)
-    tasks = [
-        _Task(replace(order, settings=settings, room_for=0 if number else order.room_for), *item, threads)
-        for number, item in enumerate(work)
-    ]
+    away = replace(order, settings=settings, room_for=0)
+    tasks = [_Task(away, *item, threads) for item in work]
     with contextlib.closing(run_jobs(_make_one, tasks, workers)) as finished:
-        for _, made in finished:
+        for number, (_, made) in enumerate(finished):
+            if not number:
+                _refuse_small_disk(order, made.block, made.bytes, way_out=" (what was made is kept)")
             yield made
 
 
@@ -116,15 +124,15 @@ def _make_one(task: _Task) -> MadeShard:
     before = _made_before(task)
     if before is not None:
         return before
-    with claimed(devices_for(resolve_device(order.settings.device))) as device:
-        backbone = _backbone(replace(order.settings, device=device), task.threads)
-        check_same(
-            recipe_of(backbone, order.settings.views, order.target.recipe.encoding, order.target.recipe.calibration),
-            order.target.recipe,
-            where=f"the worker on {socket.gethostname()}",
-            way_out="Give every worker the same weights file, and the same versions of this program's packages.",
-        )
-        return next(make_here([(task.block, task.names)], order, backbone, _silent))
+    device = claimed(devices_for(resolve_device(order.settings.device)))
+    backbone = _backbone(replace(order.settings, device=device), task.threads)
+    check_same(
+        recipe_of(backbone, order.settings.views, order.target.recipe.encoding, order.target.recipe.calibration),
+        order.target.recipe,
+        where=f"the worker on {socket.gethostname()}",
+        way_out="Give every worker the same weights file, and the same versions of this program's packages.",
+    )
+    return next(make_here([(task.block, task.names)], order, backbone, _silent))
 
 
 @functools.lru_cache(maxsize=8)
@@ -142,9 +150,16 @@ def _made_before(task: _Task) -> MadeShard | None:
             continue
         data = path.read_bytes()
         names = tuple(image.name for image in shard.images)
-        if (shard.block, names, path.name) == (task.block, tuple(task.names), shard_name(task.block, data)):
+        same = (shard.block, names, path.name) == (task.block, tuple(task.names), shard_name(task.block, data))
+        if same and all(_is_current(image, task.order.images) for image in shard.images):
             return _account(shard.block, data, shard.images, {})
     return None
+
+
+def _is_current(image: ImageRow, images: Path) -> bool:
+    """Whether an image is there with features, and its file is still the one that they were made of."""
+    path = images / image.name
+    return not image.absent and path.is_file() and digest_of_file(path) == image.sha256
 
 
 def _silent(image: LoadedImage, views: int) -> None:
@@ -170,12 +185,16 @@ def loader_threads(backbone: Backbone) -> int:
     return max(1, cores if backbone.cuts_views else -(-cores // 2))
 
 
-def _commit(built: BuiltShard, order: Order) -> MadeShard:
-    """Write a shard; raise `StorageError` if the disk has no room for all that is to come."""
+def _refuse_small_disk(order: Order, block: Block, size: int, *, way_out: str = "") -> None:
+    """Raise `StorageError` if the disk has no room for all that is to come, judged by the first shard's size."""
     if order.room_for and not order.settings.force:
-        rows, views = built.block.shape
-        needed = len(built.data) * order.room_for // (rows * views)
-        refuse_full_disk(order.out, needed, way_out=", or start nevertheless with --force")
+        rows, views = block.shape
+        needed = size * order.room_for // (rows * views)
+        refuse_full_disk(order.out, needed, way_out=f", or start nevertheless with --force{way_out}")
+
+
+def _commit(built: BuiltShard, order: Order) -> MadeShard:
+    """Write a shard."""
     with built.times.timed("write"):
         write_durably(order.out / "shards" / shard_name(built.block, built.data), built.data)
     return _account(built.block, built.data, built.rows, built.times.seconds)

@@ -16,7 +16,7 @@ from .backbones import Backbone, LayerShape, build_backbone
 from .encoding import Constants
 from .errors import CorruptFile, Mismatch, list_problems
 from .files import canonical_json
-from .runtimes import resolve_device, split_arithmetic
+from .runtimes import available_runtime, resolve_device, split_arithmetic
 from .views import CENTER_FRACTION, FLIP_PROBABILITY, INTERPOLATION, ViewRecipe
 
 FORMAT_VERSION = 1
@@ -138,13 +138,13 @@ def backbone_of(
     """Return the backbone that made the features of recipe; raise `Mismatch` if weights are not its weights.
 
     runtime is what may run it where that does not matter, in float32. nearest allows float32 where there is no GPU
-    for fp16, and PyTorch instead of torch.compile: for looking at features, not for storing them beside others.
+    for fp16, and PyTorch where there is no OpenVINO: for looking at features, not for storing them beside others.
     """
     precision, needed = split_arithmetic(recipe.precision)
     if nearest and precision == "fp16" and resolve_device(device).type == "cpu":
         precision, needed = "fp32", "torch"
-    if nearest and needed == "compile":
-        needed = "torch"
+    if nearest and needed != "auto":
+        needed = "torch" if needed == "compile" else available_runtime(needed, device)
     backbone = build_backbone(
         recipe.backbone,
         layers=recipe.layer_names,

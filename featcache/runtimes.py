@@ -10,6 +10,7 @@ import contextlib
 import importlib.util
 import os
 import shutil
+import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -53,7 +54,7 @@ class Execution:
     def streams(self) -> int:
         """Batches that are computed side by side: each on its own cores, or two on a GPU to hide the copies."""
         if self.device.type != "cpu":
-            return 2
+            return 2 if self.device.type == "cuda" else 1
         fewest = min(self.threads, _MOST_STREAMS // 2)
         counts = range(fewest, min(self.threads, _MOST_STREAMS) + 1)
         return max(counts, key=lambda streams: (streams * (self.threads // streams), streams))  # fewest cores idle
@@ -183,6 +184,8 @@ class Runner:
         else:
             self._network = _prepare_torch(network, execution)
             self._run = self._run_torch
+        if execution.runtime == "compile":
+            self._compile_now(example)
 
     def __call__(self, pixels: Tensor) -> Maps:
         """Return the maps of a batch; with OpenVINO, they are good until the same thread's next call."""
@@ -205,13 +208,22 @@ class Runner:
             pool.shutdown(cancel_futures=True)
             torch.set_num_threads(before)  # MKL keeps one number for all threads
 
+    def _compile_now(self, example: Tensor) -> None:
+        """Compile, in a thread like those that will call; raise `InvalidSettings` where no compiler does."""
+        try:
+            with self.pool() as pool:
+                pool.submit(self._run_torch, example).result()
+        except (RuntimeError, OSError, subprocess.CalledProcessError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+            raise InvalidSettings(f"--runtime compile fails here ({reason}); use --runtime torch") from error
+
     @torch.inference_mode()
     def _run_torch(self, pixels: Tensor) -> Maps:
         device, dtype = self.execution.device, _DTYPES.get(self.execution.precision)
         with self.stream(), torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
             maps: Maps = self._network(pixels.to(device, non_blocking=True))
-            if device.type == "cuda":  # the other streams go on meanwhile
-                torch.cuda.current_stream(device).synchronize()
         return maps
 
     @contextlib.contextmanager
@@ -222,8 +234,11 @@ class Runner:
             return
         if not hasattr(self._local, "stream"):
             self._local.stream = torch.cuda.Stream(self.execution.device)  # type: ignore[no-untyped-call]
+        outside = torch.cuda.current_stream(self.execution.device)
+        self._local.stream.wait_stream(outside)  # what the block reads may still be on its way there
         with torch.cuda.stream(self._local.stream):
             yield
+        self._local.stream.synchronize()  # what the block leaves may be used, and freed, in any stream
 
     def _run_openvino(self, pixels: Tensor) -> Maps:
         if not hasattr(self._local, "request"):
@@ -243,6 +258,8 @@ def start(network: nn.Module, execution: Execution, example: Tensor, *, fall_bac
 
 
 def _prepare_torch(network: nn.Module, execution: Execution) -> Callable[[Tensor], Maps]:
+    if execution.device.type == "cuda" and execution.precision == "fp32":
+        torch.backends.cudnn.allow_tf32 = False  # convolutions would keep 10 bits of 23, and the recipe says fp32
     network = network.to(device=execution.device).to(memory_format=torch.channels_last)
     if execution.runtime != "compile":
         return network

@@ -1,6 +1,7 @@
 """What an extraction is asked to do, checked, and the backbone that it asks for."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from .backbones import Backbone, build_backbone
 from .errors import InvalidSettings
@@ -62,3 +63,9 @@ def load_backbone(settings: ExtractSettings, *, views: int = 1, threads: int | N
         views=views,
         threads=threads,
     )
+
+
+def source_of_weights(settings: ExtractSettings) -> str:
+    """Return 'imagenet', 'random', or the absolute path of the weights file."""
+    known = settings.weights in ("imagenet", "random")
+    return settings.weights if known else str(Path(settings.weights).resolve())

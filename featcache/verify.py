@@ -14,7 +14,7 @@ from .cache import open_listed_shard
 from .cores import usable_threads
 from .errors import CacheIncomplete, CorruptFile, FeatcacheError, HostileFile, StorageError
 from .files import TEMPORARY_PREFIX, digest_of_file
-from .layout import NAME_PATTERN
+from .layout import NAME_PATTERN, TIMINGS_NAME
 from .manifest import FILE_NAME as MANIFEST_NAME
 from .manifest import Manifest, ShardEntry, read_manifest, refuse_changed
 from .progress import OnProgress, Progress, silent
@@ -216,7 +216,7 @@ def _index_problem(folder: Path, manifest: Manifest) -> str:
 
 def _strangers(folder: Path, manifest: Manifest | None) -> Iterator[str]:
     """Yield files that are no part of the cache; nothing reads them."""
-    known = {MANIFEST_NAME, INDEX_NAME, FAILURES_NAME, "lock", "shards"}
+    known = {MANIFEST_NAME, INDEX_NAME, FAILURES_NAME, TIMINGS_NAME, "lock", "shards"}
     listed = {entry.file for entry in manifest.shards} if manifest else None
     for path in sorted(folder.iterdir()):
         if path.name not in known:

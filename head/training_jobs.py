@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from featcache.cache import FeatureCache
+from featcache.errors import CacheIncomplete, list_problems
 from featcache.jobs import Workers, run_jobs
 from featcache.progress import OnProgress, Progress, silent
 
@@ -56,4 +57,9 @@ def train_all(jobs: Sequence[TrainingJob], workers: Workers, *, on_progress: OnP
         for index, run in finished:
             runs[index] = Run(jobs[index].folder, run.config)
             on_progress(Progress("train", len(runs), len(jobs), "splits"))
+    unseen = [str(job.folder) for job in jobs if not (job.folder / "head.safetensors").is_file()]
+    if unseen:
+        title = "workers trained heads in folders that this machine does not see:"
+        way_out = "Bring them from the workers' machines, or use folders that all machines share."
+        raise CacheIncomplete(list_problems(title, unseen, way_out))
     return [runs[index] for index in range(len(jobs))]

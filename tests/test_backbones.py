@@ -15,6 +15,7 @@ from torchvision.models import get_model
 from featcache.backbones import Backbone, LayerShape, build_backbone, resolve_device, resolve_precision
 from featcache.errors import BadInput, InvalidSettings, Mismatch, ResourceError
 from featcache.networks import NAMES
+from featcache.runtimes import Runner
 
 SIZE = 64
 
@@ -266,10 +267,10 @@ def test_a_call_leaves_its_views_as_they_were() -> None:
 
 
 def test_a_full_device_names_the_batch_and_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(pixels: Tensor) -> Sequence[Tensor]:
+    def full(self: Runner, pixels: Tensor) -> Sequence[Tensor]:
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(resnet18(), "_runner", full)
+    monkeypatch.setattr(Runner, "__call__", full)
     with pytest.raises(ResourceError, match="cpu is out of memory at a batch of 3; use a smaller --batch-size"):
         resnet18()(pixels(3))
 

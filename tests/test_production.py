@@ -16,11 +16,12 @@ from conftest import TINY_EXTRACT
 import featcache.plan
 from cli import main
 from featcache.backbones import Backbone
+from featcache.cache import open_cache
 from featcache.dataset import open_dataset
 from featcache.errors import BadInput, CacheIncomplete, Mismatch, StorageError
 from featcache.extract import ExtractReport, extract
 from featcache.jobs import Workers
-from featcache.ledger import FILE_NAME as TIMINGS
+from featcache.layout import TIMINGS_NAME as TIMINGS
 from featcache.merge import merge_caches
 from featcache.plan import make_plan
 from featcache.production import MadeShard, Order, _make_one, _Task, make_here, work_of
@@ -208,3 +209,40 @@ def test_the_command_line_takes_jobs_and_a_cluster(tiny_dataset: Path, tmp_path:
         assert result.exit_code == 0, result.output
         assert json.loads(result.stdout)["views_computed"] == 41
     assert sealed(tmp_path / "jobs") == sealed(tmp_path / "cluster")
+
+
+def test_workers_mend_an_absent_image_as_one_process_does(
+    tiny_dataset: Path, tmp_path: Path, cluster: RunningCluster
+) -> None:
+    own, out, away = (
+        Path(shutil.copytree(tiny_dataset, tmp_path / "own")),
+        tmp_path / "cache",
+        Workers(cluster=cluster.address),
+    )
+    sound = (own / "images" / "05.jpg").read_bytes()
+    (own / "images" / "05.jpg").write_bytes(sound[:99])
+    assert [name for name, _ in run(own, out, away).absent] == ["05.jpg"]
+    (own / "images" / "05.jpg").write_bytes(sound)
+    report = run(own, out, away)
+    assert (report.absent, report.views_computed) == ([], 9)
+    assert open_cache(out).present.all()
+
+
+def test_a_shard_of_images_that_were_changed_since_is_not_taken_for_the_task_s(
+    tiny_dataset: Path, tmp_path: Path
+) -> None:
+    own = Path(shutil.copytree(tiny_dataset, tmp_path / "own"))
+    task = task_for(own, tmp_path / "cache")
+    first = _make_one(task)
+    name = task.names[0]
+    shutil.copy(own / "images" / "40.jpg", own / "images" / name)
+    assert _make_one(task).sha256 != first.sha256
+
+
+def test_workers_find_a_dataset_that_was_named_by_a_relative_path(
+    tiny_dataset: Path, alone: Path, tmp_path: Path, cluster: RunningCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny_dataset.parent)  # where no worker stands
+    run(Path(tiny_dataset.name), tmp_path / "cache", Workers(cluster=cluster.address))
+    shards = {path.name for path in (alone / "shards").iterdir()}
+    assert {path.name for path in (tmp_path / "cache" / "shards").iterdir()} == shards

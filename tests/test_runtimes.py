@@ -492,6 +492,9 @@ class FakeCuda:
         def synchronize(self) -> None:
             self.cuda.events.append(("wait for", self))
 
+        def wait_stream(self, other: "FakeCuda.Stream") -> None:
+            assert other.device == self.device
+
         def __enter__(self) -> None:
             self.cuda._current.stream = self
 
@@ -502,8 +505,9 @@ class FakeCuda:
         return stream
 
     def _current_stream(self, device: torch.device) -> Stream:
-        assert self._current.stream.device == device
-        return self._current.stream
+        current = getattr(self._current, "stream", None) or FakeCuda.Stream(self, device)
+        assert current.device == device
+        return current
 
     def _autocast(self, kind: str, *, dtype: torch.dtype | None, enabled: bool) -> Any:
         self.events.append(("autocast", kind, dtype, enabled))
