@@ -175,6 +175,7 @@ def test_workers_that_always_die_end_the_run_with_what_is_left_and_what_to_do() 
         list(run_jobs(die, range(2), TWO))
 
 
+@pytest.mark.slow
 def test_no_process_is_left_when_the_results_are_no_longer_wanted(tmp_path: Path) -> None:
     left: list[int] = []
     with contextlib.closing(run_jobs(process_of, [0.0, 0.0, 600.0, 600.0], TWO)) as results:
@@ -195,6 +196,7 @@ list(run_jobs(sleep_in_company, [Path(sys.argv[1])] * 3, Workers(jobs=2)))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_workers_end_with_their_parent_however_it_ends(tmp_path: Path, number: signal.Signals) -> None:
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
@@ -257,6 +259,7 @@ def test_workers_of_another_version_are_refused(cluster: RunningCluster, monkeyp
         list(run_jobs(square, range(2), Workers(cluster=cluster.address)))
 
 
+@pytest.mark.slow
 def test_a_worker_with_several_threads_does_one_job_at_a_time(tmp_path: Path) -> None:
     with running_cluster(1, threads=3) as cluster:
         results = sorted(run_jobs(alone, [tmp_path] * 6, Workers(cluster=cluster.address)))
@@ -289,6 +292,7 @@ def test_a_job_that_kills_its_workers_ends_the_run(monkeypatch: pytest.MonkeyPat
         list(run_jobs(die, [0], Workers(cluster=cluster.address)))
 
 
+@pytest.mark.slow
 def test_workers_without_this_package_are_refused(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['featcache'] = None")
     with (
@@ -298,6 +302,7 @@ def test_workers_without_this_package_are_refused(tmp_path: Path) -> None:
         list(run_jobs(square, range(2), Workers(cluster=cluster.address)))
 
 
+@pytest.mark.slow
 def test_a_scheduler_without_workers_and_an_address_without_a_scheduler_are_refused(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

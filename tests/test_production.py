@@ -89,6 +89,7 @@ def test_a_dask_worker_killed_in_the_middle_changes_nothing(tiny_dataset: Path, 
     assert str(cluster.worker_pids[1]) in hosts_and_processes(out)
 
 
+@pytest.mark.slow
 def test_a_process_killed_in_the_middle_changes_nothing(tiny_dataset: Path, alone: Path, tmp_path: Path) -> None:
     killed: list[int] = []
 
@@ -176,6 +177,7 @@ def test_a_worker_with_other_weights_refuses(tiny_dataset: Path, tmp_path: Path)
         _make_one(task_for(tiny_dataset, tmp_path / "cache", weights="0" * 64))
 
 
+@pytest.mark.slow
 def test_workers_without_a_shared_folder_keep_their_own_and_merge_caches_joins_them(
     tiny_dataset: Path, alone: Path, tmp_path: Path
 ) -> None:
@@ -201,6 +203,7 @@ def test_shards_that_only_their_workers_see_are_told_with_the_way_out(
         run(tiny_dataset, tmp_path / "cache", TWO)
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_jobs_and_a_cluster(tiny_dataset: Path, tmp_path: Path, cluster: RunningCluster) -> None:
     common = ["extract", "--dataset", str(tiny_dataset), "--backbone", "resnet18", "--weights", "random"]
     for name, where in (("jobs", ["--jobs", "2"]), ("cluster", ["--cluster", cluster.address])):

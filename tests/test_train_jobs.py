@@ -57,6 +57,7 @@ def files(runs: str) -> dict[str, bytes]:
     return {str(path.relative_to(runs)): path.read_bytes() for path in found}
 
 
+@pytest.mark.slow
 def test_splits_trained_at_once_are_those_trained_one_after_another(here: Path) -> None:
     alone, together = train_head("--runs", "alone"), train_head("--runs", "together", "--jobs", "2")
     names = ("config.json", "head.safetensors", "history.csv")
@@ -90,6 +91,7 @@ def test_runs_are_in_the_order_of_splits_and_found_where_they_were_asked_for(
     assert reports == [Progress("train", done, 2, "splits") for done in (1, 2)]
 
 
+@pytest.mark.slow
 def test_finished_splits_are_kept_when_the_command_is_given_again(here: Path) -> None:
     document = json.loads(train_head("--json").stdout)
     before = {path: path.stat().st_mtime_ns for path in Path("runs").rglob("head.safetensors")}
@@ -98,6 +100,7 @@ def test_finished_splits_are_kept_when_the_command_is_given_again(here: Path) ->
     assert {path: path.stat().st_mtime_ns for path in Path("runs").rglob("head.safetensors")} == before
 
 
+@pytest.mark.slow
 def test_an_error_of_a_split_is_the_error_of_the_command(here: Path) -> None:
     folder = here / "runs/tiny/paper/split-2"
     folder.mkdir(parents=True)
