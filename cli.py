@@ -150,6 +150,8 @@ def extract(dataset: str, root: Path | None, out: Path | None, dry_run: bool, as
     folder = out or Path("cache") / found.name
     if dry_run:
         _dry_run(found, settings, folder, as_json)
+        if workers != Workers():
+            click.echo("the time is that of this process alone; --jobs and --cluster share it out", err=True)
     else:
         _extract(found, settings, folder, workers, as_json)
 

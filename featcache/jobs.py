@@ -240,7 +240,7 @@ def _connected(address: str) -> Iterator[Any]:
                 client.wait_for_workers(1, timeout=PATIENCE_SECONDS)
             except TimeoutError as error:
                 raise ResourceError(
-                    f"{address}: the scheduler has no workers; start some with `dask worker {address} --nthreads 1`"
+                    f"{address}: the scheduler has no workers; start some with `dask worker {address} --nworkers CORES --nthreads 1`"
                 ) from error
             yield client
 
