@@ -239,9 +239,8 @@ def _connected(address: str) -> Iterator[Any]:
             try:
                 client.wait_for_workers(1, timeout=PATIENCE_SECONDS)
             except TimeoutError as error:
-                raise ResourceError(
-                    f"{address}: the scheduler has no workers; start some with `dask worker {address} --nworkers CORES --nthreads 1`"
-                ) from error
+                hint = f"`dask worker {address} --nworkers CORES --nthreads 1`"
+                raise ResourceError(f"{address}: the scheduler has no workers; start some with {hint}") from error
             yield client
 
 
