@@ -106,7 +106,8 @@ def extract(
             made = make_with_workers(work_of(plan), order, backbone, workers)
         digests = {out / "shards" / shard.file: shard.sha256 for shard in ledger.noting(made)}
         _refuse_unseen(digests, out)
-        stale += remove_temporaries(out / "shards")  # of workers that died
+        if not alone:
+            stale += remove_temporaries(out / "shards")  # of workers that died
         report = _seal(plan, dataset, target.recipe, settings, out, before, digests, stale, backbone)
         if not digests:
             return report
