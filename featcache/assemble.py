@@ -5,10 +5,11 @@ so a shard is the same bytes whenever, wherever, after whatever and from whateve
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,8 @@ from .device_views import render_on_device
 from .encoding import encode
 from .errors import BadInput
 from .layout import Block, ImageRow
-from .loading import LoadedImage
-from .recipe import Target
+from .loading import LoadedImage, load_ahead
+from .recipe import Recipe, Target
 from .stages import StageTimes
 from .transfer import to_device
 from .views import View
@@ -72,6 +73,19 @@ def build_shards(
             compute.shutdown(wait=False, cancel_futures=True)
             codec.shutdown(wait=False, cancel_futures=True)
             line.close()
+
+
+def load_for(
+    backbone: Backbone, images: Path, work: Sequence[tuple[str, tuple[int, int]]], recipe: Recipe
+) -> Iterator[LoadedImage]:
+    """Yield the image of each (name, views), loaded ahead as the backbone wants it: cut into views, or whole."""
+    return load_ahead(images, work, recipe, cut=not backbone.cuts_views, threads=loader_threads(backbone))
+
+
+def loader_threads(backbone: Backbone) -> int:
+    """Return how many threads decode: half the cores where the backbone needs them too, else all."""
+    cores = backbone.execution.threads
+    return max(1, cores if backbone.cuts_views else -(-cores // 2))
 
 
 _Chunks = list[tuple[str, Future[bytes]]]  # of one view: each array's name and stored bytes

@@ -6,15 +6,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .assemble import build_shards
+from .assemble import build_shards, load_for
 from .backbones import Backbone
 from .dataset import Dataset
 from .errors import BadInput
 from .extract import follow, target_of
 from .layout import Block
-from .loading import load_ahead
 from .plan import existing_shards, make_plan, refuse_other_recipes
-from .production import loader_threads
 from .progress import duration
 from .recipe import Target
 from .runtimes import explain_execution
@@ -147,8 +145,7 @@ def _build(dataset: Dataset, rows: int, backbone: Backbone, target: Target, view
     """Build a shard of the first rows and drop it; return how many views it has, and how many bytes."""
     block = Block((0, rows), (0, views))
     work = [(name, block.views) for name in dataset.names[:rows]]
-    cut, threads = not backbone.cuts_views, loader_threads(backbone)
-    loaded = load_ahead(dataset.root / "images", work, target.recipe, cut=cut, threads=threads)
+    loaded = load_for(backbone, dataset.root / "images", work, target.recipe)
     built = next(build_shards(loaded, [block], backbone, target))
     return views * sum(not image.absent for image in built.rows), len(built.data)
 

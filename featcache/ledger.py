@@ -8,12 +8,13 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 
+from .assemble import loader_threads
 from .backbones import Backbone
 from .files import append_text
 from .layout import TIMINGS_NAME
 from .loading import LoadedImage
 from .plan import Plan
-from .production import MadeShard, loader_threads
+from .production import MadeShard
 from .progress import OnProgress, Progress
 from .stages import STAGES, StageTimes, describe_shares
 

@@ -13,14 +13,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .assemble import BuiltShard, build_shards
+from .assemble import BuiltShard, build_shards, load_for
 from .backbones import Backbone
 from .devices import claimed, devices_for
 from .errors import BadInput, CorruptFile, Mismatch, StorageError
 from .files import digest_of_file, make_folder, refuse_full_disk, write_durably
 from .jobs import Workers, run_jobs, threads_per_job
 from .layout import Block, ImageRow, shard_name
-from .loading import LoadedImage, load_ahead
+from .loading import LoadedImage
 from .plan import Plan
 from .recipe import Target, check_same, recipe_of
 from .runtimes import resolve_device
@@ -152,7 +152,7 @@ def _made_before(task: _Task) -> MadeShard | None:
         names = tuple(image.name for image in shard.images)
         same = (shard.block, names, path.name) == (task.block, tuple(task.names), shard_name(task.block, data))
         if same and all(_is_current(image, task.order.images) for image in shard.images):
-            return _account(shard.block, data, shard.images, {})
+            return _account(shard.block, data, hashlib.sha256(data).hexdigest(), shard.images, {})
     return None
 
 
@@ -169,20 +169,13 @@ def _silent(image: LoadedImage, views: int) -> None:
 def _rows(work: Work, order: Order, backbone: Backbone, on_image: OnImage) -> Iterator[LoadedImage]:
     """Yield the loaded image of each row; raise `BadInput` for a bad one if that is to stop the run."""
     wanted = [(name, block.views) for block, names in work for name in names]
-    threads = loader_threads(backbone)
-    loaded = load_ahead(order.images, wanted, order.target.recipe, cut=not backbone.cuts_views, threads=threads)
+    loaded = load_for(backbone, order.images, wanted, order.target.recipe)
     for image, (_, (start, stop)) in zip(loaded, wanted, strict=True):
         if image.row.absent and order.settings.on_bad_image == "stop":
             path = order.images / image.row.name
             raise BadInput(f"{path}: {image.row.absent}; mend it, or use --on-bad-image skip")
         on_image(image, stop - start)
         yield image
-
-
-def loader_threads(backbone: Backbone) -> int:
-    """Return how many threads decode: half the cores where the backbone needs them too, else all."""
-    cores = backbone.execution.threads
-    return max(1, cores if backbone.cuts_views else -(-cores // 2))
 
 
 def _refuse_small_disk(order: Order, block: Block, size: int, *, way_out: str = "") -> None:
@@ -196,15 +189,15 @@ def _refuse_small_disk(order: Order, block: Block, size: int, *, way_out: str = 
 def _commit(built: BuiltShard, order: Order) -> MadeShard:
     """Write a shard."""
     with built.times.timed("write"):
-        write_durably(order.out / "shards" / shard_name(built.block, built.data), built.data)
-    return _account(built.block, built.data, built.rows, built.times.seconds)
+        sha256 = write_durably(order.out / "shards" / shard_name(built.block, built.data), built.data)
+    return _account(built.block, built.data, sha256, built.rows, built.times.seconds)
 
 
-def _account(block: Block, data: bytes, rows: Sequence[ImageRow], seconds: dict[str, float]) -> MadeShard:
+def _account(block: Block, data: bytes, sha256: str, rows: Sequence[ImageRow], seconds: dict[str, float]) -> MadeShard:
     return MadeShard(
         block,
         shard_name(block, data),
-        hashlib.sha256(data).hexdigest(),
+        sha256,
         len(data),
         tuple((image.name, image.absent) for image in rows if image.absent),
         seconds,

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .assemble import StoredRow, build_shards
+from .assemble import StoredRow, build_shards, load_for
 from .backbones import Backbone
 from .builder import ShardBuilder
 from .encoding import Constants
 from .errors import CorruptFile, HostileFile, Mismatch
 from .files import digest_of_file, make_folder, remove_temporaries, storage_errors, write_durably
 from .layout import ImageRow, shard_name
-from .loading import LoadedImage, load_ahead
+from .loading import LoadedImage
 from .lock import writer_lock
 from .manifest import FILE_NAME as MANIFEST_NAME
 from .manifest import Manifest, ShardEntry, read_manifest
@@ -270,8 +270,7 @@ class _Mender:
     def _rows(self, job: _Job, descriptor: int) -> Iterator[LoadedImage | StoredRow]:
         """Yield each row of the shard: copied, or loaded from its image where it is to be computed."""
         work = [(job.images[row].name, job.entry.block.views) for row in job.rows]
-        cut = self._backbone is None or not self._backbone.cuts_views
-        loaded = load_ahead(self.images, work, self.target.recipe, cut=cut)
+        loaded = load_for(self._loaded_backbone(), self.images, work, self.target.recipe) if work else iter(())
         for i, row in enumerate(range(*job.entry.block.rows)):
             if row in job.rows:
                 image = next(loaded)
