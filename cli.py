@@ -97,8 +97,11 @@ def main() -> None:
 @click.option("--layer", "layers", multiple=True, help="Map to keep; may be repeated.  [default: last of stride 16]")
 @click.option("--image-size", default=224, show_default=True, help="Side of a view in pixels.")
 @click.option("--weights", default="imagenet", show_default=True, help="imagenet, a weights file, or random.")
-@click.option("--eval-view", default="center", show_default=True, type=click.Choice(["center", "squash"]),
-              help="View 0: central square, or the whole image squashed.")  # fmt: skip
+@click.option("--recipe", default="paper", show_default=True, type=click.Choice(["paper", "published"]),
+              help="Views as in the paper, or as in its authors' code, which squashes images first.")  # fmt: skip
+@click.option("--eval-view", type=click.Choice(["center", "squash"]),
+              help="View 0: central square, or the whole image squashed; wins over --recipe.  "
+              "[default: center; squash if published]")  # fmt: skip
 @click.option("--crop-scale", nargs=2, type=float, default=(0.08, 1.0), show_default=True,
               help="Range of area of an augmented crop, as fractions.")  # fmt: skip
 @click.option("--precision", default="auto", show_default=True, type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
@@ -134,10 +137,11 @@ def extract(dataset: str, root: Path | None, out: Path | None, dry_run: bool, as
     from featcache.dataset import open_dataset
     from featcache.jobs import Workers
     from featcache.settings import ExtractSettings
-    from featcache.views import ViewRecipe
+    from featcache.views import view_recipe_of
 
     workers = Workers(options.pop("jobs"), options.pop("cluster"))
-    views = ViewRecipe(
+    views = view_recipe_of(
+        options.pop("recipe"),
         image_size=options.pop("image_size"),
         eval_view=options.pop("eval_view"),
         crop_scale=options.pop("crop_scale"),
@@ -229,12 +233,14 @@ def train_head(
     """
     from featcache.cache import find_cache, open_cache
     from featcache.jobs import Workers
-    from head.settings import TrainSettings
+    from head.settings import settings_of
     from head.table import describe_run
     from head.training_jobs import TrainingJob, train_all
 
     workers = Workers(options.pop("jobs"), options.pop("cluster"))
-    settings = TrainSettings(attention=not options.pop("no_attention"), **options)
+    settings = settings_of(
+        attention=not options.pop("no_attention"), layers=(layer,) if (layer := options.pop("layer")) else (), **options
+    )
     opened = open_cache(find_cache(cache))
     name = name or settings.default_name()
     home = runs / opened.name / name

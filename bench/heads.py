@@ -65,7 +65,7 @@ def main(folder: Path, runs: Path, seeds: int, changes: tuple[str, ...]) -> None
             "over_seeds_sd": round(float(np.std(test, ddof=1)), 4) if seeds > 1 else None,
             "val_rho": round(float(np.mean(val)), 4),
         }
-    layer = cache.layer(extra.get("layer"))
+    layer = cache.layer(*extra.get("layers", []))
     for name, deviation in (("ridge_mean", False), ("ridge_mean_and_deviation", True)):
         for suffix, parts in (("train", ("train",)), ("train_and_val", ("train", "val"))):
             rhos = [ridge_rho(cache, split, layer=layer, deviation=deviation, parts=parts) for split in cache.splits]

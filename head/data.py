@@ -11,7 +11,6 @@ from torch import Tensor
 
 from featcache.cache import FeatureCache
 from featcache.dataset import Part
-from featcache.encoding import decode
 from featcache.errors import BadInput, InvalidSettings
 
 from .settings import TrainSettings
@@ -102,15 +101,6 @@ def epoch_batches(
     for start in range(0, len(order), batch_size):
         picked = order[start : start + batch_size]
         yield part.rows[picked], seen[start : start + batch_size], part.scores[picked]
-
-
-def load_features(
-    cache: FeatureCache, rows: NDArray[np.int64], views: NDArray[np.int64] | int, *, layer: str, attention: bool
-) -> Tensor:
-    """Return what a head reads, float32: features (B, L, D), or without attention their mean, (B, 1, D)."""
-    if attention:
-        return decode(torch.from_numpy(cache.read(rows, views, layer)), cache.constants(layer))
-    return torch.from_numpy(cache.read_pooled(rows, views, layer)[:, :1])
 
 
 def feature_scale(cache: FeatureCache, part: Part, *, layer: str, seed: int) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 
 from featcache.backbones import Backbone
-from featcache.encoding import decode, encode
 from featcache.errors import BadImage, InvalidSettings
 from featcache.images import SUFFIXES
 from featcache.loading import load_image
@@ -85,13 +84,8 @@ class Predictor:
             yield batch
 
     def _score(self, pixels: list[NDArray[np.uint8]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        features = self.backbone(torch.from_numpy(np.stack(pixels)))[self.run.layer]
-        encoded = encode(features, self.head.constants)
-        if self.run.attention:
-            read = decode(torch.from_numpy(encoded.features), self.head.constants)
-        else:
-            read = torch.from_numpy(encoded.pooled[:, :1])
-        score, steps, _ = self.head.predict(read)
+        maps = self.backbone(torch.from_numpy(np.stack(pixels)))
+        score, steps, _ = self.head.predict(self.run.input.of_maps(maps, self.head.constants))
         return score.numpy(), steps.numpy()
 
 

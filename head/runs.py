@@ -8,7 +8,8 @@ import csv
 import io
 import json
 import re
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,15 @@ import numpy as np
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from featcache.encoding import Constants
 from featcache.errors import CacheIncomplete, CorruptFile, InvalidSettings, Mismatch
 from featcache.files import canonical_json, digest_of_file, read_json, write_durably
 from featcache.recipe import Recipe, recipe_from_json
 
-from .model import AMNetHead, HeadShape
+from .inputs import HeadInput, input_from_json
+from .kinds import head_as_json, head_from_json
 
 CONFIG_NAME = "config.json"
 HEAD_NAME = "head.safetensors"
@@ -31,15 +33,14 @@ HISTORY_NAME = "history.csv"
 CHECKPOINT_NAME = "checkpoint"
 RUN_FORMAT_VERSION = 1
 _LARGEST_CONFIG = 16 << 20
-_CONSTANTS = "feature_constants"
+_CONSTANTS = "feature_constants."
 _TRAIN_IMAGES = "train_images_sha256"
 _CONFIG_FIELDS = (
     "name",
     "cache",
     "fingerprint",
     "split",
-    "layer",
-    "shape",
+    "input",
     "settings",
     "recipe",
     "selected_on",
@@ -72,14 +73,12 @@ class Run:
         return str(self.config["split"])
 
     @property
-    def layer(self) -> str:
-        """The layer it reads."""
-        return str(self.config["layer"])
-
-    @property
-    def attention(self) -> bool:
-        """Whether it reads single positions or only their mean."""
-        return bool(self.config["shape"]["attention"])
+    def input(self) -> HeadInput:
+        """What it reads of an image; raise `CorruptFile` if the configuration does not say."""
+        try:
+            return input_from_json(self.config["input"])
+        except (TypeError, ValueError) as error:
+            raise CorruptFile(f"{self.folder / CONFIG_NAME}: {error}") from error
 
     @property
     def recipe(self) -> Recipe:
@@ -91,21 +90,26 @@ class Run:
 class TrainedHead:
     """A head in evaluation mode, the scale of its scores, and the sha256 of its training images.
 
-    A score is target_mean + target_scale * y, with y the head's own output. constants (2, D) are those with which
-    its features were stored as uint8, None for float16.
+    A score is target_mean + target_scale * y, with y the head's own output. constants holds for each layer that was
+    stored as uint8 those (2, D) with which it was.
     """
 
-    module: AMNetHead
+    module: nn.Module
     target_mean: float
     target_scale: float
     train_images: frozenset[str]
-    constants: Constants | None
+    constants: Mapping[str, Constants]
+
+    @property
+    def steps(self) -> int:
+        """T, 1 for heads that look once."""
+        return int(self.module.shape.steps)  # type: ignore[union-attr, arg-type]
 
     @torch.inference_mode()
     def predict(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Map features (B, L, D) to scores (B), step scores (B, T) that add up to them, and maps (B, T, L)."""
         output = self.module(features)
-        share = self.target_mean / self.module.shape.steps
+        share = self.target_mean / self.steps
         steps = output.step_scores.double() * self.target_scale + share
         return steps.sum(dim=1), steps, output.maps
 
@@ -150,20 +154,19 @@ def find_runs(folder: Path) -> list[Run]:
 
 def save_head(
     folder: Path,
-    module: AMNetHead,
+    module: nn.Module,
     *,
     target_mean: float,
     target_scale: float,
     train_images: list[str],
-    constants: Constants | None,
+    constants: Mapping[str, Constants],
 ) -> str:
     """Write head.safetensors and return its sha256."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
     digests = np.frombuffer(bytes.fromhex("".join(sorted(train_images))), np.uint8).reshape(-1, 32)
     tensors[_TRAIN_IMAGES] = torch.from_numpy(digests.copy())
-    if constants is not None:
-        tensors[_CONSTANTS] = torch.from_numpy(constants)
-    facts = {"shape": asdict(module.shape), "target_mean": target_mean, "target_scale": target_scale}
+    tensors |= {f"{_CONSTANTS}{layer}": torch.from_numpy(values) for layer, values in constants.items()}
+    facts = {**head_as_json(module), "target_mean": target_mean, "target_scale": target_scale}
     # one key, because safetensors writes several in random order, and the same head must be the same bytes
     return write_durably(folder / HEAD_NAME, safetensors.torch.save(tensors, {"head": canonical_json(facts)}))
 
@@ -179,9 +182,10 @@ def load_head(run: Run, device: str | torch.device = "cpu") -> TrainedHead:
         with safetensors.safe_open(path, "pt") as file:
             facts = json.loads(file.metadata()["head"])
             tensors = {name: file.get_tensor(name) for name in file.offset_keys()}
-        module = AMNetHead(HeadShape(**facts["shape"]))
+        module = head_from_json(facts["kind"], facts["shape"])
         train_images = tensors.pop(_TRAIN_IMAGES).numpy()
-        constants = tensors.pop(_CONSTANTS).numpy() if _CONSTANTS in tensors else None
+        stored = [name for name in tensors if name.startswith(_CONSTANTS)]
+        constants = {name.removeprefix(_CONSTANTS): tensors.pop(name).numpy() for name in stored}
         module.load_state_dict(tensors)
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CorruptFile(f"{path}: not a head of this version: {error}") from error

@@ -17,7 +17,7 @@ from featcache.errors import BadInput, InvalidSettings
 from featcache.files import write_durably
 from featcache.recipe import check_same
 
-from .data import EVAL_VIEW, load_features, present_part
+from .data import EVAL_VIEW, present_part
 from .metrics import Metrics, Scores, json_number, measure
 from .runs import Run, TrainedHead, find_runs, load_head
 
@@ -116,12 +116,11 @@ def predict_rows(
     head: TrainedHead, cache: FeatureCache, rows: NDArray[np.int64], run: Run, *, views: Sequence[int]
 ) -> Scores:
     """Return step scores (n, T) of rows, averaged over views; they add up to the score."""
-    total = np.zeros((len(rows), head.module.shape.steps))
+    total = np.zeros((len(rows), head.steps))
     for view in views:
         for start in range(0, len(rows), _BATCH):
             batch = rows[start : start + _BATCH]
-            features = load_features(cache, batch, view, layer=run.layer, attention=run.attention)
-            total[start : start + _BATCH] += head.predict(features)[1].numpy()
+            total[start : start + _BATCH] += head.predict(run.input.read(cache, batch, view))[1].numpy()
     return total / len(views)
 
 

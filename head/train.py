@@ -2,7 +2,7 @@
 
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ from featcache.progress import OnProgress, Progress, silent
 
 from . import runs
 from .checkpoint import pack, read_checkpoint, unpack, write_checkpoint
-from .data import EVAL_VIEW, SplitData, epoch_batches, feature_scale, load_features, split_data
+from .data import EVAL_VIEW, SplitData, epoch_batches, feature_scale, split_data
+from .kinds import input_of, untrained_head
 from .metrics import Scores, json_number, mean_squared_error, spearman
-from .model import AMNetHead, loss
+from .model import loss
 from .settings import TrainSettings
 
 EVAL_BATCH = 256
@@ -82,15 +83,12 @@ def train_split(
 
 
 def _config(cache: FeatureCache, split: str, settings: TrainSettings, data: SplitData, name: str) -> dict[str, Any]:
-    layer = cache.layer(settings.layer)
-    shape = cache.recipe.layer_shape(layer)
     return {
         "run_format_version": runs.RUN_FORMAT_VERSION,
         "name": name,
         "cache": cache.name,
         "split": split,
-        "layer": layer,
-        "shape": asdict(settings.shape(shape.positions, shape.channels)),
+        "input": input_of(cache, settings).as_json(),
         "settings": settings.as_json(),
         "selected_on": data.selected_on,
         "data_sha256": data.digest(cache),
@@ -110,7 +108,7 @@ def _existing_run(folder: Path, config: dict[str, Any]) -> runs.Run | None:
         return None
     run = runs.read_run(folder)
     problems = []
-    for key in ("settings", "layer", "data_sha256", "fingerprint", "views"):
+    for key in ("settings", "input", "data_sha256", "fingerprint", "views"):
         found, wanted = run.config.get(key), config[key]
         if isinstance(wanted, dict) and isinstance(found, dict):
             problems += [
@@ -145,13 +143,12 @@ class _Trainer:
     ) -> None:
         self.cache, self.data, self.settings, self.config, self.folder = cache, data, settings, config, folder
         self.on_progress = on_progress
-        self.layer = config["layer"]
+        self.input = input_of(cache, settings)
         self.target = _target_scale(data.train.scores)
-        shape = cache.recipe.layer_shape(self.layer)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
-            self.model = AMNetHead(settings.shape(shape.positions, shape.channels))
-        self.model.set_feature_scale(*feature_scale(cache, data.train, layer=self.layer, seed=settings.seed))
+            self.model = untrained_head(cache, settings)
+        self.model.set_feature_scale(*feature_scale(cache, data.train, layer=self.input.layers[0], seed=settings.seed))
         self.optimizer = torch.optim.Adam(
             self.model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, foreach=True
         )
@@ -225,7 +222,7 @@ class _Trainer:
         return torch.cat(parts).double().numpy() * self.target.scale + self.target.mean
 
     def _features(self, rows: Any, views: Any) -> Tensor:
-        return load_features(self.cache, rows, views, layer=self.layer, attention=self.settings.attention)
+        return self.input.read(self.cache, rows, views)
 
     def _restored(self) -> _State:
         checkpoint = read_checkpoint(self.folder / runs.CHECKPOINT_NAME)
@@ -247,7 +244,7 @@ class _Trainer:
             target_mean=self.target.mean,
             target_scale=self.target.scale,
             train_images=[self.cache.images[row].sha256 for row in self.data.train.rows],
-            constants=self.cache.constants(self.layer),
+            constants=self.input.constants(self.cache),
         )
         runs.write_history(self.folder, state.history)
         best = state.history[state.best_epoch - 1]

@@ -13,7 +13,8 @@ from featcache.cache import FeatureCache, open_cache
 from featcache.dataset import Part
 from featcache.errors import BadInput, InvalidSettings
 from featcache.manifest import read_manifest, write_manifest
-from head.data import SplitData, epoch_batches, feature_scale, load_features, split_data
+from head.data import SplitData, epoch_batches, feature_scale, split_data
+from head.inputs import HeadInput
 from head.settings import TrainSettings
 
 
@@ -180,8 +181,8 @@ def test_the_feature_scale_is_numpys_over_the_features_read_back(tiny_cache: Pat
 def test_features_are_what_the_cache_holds_or_without_attention_their_mean(tiny_cache: Path) -> None:
     cache = open_cache(tiny_cache)
     rows, views = np.array([5, 0, 5]), np.array([2, 0, 1])
-    whole = load_features(cache, rows, views, layer="layer3", attention=True)
-    mean = load_features(cache, rows, views, layer="layer3", attention=False)
+    whole = HeadInput(("layer3",), "maps").read(cache, rows, views)
+    mean = HeadInput(("layer3",), "mean").read(cache, rows, views)
     assert (whole.dtype, mean.dtype, mean.shape) == (torch.float32, torch.float32, (3, 1, 256))
     np.testing.assert_array_equal(whole, cache.read(rows, views).astype(np.float32))
     torch.testing.assert_close(mean, whole.mean(dim=1, keepdim=True), rtol=1e-5, atol=1e-6)

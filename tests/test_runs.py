@@ -17,6 +17,7 @@ from featcache.cache import open_cache
 from featcache.errors import CacheIncomplete, CorruptFile, InvalidSettings, Mismatch
 from featcache.progress import Progress
 from head.checkpoint import read_checkpoint
+from head.inputs import HeadInput
 from head.model import AMNetHead, HeadShape
 from head.runs import find_runs, load_head, read_run, save_head, write_config, write_history
 from head.train import train_split
@@ -39,7 +40,7 @@ def test_a_head_comes_back_with_weights_scale_and_training_images(tmp_path: Path
     module = AMNetHead(HeadShape(positions=7, channels=5, steps=2, hidden_size=3, regressor_size=11))
     module.set_feature_scale(torch.arange(5.0), torch.arange(1.0, 6))
     images = [hashlib.sha256(bytes([i])).hexdigest() for i in range(13)]
-    digest = save_head(tmp_path, module, target_mean=0.1 + 0.2, target_scale=1 / 3, train_images=images, constants=None)
+    digest = save_head(tmp_path, module, target_mean=0.1 + 0.2, target_scale=1 / 3, train_images=images, constants={})
     run = write_config(tmp_path, {"run_format_version": 1, "result": {"head_sha256": digest}})
     head = load_head(run)
     assert (head.target_mean, head.target_scale) == (0.1 + 0.2, 1 / 3)
@@ -54,7 +55,7 @@ def test_a_head_comes_back_with_weights_scale_and_training_images(tmp_path: Path
 def test_the_same_head_is_the_same_bytes_every_time(tmp_path: Path) -> None:
     module = AMNetHead(HeadShape(positions=2, channels=3, hidden_size=5, regressor_size=7))
     digests = {
-        save_head(tmp_path, module, target_mean=0.5, target_scale=0.25, train_images=[], constants=None)
+        save_head(tmp_path, module, target_mean=0.5, target_scale=0.25, train_images=[], constants={})
         for _ in range(20)
     }
     assert len(digests) == 1
@@ -79,7 +80,7 @@ def test_the_training_images_are_the_files_of_the_train_part(tiny_runs: Path, ti
 
 def test_a_run_says_what_it_was_trained_on(tiny_runs: Path, tiny_cache: Path) -> None:
     run, cache = read_run(tiny_runs / "tiny" / "plain" / "split-1"), open_cache(tiny_cache)
-    assert (run.name, run.split, run.layer, run.attention, run.finished) == ("plain", "1", "layer3", False, True)
+    assert (run.name, run.split, run.input, run.finished) == ("plain", "1", HeadInput(("layer3",), "mean"), True)
     assert run.recipe == cache.recipe
     assert run.config["fingerprint"] == cache.fingerprint
     assert run.config["settings"]["seed"] == TINY_TRAIN.seed
@@ -143,12 +144,12 @@ def test_a_configuration_that_is_none_is_corrupt(run_folder: Path, content: byte
         read_run(run_folder)
 
 
-@pytest.mark.parametrize("missing", ["name", "split", "layer", "shape", "recipe"])
+@pytest.mark.parametrize("missing", ["name", "split", "input", "recipe"])
 def test_a_configuration_that_lacks_a_field_is_corrupt(run_folder: Path, missing: str) -> None:
     change_config(run_folder, lambda config: config.pop(missing))
     with pytest.raises(CorruptFile, match=r"config\.json"):
         run = read_run(run_folder)
-        _ = (run.name, run.split, run.layer, run.attention, run.recipe)
+        _ = (run.name, run.split, run.input, run.recipe)
 
 
 def test_a_folder_that_is_no_run_is_refused_with_the_runs_below_it(tiny_runs: Path, tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 from featcache.errors import InvalidSettings
-from head.model import HeadShape
 from head.settings import TrainSettings
 
 
@@ -25,19 +24,19 @@ def test_defaults_are_the_papers() -> None:
         ({"select_on": "train"}, r"--select-on must be val or test, found 'train'"),
         ({"steps": 0}, r"steps must be 1 to 20, found 0"),
         ({"steps": 21}, r"steps must be 1 to 20, found 21"),
-        ({"hidden_size": 0}, r"hidden_size must be 1 to 65536, found 0"),
-        ({"regressor_size": -1}, r"regressor_size must be 1 to 65536, found -1"),
-        ({"batch_size": 0}, r"batch_size must be 1 to 65536, found 0"),
+        ({"hidden_size": 0}, r"--hidden-size must be 1 to 65536, found 0"),
+        ({"regressor_size": -1}, r"--regressor-size must be 1 to 65536, found -1"),
+        ({"batch_size": 0}, r"--batch-size must be 1 to 65536, found 0"),
         ({"epochs": 0}, r"epochs must be 1 to 100000, found 0"),
         ({"patience": 0}, r"patience must be 1 to 100000, found 0"),
         ({"lr": -1e-3}, r"lr must be a number from 0 to 10.0, found -0.001"),
         ({"lr": float("nan")}, r"lr must be a number from 0 to 10.0, found nan"),
-        ({"weight_decay": float("inf")}, r"weight_decay must be a number from 0 to 10.0, found inf"),
-        ({"attention_weight": 1001.0}, r"attention_weight must be a number from 0 to 1000.0, found 1001.0"),
+        ({"weight_decay": float("inf")}, r"--weight-decay must be a number from 0 to 10.0, found inf"),
+        ({"attention_weight": 1001.0}, r"--lambda must be a number from 0 to 1000.0, found 1001.0"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\)"),
         ({"dropout": float("nan")}, r"dropout must be in \[0, 1\)"),
-        ({"val_fraction": 0.0}, r"val_fraction must be in \(0, 1\), found"),
-        ({"val_fraction": 1.0}, r"val_fraction must be in \(0, 1\), found"),
+        ({"val_fraction": 0.0}, r"--val-fraction must be in \(0, 1\), found"),
+        ({"val_fraction": 1.0}, r"--val-fraction must be in \(0, 1\), found"),
         ({"seed": -1}, r"seed must be .*found -1"),
         ({"seed": 2**64}, r"seed must be .*found 18446744073709551616"),
     ],
@@ -50,15 +49,8 @@ def test_a_setting_that_cannot_be_used_is_refused_by_name_with_what_was_found(
 
 
 def test_settings_survive_json() -> None:
-    settings = TrainSettings(attention=False, steps=5, lr=0.1 + 0.2, layer="layer3", seed=7)
+    settings = TrainSettings(attention=False, steps=5, lr=0.1 + 0.2, layers=("layer3",), seed=7)
     assert TrainSettings(**json.loads(json.dumps(settings.as_json()))) == settings
-
-
-def test_the_heads_shape_takes_its_sizes_from_settings_and_features() -> None:
-    settings = TrainSettings(steps=2, hidden_size=5, regressor_size=7, attention=False, dropout=0.25)
-    assert settings.shape(positions=11, channels=13) == HeadShape(
-        positions=11, channels=13, steps=2, hidden_size=5, regressor_size=7, attention=False, dropout=0.25
-    )
 
 
 def test_a_run_is_named_for_its_recipe_and_for_attention_off() -> None:

@@ -28,6 +28,7 @@ from featcache.lock import writer_lock
 from featcache.progress import Progress
 from featcache.settings import load_backbone
 from head.data import epoch_batches, split_data
+from head.kinds import untrained_head
 from head.metrics import mean_squared_error, spearman
 from head.model import AMNetHead, loss
 from head.runs import Run, load_head, read_run
@@ -133,7 +134,7 @@ def train_live(
 
     part, select = cache.splits["1"]["train"], cache.splits["1"]["val"]
     torch.manual_seed(settings.seed)
-    model = AMNetHead(settings.shape(16, 256))
+    model = untrained_head(cache, settings)
     draws = epoch_batches(part, views=3, seed=settings.seed, epoch=0, batch_size=1000)
     everything = torch.cat([live(rows, views) for rows, views, _ in draws])
     model.set_feature_scale(everything.mean(dim=(0, 1)), everything.std(dim=(0, 1), correction=0))
@@ -476,7 +477,7 @@ def test_what_cannot_be_trained_on_is_refused_before_the_folder_is_made(cache: F
     with pytest.raises(InvalidSettings, match="has no split 9"):
         train(cache, tmp_path / "run", split="9")
     with pytest.raises(InvalidSettings, match="has no layer layer9; it has layer3"):
-        train(cache, tmp_path / "run", replace(SHORT, layer="layer9"))
+        train(cache, tmp_path / "run", replace(SHORT, layers=("layer9",)))
     assert not (tmp_path / "run").exists()
 
 

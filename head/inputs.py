@@ -1,0 +1,74 @@
+"""What a head reads of an image: whole feature maps of one layer, or pooled vectors of one or several."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from featcache.cache import FeatureCache
+from featcache.encoding import Constants, decode, encode
+from featcache.errors import InvalidSettings
+
+POOLINGS = ("maps", "mean", "mean+deviation")
+
+
+@dataclass(frozen=True)
+class HeadInput:
+    """layers in order, and how each is seen: 'maps' (B, L, D) of the only layer, or pooled over its positions.
+
+    Pooled vectors of several layers are joined: (B, 1, D) with D the sum over layers, twice that with deviation.
+    """
+
+    layers: tuple[str, ...]
+    pooling: str
+
+    def __post_init__(self) -> None:
+        if self.pooling not in POOLINGS:
+            raise InvalidSettings(f"pooling must be {', '.join(POOLINGS)}, found {self.pooling!r}")
+        if not self.layers or (self.pooling == "maps" and len(self.layers) > 1):
+            raise InvalidSettings(f"a head that reads {self.pooling} cannot read layers {', '.join(self.layers)}")
+
+    def shape(self, cache: FeatureCache) -> tuple[int, int]:
+        """Return positions L and channels D of what is read, with L the map's own for a single layer, else 1."""
+        shapes = [cache.recipe.layer_shape(layer) for layer in self.layers]
+        channels = sum(shape.channels for shape in shapes) * (2 if self.pooling == "mean+deviation" else 1)
+        return (shapes[0].positions if len(shapes) == 1 else 1), channels
+
+    def read(self, cache: FeatureCache, rows: NDArray[np.int64], views: NDArray[np.int64] | int) -> Tensor:
+        """Return features of (row, view) pairs, float32: (B, L, D) or pooled (B, 1, D)."""
+        if self.pooling == "maps":
+            return decode(torch.from_numpy(cache.read(rows, views, self.layers[0])), cache.constants(self.layers[0]))
+        return self._join([torch.from_numpy(cache.read_pooled(rows, views, layer)) for layer in self.layers])
+
+    def of_maps(self, maps: Mapping[str, Tensor], constants: Mapping[str, Constants]) -> Tensor:
+        """Return what `read` would, had the maps (B, L, D) of each layer been stored with these constants."""
+        stored = {layer: encode(maps[layer], constants.get(layer)) for layer in self.layers}
+        if self.pooling == "maps":
+            (layer,) = self.layers
+            return decode(torch.from_numpy(stored[layer].features), constants.get(layer))
+        return self._join([torch.from_numpy(stored[layer].pooled) for layer in self.layers])
+
+    def _join(self, pooled: list[Tensor]) -> Tensor:
+        """Join mean and deviation (B, 2, D) of each layer."""
+        kept = pooled if self.pooling == "mean+deviation" else [vectors[:, :1] for vectors in pooled]
+        return torch.cat([vectors.flatten(1) for vectors in kept], dim=1).unsqueeze(1)
+
+    def constants(self, cache: FeatureCache) -> dict[str, Constants]:
+        """Return the constants of each layer that is stored as uint8."""
+        found = {layer: cache.constants(layer) for layer in self.layers}
+        return {layer: values for layer, values in found.items() if values is not None}
+
+    def as_json(self) -> dict[str, Any]:
+        """Return a JSON object that `input_from_json` takes."""
+        return {"layers": list(self.layers), "pooling": self.pooling}
+
+
+def input_from_json(value: Any) -> HeadInput:
+    """Return the input stored in a run; raise `ValueError` for anything that is none."""
+    if not isinstance(value, dict) or set(value) != {"layers", "pooling"}:
+        raise ValueError(f"not what a head reads: {value!r}")
+    return HeadInput(tuple(map(str, value["layers"])), str(value["pooling"]))

@@ -1,0 +1,53 @@
+"""Every kind of head there is: what settings ask for, and the name under which a run stores it."""
+
+from dataclasses import asdict
+from typing import Any
+
+from torch import nn
+
+from featcache.cache import FeatureCache
+
+from .inputs import HeadInput
+from .model import AMNetHead, HeadShape
+from .settings import TrainSettings
+
+KINDS: dict[str, tuple[type[Any], type[nn.Module]]] = {"paper": (HeadShape, AMNetHead)}
+
+
+def kind_of(module: nn.Module) -> str:
+    """Return the name of a head's kind."""
+    return next(kind for kind, (_, cls) in KINDS.items() if type(module) is cls)
+
+
+def head_from_json(kind: str, shape: dict[str, Any]) -> nn.Module:
+    """Return an untrained head; raise `KeyError` for an unknown kind, `TypeError` for another kind's shape."""
+    shape_class, module_class = KINDS[kind]
+    return module_class(shape_class(**shape))
+
+
+def head_as_json(module: nn.Module) -> dict[str, Any]:
+    """Return kind and shape, from which `head_from_json` builds a head for the same weights."""
+    return {"kind": kind_of(module), "shape": asdict(module.shape)}  # type: ignore[call-overload]
+
+
+def input_of(cache: FeatureCache, settings: TrainSettings) -> HeadInput:
+    """Return what the head that settings ask for reads; raise `InvalidSettings` for a layer the cache does not have."""
+    names = cache.recipe.layer_names if settings.layers == ("all",) else settings.layers
+    layers = tuple(cache.layer(name) for name in names) or (cache.layer(),)
+    return HeadInput(layers, "maps" if settings.attention else "mean")
+
+
+def untrained_head(cache: FeatureCache, settings: TrainSettings) -> AMNetHead:
+    """Return the head that settings ask for, with weights drawn from torch's generator."""
+    positions, channels = input_of(cache, settings).shape(cache)
+    return AMNetHead(
+        HeadShape(
+            positions=positions,
+            channels=channels,
+            steps=settings.steps,
+            hidden_size=settings.hidden_size,
+            regressor_size=settings.regressor_size,
+            attention=settings.attention,
+            dropout=settings.dropout,
+        )
+    )
