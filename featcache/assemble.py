@@ -267,11 +267,11 @@ class _Line:
             return to_device(pixels, device)
         on_device = torch.zeros((self._backbone.batch_size, S, S, 3), dtype=torch.uint8, device=device)
         k = 0
-        for _, group in groupby(views, key=lambda view: view.i):
+        for _, group in groupby(views, key=lambda view: id(view.image.source(view.j))):
             same = list(group)
-            whole = to_device(same[0].image.whole_pixels(), device)
+            source = to_device(same[0].image.source(same[0].j), device)
             places = [view.image.views[view.j] for view in same]
-            on_device[k : k + len(same)] = render_on_device(whole, places, S)
+            on_device[k : k + len(same)] = render_on_device(source, places, S)
             k += len(same)
         return on_device
 

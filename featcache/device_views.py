@@ -20,7 +20,7 @@ _MOST_PRODUCTS = 1 << 22  # at once; bounds memory to about 40 MB
 
 
 def render_on_device(image: Tensor, views: Sequence[View], size: int) -> Tensor:
-    """Return the pixels (v, size, size, 3) uint8 of views of image (H, W, 3) uint8, on image's device.
+    """Return the pixels (v, size, size, 3) uint8 of views cut from image (H, W, 3) uint8, on image's device.
 
     They are those of `views.render` with Pillow 13: no value differed in 1,440 views of photographs and 1,160 of noise,
     from images of 1 x 1 to 130,000 x 680. The CPU computes the weights, the device everything else.

@@ -63,9 +63,11 @@ def describe_cache(folder: Path) -> dict[str, Any]:
 def format_info(info: dict[str, Any]) -> str:
     """Return what `describe_cache` found as text."""
     recipe = info["recipe"]
+    squashed = f", crops of the image squashed to {side}x{side}" if (side := recipe.get("pre_squash")) else ""
     made = (
         f"recipe       {recipe['backbone']}, weights {recipe['weights'][:16]}, {recipe['precision']}, "
-        f"{recipe['image_size']} pixels, {recipe['eval_view']} view, seed {recipe['seed']}, {recipe['encoding']}"
+        f"{recipe['image_size']} pixels, {recipe['eval_view']} view{squashed}, "
+        f"seed {recipe['seed']}, {recipe['encoding']}"
     )
     common = [
         made,

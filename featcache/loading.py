@@ -14,12 +14,13 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from .errors import BadImage
 from .images import decode_file
 from .layout import ImageRow
 from .recipe import Recipe
-from .views import View, render, view_of
+from .views import View, render, sources_of, view_of
 
 _AHEAD_PER_THREAD = 4  # images that wait, their views cut; bounds memory
 _MOST_WHOLE = 12  # images that wait whole, 36 MB each from a camera of 12 megapixels
@@ -29,36 +30,49 @@ _MOST_WHOLE = 12  # images that wait whole, 36 MB each from a camera of 12 megap
 class LoadedImage:
     """An image's identity, its views, and their pixels (v, S, S, 3) uint8; no views if the image is absent.
 
-    If the views are to be cut later, on a device, pixels is empty and whole is the upright image (H, W, 3) uint8.
-    seconds is the time that decoding and cutting took.
+    If the views are to be cut later, on a device, pixels is empty and sources holds what each view is cut from,
+    (H, W, 3) uint8, one array for neighbours that share it. seconds is the time that decoding and cutting took.
     """
 
     row: ImageRow
     views: list[View]
     pixels: NDArray[np.uint8]
-    whole: NDArray[np.uint8] | None = None
+    sources: list[NDArray[np.uint8]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
-    def whole_pixels(self) -> NDArray[np.uint8]:
-        """Return the upright image; raise `ValueError` if its views were cut already."""
-        if self.whole is None:
+    def source(self, j: int) -> NDArray[np.uint8]:
+        """Return what its view j is to be cut from; raise `ValueError` if its views were cut already."""
+        if not self.sources:
             raise ValueError(f"{self.row.name}: loaded as views")
-        return self.whole
+        return self.sources[j]
 
 
 def load_image(path: Path, name: str, views: tuple[int, int], recipe: Recipe, *, cut: bool = True) -> LoadedImage:
-    """Decode an image once and cut views [start, stop), or keep it whole; raise `BadImage`."""
+    """Decode an image once and cut views [start, stop), or keep it whole; raise `BadImage`.
+
+    Where the recipe squashes images first, Pillow does that here in both cases: it is done once an image, and a device
+    that cuts views later is then sent a small square.
+    """
     started = time.perf_counter()
     decoded = decode_file(path)
-    width, height = decoded.rgb.size
-    places = [view_of(recipe.view_recipe, name, view, width=width, height=height) for view in range(*views)]
-    row = ImageRow(name, decoded.sha256, width, height)
     between = time.perf_counter()
-    if not cut:
-        return LoadedImage(row, places, _no_pixels(), np.array(decoded.rgb), {"decode": between - started})
-    pixels = np.stack([render(decoded.rgb, view, recipe.image_size) for view in places])
+    width, height = decoded.rgb.size
+    numbers, how = range(*views), recipe.view_recipe
+    places = [view_of(how, name, view, width=width, height=height) for view in numbers]
+    sources = sources_of(decoded.rgb, numbers, how)
+    of_views = zip(sources, places, strict=True)
+    pixels = np.stack([render(*of_view, recipe.image_size) for of_view in of_views]) if cut else _no_pixels()
+    arrays = [] if cut else _as_arrays(sources)
     seconds = {"decode": between - started, "views": time.perf_counter() - between}
-    return LoadedImage(row, places, pixels, None, seconds)
+    return LoadedImage(ImageRow(name, decoded.sha256, width, height), places, pixels, arrays, seconds)
+
+
+def _as_arrays(sources: list[Image.Image]) -> list[NDArray[np.uint8]]:
+    """Return each image as an array (H, W, 3); neighbours that are one image become one array."""
+    arrays: list[NDArray[np.uint8]] = []
+    for k, source in enumerate(sources):
+        arrays.append(arrays[-1] if k and source is sources[k - 1] else np.array(source))
+    return arrays
 
 
 def _no_pixels() -> NDArray[np.uint8]:

@@ -20,6 +20,7 @@ from .runtimes import available_runtime, resolve_device, split_arithmetic
 from .views import CENTER_FRACTION, FLIP_PROBABILITY, INTERPOLATION, ViewRecipe
 
 FORMAT_VERSION = 1
+_LEFT_OUT = {"calibration": "", "pre_squash": 0}  # of the JSON where they have this value, so older fingerprints stay
 FEATURE_DTYPES: dict[str, np.dtype[Any]] = {"float16": np.dtype("<f2"), "uint8": np.dtype("u1")}
 
 
@@ -29,7 +30,8 @@ class Recipe:
 
     weights is the sha256 of the parameters and buffers that are used; interpolation, flip_probability and
     center_fraction are constants of `featcache.views`, here so that a later change of them shows. calibration is
-    the digest of the constants of encoding uint8, '' for float16.
+    the digest of the constants of encoding uint8, '' for float16. pre_squash is the side of the square that augmented
+    views are cut from, 0 if that is the image itself.
     """
 
     backbone: str
@@ -45,6 +47,7 @@ class Recipe:
     seed: int
     encoding: str = "float16"
     calibration: str = ""
+    pre_squash: int = 0
     interpolation: str = INTERPOLATION
     center_fraction: float = CENTER_FRACTION
     flip_probability: float = FLIP_PROBABILITY
@@ -60,6 +63,8 @@ class Recipe:
             and all(isinstance(number, int | float) for number in (*numbers, self.flip_probability))
             and all(type(size) is int and 0 < size < 2**31 for size in sizes)
             and type(self.seed) is int
+            and type(self.pre_squash) is int
+            and self.pre_squash >= 0
             and (len(self.mean), len(self.std), len(self.crop_scale), len(self.crop_ratio)) == (3, 3, 2, 2)
             and {len(layer) for layer in self.layers} == {4}
             and len(set(self.layer_names)) == len(self.layers)
@@ -74,8 +79,8 @@ class Recipe:
         return hashlib.sha256(canonical_json(self.as_json()).encode()).hexdigest()
 
     def as_json(self) -> dict[str, Any]:
-        """Return the recipe as a JSON object; tuples become lists, and a calibration of '' is left out."""
-        return {name: _plain(value) for name, value in asdict(self).items() if name != "calibration" or value}
+        """Return the recipe as a JSON object; tuples become lists, and calibration '' and pre_squash 0 are left out."""
+        return {name: _plain(value) for name, value in asdict(self).items() if _LEFT_OUT.get(name) != value}
 
     @property
     def layer_names(self) -> tuple[str, ...]:
@@ -89,7 +94,7 @@ class Recipe:
     @property
     def view_recipe(self) -> ViewRecipe:
         """How views are cut."""
-        return ViewRecipe(self.image_size, self.eval_view, self.crop_scale, self.crop_ratio, self.seed)
+        return ViewRecipe(self.image_size, self.eval_view, self.crop_scale, self.crop_ratio, self.seed, self.pre_squash)
 
     def bytes_per_view(self) -> int:
         """Return the uncompressed bytes of one view's features, all layers together."""
@@ -121,6 +126,7 @@ def recipe_of(backbone: Backbone, views: ViewRecipe, encoding: str = "float16", 
         seed=views.seed,
         encoding=encoding,
         calibration=calibration,
+        pre_squash=views.pre_squash,
     )
 
 
@@ -172,7 +178,7 @@ def recipe_from_json(value: Any, place: str) -> Recipe:
     expected = {field.name for field in fields(Recipe)}
     if set(value) - expected:
         raise Mismatch(f"{place}: the recipe has fields this version does not know: {sorted(set(value) - expected)}")
-    missing = expected - set(value) - {"calibration"}
+    missing = expected - set(value) - set(_LEFT_OUT)
     if missing:
         raise CorruptFile(f"{place}: the recipe lacks fields: {sorted(missing)}")
     if not isinstance(value["encoding"], str) or value["encoding"] not in FEATURE_DTYPES:
@@ -191,7 +197,7 @@ def recipe_from_json(value: Any, place: str) -> Recipe:
 
 def check_same(found: Recipe, wanted: Recipe, *, where: str, way_out: str) -> None:
     """Raise `Mismatch` that names each field in which two recipes differ, with both values."""
-    a, b = ({"calibration": ""} | recipe.as_json() for recipe in (found, wanted))
+    a, b = (_LEFT_OUT | recipe.as_json() for recipe in (found, wanted))
     different = [f"{name}: {_short(a[name])} there, {_short(b[name])} asked for" for name in a if a[name] != b[name]]
     if found.encoding != wanted.encoding:  # then constants differ as a matter of course
         different = [line for line in different if not line.startswith("calibration")]

@@ -29,7 +29,7 @@ FILE_NAME = "cache.h5"
 
 @dataclass(frozen=True)
 class Tables:
-    """images[row] is a row's identity; box (N, V, 4) int32 and flip (N, V) uint8 are its views in source pixels.
+    """images[row] is a row's identity; box (N, V, 4) int32 and flip (N, V) uint8 are its views (docs/format.md).
 
     constants (2, D) of each layer are those of encoding uint8.
     """

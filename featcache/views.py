@@ -2,7 +2,8 @@
 
 View 0 is the evaluation view, views 1..K are the paper's augmentation (section 3.5). Box and flip are a
 function of (seed, image name, view) and the image's size alone, so they depend on no other image and on
-no batch, worker, shard or restart.
+no batch, worker, shard or restart. The code that the paper's authors published squashes an image to a square
+before it augments it, and their models expect that.
 """
 
 import hashlib
@@ -16,22 +17,29 @@ from PIL import Image
 
 from .errors import InvalidSettings
 
+RECIPES = ("paper", "published")
 EVAL_VIEWS = ("center", "squash")
 FLIP_PROBABILITY = 0.5
 INTERPOLATION = "bilinear-antialias"
 CENTER_FRACTION = 224 / 256  # the ImageNet convention: shorter side to 256, then the central 224
+PRE_SQUASH_FRACTION = 264 / 224  # the published code crops 224 from 264
 _CROP_ATTEMPTS = 10
 
 
 @dataclass(frozen=True)
 class ViewRecipe:
-    """How views are cut: size in pixels, crop_scale a range of area fractions, crop_ratio of width / height."""
+    """How views are cut: size in pixels, crop_scale a range of area fractions, crop_ratio of width / height.
+
+    pre_squash is the side of the square to which an image is squashed before augmented views are cut from it; 0 cuts
+    them from the image itself. View 0 is always cut from the image itself.
+    """
 
     image_size: int = 224
     eval_view: str = "center"
     crop_scale: tuple[float, float] = (0.08, 1.0)
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     seed: int = 0
+    pre_squash: int = 0
 
     def __post_init__(self) -> None:
         if not 16 <= self.image_size <= 4096:
@@ -45,10 +53,12 @@ class ViewRecipe:
             raise InvalidSettings(f"--crop-scale must be two numbers with 0 < LOW <= HIGH <= 1, found {low} {high}")
         if not 0 < self.crop_ratio[0] <= self.crop_ratio[1] < math.inf:
             raise InvalidSettings(f"the crop ratio must be 0 < LOW <= HIGH, found {self.crop_ratio}")
+        if self.pre_squash and not 16 <= self.pre_squash <= 8192:
+            raise InvalidSettings(f"pre_squash must be 0 or 16 to 8192 pixels, found {self.pre_squash}")
 
 
 class Box(NamedTuple):
-    """Source pixels [left, right) x [top, bottom) of the upright image."""
+    """Pixels [left, right) x [top, bottom) of the image that a view is cut from: upright, or squashed as well."""
 
     left: int
     top: int
@@ -63,13 +73,51 @@ class View(NamedTuple):
     flip: bool
 
 
+def view_recipe_of(
+    name: str,
+    *,
+    image_size: int = 224,
+    eval_view: str | None = None,
+    crop_scale: tuple[float, float] = (0.08, 1.0),
+    seed: int = 0,
+) -> ViewRecipe:
+    """Return how the recipe called name, one of `RECIPES`, cuts views; eval_view overrides its evaluation view.
+
+    'paper' is section 3.5 with a central evaluation view; 'published' is the authors' code, which squashes the whole
+    image: to image_size for the evaluation view, to 264/224 of it before a crop.
+    """
+    if name not in RECIPES:
+        raise InvalidSettings(f"--recipe must be one of {', '.join(RECIPES)}, found {name!r}")
+    published = name == "published"
+    return ViewRecipe(
+        image_size=image_size,
+        eval_view=eval_view or ("squash" if published else "center"),
+        crop_scale=crop_scale,
+        seed=seed,
+        pre_squash=round(PRE_SQUASH_FRACTION * image_size) if published else 0,
+    )
+
+
 def view_of(recipe: ViewRecipe, name: str, view: int, *, width: int, height: int) -> View:
-    """Return view number `view` of the image called name, width x height pixels when upright."""
+    """Return view number `view` of the image called name, width x height pixels when upright.
+
+    The box is in pixels of what `sources_of` says the view is cut from.
+    """
     if view == 0:
         return View(_eval_box(recipe.eval_view, width, height), flip=False)
+    if recipe.pre_squash:
+        width = height = recipe.pre_squash
     draws = _Draws(f"{recipe.seed}\0{name}\0{view}")
     box = _random_box(draws, recipe, width, height)
     return View(box, flip=draws.uniform() < FLIP_PROBABILITY)
+
+
+def sources_of(image: Image.Image, views: range, recipe: ViewRecipe) -> list[Image.Image]:
+    """Return what each of views is cut from: the upright image, or its squashed copy, which is made at most once."""
+    side, squashed = recipe.pre_squash, image
+    if side and views and views[-1] > 0:
+        squashed = image.resize((side, side), Image.Resampling.BILINEAR)
+    return [squashed if view else image for view in views]
 
 
 def render(image: Image.Image, view: View, size: int) -> NDArray[np.uint8]:

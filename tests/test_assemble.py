@@ -30,7 +30,7 @@ from featcache.rebuild import stored_row
 from featcache.recipe import Target, recipe_of
 from featcache.shard import Shard, open_shard, opened
 from featcache.stages import STAGES
-from featcache.views import Box, View, ViewRecipe
+from featcache.views import Box, View, view_recipe_of
 
 SIZE, VIEWS, LAYERS = 32, 3, ("layer2", "layer1")
 Rows = list[LoadedImage | StoredRow]
@@ -44,8 +44,8 @@ def backbone(batch_size: int = 4, threads: int = 2) -> Backbone:
     return build("resnet18", *LAYERS, image_size=SIZE, batch_size=batch_size, threads=threads, runtime="torch")
 
 
-def target_of(made_by: Backbone) -> Target:
-    return Target(recipe_of(made_by, ViewRecipe(image_size=SIZE)))
+def target_of(made_by: Backbone, recipe: str = "paper") -> Target:
+    return Target(recipe_of(made_by, view_recipe_of(recipe, image_size=SIZE)))
 
 
 def image(row: int, views: int = VIEWS) -> LoadedImage:
@@ -53,7 +53,7 @@ def image(row: int, views: int = VIEWS) -> LoadedImage:
     rng = np.random.default_rng(row)
     pixels = np.kron(rng.integers(0, 256, (views, 4, 4, 3), np.uint8), np.ones((1, SIZE // 4, SIZE // 4, 1), np.uint8))
     places = [View(Box(row, view, 50 + row, 60 + view), bool((row + view) % 2)) for view in range(views)]
-    return LoadedImage(ImageRow(f"{row}.jpg", f"{row:064d}", 80, 90), places, pixels, None, {"decode": 0.25})
+    return LoadedImage(ImageRow(f"{row}.jpg", f"{row:064d}", 80, 90), places, pixels, [], {"decode": 0.25})
 
 
 def absent(row: int) -> LoadedImage:
@@ -581,13 +581,14 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.parametrize("recipe", ["paper", "published"])
 @pytest.mark.parametrize("batch_size", [1, 4, 16])
 @pytest.mark.parametrize("views", [(0, 3), (2, 9)])
 def test_views_cut_on_the_device_give_the_same_shards(
-    monkeypatch: pytest.MonkeyPatch, folder: Path, batch_size: int, views: tuple[int, int]
+    monkeypatch: pytest.MonkeyPatch, folder: Path, batch_size: int, views: tuple[int, int], recipe: str
 ) -> None:
     by, blocks = backbone(batch_size), [Block((0, 3), views), Block((3, 5), views)]
-    target = target_of(by)
+    target = target_of(by, recipe)
 
     def built(*, on_device: bool) -> list[BuiltShard]:
         monkeypatch.setattr(Backbone, "cuts_views", property(lambda self: on_device))
@@ -625,3 +626,21 @@ def test_each_image_goes_to_the_device_once_for_a_batch(monkeypatch: pytest.Monk
     rows = load_ahead(folder, [(f"{row}.png", (0, 3)) for row in range(5)], target.recipe, cut=False)
     list(build_shards(rows, blocks_of(5), by, target))
     assert shapes == [(45, 60, 3), (90, 33, 3), (40, 120, 3), (32, 32, 3)]
+
+
+@pytest.mark.parametrize(("views", "expected"), [((0, 3), [(45, 60, 3), (38, 38, 3)]), ((1, 3), [(38, 38, 3)])])
+def test_a_squashed_image_goes_to_the_device_in_place_of_the_whole_one(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, views: tuple[int, int], expected: list[tuple[int, ...]]
+) -> None:
+    monkeypatch.setattr(Backbone, "cuts_views", property(lambda self: True))
+    by, shapes, to_device = backbone(16), [], assemble.to_device
+
+    def noted(values: NDArray[Any], device: torch.device) -> Tensor:
+        shapes.append(values.shape)
+        return to_device(values, device)
+
+    monkeypatch.setattr(assemble, "to_device", noted)
+    target = target_of(by, "published")
+    rows = load_ahead(folder, [("0.png", views)], target.recipe, cut=False)
+    list(build_shards(rows, [Block((0, 1), views)], by, target))
+    assert shapes == expected

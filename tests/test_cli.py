@@ -215,6 +215,20 @@ def test_another_recipe_ends_with_status_6(trained: Path, tiny_dataset: Path) ->
     assert 'eval_view: "center" there, "squash" asked for' in error
 
 
+def test_the_published_recipe_squashes_unless_told_otherwise(here: Path, tiny_dataset: Path) -> None:
+    published = [*EXTRACT, "--dataset", tiny_dataset, "--recipe", "published"]
+    amnet(*published)
+    assert "64 pixels, squash view, crops of the image squashed to 75x75, seed 0" in amnet("cache-info").stdout
+    error = amnet(*EXTRACT, "--dataset", tiny_dataset, status=6).stderr
+    assert 'eval_view: "squash" there, "center" asked for' in error
+    assert "pre_squash: 75 there, 0 asked for" in error
+    assert 'eval_view: "squash" there, "center"' in amnet(*published, "--eval-view", "center", status=6).stderr
+    assert "82 views computed now" in amnet(*published, "--augs", "2").stdout
+    amnet(*published, "--eval-view", "center", "--out", "central")
+    recipe = json.loads(amnet("cache-info", "--cache", "central", "--json").stdout)["recipe"]
+    assert (recipe["eval_view"], recipe["pre_squash"]) == ("center", 75)
+
+
 def test_a_damaged_cache_ends_with_status_5(here: Path, tiny_cache: Path) -> None:
     shutil.copytree(tiny_cache, here / "cache" / "tiny")
     shard = next((here / "cache" / "tiny" / "shards").iterdir())

@@ -31,9 +31,10 @@ from featcache.extract import ExtractReport, extract
 from featcache.lock import writer_lock
 from featcache.progress import Progress
 from featcache.settings import ExtractSettings, load_backbone
-from featcache.views import View, render, view_of
+from featcache.views import View, render, view_of, view_recipe_of
 
 SETTINGS = dataclasses.replace(TINY_EXTRACT, batch_size=7)
+PUBLISHED = dataclasses.replace(SETTINGS, views=view_recipe_of("published", image_size=64))
 SCRIPT = """
 import sys
 from pathlib import Path
@@ -103,6 +104,33 @@ def test_features_are_those_of_a_plain_loop(tiny_dataset: Path, reference: Path)
             pooled = cache.read_pooled([row], number)[0]
             np.testing.assert_allclose(pooled[0], features[0].half().float().mean(0).numpy(), rtol=1e-5, atol=1e-6)
             np.testing.assert_allclose(pooled[1], features[0].half().float().std(0, correction=0), rtol=1e-4, atol=1e-6)
+
+
+def test_published_features_are_those_of_images_squashed_by_hand(tiny_dataset: Path, tmp_path: Path) -> None:
+    run(tiny_dataset, tmp_path, PUBLISHED)
+    backbone, cache = load_backbone(PUBLISHED), open_cache(tmp_path)
+    for row in (0, 17, 40):
+        with Image.open(tiny_dataset / "images" / cache.images[row].name) as file:
+            whole = file.convert("RGB")
+        squashed = whole.resize((75, 75), Image.Resampling.BILINEAR)
+        assert cache.box[row, 0].tolist() == [0, 0, *whole.size]
+        for number, source in enumerate((whole, squashed, squashed)):
+            crop = source.crop(cache.box[row, number].tolist())
+            pixels = np.array(crop.resize((64, 64), Image.Resampling.BILINEAR))
+            pixels = pixels[:, ::-1].copy() if cache.flip[row, number] else pixels
+            features = backbone(torch.from_numpy(pixels)[None])["layer3"]
+            np.testing.assert_array_equal(cache.read([row], number)[0], features[0].half().numpy())
+    assert cache.box[:, 1:].max() == 75
+
+
+def test_a_published_cache_grows_by_views(tiny_dataset: Path, tmp_path: Path) -> None:
+    run(tiny_dataset, tmp_path / "grown", PUBLISHED)
+    before = shard_digests(tmp_path / "grown")
+    assert run(tiny_dataset, tmp_path / "grown", dataclasses.replace(PUBLISHED, augs=4)).views_computed == 2 * 41
+    assert before.items() <= shard_digests(tmp_path / "grown").items()
+    run(tiny_dataset, tmp_path / "fresh", dataclasses.replace(PUBLISHED, augs=4))
+    np.testing.assert_array_equal(every_feature(tmp_path / "grown"), every_feature(tmp_path / "fresh"))
+    np.testing.assert_array_equal(open_cache(tmp_path / "grown").box, open_cache(tmp_path / "fresh").box)
 
 
 @pytest.mark.parametrize("batch_size", [1, 64])
@@ -242,6 +270,8 @@ def test_changed_scores_are_taken_over_without_computing(own_dataset: Path, refe
         ({"views": dataclasses.replace(SETTINGS.views, crop_scale=(0.5, 1.0))}, "crop_scale"),
         ({"views": dataclasses.replace(SETTINGS.views, image_size=96)}, "image_size"),
         ({"views": dataclasses.replace(SETTINGS.views, seed=1)}, "weights"),
+        ({"views": view_recipe_of("published", image_size=64)}, "eval_view"),
+        ({"views": view_recipe_of("published", image_size=64, eval_view="center")}, "pre_squash"),
         ({"precision": "bf16"}, "precision"),
     ],
 )

@@ -18,6 +18,16 @@ def test_a_recipe_survives_json() -> None:
     assert recipe_from_json(json.loads(json.dumps(RECIPE.as_json())), "here") == RECIPE
 
 
+def test_what_was_added_later_is_left_out_where_it_has_no_effect() -> None:
+    assert not {"calibration", "pre_squash"} & set(RECIPE.as_json())
+    squashed = dataclasses.replace(RECIPE, pre_squash=264)
+    assert squashed.as_json() == {**RECIPE.as_json(), "pre_squash": 264}
+    assert recipe_from_json(json.loads(json.dumps(squashed.as_json())), "here") == squashed
+    assert squashed.view_recipe == dataclasses.replace(RECIPE.view_recipe, pre_squash=264)
+    with pytest.raises(Mismatch, match="pre_squash: 264 there, 0 asked for"):
+        check_same(squashed, RECIPE, where="there", way_out="Ask for the same.")
+
+
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(RECIPE)])
 def test_every_field_changes_the_fingerprint_and_is_named(field: str) -> None:
     value = getattr(RECIPE, field)
@@ -56,6 +66,9 @@ def test_bytes_of_a_view_count_every_layer() -> None:
         ("image_size", True),
         ("seed", "0"),
         ("calibration", "0" * 64),
+        ("pre_squash", -1),
+        ("pre_squash", True),
+        ("pre_squash", "264"),
     ],
 )
 def test_impossible_values_are_refused(field: str, value: object) -> None:

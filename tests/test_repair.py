@@ -19,6 +19,7 @@ from featcache.lock import writer_lock
 from featcache.repair import format_repair, repair_cache
 from featcache.shard import open_shard
 from featcache.verify import verify_cache
+from featcache.views import view_recipe_of
 
 
 @pytest.fixture
@@ -65,6 +66,17 @@ def test_only_damaged_rows_are_computed_and_the_file_is_the_same(own: Path, tiny
     assert contents(own) == contents(tiny_cache)
     assert (own / "manifest.json").read_bytes() == (tiny_cache / "manifest.json").read_bytes()
     assert "2 rows were computed anew" in format_repair(report)
+
+
+def test_published_views_come_out_the_same(tiny_dataset: Path, tmp_path: Path) -> None:
+    settings = replace(TINY_EXTRACT, views=view_recipe_of("published", image_size=64))
+    extract(open_dataset(str(tiny_dataset)), settings, tmp_path / "published")
+    whole = contents(tmp_path / "published")
+    flip_chunk(tmp_path / "published", 7)
+    flip_chunk(tmp_path / "published", 19, view=0)
+    report = repair_cache(tmp_path / "published")
+    assert (report.rows_computed, report.changed) == (2, [])
+    assert contents(tmp_path / "published") == whole
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "tables"])

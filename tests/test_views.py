@@ -13,9 +13,10 @@ from scipy.stats import ks_2samp, kstest
 from torchvision.transforms import RandomResizedCrop, functional
 
 from featcache.errors import InvalidSettings
-from featcache.views import Box, View, ViewRecipe, render, view_of
+from featcache.views import Box, View, ViewRecipe, render, sources_of, view_of, view_recipe_of
 
 PAPER = ViewRecipe()
+PUBLISHED = view_recipe_of("published")
 SIDE = st.integers(1, 5000)
 NAME = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 
@@ -191,6 +192,52 @@ def test_a_view_of_its_own_size_is_the_pixels_themselves() -> None:
     np.testing.assert_array_equal(render(image, View(box, True), 23), np.asarray(image)[5:28, 3:26][:, ::-1])
 
 
+def test_the_recipes_are_the_papers_and_the_published_codes() -> None:
+    assert view_recipe_of("paper") == PAPER
+    assert (PUBLISHED.eval_view, PUBLISHED.pre_squash, PUBLISHED.crop_scale) == ("squash", 264, (0.08, 1.0))
+    assert view_recipe_of("published", image_size=64).pre_squash == 75  # 64 * 264 / 224 is 75.4
+    assert view_recipe_of("published", eval_view="center").eval_view == "center"
+    assert view_recipe_of("paper", eval_view="squash", crop_scale=(0.5, 0.7), seed=3) == ViewRecipe(
+        eval_view="squash", crop_scale=(0.5, 0.7), seed=3
+    )
+    with pytest.raises(InvalidSettings, match="--recipe must be one of paper, published, found 'papre'"):
+        view_recipe_of("papre")
+
+
+@settings(deadline=None, max_examples=50)
+@given(width=st.integers(1, 499), height=st.integers(1, 491), name=NAME, view=st.integers(1, 99))
+def test_published_views_are_crops_of_the_squashed_image(width: int, height: int, name: str, view: int) -> None:
+    image = Image.fromarray(np.random.default_rng(width * height).integers(0, 256, (height, width, 3), np.uint8))
+    box, flip = view_of(PUBLISHED, name, view, width=width, height=height)
+    assert (box, flip) == view_of(PAPER, name, view, width=264, height=264)
+    (source,) = sources_of(image, range(view, view + 1), PUBLISHED)
+    wanted = np.asarray(image.resize((264, 264), Image.Resampling.BILINEAR).crop(box).resize(
+        (224, 224), Image.Resampling.BILINEAR))  # fmt: skip
+    np.testing.assert_array_equal(render(source, View(box, flip), 224), wanted[:, ::-1] if flip else wanted)
+
+
+def test_published_views_are_those_of_torchvision() -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (331, 487, 3), np.uint8))
+    box, flip = view_of(PUBLISHED, "b.jpg", 1, width=487, height=331)
+    assert flip
+    left, top, right, bottom = box
+    squashed = functional.resize(image, [264, 264])
+    wanted = functional.hflip(functional.resized_crop(squashed, top, left, bottom - top, right - left, [224, 224]))
+    (source,) = sources_of(image, range(1, 2), PUBLISHED)
+    np.testing.assert_array_equal(render(source, View(box, flip), 224), np.asarray(wanted))
+
+
+def test_an_image_is_squashed_once_for_all_its_augmented_views_and_never_for_the_first() -> None:
+    image = Image.new("RGB", (31, 37))
+    first, *others = sources_of(image, range(5), PUBLISHED)
+    assert first is image
+    assert [other is others[0] for other in others] == [True] * 4
+    assert others[0].size == (264, 264)
+    assert sources_of(image, range(1), PUBLISHED) == [image]
+    assert all(source is image for source in sources_of(image, range(5), PAPER))
+    assert view_of(PUBLISHED, "a.jpg", 0, width=31, height=37) == ((0, 0, 31, 37), False)
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -207,6 +254,8 @@ def test_a_view_of_its_own_size_is_the_pixels_themselves() -> None:
         ({"crop_ratio": (2.0, 1.0)}, "the crop ratio must be 0 < LOW <= HIGH, found (2.0, 1.0)"),
         ({"crop_ratio": (1.0, math.inf)}, "the crop ratio must be 0 < LOW <= HIGH, found (1.0, inf)"),
         ({"crop_ratio": (1.0, math.nan)}, "the crop ratio must be 0 < LOW <= HIGH, found (1.0, nan)"),
+        ({"pre_squash": 15}, "pre_squash must be 0 or 16 to 8192 pixels, found 15"),
+        ({"pre_squash": 8193}, "pre_squash must be 0 or 16 to 8192 pixels, found 8193"),
     ],
 )
 def test_settings_that_cannot_be_used_are_named(wrong: dict[str, Any], message: str) -> None:
