@@ -9,9 +9,13 @@ from featcache.cache import FeatureCache
 
 from .inputs import HeadInput
 from .model import AMNetHead, HeadShape
+from .published import PublishedHead, PublishedShape
 from .settings import TrainSettings
 
-KINDS: dict[str, tuple[type[Any], type[nn.Module]]] = {"paper": (HeadShape, AMNetHead)}
+KINDS: dict[str, tuple[type[Any], type[nn.Module]]] = {
+    "paper": (HeadShape, AMNetHead),
+    "published": (PublishedShape, PublishedHead),
+}
 
 
 def kind_of(module: nn.Module) -> str:
@@ -34,20 +38,21 @@ def input_of(cache: FeatureCache, settings: TrainSettings) -> HeadInput:
     """Return what the head that settings ask for reads; raise `InvalidSettings` for a layer the cache does not have."""
     names = cache.recipe.layer_names if settings.layers == ("all",) else settings.layers
     layers = tuple(cache.layer(name) for name in names) or (cache.layer(),)
-    return HeadInput(layers, "maps" if settings.attention else "mean")
+    return HeadInput(layers, "maps" if settings.attention or settings.recipe == "published" else "mean")
 
 
-def untrained_head(cache: FeatureCache, settings: TrainSettings) -> AMNetHead:
+def untrained_head(cache: FeatureCache, settings: TrainSettings) -> AMNetHead | PublishedHead:
     """Return the head that settings ask for, with weights drawn from torch's generator."""
     positions, channels = input_of(cache, settings).shape(cache)
-    return AMNetHead(
-        HeadShape(
-            positions=positions,
-            channels=channels,
-            steps=settings.steps,
-            hidden_size=settings.hidden_size,
-            regressor_size=settings.regressor_size,
-            attention=settings.attention,
-            dropout=settings.dropout,
-        )
-    )
+    sizes: dict[str, Any] = {
+        "positions": positions,
+        "channels": channels,
+        "steps": settings.steps,
+        "hidden_size": settings.hidden_size,
+        "regressor_size": settings.regressor_size,
+        "attention": settings.attention,
+        "dropout": settings.dropout,
+    }
+    if settings.recipe == "published":
+        return PublishedHead(PublishedShape(**sizes))
+    return AMNetHead(HeadShape(**sizes))

@@ -92,10 +92,10 @@ class AMNetHead(nn.Module):
         return functional.softmax((hidden * self.M).sum(dim=2), dim=1)
 
 
-def loss(output: HeadOutput, target: Tensor, *, attention_weight: float) -> Tensor:
+def loss(output: HeadOutput, target: Tensor, *, attention_weight: float, coverage: float = 1.0) -> Tensor:
     """Return the mean over the batch of Eq. 13: squared error plus lambda times Eq. 14.
 
-    target (B,) is on the head's own scale; attention_weight is lambda.
+    target (B,) is on the head's own scale; attention_weight is lambda, coverage the 1 of Eq. 15.
     """
-    penalty = (1 - output.maps.sum(dim=1)).square().sum(dim=1)  # (B,), Eq. 14 and 15
+    penalty = (coverage - output.maps.sum(dim=1)).square().sum(dim=1)  # (B,), Eq. 14 and 15
     return ((target - output.score).square() + attention_weight * penalty).mean()

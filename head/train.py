@@ -18,22 +18,15 @@ from featcache.progress import OnProgress, Progress, silent
 
 from . import runs
 from .checkpoint import pack, read_checkpoint, unpack, write_checkpoint
-from .data import EVAL_VIEW, SplitData, epoch_batches, feature_scale, split_data
+from .data import EVAL_VIEW, SplitData, epoch_batches, split_data
 from .kinds import input_of, untrained_head
 from .metrics import Scores, json_number, mean_squared_error, spearman
 from .model import loss
+from .recipes import coverage_of, fix_feature_scale, target_scale
 from .settings import TrainSettings
 
 EVAL_BATCH = 256
 CHECKPOINT_SECONDS = 15.0
-
-
-@dataclass(frozen=True)
-class TargetScale:
-    """Scores are centred on the training mean and divided by the largest deviation: [-1, 1] (section 3.5)."""
-
-    mean: float
-    scale: float
 
 
 @dataclass
@@ -144,11 +137,11 @@ class _Trainer:
         self.cache, self.data, self.settings, self.config, self.folder = cache, data, settings, config, folder
         self.on_progress = on_progress
         self.input = input_of(cache, settings)
-        self.target = _target_scale(data.train.scores)
+        self.target = target_scale(settings, data.train.scores)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             self.model = untrained_head(cache, settings)
-        self.model.set_feature_scale(*feature_scale(cache, data.train, layer=self.input.layers[0], seed=settings.seed))
+        fix_feature_scale(self.model, cache, data.train, layer=self.input.layers[0], seed=settings.seed)
         self.optimizer = torch.optim.Adam(
             self.model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, foreach=True
         )
@@ -201,7 +194,12 @@ class _Trainer:
             ):
                 features = self._features(rows, views)
                 target = torch.from_numpy((scores - self.target.mean) / self.target.scale).float()
-                value = loss(self.model(features), target, attention_weight=self.settings.attention_weight)
+                value = loss(
+                    self.model(features),
+                    target,
+                    attention_weight=self.settings.attention_weight,
+                    coverage=coverage_of(self.settings),
+                )
                 self.optimizer.zero_grad()
                 torch.autograd.backward(value)
                 self.optimizer.step()
@@ -262,11 +260,6 @@ class _Trainer:
         run = runs.write_config(self.folder, {**self.config, "result": result})
         (self.folder / runs.CHECKPOINT_NAME).unlink(missing_ok=True)
         return run
-
-
-def _target_scale(scores: Scores) -> TargetScale:
-    mean = float(np.mean(scores))
-    return TargetScale(mean, float(np.max(np.abs(scores - mean))))
 
 
 def _better(rho: float, best: float) -> bool:

@@ -243,7 +243,7 @@ def test_a_run_whose_rho_was_never_defined_ends_with_its_first_epoch_and_a_plain
 def test_a_loss_that_is_not_finite_ends_the_training(
     cache: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("head.train.loss", lambda output, target, attention_weight: output.score.sum() * math.nan)
+    monkeypatch.setattr("head.train.loss", lambda output, target, **constants: output.score.sum() * math.nan)
     with pytest.raises(BadInput, match=r"the loss is not finite in epoch 1; use a lower --lr"):
         train(cache, tmp_path)
 
