@@ -4,8 +4,6 @@ The head's file also holds the sha256 of every image it was trained on, so the g
 its training images goes where the head goes.
 """
 
-import csv
-import io
 import json
 import re
 from collections.abc import Mapping
@@ -24,12 +22,12 @@ from featcache.errors import CacheIncomplete, CorruptFile, InvalidSettings, Mism
 from featcache.files import canonical_json, digest_of_file, read_json, write_durably
 from featcache.recipe import Recipe, recipe_from_json
 
+from .history import HISTORY_NAME
 from .inputs import HeadInput, input_from_json
 from .kinds import head_as_json, head_from_json
 
 CONFIG_NAME = "config.json"
 HEAD_NAME = "head.safetensors"
-HISTORY_NAME = "history.csv"
 CHECKPOINT_NAME = "checkpoint"
 RUN_FORMAT_VERSION = 1
 _LARGEST_CONFIG = 16 << 20
@@ -203,12 +201,3 @@ def remove_results(folder: Path) -> None:
     for pattern in (HEAD_NAME, HISTORY_NAME, "scores*.json", "predictions*.csv"):
         for path in folder.glob(pattern):
             path.unlink(missing_ok=True)
-
-
-def write_history(folder: Path, history: list[dict[str, float]]) -> None:
-    """Write history.csv: one line an epoch."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(history[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(history)
-    write_durably(folder / HISTORY_NAME, text.getvalue().encode())

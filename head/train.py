@@ -19,6 +19,7 @@ from featcache.progress import OnProgress, Progress, silent
 from . import runs
 from .checkpoint import pack, read_checkpoint, unpack, write_checkpoint
 from .data import EVAL_VIEW, SplitData, epoch_batches, split_data
+from .history import OnHistory, ignored, write_history
 from .kinds import input_of, untrained_head
 from .metrics import Scores, json_number, mean_squared_error, spearman
 from .model import loss
@@ -51,9 +52,11 @@ def train_split(
     name: str,
     resume: bool = True,
     on_progress: OnProgress = silent,
+    on_history: OnHistory = ignored,
 ) -> runs.Run:
     """Train a head on one split, into folder, and return the finished run.
 
+    on_history is given the history so far after each epoch, with how long they took.
     A run that is there is finished if it is not, and returned as it is if it is; resume=False starts over.
     The same settings, data and machine give the same weights, however often the training was killed.
     Raises `Mismatch` if folder holds a run of other settings or data.
@@ -71,7 +74,7 @@ def train_split(
             (folder / runs.CHECKPOINT_NAME).unlink(missing_ok=True)
             runs.write_config(folder, config)
         runs.remove_results(folder)
-        trainer = _Trainer(cache, data, settings, config, folder, on_progress)
+        trainer = _Trainer(cache, data, settings, config, folder, on_progress, on_history)
         return trainer.run()
 
 
@@ -133,9 +136,10 @@ class _Trainer:
         config: dict[str, Any],
         folder: Path,
         on_progress: OnProgress,
+        on_history: OnHistory,
     ) -> None:
         self.cache, self.data, self.settings, self.config, self.folder = cache, data, settings, config, folder
-        self.on_progress = on_progress
+        self.on_progress, self.on_history = on_progress, on_history
         self.input = input_of(cache, settings)
         self.target = target_scale(settings, data.train.scores)
         with torch.random.fork_rng(devices=[]):
@@ -159,7 +163,9 @@ class _Trainer:
 
     def _epoch(self, state: _State) -> None:
         state.epoch += 1
+        started = time.monotonic()
         train_loss = self._train_epoch(state.epoch)
+        training_seconds = time.monotonic() - started
         prediction = self._predict_selection()
         truth = self.data.select.scores
         rho = spearman(prediction, truth)
@@ -170,11 +176,14 @@ class _Trainer:
                 "val_rho": rho,
                 "val_mse": mean_squared_error(prediction, truth),
                 "val_prediction_sd": float(np.std(prediction)),
+                "seconds": time.monotonic() - started,
+                "images_per_second": len(self.data.train.rows) / max(training_seconds, 1e-9),
             }
         )
         if state.best_epoch == 0 or _better(rho, state.history[state.best_epoch - 1]["val_rho"]):
             state.best_epoch = state.epoch
             state.best = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        self.on_history(state.history)
         best = state.history[state.best_epoch - 1]
         note = f"rho {rho:.3f}, best {best['val_rho']:.3f} at epoch {state.best_epoch}"
         self.on_progress(Progress(f"split {self.config['split']}", state.epoch, self.settings.epochs, "epochs", note))
@@ -244,7 +253,7 @@ class _Trainer:
             train_images=[self.cache.images[row].sha256 for row in self.data.train.rows],
             constants=self.input.constants(self.cache),
         )
-        runs.write_history(self.folder, state.history)
+        write_history(self.folder, state.history)
         best = state.history[state.best_epoch - 1]
         lowest = min(state.history, key=lambda epoch: epoch["val_mse"])
         result = {

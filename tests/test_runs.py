@@ -19,7 +19,7 @@ from featcache.progress import Progress
 from head.checkpoint import read_checkpoint
 from head.inputs import HeadInput
 from head.model import AMNetHead, HeadShape
-from head.runs import find_runs, load_head, read_run, save_head, write_config, write_history
+from head.runs import find_runs, load_head, read_run, save_head, write_config
 from head.train import train_split
 
 
@@ -162,11 +162,6 @@ def test_a_folder_that_is_no_run_is_refused_with_the_runs_below_it(tiny_runs: Pa
 def test_runs_are_found_below_a_folder_in_order(tiny_runs: Path) -> None:
     found = [run.folder.relative_to(tiny_runs).as_posix() for run in find_runs(tiny_runs)]
     assert found == ["tiny/paper/split-1", "tiny/paper/split-2", "tiny/plain/split-1"]
-
-
-def test_the_history_has_one_line_an_epoch(tmp_path: Path) -> None:
-    write_history(tmp_path, [{"epoch": 1, "val_rho": 0.1 + 0.2}, {"epoch": 2, "val_rho": float("nan")}])
-    assert (tmp_path / "history.csv").read_bytes() == b"epoch,val_rho\n1,0.30000000000000004\n2,nan\n"
 
 
 def test_every_file_of_a_run_is_json_csv_or_safetensors_and_none_is_pickled(

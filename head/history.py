@@ -1,0 +1,105 @@
+"""What training tells of each epoch: history.csv in the run's folder, and the same as TensorBoard's event files.
+
+history.csv holds what settings, data and machine decide, to the byte; how long epochs took is TensorBoard's alone.
+"""
+
+import csv
+import importlib.util
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from featcache.errors import InvalidSettings, StorageError
+from featcache.files import make_folder, write_durably
+
+HISTORY_NAME = "history.csv"
+_TIMES = ("seconds", "images_per_second")
+_TAGS = {
+    "train_loss": "train/loss",
+    "val_rho": "val/rho",
+    "val_mse": "val/mse",
+    "val_prediction_sd": "val/prediction_sd",
+    "seconds": "speed/seconds",
+    "images_per_second": "speed/images_per_second",
+}
+
+History = Sequence[dict[str, float]]  # one an epoch, from the first; each has its number as 'epoch'
+OnHistory = Callable[[History], None]
+
+
+def ignored(history: History) -> None:
+    """Tell nobody."""
+
+
+def write_history(folder: Path, history: History) -> None:
+    """Write history.csv: one line an epoch."""
+    text = io.StringIO()
+    fields = [field for field in history[0] if field not in _TIMES]
+    writer = csv.DictWriter(text, fieldnames=fields, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    write_durably(folder / HISTORY_NAME, text.getvalue().encode())
+
+
+def read_history(folder: Path) -> list[dict[str, float]]:
+    """Return the history of a finished run; empty for a head that was fitted in one go."""
+    path = folder / HISTORY_NAME
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return [{field: float(value) for field, value in line.items()} for line in csv.DictReader(file)]
+
+
+def check_tensorboard() -> None:
+    """Raise `InvalidSettings` if TensorBoard is not installed."""
+    if importlib.util.find_spec("tensorboard") is None:
+        raise InvalidSettings("--tensorboard needs TensorBoard: pip install 'amnet-featcache[tensorboard]'")
+
+
+class EventLog:
+    """Writes histories as scalars into TensorBoard's event files in a folder, one point an epoch.
+
+    Give it the whole history after each epoch. What an earlier process wrote there is superseded as a whole, so a
+    run that was killed or started over has each epoch once. lr is the learning rate of all epochs.
+    """
+
+    def __init__(self, folder: Path, lr: float) -> None:
+        self._folder, self._lr = folder, lr
+        self._writer: Any = None
+        self._written = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    @property
+    def empty(self) -> bool:
+        """Whether there are no event files yet."""
+        return not any(self._folder.glob("events.out.tfevents.*"))
+
+    def __call__(self, history: History) -> None:
+        """Write the epochs that this object has not written; raise `StorageError` if that cannot be."""
+        try:
+            if self._writer is None:
+                from torch.utils.tensorboard import SummaryWriter
+
+                make_folder(self._folder)
+                self._writer = SummaryWriter(str(self._folder), purge_step=1)
+            for epoch in history[self._written :]:
+                self._write(epoch)
+            self._writer.flush()
+        except OSError as error:
+            raise StorageError(f"{self._folder}: {error}; give another folder with --tensorboard") from error
+        self._written = len(history)
+
+    def _write(self, epoch: dict[str, float]) -> None:
+        step = int(epoch["epoch"])
+        for key, tag in _TAGS.items():
+            if key in epoch:
+                self._writer.add_scalar(tag, epoch[key], step)
+        self._writer.add_scalar("train/lr", self._lr, step)
