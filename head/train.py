@@ -19,9 +19,10 @@ from featcache.progress import OnProgress, Progress, silent
 from . import runs
 from .checkpoint import pack, read_checkpoint, unpack, write_checkpoint
 from .data import EVAL_VIEW, SplitData, epoch_batches, split_data
-from .history import OnHistory, ignored, write_history
+from .fitted import Fitted, write_run
+from .history import OnHistory, ignored
 from .kinds import input_of, untrained_head
-from .metrics import Scores, json_number, mean_squared_error, spearman
+from .metrics import Scores, mean_squared_error, spearman
 from .model import loss
 from .recipes import coverage_of, fix_feature_scale, target_scale
 from .settings import TrainSettings
@@ -75,7 +76,7 @@ def train_split(
             runs.write_config(folder, config)
         runs.remove_results(folder)
         trainer = _Trainer(cache, data, settings, config, folder, on_progress, on_history)
-        return trainer.run()
+        return write_run(folder, trainer.run(), config=config, cache=cache, data=data, settings=settings)
 
 
 def _config(cache: FeatureCache, split: str, settings: TrainSettings, data: SplitData, name: str) -> dict[str, Any]:
@@ -150,8 +151,8 @@ class _Trainer:
             self.model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, foreach=True
         )
 
-    def run(self) -> runs.Run:
-        """Train from the checkpoint, if there is one, to the end; write head, history and result."""
+    def run(self) -> Fitted:
+        """Train from the checkpoint, if there is one, to the end; return the head of the best epoch."""
         state = self._restored()
         saved = time.monotonic()
         while state.epoch < self.settings.epochs and state.stale_epochs() < self.settings.patience:
@@ -159,7 +160,7 @@ class _Trainer:
             if time.monotonic() - saved > CHECKPOINT_SECONDS:
                 self._save(state)
                 saved = time.monotonic()
-        return self._finish(state)
+        return self._fitted(state)
 
     def _epoch(self, state: _State) -> None:
         state.epoch += 1
@@ -243,32 +244,9 @@ class _Trainer:
         facts = {"epoch": state.epoch, "history": state.history, "best_epoch": state.best_epoch}
         write_checkpoint(self.folder / runs.CHECKPOINT_NAME, pack(self.model, state.best, self.optimizer, facts))
 
-    def _finish(self, state: _State) -> runs.Run:
+    def _fitted(self, state: _State) -> Fitted:
         self.model.load_state_dict(state.best)
-        head_sha256 = runs.save_head(
-            self.folder,
-            self.model,
-            target_mean=self.target.mean,
-            target_scale=self.target.scale,
-            train_images=[self.cache.images[row].sha256 for row in self.data.train.rows],
-            constants=self.input.constants(self.cache),
-        )
-        write_history(self.folder, state.history)
-        best = state.history[state.best_epoch - 1]
-        lowest = min(state.history, key=lambda epoch: epoch["val_mse"])
-        result = {
-            "epochs": state.epoch,
-            "best_epoch": state.best_epoch,
-            "val_rho": json_number(best["val_rho"]),
-            "val_mse": best["val_mse"],
-            "lowest_mse_epoch": int(lowest["epoch"]),
-            "lowest_mse_val_rho": json_number(lowest["val_rho"]),
-            "lowest_mse_val_mse": lowest["val_mse"],
-            "head_sha256": head_sha256,
-        }
-        run = runs.write_config(self.folder, {**self.config, "result": result})
-        (self.folder / runs.CHECKPOINT_NAME).unlink(missing_ok=True)
-        return run
+        return Fitted(self.model, self.target, state.history, state.best_epoch)
 
 
 def _better(rho: float, best: float) -> bool:

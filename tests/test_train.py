@@ -317,7 +317,7 @@ def test_a_run_interrupted_while_it_writes_its_result_ends_as_if_it_had_not_been
     train(cache, tmp_path / "whole")
     monkeypatch.setattr("head.train.CHECKPOINT_SECONDS", 0)
     with monkeypatch.context() as patch:
-        patch.setattr("head.train.write_history", interrupted)
+        patch.setattr("head.fitted.write_history", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train(cache, tmp_path / "cut")
     assert not read_run(tmp_path / "cut").finished  # though its head is there
