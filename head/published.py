@@ -36,7 +36,7 @@ class PublishedShape:
 class PublishedHead(nn.Module):
     """Score feature maps as the authors' code does.
 
-    Takes features (B, L, D), float32, as the backbone gave them, positions row by row. Without attention every
+    Takes features (B, L, D), of any real type, as the backbone gave them, positions row by row. Without attention every
     position counts the same, but all are needed: the input block acts on each of them.
     """
 
@@ -83,7 +83,8 @@ class PublishedHead(nn.Module):
     def input_block(self, features: Tensor) -> Tensor:
         """Return features (B, L, D) after 1x1 convolution, batch norm over images and positions, and ReLU."""
         B, L, D = features.shape
-        x = functional.linear(features, self.inconv.weight.view(D, D), self.inconv.bias)
+        weight = self.inconv.weight.view(D, D)
+        x = functional.linear(features.to(weight.dtype), weight, self.inconv.bias)
         rows = x.reshape(B * L, D)
         if B * L == 1:  # one value has no variance: a last batch of one image, of maps of one position
             norm = self.bn1
