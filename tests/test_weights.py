@@ -214,6 +214,33 @@ def test_the_number_of_batches_may_be_missing() -> None:
     assert net.state_dict()["bn.num_batches_tracked"] == STATE["bn.num_batches_tracked"]
 
 
+@pytest.mark.parametrize("prefix", ["module.", "core_cnn.core_cnn."])
+def test_a_network_is_found_in_the_weights_of_a_larger_one(prefix: str) -> None:
+    net = small_net()
+    state = {prefix + name: tensor + 1 for name, tensor in STATE.items()}
+    more = {"head.weight": torch.zeros(2), f"{prefix}layer1.conv.weight": torch.zeros(3), "conv.bias": torch.zeros(5)}
+    load_into(net, {**more, **state}, "w.pth")
+    assert_same_state(net.state_dict(), {name: tensor + 1 for name, tensor in STATE.items()})
+
+
+def test_a_network_that_stands_alone_is_preferred_to_those_inside_others() -> None:
+    net = small_net()
+    load_into(net, {**{f"ema.{name}": tensor + 1 for name, tensor in STATE.items()}, **STATE}, "w.pth")
+    assert_same_state(net.state_dict())
+
+
+def test_two_networks_in_one_file_are_named_and_none_is_guessed() -> None:
+    state = {f"{prefix}.{name}": tensor for prefix in ("teacher", "student") for name, tensor in STATE.items()}
+    with pytest.raises(Mismatch, match=r"w\.pth: holds several such networks, student\., teacher\.; pass a file"):
+        load_into(small_net(), state, "w.pth")
+
+
+def test_what_is_missing_under_a_prefix_is_named_with_it() -> None:
+    state = {f"a.b.{name}": tensor for name, tensor in STATE.items() if name != "conv.weight"}
+    with pytest.raises(Mismatch, match=r"\n  a\.b\.conv\.weight: missing\n"):
+        load_into(small_net(), state, "w.pth")
+
+
 def test_all_that_does_not_fit_is_listed_at_once_and_nothing_is_loaded() -> None:
     state: dict[str, Tensor] = {**STATE, "conv.bias": torch.zeros(7), "bn.weight": STATE["bn.weight"] + 1}
     del state["conv.weight"], state["bn.running_var"]
