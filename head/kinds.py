@@ -7,6 +7,7 @@ from torch import nn
 
 from featcache.cache import FeatureCache
 
+from .baselines import KernelHead, KernelShape, LinearHead, LinearShape, PerceptronHead, PerceptronShape
 from .inputs import HeadInput
 from .model import AMNetHead, HeadShape
 from .published import PublishedHead, PublishedShape
@@ -15,6 +16,9 @@ from .settings import TrainSettings
 KINDS: dict[str, tuple[type[Any], type[nn.Module]]] = {
     "paper": (HeadShape, AMNetHead),
     "published": (PublishedShape, PublishedHead),
+    "linear": (LinearShape, LinearHead),
+    "svr": (KernelShape, KernelHead),
+    "mlp": (PerceptronShape, PerceptronHead),
 }
 
 
@@ -38,6 +42,8 @@ def input_of(cache: FeatureCache, settings: TrainSettings) -> HeadInput:
     """Return what the head that settings ask for reads; raise `InvalidSettings` for a layer the cache does not have."""
     names = cache.recipe.layer_names if settings.layers == ("all",) else settings.layers
     layers = tuple(cache.layer(name) for name in names) or (cache.layer(),)
+    if settings.head != "amnet":
+        return HeadInput(layers, settings.pooling)
     return HeadInput(layers, "maps" if settings.attention or settings.recipe == "published" else "mean")
 
 

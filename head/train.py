@@ -17,6 +17,7 @@ from featcache.lock import writer_lock
 from featcache.progress import OnProgress, Progress, silent
 
 from . import runs
+from .baseline_fit import fit_baseline
 from .checkpoint import pack, read_checkpoint, unpack, write_checkpoint
 from .data import EVAL_VIEW, SplitData, epoch_batches, split_data
 from .fitted import Fitted, write_run
@@ -75,8 +76,11 @@ def train_split(
             (folder / runs.CHECKPOINT_NAME).unlink(missing_ok=True)
             runs.write_config(folder, config)
         runs.remove_results(folder)
-        trainer = _Trainer(cache, data, settings, config, folder, on_progress, on_history)
-        return write_run(folder, trainer.run(), config=config, cache=cache, data=data, settings=settings)
+        if settings.head == "amnet":
+            fitted = _Trainer(cache, data, settings, config, folder, on_progress, on_history).run()
+        else:
+            fitted = fit_baseline(cache, data, settings, on_progress=on_progress, on_history=on_history)
+        return write_run(folder, fitted, config=config, cache=cache, data=data, settings=settings)
 
 
 def _config(cache: FeatureCache, split: str, settings: TrainSettings, data: SplitData, name: str) -> dict[str, Any]:
