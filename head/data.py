@@ -23,9 +23,10 @@ FEWEST_IMAGES = 2
 class SplitData:
     """Rows and scores to train on and to select the epoch on; absent counts images left out.
 
-    selected_on says in words what the selection part is, for every table that shows a result.
+    split is its number. selected_on says in words what the selection part is, for every table that shows a result.
     """
 
+    split: str
     train: Part
     select: Part
     selected_on: str
@@ -62,6 +63,7 @@ def split_data(cache: FeatureCache, split: str, settings: TrainSettings) -> Spli
         selected_on = f"a held-out {settings.val_fraction:.0%} of train"
     select_name = "test" if settings.select_on == "test" else "val"
     return SplitData(
+        split,
         _usable(train, f"{cache.path}: the train part of split {split}"),
         _usable(select, f"{cache.path}: the {select_name} part of split {split}"),
         selected_on,

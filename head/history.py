@@ -15,7 +15,7 @@ from featcache.errors import InvalidSettings, StorageError
 from featcache.files import make_folder, write_durably
 
 HISTORY_NAME = "history.csv"
-_TIMES = ("seconds", "images_per_second")
+_TIMES = ("seconds", "images_per_second", "waiting_seconds")
 _TAGS = {
     "train_loss": "train/loss",
     "val_rho": "val/rho",
@@ -23,6 +23,7 @@ _TAGS = {
     "val_prediction_sd": "val/prediction_sd",
     "seconds": "speed/seconds",
     "images_per_second": "speed/images_per_second",
+    "waiting_seconds": "speed/waiting_seconds",
 }
 
 History = Sequence[dict[str, float]]  # one an epoch, from the first; each has its number as 'epoch'
@@ -62,10 +63,10 @@ class EventLog:
     """Writes histories as scalars into TensorBoard's event files in a folder, one point an epoch.
 
     Give it the whole history after each epoch. What an earlier process wrote there is superseded as a whole, so a
-    run that was killed or started over has each epoch once. lr is the learning rate of all epochs.
+    run that was killed or started over has each epoch once. lr is the learning rate of all epochs, if there is one.
     """
 
-    def __init__(self, folder: Path, lr: float) -> None:
+    def __init__(self, folder: Path, lr: float | None) -> None:
         self._folder, self._lr = folder, lr
         self._writer: Any = None
         self._written = 0
@@ -102,4 +103,5 @@ class EventLog:
         for key, tag in _TAGS.items():
             if key in epoch:
                 self._writer.add_scalar(tag, epoch[key], step)
-        self._writer.add_scalar("train/lr", self._lr, step)
+        if self._lr is not None:
+            self._writer.add_scalar("train/lr", self._lr, step)

@@ -1,6 +1,6 @@
 """What a head reads of an image: whole feature maps of one layer, or pooled vectors of one or several."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from featcache.cache import FeatureCache
 from featcache.encoding import Constants, decode, encode
 from featcache.errors import InvalidSettings
+from featcache.reading import ahead
 
 POOLINGS = ("maps", "mean", "mean+deviation")
 
@@ -44,6 +45,21 @@ class HeadInput:
             return decode(torch.from_numpy(cache.read(rows, views, self.layers[0])), cache.constants(self.layers[0]))
         return self._join([torch.from_numpy(cache.read_pooled(rows, views, layer)) for layer in self.layers])
 
+    def batches(
+        self, cache: FeatureCache, pairs: Iterable[tuple[NDArray[np.int64], NDArray[np.int64]]], *, pinned: bool = False
+    ) -> Iterator[Tensor]:
+        """Yield what `read` returns for each (rows, views), read ahead in threads; maps stored as float16 stay that.
+
+        A batch is valid until the next is asked for. pinned puts whole maps where a GPU can fetch them from.
+        """
+        if self.pooling != "maps":
+            yield from ahead(pairs, lambda _, pair: self.read(cache, *pair), prefetch=2)
+            return
+        layer = self.layers[0]
+        constants = cache.constants(layer)
+        for stored in cache.batches(pairs, layer, allocate=_pinned if pinned else np.empty):
+            yield torch.from_numpy(stored) if constants is None else decode(stored, constants)
+
     def of_maps(self, maps: Mapping[str, Tensor], constants: Mapping[str, Constants]) -> Tensor:
         """Return what `read` would, had the maps (B, L, D) of each layer been stored with these constants."""
         stored = {layer: encode(maps[layer], constants.get(layer)) for layer in self.layers}
@@ -65,6 +81,12 @@ class HeadInput:
     def as_json(self) -> dict[str, Any]:
         """Return a JSON object that `input_from_json` takes."""
         return {"layers": list(self.layers), "pooling": self.pooling}
+
+
+def _pinned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return an array in pinned memory."""
+    like = torch.from_numpy(np.empty(0, dtype))
+    return torch.empty(shape, dtype=like.dtype, pin_memory=True).numpy()
 
 
 def input_from_json(value: Any) -> HeadInput:

@@ -10,6 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .dropout import Dropout
+from .recurrence import Looks, Weights, look
+from .workspace import Workspace
+
 
 @dataclass(frozen=True)
 class HeadShape:
@@ -38,7 +42,7 @@ class HeadOutput(NamedTuple):
 class AMNetHead(nn.Module):
     """Score feature maps with an LSTM that looks at them T times through soft attention (Eq. 3-12).
 
-    Takes features (B, L, D), float32, as the backbone gave them; standardises each channel with
+    Takes features (B, L, D) as the backbone gave them; standardises each channel with
     the constants of `set_feature_scale`. Without attention every position counts the same (Eq. 9),
     so the mean feature alone, as (B, 1, D), gives the same result as all L positions.
     """
@@ -48,6 +52,7 @@ class AMNetHead(nn.Module):
 
     def __init__(self, shape: HeadShape) -> None:
         super().__init__()
+        self.workspace = Workspace()
         L, D, H, R = shape.positions, shape.channels, shape.hidden_size, shape.regressor_size
         self.shape = shape
         self.register_buffer("feature_mean", torch.zeros(D))
@@ -59,8 +64,8 @@ class AMNetHead(nn.Module):
             self.U = nn.Linear(H, D, bias=False)
             self.M = nn.Parameter(torch.empty(L, D).uniform_(-(D**-0.5), D**-0.5))
         self.lstm = nn.LSTMCell(D, H)
-        self.regressor = nn.Sequential(nn.Linear(H, R), nn.ReLU(), nn.Dropout(shape.dropout), nn.Linear(R, 1))
-        self.dropout = nn.Dropout(shape.dropout)
+        self.regressor = nn.Sequential(nn.Linear(H, R), nn.ReLU(), Dropout(shape.dropout), nn.Linear(R, 1))
+        self.dropout = Dropout(shape.dropout)
 
     def set_feature_scale(self, mean: Tensor, std: Tensor) -> None:
         """Fix the standardisation of the D channels; a channel that never varies is only centred."""
@@ -68,28 +73,61 @@ class AMNetHead(nn.Module):
         self.feature_std.copy_(torch.where(std > 0, std, torch.ones_like(std)))
 
     def forward(self, features: Tensor) -> HeadOutput:
-        """Map features (B, L, D) to a `HeadOutput`."""
-        x = (features - self.feature_mean) / self.feature_std
-        mean = x.mean(dim=1)  # (B, D)
-        h, c = torch.tanh(self.init_h(mean)), torch.tanh(self.init_c(mean))  # (B, H), Eq. 12
-        keys = self.K(x) if self.shape.attention else None  # (B, L, D), shared by all steps
-        step_scores, maps = [], []
-        for _ in range(self.shape.steps):
-            if keys is None:
-                z, alpha = mean, x.new_full((len(x), self.shape.positions), 1 / self.shape.positions)  # Eq. 9
-            else:
-                alpha = self.attend(keys, h)
-                z = torch.einsum("bl,bld->bd", alpha, x)  # Eq. 4
-            h, c = self.lstm(z, (h, c))  # Eq. 3
-            step_scores.append(self.regressor(self.dropout(h)).squeeze(1))  # Eq. 10
-            maps.append(alpha)
-        m = torch.stack(step_scores, dim=1)  # (B, T)
-        return HeadOutput(m.sum(dim=1), m, torch.stack(maps, dim=1))  # Eq. 11
+        """Map features (B, L, D), of any real type, to a `HeadOutput`; no gradient goes back to them.
 
-    def attend(self, keys: Tensor, h: Tensor) -> Tensor:
-        """Return attention probabilities (B, L) from keys K x + b (B, L, D) and state h (B, H): Eq. 6-8."""
-        hidden = torch.tanh(keys + self.U(h).unsqueeze(1))  # (B, L, D)
-        return functional.softmax((hidden * self.M).sum(dim=2), dim=1)
+        Under autocast the large products of matrices are in its type, and all else in that of the weights.
+        """
+        kind = features.device.type
+        products = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.feature_mean.dtype
+        with torch.autocast(kind, enabled=False):
+            look_at = self._look if self.shape.attention else self._look_at_mean
+            looks = look_at(features.detach(), products)
+            m = self.regressor(self.dropout(looks.states)).squeeze(2).t()  # (B, T), Eq. 10
+        return HeadOutput(m.sum(dim=1), m, looks.maps.transpose(0, 1))  # Eq. 11
+
+    def _look(self, features: Tensor, products: torch.dtype) -> Looks:
+        x = self.workspace.take(features.shape, self.feature_mean.dtype, features.device)
+        x.copy_(features).sub_(self.feature_mean).div_(self.feature_std)  # (B, L, D)
+        h, c = self._first_state(x.mean(dim=1), products)
+        if x.dtype != products:
+            narrow = self.workspace.take(x.shape, products, x.device).copy_(x)
+            self.workspace.give(x)
+            x = narrow
+        weights = Weights(
+            self.K.weight,
+            self.K.bias,
+            self.U.weight,
+            self.M,
+            self.lstm.weight_ih,
+            self.lstm.weight_hh,
+            self.lstm.bias_ih + self.lstm.bias_hh,
+        )
+        return look(x, h, c, weights, steps=self.shape.steps, workspace=self.workspace)
+
+    def _look_at_mean(self, features: Tensor, products: torch.dtype) -> Looks:
+        """Look with one weight at all positions (Eq. 9): each z (B, D) is the mean, so its product is formed once."""
+        z = (features.to(self.feature_mean.dtype).mean(dim=1) - self.feature_mean) / self.feature_std
+        h, c = self._first_state(z, products)
+        given = _product(z, self.lstm.weight_ih.to(products)) + self.lstm.bias_ih + self.lstm.bias_hh  # (B, 4H)
+        weight_hh = self.lstm.weight_hh.to(products)
+        states = []
+        for _ in range(self.shape.steps):
+            i, f, g, o = (given + _product(h, weight_hh)).chunk(4, dim=1)  # (B, H)
+            c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+            h = torch.sigmoid(o) * torch.tanh(c)  # Eq. 3
+            states.append(h)
+        T, L = self.shape.steps, self.shape.positions
+        return Looks(torch.stack(states), z.new_full((T, len(z), L), 1 / L))
+
+    def _first_state(self, mean: Tensor, products: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return h and c (B, H) from the standardised mean feature (B, D): Eq. 12."""
+        h, c = (_product(mean, init.weight.to(products)) + init.bias for init in (self.init_h, self.init_c))
+        return torch.tanh(h), torch.tanh(c)
+
+
+def _product(x: Tensor, weight: Tensor) -> Tensor:
+    """Return x W^T in the type of x, multiplied in that of weight."""
+    return functional.linear(x.to(weight.dtype), weight).to(x.dtype)
 
 
 def loss(output: HeadOutput, target: Tensor, *, attention_weight: float, coverage: float = 1.0) -> Tensor:

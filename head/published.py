@@ -75,10 +75,17 @@ class PublishedHead(nn.Module):
             _, (h, c) = self.rnn(z.unsqueeze(1), (h.unsqueeze(0), c.unsqueeze(0)))  # a sequence of one
             h, c = h.squeeze(0), c.squeeze(0)
             shown = self.dropout(h)
-            outputs.append(self.regnet4(self.dropout(functional.relu(self.regnet1(shown)))).squeeze(1))
+            outputs.append(self.regress(shown))
             maps.append(alpha)
         m = torch.stack(outputs, dim=1) / self.shape.steps  # (B, T)
         return HeadOutput(m.sum(dim=1), m, torch.stack(maps, dim=1))
+
+    def regress(self, h: Tensor) -> Tensor:
+        """Return the output (B,) of a step from its state (B, H): never in fewer bits than the weights have."""
+        with torch.autocast(h.device.type, enabled=False):
+            hidden = functional.relu(self.regnet1(h.to(self.regnet1.weight.dtype)))  # (B, R)
+            output: Tensor = self.regnet4(self.dropout(hidden)).squeeze(1)
+        return output
 
     def input_block(self, features: Tensor) -> Tensor:
         """Return features (B, L, D) after 1x1 convolution, batch norm over images and positions, and ReLU."""

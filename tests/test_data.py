@@ -121,16 +121,16 @@ def test_a_part_of_one_image_or_of_one_score_is_refused(
 def test_the_datas_digest_sees_every_row_and_score_and_file(tiny_cache: Path) -> None:
     cache = open_cache(tiny_cache)
     train, select = cache.splits["1"]["train"], cache.splits["1"]["val"]
-    digest = SplitData(train, select, "", 0).digest(cache)
-    assert digest == SplitData(train, select, "the val part", 3).digest(cache)
+    digest = SplitData("1", train, select, "", 0).digest(cache)
+    assert digest == SplitData("1", train, select, "the val part", 3).digest(cache)
     moved = train.rows.copy()
     moved[4] = moved[5]
     nudged = train.scores.copy()
     nudged[4] = np.nextafter(nudged[4], 1)
     for other in (Part(moved, train.scores), Part(train.rows, nudged), select):
-        assert SplitData(other, select, "", 0).digest(cache) != digest
+        assert SplitData("1", other, select, "", 0).digest(cache) != digest
     cache.images[train.rows[3]] = replace(cache.images[train.rows[3]], sha256="f" * 64)
-    assert SplitData(train, select, "", 0).digest(cache) != digest
+    assert SplitData("1", train, select, "", 0).digest(cache) != digest
 
 
 def test_an_epoch_shows_each_image_once_as_one_of_its_augmented_views() -> None:

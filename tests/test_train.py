@@ -79,7 +79,7 @@ def history_of(folder: Path) -> list[dict[str, float]]:
 def script_rho(monkeypatch: pytest.MonkeyPatch, rhos: list[float]) -> None:
     """Make validation give these rhos, epoch by epoch."""
     left: Iterator[float] = iter(rhos)
-    monkeypatch.setattr("head.train.spearman", lambda prediction, truth: next(left))
+    monkeypatch.setattr("head.trainer.spearman", lambda prediction, truth: next(left))
 
 
 # what is learnt
@@ -243,7 +243,7 @@ def test_a_run_whose_rho_was_never_defined_ends_with_its_first_epoch_and_a_plain
 def test_a_loss_that_is_not_finite_ends_the_training(
     cache: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("head.train.loss", lambda output, target, **constants: output.score.sum() * math.nan)
+    monkeypatch.setattr("head.trainer.loss", lambda output, target, **constants: output.score.sum() * math.nan)
     with pytest.raises(BadInput, match=r"the loss is not finite in epoch 1; use a lower --lr"):
         train(cache, tmp_path)
 
@@ -276,7 +276,7 @@ def test_a_run_interrupted_after_any_epoch_ends_as_if_it_had_not_been(
 ) -> None:
     settings = replace(SHORT, attention=attention)
     train(cache, tmp_path / "whole", settings)
-    monkeypatch.setattr("head.train.CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr("head.trainer.CHECKPOINT_SECONDS", 0)
     train_until(epoch, cache, tmp_path / "cut", settings)
     resumed: list[int] = []
     train(cache, tmp_path / "cut", settings, on_progress=lambda progress: resumed.append(progress.done))
@@ -289,7 +289,7 @@ def test_a_run_interrupted_at_each_epoch_in_turn_ends_as_if_it_had_not_been(
     cache: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train(cache, tmp_path / "whole")
-    monkeypatch.setattr("head.train.CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr("head.trainer.CHECKPOINT_SECONDS", 0)
     for epoch in range(1, SHORT.epochs + 1):
         train_until(epoch, cache, tmp_path / "cut")
     train(cache, tmp_path / "cut")
@@ -300,7 +300,7 @@ def test_a_run_stopped_for_lack_of_progress_stops_at_the_same_epoch_when_interru
     cache: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = replace(SHORT, patience=2, epochs=9)
-    monkeypatch.setattr("head.train.CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr("head.trainer.CHECKPOINT_SECONDS", 0)
     rhos = [0.1, 0.3, 0.2, 0.2]
     script_rho(monkeypatch, rhos)
     train(cache, tmp_path / "whole", settings)
@@ -315,7 +315,7 @@ def test_a_run_interrupted_while_it_writes_its_result_ends_as_if_it_had_not_been
     cache: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train(cache, tmp_path / "whole")
-    monkeypatch.setattr("head.train.CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr("head.trainer.CHECKPOINT_SECONDS", 0)
     with monkeypatch.context() as patch:
         patch.setattr("head.fitted.write_history", interrupted)
         with pytest.raises(KeyboardInterrupt):
@@ -334,11 +334,12 @@ import json, sys
 from pathlib import Path
 import torch
 import head.train
+import head.trainer
 from featcache.cache import open_cache
 from head.settings import TrainSettings
 
 torch.set_num_threads(1)
-head.train.CHECKPOINT_SECONDS = 0
+head.trainer.CHECKPOINT_SECONDS = 0
 cache, folder, settings = sys.argv[1:]
 head.train.train_split(
     open_cache(cache), "1", TrainSettings(**json.loads(settings)), Path(folder), name="paper",
@@ -444,7 +445,7 @@ def test_no_resume_starts_over_where_a_run_of_other_settings_is_finished(cache: 
 def test_no_resume_forgets_the_checkpoint_of_an_unfinished_run(
     cache: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("head.train.CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr("head.trainer.CHECKPOINT_SECONDS", 0)
     train_until(4, cache, tmp_path)
     epochs: list[int] = []
     train(cache, tmp_path, resume=False, on_progress=lambda progress: epochs.append(progress.done))
@@ -455,7 +456,7 @@ def test_no_resume_is_the_way_out_of_a_damaged_checkpoint(
     cache: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train(cache, tmp_path / "whole")
-    monkeypatch.setattr("head.train.CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr("head.trainer.CHECKPOINT_SECONDS", 0)
     train_until(4, cache, tmp_path / "cut")
     content = bytearray((tmp_path / "cut" / "checkpoint").read_bytes())
     content[len(content) // 2] ^= 1
