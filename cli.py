@@ -299,34 +299,77 @@ def score_cache(cache: Path | None, runs: Path, split: str, part: str, views: st
 @click.option("--weights", type=FILE, help="Weights file of the backbone, if it is not where extract found it.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @click.option("--csv", "csv_path", type=FILE, help="Write the table there as CSV.")
+@click.option("--maps", "map_folder", type=DIRECTORY, help="Write attention maps there, (T, H, W) in a .npy an image.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def predict(
-    run: Path, images: tuple[Path, ...], weights: Path | None, device: str, csv_path: Path | None, as_json: bool
+    run: Path,
+    images: tuple[Path, ...],
+    weights: Path | None,
+    device: str,
+    csv_path: Path | None,
+    map_folder: Path | None,
+    as_json: bool,
 ) -> None:
     """Score image files and folders with a trained head.
 
     Example: amnet predict --head runs/lamem/paper/split-1 photos/ --csv scores.csv
     """
+    from head.maps import map_files
     from head.predict import list_images, load_predictor
     from head.table import format_predictions, write_predictions
 
     paths = list_images(images)
     predictor = load_predictor(run, weights=str(weights) if weights else None, device=device)
+    if predictor.run.imported:
+        click.echo("warning: which images an imported head was trained on is unknown; its scores of them say nothing",
+                   err=True)  # fmt: skip
+    files = map_files(map_folder, paths, images) if map_folder else []
     with _progress() as progress:
-        results = predictor.predict(paths, on_progress=progress)
+        results = predictor.predict(paths, map_files=files, on_progress=progress)
     if csv_path is not None:
         write_predictions(csv_path, results)
     if as_json:
         _print_json([result.as_json() for result in results])
     elif csv_path is None:
         click.echo(format_predictions(results))
-    seen = sum(result.in_training for result in results)
+    seen = sum(bool(result.in_training) for result in results)
     bad = sum(bool(result.problem) for result in results)
     if seen:
         click.echo(f"warning: the head was trained on {seen} of these images; its scores of them say nothing", err=True)
     if bad:
         click.echo(f"{bad} of {len(results)} images could not be read", err=True)
         raise SystemExit(3)
+
+
+@main.command("import-head")
+@click.argument("file", type=EXISTING_FILE)
+@click.option("--out", required=True, type=DIRECTORY, metavar="RUN", help="Folder of the new run.")
+@click.option("--name", default="imported", show_default=True, help="Name of the run.")
+@click.option("--split", default="", metavar="K", help="Split whose train part it was trained on, for score-cache.")
+@click.option("--steps", default=3, show_default=True, metavar="T", help="Looks at the image; the file does not tell.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def import_head(file: Path, out: Path, name: str, split: str, steps: int, as_json: bool) -> None:
+    """Make a run of a checkpoint of the authors' published models, its own backbone included.
+
+    Nothing in the file is executed. To score it on a cache, extract one with --weights FILE --recipe published
+    --precision fp32.
+
+    Example: amnet import-head lamem_split1.pkl --out runs/lamem/imported/split-1 --split 1
+    """
+    from head.import_head import import_head as run_import
+
+    imported = run_import(file, out, name=name, split=split, steps=steps)
+    if imported.unknown_keys:
+        keys = ", ".join(imported.unknown_keys)
+        click.echo(f"warning: {file} holds keys that are not of such a model, ignored: {keys}", err=True)
+    if as_json:
+        _print_json(imported.as_json())
+    else:
+        shape = imported.shape
+        click.echo(
+            f"{out}: head of {shape.steps} steps, {shape.positions} positions, state {shape.hidden_size}, with its "
+            f"backbone; fingerprint {imported.run.config['fingerprint'][:16]}"
+        )
 
 
 @main.command("cache-info")

@@ -16,6 +16,8 @@ from featcache.loading import load_image
 from featcache.progress import OnProgress, Progress, silent
 from featcache.recipe import backbone_of
 
+from .kinds import kind_of
+from .maps import has_maps, write_map
 from .runs import Run, TrainedHead, load_head, read_run
 
 
@@ -23,18 +25,20 @@ from .runs import Run, TrainedHead, load_head, read_run
 class Prediction:
     """An image's score and the T step scores that add up to it, or the problem that left it without.
 
-    in_training says that the head was trained on this very image, so that its score says nothing.
+    in_training says that the head was trained on this very image, so that its score says nothing; None that nobody
+    knows. maps is the file of its attention maps (T, H, W), if such were asked for.
     """
 
     path: Path
     score: float | None = None
     step_scores: tuple[float, ...] = ()
-    in_training: bool = False
+    in_training: bool | None = False
     problem: str = ""
+    maps: Path | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the prediction as a JSON object."""
-        return {**asdict(self), "path": str(self.path)}
+        return {**asdict(self), "path": str(self.path), "maps": None if self.maps is None else str(self.maps)}
 
 
 @dataclass(frozen=True)
@@ -50,17 +54,29 @@ class Predictor:
     def __init__(self, run: Run, head: TrainedHead, backbone: Backbone) -> None:
         self.run, self.head, self.backbone = run, head, backbone
 
-    def predict(self, paths: Sequence[Path], *, on_progress: OnProgress = silent) -> list[Prediction]:
-        """Return a prediction for each image file, in order; a bad image gets its problem instead of a score."""
+    def predict(
+        self, paths: Sequence[Path], *, map_files: Sequence[Path] = (), on_progress: OnProgress = silent
+    ) -> list[Prediction]:
+        """Return a prediction for each image file, in order; a bad image gets its problem instead of a score.
+
+        The attention maps of each go into its own of map_files, if any: .npy, float32 (T, H, W). Raises
+        `InvalidSettings` if the head has no maps.
+        """
+        if map_files and not has_maps(self.head.module):
+            raise InvalidSettings(f"{self.run.folder}: {self._kind()} has no attention maps; leave --maps out")
         results = [Prediction(path) for path in paths]
         for batch in self._batches(results):
-            scores, steps = self._score(batch.pixels)
-            for place, digest, score, step in zip(batch.places, batch.digests, scores, steps, strict=True):
-                if np.isfinite(score):
-                    seen = digest in self.head.train_images
-                    results[place] = Prediction(paths[place], float(score), tuple(step.tolist()), seen)
-                else:
+            scores, steps, maps = self._score(batch.pixels)
+            for k, place in enumerate(batch.places):
+                if not np.isfinite(scores[k]):
                     results[place] = Prediction(paths[place], problem="the backbone gave a feature that is not finite")
+                    continue
+                file = map_files[place] if map_files else None
+                if file is not None:
+                    write_map(file, maps[k])
+                seen = None if self.run.imported else batch.digests[k] in self.head.train_images
+                steps_of_one = tuple(steps[k].tolist())
+                results[place] = Prediction(paths[place], float(scores[k]), steps_of_one, seen, maps=file)
             on_progress(Progress("predict", batch.places[-1] + 1, len(paths), "images"))
         on_progress(Progress("predict", len(paths), len(paths), "images"))
         return results
@@ -83,10 +99,24 @@ class Predictor:
         if batch.places:
             yield batch
 
-    def _score(self, pixels: list[NDArray[np.uint8]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        maps = self.backbone(torch.from_numpy(np.stack(pixels)))
-        score, steps, _ = self.head.predict(self.run.input.of_maps(maps, self.head.constants))
-        return score.numpy(), steps.numpy()
+    def _score(
+        self, pixels: list[NDArray[np.uint8]]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float32]]:
+        """Return scores (B), step scores (B, T) and attention maps (B, T, H, W), where the head has such."""
+        features = self.backbone(torch.from_numpy(np.stack(pixels)))
+        if self.run.imported:  # whoever trained it did not round them, which changes its maps by up to 1e-4
+            read = features[self.run.input.layers[0]].cpu()
+        else:
+            read = self.run.input.of_maps(features, self.head.constants)
+        score, steps, looks = self.head.predict(read)
+        maps = looks.numpy()  # (B, T, L)
+        if has_maps(self.head.module):
+            shape = self.run.recipe.layer_shape(self.run.input.layers[0])
+            maps = maps.reshape(*maps.shape[:2], shape.height, shape.width)
+        return score.numpy(), steps.numpy(), maps
+
+    def _kind(self) -> str:
+        return f"a head of kind {kind_of(self.head.module)}"
 
 
 def load_predictor(folder: Path, *, weights: str | None = None, device: str = "auto") -> Predictor:
@@ -98,12 +128,14 @@ def load_predictor(folder: Path, *, weights: str | None = None, device: str = "a
     head = load_head(run)
     backbone = backbone_of(
         run.recipe,
-        weights=weights or str(run.config["weights_source"]),
+        weights=weights or run.weights_source,
         batch_size=run.config["batch_size"],
         device=device,
         nearest=True,
         where=str(folder),
-        way_out="Pass the weights that the cache was extracted with as --weights FILE.",
+        way_out="Import the head again."
+        if run.imported and not weights
+        else "Pass the weights that the cache was extracted with as --weights FILE.",
     )
     return Predictor(run, head, backbone)
 

@@ -79,6 +79,17 @@ class Run:
             raise CorruptFile(f"{self.folder / CONFIG_NAME}: {error}") from error
 
     @property
+    def imported(self) -> bool:
+        """Whether it is another program's checkpoint; on which images that was trained is not known."""
+        return "imported" in self.config
+
+    @property
+    def weights_source(self) -> str:
+        """Where its backbone's weights are: 'imagenet', 'random' or a file, which may be in the run's folder."""
+        source = str(self.config["weights_source"])
+        return source if source in ("imagenet", "random") else str(self.folder / source)
+
+    @property
     def recipe(self) -> Recipe:
         """The recipe of the features it was trained on."""
         return recipe_from_json(self.config["recipe"], str(self.folder / CONFIG_NAME))
@@ -137,6 +148,8 @@ def read_run(folder: Path) -> Run:
     if config["run_format_version"] > RUN_FORMAT_VERSION:
         raise Mismatch(f"{path}: run format {config['run_format_version']}, this program reads {RUN_FORMAT_VERSION}")
     missing = [field for field in _CONFIG_FIELDS if field not in config]
+    if not isinstance(config.get("imported", {}), dict):
+        raise CorruptFile(f"{path}: what it was imported from is not an object; import the head again")
     if not isinstance(config.get("result", {}), dict):
         raise CorruptFile(f"{path}: its result is not an object; train the run again with --no-resume")
     missing += [field for field in _RESULT_FIELDS if field not in config.get("result", _RESULT_FIELDS)]
@@ -175,7 +188,8 @@ def load_head(run: Run, device: str | torch.device = "cpu") -> TrainedHead:
     if not run.finished:
         raise CacheIncomplete(f"{run.folder}: training has not finished; run the same train-head command again")
     if not path.is_file() or digest_of_file(path) != run.config["result"]["head_sha256"]:
-        raise CorruptFile(f"{path}: missing or damaged; run train-head again with --no-resume")
+        again = "import it again" if run.imported else "run train-head again with --no-resume"
+        raise CorruptFile(f"{path}: missing or damaged; {again}")
     try:
         with safetensors.safe_open(path, "pt") as file:
             facts = json.loads(file.metadata()["head"])

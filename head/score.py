@@ -69,6 +69,8 @@ def score_run(run: Run, cache: FeatureCache, *, part: str = "test", views: str =
     """
     if views not in VIEW_CHOICES:
         raise InvalidSettings(f"--views must be {' or '.join(VIEW_CHOICES)}, found {views!r}")
+    if run.imported and not run.split:
+        raise InvalidSettings(f"{run.folder}: unknown which split it was trained on; import it again with --split K")
     if part not in cache.splits.get(run.split, {}):
         raise InvalidSettings(f"{cache.path} has no {part} part of split {run.split}")
     check_same(

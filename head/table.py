@@ -53,7 +53,7 @@ def format_table(scored: Sequence[Scored]) -> str:
         ("n", lambda s: str(s.metrics.n)),
         ("pred. sd", lambda s: f"{s.metrics.prediction_sd:.3f}"),
         ("pred. range", lambda s: f"{s.metrics.prediction_min:.2f} to {s.metrics.prediction_max:.2f}"),
-        ("epoch", lambda s: str(s.run.config["result"]["best_epoch"])),
+        ("epoch", lambda s: str(s.run.config["result"]["best_epoch"] or "unknown")),
     ]
     lines = [[title for title, _ in columns]] + [[cell(result) for _, cell in columns] for result in scored]
     text = [_aligned(lines)]
@@ -108,7 +108,8 @@ def _prediction_lines(predictions: Sequence[Prediction]) -> list[list[str]]:
     for prediction in predictions:
         numbers = [] if prediction.score is None else [prediction.score, *prediction.step_scores]
         cells = [f"{number:.6f}" for number in numbers] or [""] * (1 + steps)
-        lines.append([str(prediction.path), *cells, "yes" if prediction.in_training else "no", prediction.problem])
+        seen = {None: "unknown", False: "no", True: "yes"}[prediction.in_training]
+        lines.append([str(prediction.path), *cells, seen, prediction.problem])
     return lines
 
 
