@@ -11,6 +11,7 @@ from featcache.builder import ShardBuilder
 from featcache.encoding import digest_of_constants, encode
 from featcache.files import make_folder, write_durably
 from featcache.layout import Block, ImageRow, shard_name
+from featcache.manifest import Splits
 from featcache.recipe import Recipe, Target
 from featcache.seal import seal
 from featcache.shard import open_shard
@@ -20,7 +21,13 @@ LAYER = "layer3"
 
 
 def make_cache(
-    folder: Path, features: NDArray[np.float16], *, views: int, rows_per_shard: int = 64, constants: Any = None
+    folder: Path,
+    features: NDArray[np.float16],
+    *,
+    views: int,
+    rows_per_shard: int = 64,
+    constants: Any = None,
+    splits: Splits | None = None,
 ) -> Path:
     """Write and seal a cache of features (N * views, L, D); uint8 if constants are given."""
     target = _target(features.shape[1:], constants)
@@ -33,7 +40,17 @@ def make_cache(
         sha256[shard_name(block, data)] = write_durably(shards / shard_name(block, data), data)
     opened = [open_shard(shards / name) for name in sha256]
     source = {"dataset": "drawn", "root": "", "weights": "random", "batch_size": "16"}
-    seal(folder, target.recipe, opened, rows=rows, views=views, sha256=sha256, splits={}, source=source, versions={})
+    seal(
+        folder,
+        target.recipe,
+        opened,
+        rows=rows,
+        views=views,
+        sha256=sha256,
+        splits=splits or {},
+        source=source,
+        versions={},
+    )
     return folder
 
 

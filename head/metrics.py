@@ -1,10 +1,12 @@
-"""How predictions are judged: tie-correct Spearman rho, MSE, intervals, and the spread that rho hides."""
+"""How predictions are judged: tie-correct Spearman rho, MSE, intervals, and the spread that rho hides.
+
+scipy.stats takes half a second to import, so it is when it is first needed: after the first epoch of a training.
+"""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 RESAMPLES = 1000
 _ROWS_AT_ONCE = 64
@@ -48,6 +50,8 @@ def measure(prediction: Scores, truth: Scores, *, seed: int = 0) -> Metrics:
 
 def spearman(prediction: Scores, truth: Scores) -> float:
     """Return Spearman's rho with ties averaged, as scipy.stats.spearmanr; NaN if either side is constant."""
+    from scipy import stats
+
     if len(truth) < 2 or np.ptp(prediction) == 0 or np.ptp(truth) == 0:
         return float("nan")
     return float(stats.spearmanr(prediction, truth).statistic)
@@ -76,6 +80,8 @@ def bootstrap_interval(
 
 def _row_spearman(a: Scores, b: Scores) -> Scores:
     """Return rho of each row: the correlation of average ranks."""
+    from scipy import stats
+
     ranks_a, ranks_b = (stats.rankdata(values, axis=1) for values in (a, b))
     ranks_a -= ranks_a.mean(axis=1, keepdims=True)
     ranks_b -= ranks_b.mean(axis=1, keepdims=True)

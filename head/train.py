@@ -13,7 +13,6 @@ from featcache.progress import OnProgress, silent
 from featcache.runtimes import resolve_device
 
 from . import runs
-from .baseline_fit import fit_baseline
 from .data import SplitData, split_data
 from .fitted import write_run
 from .history import OnHistory, ignored
@@ -61,6 +60,8 @@ def train_split(
                 cache, data, settings, folder, device=target, on_progress=on_progress, on_history=on_history
             ).run()
         else:
+            from .baseline_fit import fit_baseline  # scikit-learn takes a second to import
+
             fitted = fit_baseline(cache, data, settings, on_progress=on_progress, on_history=on_history)
         return write_run(folder, fitted, config=config, cache=cache, data=data, settings=settings)
 

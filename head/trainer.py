@@ -35,7 +35,7 @@ EVAL_BATCH = 256
 
 
 @dataclass
-class _State:
+class State:
     """Training as it stands: epochs done, their history, and the best epoch's weights."""
 
     epoch: int
@@ -79,15 +79,21 @@ class Trainer:
     def run(self) -> Fitted:
         """Train from the checkpoint, if there is one, to the end; return the head of the best epoch."""
         state = self._restored()
+        for _ in self.epochs(state):
+            pass
+        return self._fitted(state)
+
+    def epochs(self, state: State) -> Iterator[None]:
+        """Train on from state, which is kept up to date; yield after each epoch."""
         saved = time.monotonic()
         while state.epoch < self.settings.epochs and state.stale_epochs() < self.settings.patience:
             self._epoch(state)
             if time.monotonic() - saved > CHECKPOINT_SECONDS:
                 self._save(state)
                 saved = time.monotonic()
-        return self._fitted(state)
+            yield
 
-    def _epoch(self, state: _State) -> None:
+    def _epoch(self, state: State) -> None:
         state.epoch += 1
         started, self.waited = time.monotonic(), 0.0
         train_loss = self._train_epoch(state.epoch)
@@ -178,19 +184,19 @@ class Trainer:
                 return
             yield features.to(self.device, non_blocking=True)
 
-    def _restored(self) -> _State:
+    def _restored(self) -> State:
         checkpoint = read_checkpoint(self.folder / runs.CHECKPOINT_NAME)
         if checkpoint is None:
-            return _State(0, [], {})
+            return State(0, [], {})
         best = unpack(checkpoint, self.model, self.optimizer)
         facts = checkpoint.facts
-        return _State(facts["epoch"], facts["history"], best, facts["best_epoch"])
+        return State(facts["epoch"], facts["history"], best, facts["best_epoch"])
 
-    def _save(self, state: _State) -> None:
+    def _save(self, state: State) -> None:
         facts = {"epoch": state.epoch, "history": state.history, "best_epoch": state.best_epoch}
         write_checkpoint(self.folder / runs.CHECKPOINT_NAME, pack(self.model, state.best, self.optimizer, facts))
 
-    def _fitted(self, state: _State) -> Fitted:
+    def _fitted(self, state: State) -> Fitted:
         self.model.load_state_dict(state.best)
         return Fitted(self.model, self.target, state.history, state.best_epoch)
 

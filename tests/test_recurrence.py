@@ -5,31 +5,12 @@ import copy
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional
 
+from bench.plain_head import plain_output
 from head.model import AMNetHead, HeadOutput, HeadShape, loss
 from head.workspace import Workspace
 
 B, L, D, H = 5, 7, 11, 13
-
-
-def plain_output(head: AMNetHead, features: Tensor) -> HeadOutput:
-    """Eq. 3-12 as they stand, for autograd; dropout is left out."""
-    x = (features - head.feature_mean) / head.feature_std
-    mean = x.mean(dim=1)
-    h, c = torch.tanh(head.init_h(mean)), torch.tanh(head.init_c(mean))
-    scores, maps = [], []
-    for _ in range(head.shape.steps):
-        if head.shape.attention:
-            e = (head.M * torch.tanh(head.U(h).unsqueeze(1) + head.K(x))).sum(dim=2)
-            alpha = functional.softmax(e, dim=1)
-        else:
-            alpha = x.new_full((len(x), L), 1 / L)
-        h, c = head.lstm((alpha.unsqueeze(2) * x).sum(dim=1), (h, c))
-        scores.append(head.regressor(h).squeeze(1))
-        maps.append(alpha)
-    m = torch.stack(scores, dim=1)
-    return HeadOutput(m.sum(dim=1), m, torch.stack(maps, dim=1))
 
 
 def make_head(*, steps: int = 3, attention: bool = True) -> AMNetHead:

@@ -1,0 +1,26 @@
+"""The paper's head as its equations stand: eager PyTorch and autograd, no step shared and nothing computed again."""
+
+import torch
+from torch.nn import functional
+
+from head.model import AMNetHead, HeadOutput
+
+
+def plain_output(head: AMNetHead, features: torch.Tensor) -> HeadOutput:
+    """Return what head, with its own weights and dropout, makes of features (B, L, D): Eq. 3-12, line by line."""
+    L = head.shape.positions
+    x = (features - head.feature_mean) / head.feature_std
+    mean = x.mean(dim=1)
+    h, c = torch.tanh(head.init_h(mean)), torch.tanh(head.init_c(mean))
+    scores, maps = [], []
+    for _ in range(head.shape.steps):
+        if head.shape.attention:
+            e = (head.M * torch.tanh(head.U(h).unsqueeze(1) + head.K(x))).sum(dim=2)
+            alpha = functional.softmax(e, dim=1)
+        else:
+            alpha = x.new_full((len(x), L), 1 / L)
+        h, c = head.lstm((alpha.unsqueeze(2) * x).sum(dim=1), (h, c))
+        scores.append(head.regressor(head.dropout(h)).squeeze(1))
+        maps.append(alpha)
+    m = torch.stack(scores, dim=1)
+    return HeadOutput(m.sum(dim=1), m, torch.stack(maps, dim=1))

@@ -1,0 +1,223 @@
+"""Training on a cache against what else one could do: images per second, in rounds one after another in one run.
+
+Features are 196 x 1024 float16, 70% zeros, in batches of 256. The ways: this program, from the cache, with the
+cache's digests checked and its epochs' bookkeeping; the paper's equations in eager float32 with the keys computed
+once (`plain_head`), from memory, and from a DataLoader with 2 workers over h5py; the published architecture in eager
+float32, from memory; this program without attention. The limit is the products that no way around them is known
+for: K x and its weights' gradient, alone, in float32 and in bfloat16. Figures are medians over rounds.
+
+Seconds per epoch of LaMem's size (45,000 + 3,741 images) are extrapolated from these rates; with --lamem FOLDER an
+epoch without attention is run in full, on drawn vectors with the real scores of train_1 and val_1.
+
+Example: python -m bench.train
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from itertools import cycle
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from torch import Tensor
+
+from featcache.cache import FeatureCache, open_cache
+from featcache.dataset import Part
+from featcache.progress import silent
+from head.data import split_data
+from head.history import ignored
+from head.model import AMNetHead, HeadOutput, HeadShape, loss
+from head.published import PublishedHead, PublishedShape
+from head.settings import TrainSettings
+from head.trainer import State, Trainer
+
+from .cache import make_cache
+from .features import CHANNELS, POSITIONS, drawn
+from .plain_head import plain_output
+from .read import H5pyViews
+
+LAMEM_TRAIN, LAMEM_VAL = 45_000, 3_741
+_FIRST_STEP = """
+import sys, time
+from pathlib import Path
+from featcache.cache import open_cache
+from head.settings import TrainSettings
+from head.train import train_split
+cache, folder, attention, started = sys.argv[1:]
+settings = TrainSettings(epochs=1, attention=attention == "True")
+def report(history):
+    print(time.time() - float(started), history[0]["seconds"], flush=True)
+train_split(open_cache(cache), "first", settings, Path(folder), name="first", on_history=report)
+"""
+
+
+def draw_cache(folder: Path, images: int, batch: int) -> FeatureCache:
+    """Return a cache of so many training images, a batch to validate on, and a split 'first' of a single batch."""
+    features = drawn(images + batch)
+    scores = np.random.default_rng(1).uniform(0.2, 1, len(features))
+    rows = np.arange(len(features))
+
+    def part(chosen: Any) -> Part:
+        return Part(rows[chosen], scores[chosen])
+
+    splits = {
+        "1": {"train": part(slice(images)), "val": part(slice(images, None))},
+        "first": {"train": part(slice(batch)), "val": part(slice(images, images + 2))},
+    }
+    return open_cache(make_cache(folder, features, views=1, splits=splits))
+
+
+class Epochs:
+    """Epochs of this program's own training, one at a time."""
+
+    def __init__(self, cache: FeatureCache, folder: Path, **changes: Any) -> None:
+        settings = TrainSettings(epochs=10**5, patience=10**5, **changes)
+        data = split_data(cache, "1", settings)
+        self.images, self.val_images = len(data.train.rows), len(data.select.rows)
+        trainer = Trainer(
+            cache, data, settings, folder, device=torch.device("cpu"), on_progress=silent, on_history=ignored
+        )
+        self.products, self.state = trainer.products, State(0, [], {})
+        self._epochs = trainer.epochs(self.state)
+        self.next()  # compiles
+
+    def next(self) -> dict[str, float]:
+        """Train an epoch; return images per second of training and of evaluation, and the share of waiting."""
+        next(self._epochs)
+        last = self.state.history[-1]
+        training = self.images / last["images_per_second"]
+        return {
+            "train": last["images_per_second"],
+            "evaluate": self.val_images / (last["seconds"] - training),
+            "waiting": last["waiting_seconds"] / last["seconds"],
+        }
+
+
+def eager_steps(head: AMNetHead | PublishedHead, batches: Iterator[Tensor], **constants: float) -> Callable[[], float]:
+    """Return a function that trains on the next batch in eager float32 and returns images per second."""
+    optimizer = torch.optim.Adam(head.parameters(), lr=1e-3, weight_decay=1e-6)
+    run: Callable[[Tensor], HeadOutput] = head
+    if isinstance(head, AMNetHead):
+        run = lambda features: plain_output(head, features)  # noqa: E731
+
+    def step() -> float:
+        started = time.perf_counter()
+        features = next(batches).float()
+        value = loss(run(features), torch.zeros(len(features)), **constants)  # type: ignore[arg-type]
+        optimizer.zero_grad()
+        torch.autograd.backward(value)
+        optimizer.step()
+        value.item()
+        return len(features) / (time.perf_counter() - started)
+
+    step()
+    return step
+
+
+def matmul_limit(batch: int, dtype: torch.dtype) -> Callable[[], float]:
+    """Return a function that gives images per second of K x and its weight's gradient alone."""
+    x, keys = torch.rand(batch * POSITIONS, CHANNELS).to(dtype), torch.rand(batch * POSITIONS, CHANNELS).to(dtype)
+    weight, out = torch.rand(CHANNELS, CHANNELS).to(dtype), torch.empty(batch * POSITIONS, CHANNELS, dtype=dtype)
+
+    def measure() -> float:
+        started = time.perf_counter()
+        torch.mm(x, weight.t(), out=out)
+        torch.mm(keys.t(), x, out=weight)
+        return batch / (time.perf_counter() - started)
+
+    measure()
+    return measure
+
+
+def first_step(cache: FeatureCache, folder: Path, *, attention: bool) -> dict[str, float]:
+    """Return seconds from the start of a fresh process to the end of its first step, and those of the step's epoch."""
+    arguments = [str(cache.path), str(folder), str(attention), str(time.time())]
+    output = subprocess.check_output([sys.executable, "-c", _FIRST_STEP, *arguments], text=True)
+    total, epoch = map(float, output.split())
+    return {"to_the_end_of_the_first_epoch": round(total, 2), "epoch_of_one_batch": round(epoch, 2)}
+
+
+def lamem_epochs(folder: Path, splits: Path, epochs: int) -> list[dict[str, float]]:
+    """Return rates of epochs without attention on drawn vectors with the real scores of train_1 and val_1."""
+    parts, rows = {}, 0
+    for part in ("train", "val"):
+        scores = np.array([float(line.split()[1]) for line in (splits / f"{part}_1.txt").read_text().splitlines()])
+        parts[part] = Part(np.arange(rows, rows + len(scores)), scores)
+        rows += len(scores)
+    vectors = np.random.default_rng(0).random((2 * rows, 1, CHANNELS), np.float32).astype(np.float16)
+    cache = open_cache(make_cache(folder, vectors, views=2, rows_per_shard=4096, splits={"1": parts}))
+    training = Epochs(cache, folder, attention=False)
+    return [{**training.next(), "seconds": training.state.history[-1]["seconds"]} for _ in range(epochs)]
+
+
+@click.command()
+@click.option("--images", default=1024, show_default=True, help="Images to train on.")
+@click.option("--batch", default=256, show_default=True)
+@click.option("--rounds", default=3, show_default=True)
+@click.option("--lamem", type=click.Path(path_type=Path, exists=True), help="Folder with train_1.txt and val_1.txt.")
+def main(images: int, batch: int, rounds: int, lamem: Path | None) -> None:
+    """Print images per second of each way, ratios, and what they make of an epoch of LaMem's size."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        cache = draw_cache(folder / "drawn", images, batch)
+        starts = {
+            "attention": first_step(cache, folder / "a", attention=True),
+            "no_attention": first_step(cache, folder / "b", attention=False),
+        }
+        in_memory = cycle([torch.from_numpy(cache.read(np.arange(batch), 0))])
+        shape = {"positions": POSITIONS, "channels": CHANNELS}
+        order = np.random.default_rng(2).permutation(np.tile(np.arange(images), 2 + rounds))
+        stored = H5pyViews(cache.path / "cache.h5", (order, np.zeros_like(order)))
+        loader = torch.utils.data.DataLoader(stored, batch, num_workers=2)
+        own, without = (
+            Epochs(cache, folder, batch_size=batch),
+            Epochs(cache, folder, batch_size=batch, attention=False),
+        )
+        ways: dict[str, Callable[[], Any]] = {
+            "own": own.next,
+            "no_attention": without.next,
+            "plain": eager_steps(AMNetHead(HeadShape(**shape)), in_memory, attention_weight=1e-4),
+            "plain_dataloader": eager_steps(AMNetHead(HeadShape(**shape)), iter(loader), attention_weight=1e-4),
+            "published": eager_steps(
+                PublishedHead(PublishedShape(**shape)), in_memory, attention_weight=1e-5, coverage=0.6
+            ),
+            "limit_fp32": matmul_limit(batch, torch.float32),
+            "limit_bf16": matmul_limit(batch, torch.bfloat16),
+        }
+        results = [{way: measure() for way, measure in ways.items()} for _ in range(rounds)]
+        lamem_results = lamem_epochs(folder / "lamem", lamem, rounds) if lamem else []
+    own_rate, own_eval, waiting = (median(r["own"][key] for r in results) for key in ("train", "evaluate", "waiting"))
+    rates = {way: median(r[way] for r in results) for way in ways if way not in ("own", "no_attention")}
+    rates |= {"own": own_rate, "no_attention": median(r["no_attention"]["train"] for r in results)}
+    report = {
+        "products": own.products,
+        "threads": torch.get_num_threads(),
+        "images_per_second": {way: round(rate, 1) for way, rate in rates.items()},
+        "own_over": {way: round(own_rate / rates[way], 2) for way in rates if way != "own"},
+        "no_attention_over_own": round(rates["no_attention"] / own_rate, 2),
+        "waiting_for_data": round(waiting, 4),
+        "lamem_epoch_seconds_extrapolated": {
+            "own": round(LAMEM_TRAIN / own_rate + LAMEM_VAL / own_eval, 1),
+            "no_attention": round(
+                LAMEM_TRAIN / rates["no_attention"]
+                + LAMEM_VAL / median(r["no_attention"]["evaluate"] for r in results),
+                1,
+            ),
+            "plain": round(LAMEM_TRAIN / rates["plain"], 1),
+            "published": round(LAMEM_TRAIN / rates["published"], 1),
+        },
+        "lamem_no_attention_epochs": lamem_results,
+        "start": starts,
+    }
+    click.echo(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()
