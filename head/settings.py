@@ -1,6 +1,7 @@
 """Every setting of training, what each recipe's values are, and what was chosen where the paper is silent."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,6 +18,34 @@ _PUBLISHED = {
     "epochs": 54,
     "patience": 54,
 }
+_WHOLE = {
+    "steps": (1, 20),
+    "hidden_size": (1, 65536),
+    "regressor_size": (1, 65536),
+    "batch_size": (1, 65536),
+    "epochs": (1, 100_000),
+    "patience": (1, 100_000),
+    "seed": (0, 2**63 - 1),
+}
+_REAL = {"lr": 10.0, "weight_decay": 10.0, "attention_weight": 1e3}
+_EVERY_HEAD = frozenset({"head", "layers", "select_on", "val_fraction", "seed"})
+_AMNET = frozenset(
+    {
+        "recipe",
+        "attention",
+        "steps",
+        "hidden_size",
+        "regressor_size",
+        "dropout",
+        "lr",
+        "weight_decay",
+        "attention_weight",
+        "batch_size",
+        "epochs",
+        "patience",
+        "precision",
+    }
+)
 RECIPES: dict[str, dict[str, Any]] = {"paper": {}, "published": _PUBLISHED}  # what differs from the fields' defaults
 
 
@@ -52,45 +81,22 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(self.layers))  # a list, where it comes from JSON
-        problems = [
-            f"{option} must be {' or '.join(choices)}, found {value!r}"
-            for option, value, choices in (
-                ("--recipe", self.recipe, tuple(RECIPES)),
-                ("--head", self.head, HEADS),
-                ("--pooling", self.pooling, POOLED),
-                ("--precision", self.precision, PRECISIONS),
-                ("--select-on", self.select_on, SELECTIONS),
-            )
-            if value not in choices
-        ]
-        for name, low, high in (
-            ("steps", 1, 20),
-            ("hidden_size", 1, 65536),
-            ("regressor_size", 1, 65536),
-            ("batch_size", 1, 65536),
-            ("epochs", 1, 100_000),
-            ("patience", 1, 100_000),
-            ("seed", 0, 2**63 - 1),
-        ):
-            if not low <= getattr(self, name) <= high:
-                problems.append(f"{option_of(name)} must be {low} to {high}, found {getattr(self, name)}")
-        for name, upper in (("lr", 10.0), ("weight_decay", 10.0), ("attention_weight", 1e3)):
-            value = getattr(self, name)
-            if not math.isfinite(value) or not 0 <= value <= upper:
-                problems.append(f"{option_of(name)} must be a number from 0 to {upper}, found {value}")
-        if not 0 <= self.dropout < 1:
-            problems.append(f"--dropout must be in [0, 1), found {self.dropout}")
-        if not 0 < self.val_fraction < 1:
-            problems.append(f"--val-fraction must be in (0, 1), found {self.val_fraction}")
-        if self.head == "amnet" and (len(self.layers) > 1 or self.layers == ("all",)):
-            problems.append("--layer: an amnet head reads one layer; --head linear, ridge, svr and mlp read several")
+        problems = problems_of(vars(self))
         if problems:
             title = "settings of training that cannot be:"
             raise InvalidSettings(problems[0] if len(problems) == 1 else list_problems(title, problems, ""))
 
     def default_name(self) -> str:
-        """Return the run's name when none is given."""
-        return self.recipe if self.attention else f"{self.recipe}-no-attention"
+        """Return the run's name when none is given: recipe or baseline, and each setting that is not its default.
+
+        Settings of different heads have different names: `paper`, `paper-no-attention,steps=2`, `ridge,pooling=mean`.
+        """
+        if self.head == "amnet":
+            stem = self.recipe if self.attention else f"{self.recipe}-no-attention"
+            usual = vars(settings_of(self.recipe, attention=self.attention))
+        else:
+            stem, usual = self.head, vars(settings_of(head=self.head))
+        return ",".join([stem, *(text_of(name, self) for name in usual if getattr(self, name) != usual[name])])
 
     def as_json(self) -> dict[str, Any]:
         """Return the settings as a JSON object."""
@@ -101,6 +107,50 @@ def settings_of(recipe: str = "paper", **given: Any) -> TrainSettings:
     """Return the settings of a recipe with those changed that are given and not None."""
     changes = {name: value for name, value in given.items() if value is not None}
     return TrainSettings(**{"recipe": recipe, **RECIPES.get(recipe, {}), **changes})
+
+
+def problems_of(values: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with values of some or all fields, a line each."""
+    choices = {"recipe": tuple(RECIPES), "head": HEADS, "pooling": POOLED}
+    choices |= {"precision": PRECISIONS, "select_on": SELECTIONS}
+    problems = [
+        f"{option_of(name)} must be {' or '.join(choices[name])}, found {values[name]!r}"
+        for name in choices
+        if name in values and values[name] not in choices[name]
+    ]
+    for name, (low, high) in _WHOLE.items():
+        if name in values and not low <= values[name] <= high:
+            problems.append(f"{option_of(name)} must be {low} to {high}, found {values[name]}")
+    for name, upper in _REAL.items():
+        if name in values and not (math.isfinite(values[name]) and 0 <= values[name] <= upper):
+            problems.append(f"{option_of(name)} must be a number from 0 to {upper}, found {values[name]}")
+    if not 0 <= values.get("dropout", 0) < 1:
+        problems.append(f"--dropout must be in [0, 1), found {values['dropout']}")
+    if not 0 < values.get("val_fraction", 0.5) < 1:
+        problems.append(f"--val-fraction must be in (0, 1), found {values['val_fraction']}")
+    layers = values.get("layers", ())
+    if values.get("head") == "amnet" and (len(layers) > 1 or layers == ("all",)):
+        problems.append("--layer: an amnet head reads one layer; --head linear, ridge, svr and mlp read several")
+    return problems
+
+
+def used_fields(head: str, *, attention: bool = True) -> frozenset[str]:
+    """Return the fields that change anything about a head; lambda weighs what without attention is constant."""
+    if head != "amnet":
+        return _EVERY_HEAD | {"pooling"}
+    return _EVERY_HEAD | _AMNET if attention else _EVERY_HEAD | _AMNET - {"attention_weight"}
+
+
+def text_of(name: str, settings: TrainSettings) -> str:
+    """Return a setting as names of runs have it: `steps=2`, `lambda=0`, `attention=off`."""
+    value = getattr(settings, name)
+    if isinstance(value, bool):
+        shown = "on" if value else "off"
+    elif isinstance(value, float):
+        shown = repr(value + 0.0).removesuffix(".0")  # -0.0 is 0
+    else:
+        shown = "+".join(value) if isinstance(value, tuple) else str(value)
+    return f"{option_of(name).removeprefix('--')}={shown}"
 
 
 def option_of(name: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from featcache.errors import InvalidSettings
-from head.settings import TrainSettings
+from head.settings import TrainSettings, settings_of, used_fields
 
 
 def test_defaults_are_the_papers() -> None:
@@ -53,6 +53,27 @@ def test_settings_survive_json() -> None:
     assert TrainSettings(**json.loads(json.dumps(settings.as_json()))) == settings
 
 
-def test_a_run_is_named_for_its_recipe_and_for_attention_off() -> None:
-    assert TrainSettings().default_name() == "paper"
-    assert TrainSettings(attention=False).default_name() == "paper-no-attention"
+def test_a_run_is_named_for_its_recipe_or_baseline_and_what_is_not_the_default() -> None:
+    for settings, name in (
+        (TrainSettings(), "paper"),
+        (TrainSettings(attention=False), "paper-no-attention"),
+        (TrainSettings(steps=2), "paper,steps=2"),
+        (TrainSettings(attention=False, steps=2, seed=1), "paper-no-attention,steps=2,seed=1"),
+        (TrainSettings(attention_weight=0, lr=1e-5), "paper,lr=1e-05,lambda=0"),
+        (TrainSettings(attention_weight=-0.0, layers=("layer3",)), "paper,lambda=0,layer=layer3"),
+        (settings_of("published"), "published"),
+        (settings_of("published", attention=False), "published-no-attention"),
+        (settings_of("published", attention_weight=0.0), "published,lambda=0"),
+        (settings_of("published", attention_weight=1e-4), "published,lambda=0.0001"),
+        (settings_of(head="ridge"), "ridge"),
+        (settings_of(head="ridge", pooling="mean", layers=("a", "b.1")), "ridge,pooling=mean,layer=a+b.1"),
+        (TrainSettings(select_on="test"), "paper,select-on=test"),
+    ):
+        assert settings.default_name() == name
+
+
+def test_lambda_is_of_no_use_without_attention_and_most_settings_to_baselines() -> None:
+    assert "attention_weight" in used_fields("amnet")
+    assert "attention_weight" not in used_fields("amnet", attention=False)
+    assert used_fields("amnet") | {"pooling"} == set(TrainSettings().as_json())
+    assert used_fields("ridge") == {"head", "pooling", "layers", "select_on", "val_fraction", "seed"}
