@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from featcache.errors import FeatcacheError, InvalidSettings, ResourceError, StorageError
+from head.settings import HEADS, POOLED, PRECISIONS, RECIPES, settings_of
 
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
@@ -73,6 +74,33 @@ def _progress() -> Iterator[Any]:
         yield progress
     finally:
         progress.close()
+
+
+class _Several(click.ParamType):
+    """Values with commas between, each of one type: a tuple."""
+
+    name = "list"
+
+    def __init__(self, one: click.ParamType, metavar: str) -> None:
+        self._one, self._metavar = one, metavar
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        metavar = self._metavar or self._one.get_metavar(param, ctx) or self._one.name.upper()
+        return f"{metavar},..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
+        return tuple(self._one.convert(part.strip(), param, ctx) for part in value.split(","))
+
+
+def _several(one: click.ParamType, metavar: str = "") -> _Several:
+    return _Several(one, metavar)
+
+
+def _usual(field: str) -> str:
+    """Return the default of a training setting as help says it: the paper's, and those of recipes that differ."""
+    paper, *others = (getattr(settings_of(recipe), field) for recipe in RECIPES)
+    different = [f"; {name}: {value}" for name, value in zip(list(RECIPES)[1:], others, strict=True) if value != paper]
+    return f"[default: {paper}{''.join(different)}]"
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -199,96 +227,158 @@ def _extract(dataset: Any, settings: Any, folder: Path, workers: Any, as_json: b
 
 
 @main.command("train-head")
-@click.option("--split", required=True, metavar="K|all", help="Split to train on.")
+@click.option("--split", required=True, metavar="K,...|all", help="Splits to train on.")
 @click.option("--cache", type=DIRECTORY, help="Cache to read.  [default: the only one in cache/]")
-@click.option("--recipe", default="paper", show_default=True, type=click.Choice(["paper"]),
-              help="paper: Eq. 3-15 of the AMNet paper.")  # fmt: skip
-@click.option("--no-attention", is_flag=True, help="Every position counts the same (Eq. 9).")
-@click.option("--layer", help="Layer of the cache to read.  [default: its last]")
-@click.option("--steps", default=3, show_default=True, metavar="T", help="Looks at the image.")
-@click.option("--hidden-size", default=1024, show_default=True, metavar="H", help="Size of the LSTM's state.")
-@click.option("--epochs", default=60, show_default=True, help="At most so many.")
-@click.option("--patience", default=15, show_default=True, help="Epochs without a better rho before stopping.")
-@click.option("--batch-size", default=256, show_default=True)
-@click.option("--lr", default=1e-3, show_default=True, help="Adam's learning rate.")
-@click.option("--weight-decay", default=1e-6, show_default=True, help="L2 of all weights (the paper's SUN: 1e-4).")
-@click.option("--lambda", "attention_weight", default=1e-4, show_default=True, help="Weight of Eq. 14.")
-@click.option("--dropout", default=0.5, show_default=True)
-@click.option("--seed", default=0, show_default=True, help="Decides weights, order, dropout and views.")
-@click.option("--select-on", default="val", show_default=True, type=click.Choice(["val", "test"]),
-              help="Part that picks the epoch; test is optimistic.")  # fmt: skip
-@click.option("--val-fraction", default=0.1, show_default=True, help="Share of train held out if there is no val.")
+@click.option("--recipe", type=_several(click.Choice(tuple(RECIPES))),
+              help="Eq. 3-15 of the paper, or its authors' code; decides defaults.  [default: paper]")  # fmt: skip
+@click.option("--head", type=_several(click.Choice(HEADS)),
+              help="The recipe's head, or a baseline on pooled features.  [default: amnet]")  # fmt: skip
+@click.option(
+    "--attention", type=_several(click.BOOL, "on|off"), help="With off every position counts the same.  [default: on]"
+)
+@click.option("--no-attention", is_flag=True, help="The same as --attention off (Eq. 9).")
+@click.option("--pooling", type=_several(click.Choice(POOLED)), help=f"What a baseline reads.  {_usual('pooling')}")
+@click.option("--layer", "layers", multiple=True,
+              help="Layer to read; of baselines more than one, or all.  [default: the cache's last]")  # fmt: skip
+@click.option("--steps", type=_several(click.INT), help=f"Looks at the image, T.  {_usual('steps')}")
+@click.option("--hidden-size", type=_several(click.INT), help=f"Size of the LSTM's state.  {_usual('hidden_size')}")
+@click.option("--epochs", type=click.INT, help=f"At most so many.  {_usual('epochs')}")
+@click.option("--patience", type=click.INT,
+              help=f"Epochs without a better rho before stopping.  {_usual('patience')}")  # fmt: skip
+@click.option("--batch-size", type=_several(click.INT), help=f"Images a step.  {_usual('batch_size')}")
+@click.option("--lr", type=_several(click.FLOAT), help=f"Adam's learning rate.  {_usual('lr')}")
+@click.option("--weight-decay", type=_several(click.FLOAT),
+              help=f"L2 of all weights (the paper's SUN: 1e-4).  {_usual('weight_decay')}")  # fmt: skip
+@click.option("--lambda", "attention_weight", type=_several(click.FLOAT),
+              help=f"Weight of Eq. 14.  {_usual('attention_weight')}")  # fmt: skip
+@click.option("--dropout", type=_several(click.FLOAT), help=_usual("dropout"))
+@click.option("--precision", type=_several(click.Choice(PRECISIONS)),
+              help=f"Arithmetic of products; auto: bf16 where hardware has it.  {_usual('precision')}")  # fmt: skip
+@click.option("--seed", type=_several(click.INT), help=f"Decides weights, order, dropout and views.  {_usual('seed')}")
+@click.option("--select-on", type=click.Choice(["val", "test"]),
+              help=f"Part that picks the epoch; test is optimistic.  {_usual('select_on')}")  # fmt: skip
+@click.option("--val-fraction", type=click.FLOAT,
+              help=f"Share of train held out if there is no val.  {_usual('val_fraction')}")  # fmt: skip
 @click.option("--runs", type=DIRECTORY, default=Path("runs"), show_default=True, help="Home of runs.")
-@click.option("--name", help="Name of the run.  [default: paper or paper-no-attention]")
+@click.option("--name", help="Name of the run.  [default: its recipe or baseline, and what is not the default]")
 @click.option("--resume/--no-resume", default=True, help="Go on with an unfinished run, or start over.")
-@click.option("--jobs", default=1, show_default=True, metavar="J", help="Splits at once, each in a process of its own.")
+@click.option("--jobs", default=1, show_default=True, metavar="J", help="Runs at once, each in a process of its own.")
 @click.option("--cluster", default="", metavar="ADDRESS", help="Dask scheduler, tcp://HOST:8786, whose workers do it.")
+@click.option("--tensorboard", type=DIRECTORY, metavar="DIR", help="Write each epoch's numbers for TensorBoard there.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def train_head(
-    split: str, cache: Path | None, runs: Path, name: str | None, resume: bool, as_json: bool, **options: Any
+    split: str,
+    cache: Path | None,
+    runs: Path,
+    name: str | None,
+    resume: bool,
+    jobs: int,
+    cluster: str,
+    tensorboard: Path | None,
+    as_json: bool,
+    **options: Any,
 ) -> None:
-    """Fit a head to one split of a cache, or to all; one run a split in RUNS/CACHE/NAME/split-K/.
+    """Fit heads to splits of a cache; one run a split in RUNS/CACHE/NAME/split-K/.
 
+    Options with ,... take several values, with commas between: every combination is trained, once, under a name
+    that says what is not the default.
+
+    \b
     Example: amnet train-head --split all --cache cache/lamem
+             amnet train-head --split all --cache cache/lamem --attention on,off --steps 2,3,4,5,6
     """
     from featcache.cache import find_cache, open_cache
+    from featcache.errors import join_errors
     from featcache.jobs import Workers
-    from head.settings import settings_of
+    from head.grid import grid
+    from head.history import check_tensorboard
+    from head.runs import Run
     from head.table import describe_run
-    from head.training_jobs import TrainingJob, train_all
+    from head.training_jobs import jobs_of, train_all
 
-    workers = Workers(options.pop("jobs"), options.pop("cluster"))
-    settings = settings_of(
-        attention=not options.pop("no_attention"), layers=(layer,) if (layer := options.pop("layer")) else (), **options
-    )
+    workers = Workers(jobs, cluster)
+    points = grid(_values_given(**options), name=name)
+    if tensorboard is not None:
+        check_tensorboard()
     opened = open_cache(find_cache(cache))
-    name = name or settings.default_name()
-    home = runs / opened.name / name
-    jobs = [TrainingJob(opened, one, settings, home / f"split-{one}", name, resume) for one in _splits(opened, split)]
+    planned = jobs_of(opened, points, split, runs=runs, resume=resume, events=tensorboard)
     with _progress() as progress:
-        done = train_all(jobs, workers, on_progress=progress)
-    if as_json:
-        _print_json([{"run": str(run.folder), "split": run.split, **run.config["result"]} for run in done])
-        return
-    for run in done:
-        click.echo(describe_run(run))
-    if done[0].config["absent_images"]:
-        click.echo(f"{done[0].config['absent_images']} images without features were left out", err=True)
+        outcomes = train_all(planned, workers, on_progress=progress)
+    done = [outcome for outcome in outcomes if isinstance(outcome, Run)]
+    errors = [outcome for outcome in outcomes if isinstance(outcome, FeatcacheError)]
+    if as_json and done:
+        results = [{"run": str(run.folder), "name": run.name, "split": run.split} for run in done]
+        _print_json([{**result, **run.config["result"]} for result, run in zip(results, done, strict=True)])
+    elif not as_json:
+        for run in done:
+            click.echo(describe_run(run))
+    if not as_json and (absent := max((run.config["absent_images"] for run in done), default=0)):
+        click.echo(f"{absent} images without features were left out", err=True)
+    if errors:
+        title = f"{len(errors)} of {len(outcomes)} runs were not trained:"
+        raise join_errors(errors, title, "Run the same command again for these alone; others are done.")
 
 
-def _splits(cache: Any, split: str) -> list[str]:
-    return list(cache.splits) if split == "all" else [split]
+def _values_given(*, no_attention: bool, layers: tuple[str, ...], **options: Any) -> dict[str, Any]:
+    """Return the values of every field of the settings that was given on the command line."""
+    if no_attention and options["attention"]:
+        raise InvalidSettings("--no-attention is --attention off; leave one out")
+    given = {name: values if isinstance(values, tuple) else (values,) for name, values in options.items()}
+    given |= {"attention": (False,)} if no_attention else {}
+    given |= {"layers": (layers,)} if layers else {}
+    return {name: values for name, values in given.items() if values != (None,)}
 
 
 @main.command("score-cache")
 @click.option("--cache", type=DIRECTORY, help="Cache to read.  [default: the only one in cache/]")
 @click.option("--runs", type=DIRECTORY, default=Path("runs"), show_default=True, help="Runs, or a folder of some.")
-@click.option("--split", default="all", show_default=True, metavar="K|all", help="Splits to score.")
+@click.option("--split", default="all", show_default=True, metavar="K,...|all", help="Splits to score.")
 @click.option("--part", default="test", show_default=True, type=click.Choice(["train", "val", "test"]))
 @click.option("--views", default="eval", show_default=True, type=click.Choice(["eval", "all"]),
               help="Evaluation view, or the mean over all views.")  # fmt: skip
+@click.option("--against", metavar="NAME", help="Row that others are compared with.  [default: best validation rho]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def score_cache(cache: Path | None, runs: Path, split: str, part: str, views: str, as_json: bool) -> None:
-    """Score heads on the cache they belong to: rho and MSE per split, and mean and deviation over splits.
+def score_cache(
+    cache: Path | None, runs: Path, split: str, part: str, views: str, against: str | None, as_json: bool
+) -> None:
+    """Score heads on the cache they belong to: rho and MSE of each run, a summary over splits and seeds, and paired
+    differences between heads.
 
     Example: amnet score-cache --cache cache/lamem
     """
     from featcache.cache import find_cache, open_cache
-    from head.score import find_runs_of, score_run, write_scores
-    from head.table import format_table, summarise
+    from featcache.errors import join_errors
+    from head.compare import compare, rows_of
+    from head.score import find_runs_of, score_all, write_scores
+    from head.table import format_comparisons, format_table
 
     opened = open_cache(find_cache(cache))
-    found = find_runs_of(opened, runs, split)
-    scored = [score_run(run, opened, part=part, views=views) for run in found if run.finished]
+    found, unreadable = find_runs_of(opened, runs, split)
+    scored, errors = score_all([run for run in found if run.finished], opened, part=part, views=views)
+    errors = [*unreadable, *errors]
+    rows = rows_of(scored)
+    comparisons = compare(rows, against=against)
     for result in scored:
         write_scores(result)
-    if as_json:
-        _print_json({"runs": [result.as_json() for result in scored], "summary": summarise(scored)})
-    else:
-        click.echo(format_table(scored))
+    if as_json and scored:
+        _print_json(
+            {
+                "runs": [result.as_json() for result in scored],
+                "summary": [row.as_json() for row in rows],
+                "comparisons": [comparison.as_json() for comparison in comparisons],
+                "problems": [str(error) for error in errors],
+            }
+        )
+    elif scored:
+        click.echo("\n\n".join(filter(None, [format_table(scored), format_comparisons(comparisons)])))
     for run in found:
         if not run.finished:
             click.echo(f"{run.folder}: not finished, left out; run the same train-head command again", err=True)
+        if run.imported:
+            click.echo(f"warning: {run.folder}: imported, so which images it was trained on is unknown; a score on "
+                       "them says nothing", err=True)  # fmt: skip
+    if errors:
+        raise join_errors(errors, f"{len(errors)} runs could not be scored:", "Others are not affected.")
 
 
 @main.command()
@@ -472,13 +562,16 @@ def demo(out: Path, images: int, augs: int, seed: int, as_json: bool) -> None:
 
     Example: amnet demo
     """
+    from head.compare import rows_of
     from head.demo import run_demo
-    from head.table import format_table, summarise
+    from head.table import format_table
 
     with _progress() as progress:
         scored = run_demo(out, images=images, augs=augs, seed=seed, on_progress=progress)
     if as_json:
-        _print_json({"runs": [result.as_json() for result in scored], "summary": summarise(scored)})
+        _print_json(
+            {"runs": [result.as_json() for result in scored], "summary": [row.as_json() for row in rows_of(scored)]}
+        )
         return
     run = scored[0].run.folder
     click.echo(format_table(scored))

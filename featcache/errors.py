@@ -3,7 +3,7 @@
 A message says what, where (path, row or line), expected, found, and what to do next.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 MOST_PROBLEMS_SHOWN = 1000
 
@@ -87,3 +87,11 @@ def list_problems(title: str, problems: Iterable[str], way_out: str) -> str:
     if len(found) > MOST_PROBLEMS_SHOWN:
         shown.append(f"  ... and {len(found) - MOST_PROBLEMS_SHOWN:,} more")
     return "\n".join([title, *shown, way_out])
+
+
+def join_errors(errors: Sequence[FeatcacheError], title: str, way_out: str) -> FeatcacheError:
+    """Return the only error as it is; of several, one of the first's exit status that lists them all."""
+    if len(errors) == 1:
+        return errors[0]
+    kind = BadInput if isinstance(errors[0], BadImage) else type(errors[0])
+    return kind(list_problems(title, dict.fromkeys(str(error).replace("\n", "\n  ") for error in errors), way_out))

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from featcache.cache import FeatureCache
 from featcache.dataset import natural_key
-from featcache.errors import BadInput, InvalidSettings
+from featcache.errors import BadInput, FeatcacheError, InvalidSettings
 from featcache.files import write_durably
 from featcache.recipe import check_same
 
 from .data import EVAL_VIEW, present_part
 from .metrics import Metrics, Scores, json_number, measure
-from .runs import Run, TrainedHead, find_runs, load_head
+from .runs import CONFIG_NAME, Run, TrainedHead, load_head, read_run
 
 VIEW_CHOICES = ("eval", "all")
 _BATCH = 256
@@ -142,16 +142,46 @@ def write_scores(scored: Scored) -> None:
     write_durably(folder / f"predictions{suffix}.csv", text.getvalue().encode())
 
 
-def find_runs_of(cache: FeatureCache, runs: Path, splits: str = "all") -> list[Run]:
-    """Return the runs of one split, or of 'all', in runs/CACHE or, where that is not, in runs or below it.
+def score_all(
+    runs: Sequence[Run], cache: FeatureCache, *, part: str = "test", views: str = "eval"
+) -> tuple[list[Scored], list[FeatcacheError]]:
+    """Score runs as `score_run` does; the errors of those that cannot be scored are returned beside the results."""
+    scored: list[Scored] = []
+    errors: list[FeatcacheError] = []
+    for run in runs:
+        try:
+            scored.append(score_run(run, cache, part=part, views=views))
+        except FeatcacheError as error:
+            errors.append(error)
+    return scored, errors
 
-    Raises `InvalidSettings` if none of them is finished, saying what there is.
+
+def find_runs_of(cache: FeatureCache, runs: Path, splits: str = "all") -> tuple[list[Run], list[FeatcacheError]]:
+    """Return the runs of some splits, or of 'all', in runs/CACHE or, where that is not, in runs or below it.
+
+    Beside them the errors of runs that cannot be read. splits is as `head.training_jobs.chosen_splits` takes it.
+    Raises `InvalidSettings` if none of the runs is finished, saying what there is, and none is unreadable.
     """
     folder = runs / cache.name if (runs / cache.name).is_dir() else runs
-    found = [run for run in find_runs(folder) if run.config["cache"] == cache.name and splits in ("all", run.split)]
-    if not any(run.finished for run in found):
+    wanted = None if splits == "all" else {splits, *(split.strip() for split in splits.split(","))}
+    readable: list[Run] = []
+    errors: list[FeatcacheError] = []
+    for path in sorted(folder.rglob(CONFIG_NAME)):
+        try:
+            readable.append(read_run(path.parent))
+        except FeatcacheError as error:
+            errors.append(error)
+    found = [run for run in readable if _is_of(run, cache, folder) and (wanted is None or run.split in wanted)]
+    if not any(run.finished for run in found) and not errors:
         raise InvalidSettings(
             f"{folder}: no finished run of split {splits} on {cache.name}, and {len(found)} unfinished; "
             f"make one with train-head --cache {cache.path} --split {splits}"
         )
-    return sorted(found, key=lambda run: (run.name, natural_key(run.split)))
+    return sorted(found, key=lambda run: (run.name, natural_key(run.split))), errors
+
+
+def _is_of(run: Run, cache: FeatureCache, folder: Path) -> bool:
+    """Whether a run belongs to a cache: trained on it, or imported and either of its features or asked for itself."""
+    if run.imported:
+        return run.folder == folder or run.config["fingerprint"] == cache.fingerprint
+    return bool(run.config["cache"] == cache.name)

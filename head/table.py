@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,40 +11,15 @@ import numpy as np
 
 from featcache.files import write_durably
 
+from .compare import CORRECTION, Comparison, Row, rows_of
 from .metrics import json_number
 from .predict import Prediction
 from .runs import Run
 from .score import Scored
 
 
-def summarise(scored: Sequence[Scored]) -> list[dict[str, Any]]:
-    """Return one object for each run name: mean and sample standard deviation over splits of rho and MSE."""
-    rows = []
-    for name in dict.fromkeys(result.run.name for result in scored):
-        own = [result for result in scored if result.run.name == name]
-        rho, mse = ([getattr(result.metrics, key) for result in own] for key in ("rho", "mse"))
-        rows.append(
-            {
-                "name": name,
-                "part": own[0].part,
-                "views": own[0].views,
-                "splits": len(own),
-                "n": sum(result.metrics.n for result in own),
-                "selected_on": own[0].run.config["selected_on"],
-                **_mean_and_sd("rho", rho),
-                **_mean_and_sd("mse", mse),
-            }
-        )
-    return rows
-
-
-def _mean_and_sd(key: str, values: Sequence[float]) -> dict[str, float | None]:
-    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
-    return {f"{key}_mean": json_number(float(np.mean(values))), f"{key}_sd": json_number(deviation)}
-
-
 def format_table(scored: Sequence[Scored]) -> str:
-    """Return results as text: a line for each split, then mean and standard deviation for each run name."""
+    """Return results as text: a line for each run, then a line for each row of runs that differ in split and seed."""
     columns: list[tuple[str, Callable[[Scored], str]]] = [
         ("run", lambda s: s.run.name),
         ("split", lambda s: s.run.split),
@@ -56,15 +32,48 @@ def format_table(scored: Sequence[Scored]) -> str:
         ("epoch", lambda s: str(s.run.config["result"]["best_epoch"] or "unknown")),
     ]
     lines = [[title for title, _ in columns]] + [[cell(result) for _, cell in columns] for result in scored]
-    text = [_aligned(lines)]
-    for row in summarise(scored):
-        splits = f"{row['splits']} split{'s' if row['splits'] > 1 else ''}"
-        text.append(
-            f"{row['name']}: rho {_mean_and_sd_text(row, 'rho', 3)}, MSE {_mean_and_sd_text(row, 'mse', 5)} "
-            f"over {splits} ({row['part']} part, {row['views']} views; epoch selected on {row['selected_on']})"
-        )
     absent = max((result.absent for result in scored), default=0)
-    return "\n".join(text + ([f"up to {absent} images of a part have no features and were left out"] if absent else []))
+    left_out = f"up to {absent} images of a part have no features and were left out"
+    return "\n".join([_aligned(lines), "", _summary(rows_of(scored)), *([left_out] if absent else [])])
+
+
+def _summary(rows: Sequence[Row]) -> str:
+    """Return an aligned line for each row, and what it was scored and selected on."""
+    found = [row.as_json() for row in rows]
+    first = found[0]
+    columns: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
+        ("mean over splits", lambda row: str(row["name"])),
+        ("val rho", lambda row: shown(row["val_rho_mean"]) + ("*" if row["optimistic"] else "")),
+        (f"{first['part']} rho", lambda row: _mean_and_sd(row, "rho", 3)),
+        ("95% interval", lambda row: _interval(row["rho_low"], row["rho_high"])),
+        ("seed sd", lambda row: _number(row["rho_seed_sd"], 3)),
+        ("MSE", lambda row: _mean_and_sd(row, "mse", 5)),
+        ("splits", lambda row: str(row["splits"])),
+        ("seeds", lambda row: str(row["seeds"])),
+    ]
+    lines = [[title for title, _ in columns]] + [[cell(row) for _, cell in columns] for row in found]
+    notes = [f"{first['part']} part, {first['views']} views; 95%: {CORRECTION}"]
+    for selected_on in dict.fromkeys(row["selected_on"] for row in found):
+        names = [row["name"] for row in found if row["selected_on"] == selected_on]
+        whose = "" if len(names) == len(found) else f" in {', '.join(names)}"
+        notes.append(f"epoch selected on {selected_on}{whose}")
+    if any(row["optimistic"] for row in found):
+        notes.append("* is rho of the test part, which selected the epoch")
+    return "\n".join([_aligned(lines), *notes])
+
+
+def format_comparisons(comparisons: Sequence[Comparison]) -> str:
+    """Return comparisons as text, one a line; empty if there are none."""
+    if not comparisons:
+        return ""
+    title = f"compared with {comparisons[0].against}"
+    lines = [[title, "difference", "95% interval", "p", "Holm p", "splits", "seeds"]]
+    for one in comparisons:
+        difference = "undefined" if math.isnan(one.difference) else f"{one.difference:+.3f}"
+        interval = _interval(json_number(one.low), json_number(one.high), sign="+")
+        counts = [str(one.splits), str(one.seeds)]
+        lines.append([one.name, difference, interval, _p(one.p), _p(one.p_holm), *counts])
+    return f"{_aligned(lines)}\npaired by split; 95% and p: {CORRECTION}"
 
 
 def shown(rho: float | None) -> str:
@@ -72,11 +81,23 @@ def shown(rho: float | None) -> str:
     return "undefined" if rho is None or np.isnan(rho) else f"{rho:.3f}"
 
 
-def _mean_and_sd_text(row: dict[str, Any], key: str, digits: int) -> str:
+def _mean_and_sd(row: dict[str, Any], key: str, digits: int) -> str:
     mean, deviation = row[f"{key}_mean"], row[f"{key}_sd"]
     if mean is None:
         return "undefined"
     return f"{mean:.{digits}f}" + ("" if deviation is None else f" +- {deviation:.{digits}f}")
+
+
+def _interval(low: float | None, high: float | None, *, sign: str = "") -> str:
+    return "-" if low is None or high is None else f"{low:{sign}.3f} to {high:{sign}.3f}"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _p(value: float) -> str:
+    return "-" if math.isnan(value) else "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def describe_run(run: Run) -> str:

@@ -20,7 +20,7 @@ from featcache.lock import writer_lock
 
 ROOT = Path(__file__).parents[1]
 EXTRACT = ["extract", "--backbone", "resnet18", "--weights", "random", "--image-size", "64"]
-TRAIN = ["train-head", "--hidden-size", "16", "--epochs", "3", "--batch-size", "8", "--lr", "0.01"]
+TRAIN = ["train-head", "--name", "paper", "--hidden-size", "16", "--epochs", "3", "--batch-size", "8", "--lr", "0.01"]
 
 
 @pytest.fixture
@@ -73,7 +73,10 @@ def test_the_whole_way_from_images_to_a_table(here: Path, tiny_dataset: Path) ->
         "epoch",
     ]
     assert table[1].split()[:2] == ["paper", "2"]
-    assert "over 1 split (test part, eval views; epoch selected on the val part)" in table[2]
+    assert " ".join(table[3].split()) == "mean over splits val rho test rho 95% interval seed sd MSE splits seeds"
+    assert table[4].split()[0] == "paper"
+    assert table[5].startswith("test part, eval views; 95%: t over splits")
+    assert table[6:] == ["epoch selected on the val part"]
     assert sorted(path.name for path in (here / "runs/tiny/paper/split-2").iterdir()) == [
         "config.json", "head.safetensors", "history.csv", "lock", "predictions.csv", "scores.json",
     ]  # fmt: skip

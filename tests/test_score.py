@@ -15,11 +15,11 @@ from scipy import stats
 
 from featcache.cache import FeatureCache, open_cache
 from featcache.dataset import open_dataset
-from featcache.errors import BadInput, CacheIncomplete, InvalidSettings, Mismatch
+from featcache.errors import BadInput, CacheIncomplete, CorruptFile, FeatcacheError, InvalidSettings, Mismatch
 from featcache.extract import extract
 from featcache.views import ViewRecipe
 from head.runs import Run, load_head, read_run
-from head.score import find_runs_of, json_number, score_run, write_scores
+from head.score import find_runs_of, json_number, score_all, score_run, write_scores
 
 
 @pytest.fixture
@@ -216,15 +216,23 @@ def test_nan_is_null_in_json(run: Run, cache: FeatureCache) -> None:
 # which runs belong to a cache
 
 
+def names_and_splits(found: tuple[list[Run], list[FeatcacheError]]) -> list[tuple[str, str]]:
+    """Return the names and splits of runs that were found without errors."""
+    runs, errors = found
+    assert not errors
+    return [(run.name, run.split) for run in runs]
+
+
 def test_the_runs_of_a_cache_are_found_in_order_of_name_and_split(runs_copy: Path, cache: FeatureCache) -> None:
     folder = runs_copy / "tiny" / "paper"
     config = json.loads((folder / "split-1" / "config.json").read_text())
     shutil.copytree(folder / "split-1", folder / "split-10")
     (folder / "split-10" / "config.json").write_text(json.dumps({**config, "split": "10"}))
-    found = [(run.name, run.split) for run in find_runs_of(cache, runs_copy)]
-    assert found == [("paper", "1"), ("paper", "2"), ("paper", "10"), ("plain", "1")]
-    assert [(run.name, run.split) for run in find_runs_of(cache, runs_copy, "1")] == [("paper", "1"), ("plain", "1")]
-    assert [run.split for run in find_runs_of(cache, folder / "split-2")] == ["2"]
+    everything = [("paper", "1"), ("paper", "2"), ("paper", "10"), ("plain", "1")]
+    assert names_and_splits(find_runs_of(cache, runs_copy)) == everything
+    assert names_and_splits(find_runs_of(cache, runs_copy, "1")) == [("paper", "1"), ("plain", "1")]
+    assert names_and_splits(find_runs_of(cache, runs_copy, "10, 2")) == [("paper", "2"), ("paper", "10")]
+    assert names_and_splits(find_runs_of(cache, folder / "split-2")) == [("paper", "2")]
 
 
 def test_runs_on_another_cache_are_left_alone(runs_copy: Path, cache: FeatureCache) -> None:
@@ -245,7 +253,7 @@ def forget_results(runs: Path) -> None:
 
 def test_unfinished_runs_are_found_beside_finished_ones(runs_copy: Path, cache: FeatureCache) -> None:
     forget_results(runs_copy / "tiny" / "paper" / "split-2")
-    assert [run.finished for run in find_runs_of(cache, runs_copy)] == [True, False, True]
+    assert [run.finished for run in find_runs_of(cache, runs_copy)[0]] == [True, False, True]
 
 
 def test_without_a_finished_run_the_way_to_one_is_named(runs_copy: Path, cache: FeatureCache, tmp_path: Path) -> None:
@@ -259,3 +267,22 @@ def test_without_a_finished_run_the_way_to_one_is_named(runs_copy: Path, cache: 
     forget_results(runs_copy)
     with pytest.raises(InvalidSettings, match=rf"no finished run of split 1 on tiny, and 2 unfinished; {way_out} 1"):
         find_runs_of(cache, runs_copy, "1")
+
+
+def test_a_run_that_cannot_be_read_or_scored_does_not_hide_the_others(runs_copy: Path, cache: FeatureCache) -> None:
+    folder = runs_copy / "tiny" / "paper"
+    (folder / "split-1" / "config.json").write_text("{}")
+    (folder / "split-2" / "head.safetensors").write_bytes(b"torn")
+    found, unreadable = find_runs_of(cache, runs_copy)
+    scored, errors = score_all(found, cache)
+    assert [result.run.name for result in scored] == ["plain"]
+    assert [type(error) for error in (*unreadable, *errors)] == [CorruptFile, CorruptFile]
+    assert "split-1" in str(unreadable[0])
+    assert "split-2" in str(errors[0])
+
+
+def test_if_no_run_can_be_read_that_is_not_called_none(runs_copy: Path, cache: FeatureCache) -> None:
+    for path in runs_copy.rglob("config.json"):
+        path.write_text("[")
+    found, unreadable = find_runs_of(cache, runs_copy)
+    assert (found, len(unreadable)) == ([], 3)

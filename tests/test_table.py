@@ -1,26 +1,32 @@
 """Means and deviations over splits, and the text and CSV that show them."""
 
 import csv
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pytest
 
+from head.compare import compare, rows_of
 from head.metrics import Metrics
 from head.predict import Prediction
 from head.runs import Run
 from head.score import Scored
-from head.table import format_predictions, format_table, summarise, write_predictions
+from head.table import format_comparisons, format_predictions, format_table, write_predictions
 
 
 def scored(
-    name: str, split: str, rho: float, mse: float, *, absent: int = 0, selected_on: str = "the val part"
+    name: str, split: str, rho: float, mse: float, *, val_rho: float = 0.75, absent: int = 0, select_on: str = "val"
 ) -> Scored:
-    """Return a result with these metrics."""
-    config = {"name": name, "split": split, "selected_on": selected_on, "result": {"best_epoch": 31}}
+    """Return a result with these metrics; the number of steps makes another row of each name."""
+    config = {
+        "name": name,
+        "split": split,
+        "selected_on": "the val part" if select_on == "val" else "the test part itself (optimistic)",
+        "settings": {"steps": len(name), "select_on": select_on},
+        "train_images": 300,
+        "result": {"best_epoch": 31, "val_rho": val_rho},
+    }
     metrics = Metrics(100, rho, rho - 0.1, rho + 0.1, mse, 0.125, 0.25, 0.75, 0.2)
     nothing = np.zeros(0)
     return Scored(Run(Path(name, split), config), "test", "eval", metrics, absent, [], nothing, nothing, nothing)
@@ -30,7 +36,8 @@ RESULTS = [
     scored("paper", "1", 0.5, 0.010),
     scored("paper", "2", 0.6, 0.012),
     scored("paper", "3", 0.7, 0.020),
-    scored("plain", "1", 0.25, 0.03),
+    scored("no", "1", 0.25, 0.03, val_rho=0.5),
+    scored("no", "2", 0.5, 0.03, val_rho=0.5),
 ]
 
 PREDICTIONS = [
@@ -40,47 +47,52 @@ PREDICTIONS = [
 ]
 
 
-def test_a_summary_is_mean_and_sample_deviation_over_the_splits_of_each_name() -> None:
-    paper, plain = summarise(RESULTS)
-    assert (paper["name"], paper["splits"], paper["n"]) == ("paper", 3, 300)
-    assert (paper["part"], paper["views"], paper["selected_on"]) == ("test", "eval", "the val part")
-    assert paper["rho_mean"] == pytest.approx(0.6)
-    assert paper["rho_sd"] == pytest.approx(0.1)
-    assert paper["mse_mean"] == pytest.approx(0.014)
-    assert paper["mse_sd"] == pytest.approx(np.std([0.010, 0.012, 0.020], ddof=1))
-    assert (plain["splits"], plain["rho_mean"], plain["rho_sd"], plain["mse_sd"]) == (1, 0.25, None, None)
-
-
-def test_an_undefined_rho_makes_the_mean_undefined_and_null_in_json() -> None:
-    (row,) = summarise([RESULTS[0], scored("paper", "2", math.nan, 0.02)])
-    assert (row["rho_mean"], row["rho_sd"]) == (None, None)
-    assert row["mse_mean"] == pytest.approx(0.015)
-    json.dumps(row, allow_nan=False)
-
-
-def test_the_table_has_a_line_for_each_split_and_one_for_each_name() -> None:
+def test_the_table_has_a_line_for_each_run_and_one_for_each_row() -> None:
     lines = format_table(RESULTS).splitlines()
     assert lines == [
         "run    split  rho    95% interval    MSE      n    pred. sd  pred. range   epoch",
         "paper  1      0.500  0.400 to 0.600  0.01000  100  0.125     0.25 to 0.75  31",
         "paper  2      0.600  0.500 to 0.700  0.01200  100  0.125     0.25 to 0.75  31",
         "paper  3      0.700  0.600 to 0.800  0.02000  100  0.125     0.25 to 0.75  31",
-        "plain  1      0.250  0.150 to 0.350  0.03000  100  0.125     0.25 to 0.75  31",
-        "paper: rho 0.600 +- 0.100, MSE 0.01400 +- 0.00529 over 3 splits "
-        "(test part, eval views; epoch selected on the val part)",
-        "plain: rho 0.250, MSE 0.03000 over 1 split (test part, eval views; epoch selected on the val part)",
+        "no     1      0.250  0.150 to 0.350  0.03000  100  0.125     0.25 to 0.75  31",
+        "no     2      0.500  0.400 to 0.600  0.03000  100  0.125     0.25 to 0.75  31",
+        "",
+        "mean over splits  val rho  test rho        95% interval     seed sd  MSE                 splits  seeds",
+        "paper             0.750    0.600 +- 0.100  0.249 to 0.951   -        0.01400 +- 0.00529  3       1",
+        "no                0.500    0.375 +- 0.177  -1.675 to 2.425  -        0.03000 +- 0.00000  2       1",
+        "test part, eval views; 95%: t over splits, its variance corrected for overlapping training sets "
+        "(Nadeau and Bengio 2003)",
+        "epoch selected on the val part",
     ]
+    assert max(map(len, lines)) <= 120
+
+
+def test_comparisons_are_a_line_each() -> None:
+    lines = format_comparisons(compare(rows_of([*RESULTS, scored("p", "3", 0.5, 0.01, val_rho=0.1)]))).splitlines()
+    assert lines == [
+        "compared with paper  difference  95% interval      p      Holm p  splits  seeds",
+        "no                   -0.175      -1.405 to +1.055  0.322  0.322   2       1",
+        "p                    -0.200      -                 -      -       1       1",
+        "paired by split; 95% and p: t over splits, its variance corrected for overlapping training sets "
+        "(Nadeau and Bengio 2003)",
+    ]
+    assert format_comparisons([]) == ""
 
 
 def test_the_table_says_undefined_where_rho_is() -> None:
     text = format_table([scored("paper", "1", math.nan, 0.02)])
-    assert "paper: rho undefined, MSE 0.02000 over 1 split" in text
+    assert "paper             0.750    undefined  -             -        0.02000  1       1" in text
     assert "nan" not in text
 
 
 def test_the_table_says_that_an_epoch_selected_on_test_is_optimistic() -> None:
-    text = format_table([scored("paper", "1", 0.5, 0.02, selected_on="the test part itself (optimistic)")])
-    assert "epoch selected on the test part itself (optimistic)" in text
+    text = format_table([scored("paper", "1", 0.5, 0.02, select_on="test")])
+    assert "epoch selected on the test part itself (optimistic)\n" in text
+    assert "0.750*" in text
+    assert text.endswith("* is rho of the test part, which selected the epoch")
+    both = format_table([scored("paper", "1", 0.5, 0.02, select_on="test"), scored("no", "1", 0.5, 0.02)])
+    assert "epoch selected on the val part in no\n" in both
+    assert "epoch selected on the test part itself (optimistic) in paper\n" in both
 
 
 def test_the_table_says_how_many_images_were_left_out() -> None:

@@ -24,7 +24,8 @@ from head.runs import Run
 from head.training_jobs import TrainingJob, train_all
 
 TWO = Workers(jobs=2)
-OPTIONS = ["--split", "all", "--hidden-size", "7", "--epochs", "3", "--batch-size", "11", "--lr", "0.01"]
+OPTIONS = ["--split", "all", "--name", "paper", "--hidden-size", "7", "--epochs", "3"]
+OPTIONS += ["--batch-size", "11", "--lr", "0.01"]
 
 
 @pytest.fixture
