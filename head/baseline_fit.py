@@ -14,6 +14,7 @@ import torch
 from sklearn.linear_model import LinearRegression, Ridge
 from sklearn.neural_network import MLPRegressor
 from sklearn.svm import SVR
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from featcache.cache import FeatureCache
@@ -46,7 +47,7 @@ MLP_SIZES = (64, 256)
 MLP_ALPHAS = (0.01, 0.1, 1.0, 10.0)
 MLP_BATCH, MLP_LR = 32, 1e-3
 MOST_SVR_VECTORS = 8000  # its matrices grow with the square: two of 0.5 GB
-_BATCH = 256
+_BATCH = 1024
 
 Values = dict[str, float]
 Candidates = Iterator[tuple[Values, nn.Module]]
@@ -199,8 +200,11 @@ def _stopped_early(task: _Task, size: int, alpha: float) -> tuple[Values, Percep
 
 
 def _train_epoch(model: MLPRegressor, task: _Task) -> None:
-    """Run one epoch; scikit-learn turns an interrupt into a warning, here it stays one."""
-    with warnings.catch_warnings():
+    """Run one epoch; scikit-learn turns an interrupt into a warning, here it stays one.
+
+    On one core: its matrices are so small that threads wait for each other, ten times as long on a busy machine.
+    """
+    with warnings.catch_warnings(), threadpool_limits(1):
         warnings.filterwarnings("ignore", "Training interrupted by user")
         model.partial_fit(task.vectors.x, task.y)
     if model.n_iter_ == 0:
