@@ -122,8 +122,8 @@ def _checked(file: Path, state: State, backbone: nn.Module, steps: int) -> tuple
         way_out = "Pass a checkpoint of the authors' published ResNet50 models."
         raise Mismatch(list_problems(f"{file}: not a head that can be imported:", problems, way_out))
     head = head.to_empty(device="cpu")
-    head.bn1.reset_running_stats()  # the file may lack the number of batches
     load_into(head, state, str(file))
+    head.bn1.num_batches_tracked = torch.tensor(0)  # which some files lack, and nothing reads
     return shape, head
 
 

@@ -17,8 +17,9 @@ from featcache.extract import extract
 from featcache.progress import Progress
 from featcache.settings import load_backbone
 from head.predict import Prediction, Predictor, list_images, load_predictor
-from head.runs import read_run
+from head.runs import load_head, read_run
 from head.score import score_run
+from head.settings import TrainSettings
 from head.train import train_split
 
 
@@ -112,7 +113,43 @@ def test_a_prediction_is_json(tmp_path: Path) -> None:
         "step_scores": [0.25, 0.25],
         "in_training": True,
         "problem": "",
+        "maps": None,
     }
+    assert Prediction(tmp_path / "a.jpg", maps=tmp_path / "a.npy").as_json()["maps"] == str(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("name", ["paper", "plain"])
+def test_maps_are_those_of_the_head_on_the_cache_in_rows_and_columns(
+    tiny_runs: Path, tiny_cache: Path, images: Path, tmp_path: Path, name: str
+) -> None:
+    folder, cache = tiny_runs / "tiny" / name / "split-1", open_cache(tiny_cache)
+    rows = [0, 7, 12]
+    files = [tmp_path / f"{row}.npy" for row in rows]
+    found = load_predictor(folder).predict([images / cache.images[row].name for row in rows], map_files=files)
+    assert [image.maps for image in found] == files
+    run = read_run(folder)
+    wanted = load_head(run).predict(run.input.read(cache, np.array(rows), 0))[2].numpy()  # (3, T, L)
+    for file, maps in zip(files, wanted, strict=True):
+        read = np.load(file)
+        assert (read.shape, read.dtype) == ((3, 4, 4), np.float32)
+        np.testing.assert_allclose(read, maps.reshape(3, 4, 4), atol=1e-6)
+        np.testing.assert_allclose(read.sum(axis=(1, 2)), 1, atol=1e-5)
+
+
+def test_a_bad_image_has_no_map(predictor: Predictor, images: Path, tmp_path: Path) -> None:
+    good, files = sorted(images.glob("*.jpg"))[0], [tmp_path / "gone.npy", tmp_path / "good.npy"]
+    found = predictor.predict([tmp_path / "gone.jpg", good], map_files=files)
+    assert [image.maps for image in found] == [None, files[1]]
+    assert [path.name for path in tmp_path.iterdir()] == ["good.npy"]
+
+
+def test_a_head_without_maps_is_named_and_nothing_is_written(tiny_cache: Path, images: Path, tmp_path: Path) -> None:
+    settings = TrainSettings(head="linear", pooling="mean")
+    train_split(open_cache(tiny_cache), "1", settings, tmp_path / "run", name="linear")
+    files = [tmp_path / "maps" / "a.npy"]
+    with pytest.raises(InvalidSettings, match="a head of kind linear has no attention maps; leave --maps out"):
+        load_predictor(tmp_path / "run").predict([next(images.glob("*.jpg"))], map_files=files)
+    assert not (tmp_path / "maps").exists()
 
 
 # the backbone and the head
