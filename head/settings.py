@@ -29,6 +29,7 @@ _WHOLE = {
 }
 _REAL = {"lr": 10.0, "weight_decay": 10.0, "attention_weight": 1e3}
 _EVERY_HEAD = frozenset({"head", "layers", "select_on", "val_fraction", "seed"})
+_EARLY_STOPPING = frozenset({"epochs", "patience"})
 _AMNET = frozenset(
     {
         "recipe",
@@ -137,7 +138,7 @@ def problems_of(values: Mapping[str, Any]) -> list[str]:
 def used_fields(head: str, *, attention: bool = True) -> frozenset[str]:
     """Return the fields that change anything about a head; lambda weighs what without attention is constant."""
     if head != "amnet":
-        return _EVERY_HEAD | {"pooling"}
+        return _EVERY_HEAD | {"pooling"} | (_EARLY_STOPPING if head == "mlp" else frozenset())
     return _EVERY_HEAD | _AMNET if attention else _EVERY_HEAD | _AMNET - {"attention_weight"}
 
 

@@ -101,13 +101,23 @@ def _p(value: float) -> str:
 
 
 def describe_run(run: Run) -> str:
-    """Return a finished run's best epoch and its epoch of lowest MSE as one line."""
-    result = run.config["result"]
+    """Return a finished run's best epoch and its epoch of lowest MSE as one line; of a baseline, its candidates."""
+    result, unit = run.config["result"], "candidate" if "hyperparameters" in run.config["result"] else "epoch"
     return (
-        f"{run.folder}: rho {shown(result['val_rho'])}, MSE {result['val_mse']:.5f} at epoch {result['best_epoch']} "
-        f"of {result['epochs']}, on {run.config['selected_on']}; lowest MSE {result['lowest_mse_val_mse']:.5f} "
-        f"at epoch {result['lowest_mse_epoch']} (rho {shown(result['lowest_mse_val_rho'])})"
+        f"{run.folder}: rho {shown(result['val_rho'])}, MSE {result['val_mse']:.5f} at {unit} {result['best_epoch']} "
+        f"of {result['epochs']}{_chosen(run)}, on {run.config['selected_on']}; lowest MSE "
+        f"{result['lowest_mse_val_mse']:.5f} at {unit} {result['lowest_mse_epoch']} "
+        f"(rho {shown(result['lowest_mse_val_rho'])})"
     )
+
+
+def _chosen(run: Run) -> str:
+    """Return a baseline's hyperparameters, and on how few images it was fitted if not on all."""
+    result, images = run.config["result"], run.config["train_images"]
+    facts = [f"{name} {value:.4g}" for name, value in result.get("hyperparameters", {}).items()]
+    if result.get("fitted_images", images) < images:
+        facts.append(f"fitted on {result['fitted_images']:,} of {images:,} images")
+    return f" ({', '.join(facts)})" if facts else ""
 
 
 def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:

@@ -1,5 +1,6 @@
 """Baselines against closed forms and scikit-learn's own predictions, and as runs: scored, predicted with, repeated."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from head.predict import load_predictor
 from head.runs import Run, load_head, read_run
 from head.score import score_run
 from head.settings import TrainSettings
+from head.table import describe_run
 from head.train import train_split
 from head.vectors import draw_views, read_vectors
 
@@ -446,3 +448,17 @@ def test_two_images_are_enough(cache: FeatureCache, tmp_path: Path, head: str) -
     cache.splits["1"]["train"] = Part(train.rows[:2], train.scores[:2])
     run = fit(cache, tmp_path, settings_for(head))
     assert np.isfinite(score_run(run, cache).prediction).all()
+
+
+def test_a_run_is_described_by_its_candidates_and_what_was_chosen(
+    cache: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(baseline_fit._BASELINES, "svr", (*baseline_fit._BASELINES["svr"][:2], 19))
+    found = describe_run(fit(cache, tmp_path / "svr", settings_for("svr")))
+    assert re.search(
+        r"at candidate \d+ of 40 \(C \S+, epsilon \S+, gamma \S+, fitted on 19 of 23 images\), on the val part; "
+        r"lowest MSE \S+ at candidate \d+ \(rho",
+        found,
+    )
+    plain = describe_run(fit(cache, tmp_path / "linear", settings_for("linear")))
+    assert "at candidate 1 of 1, on the val part" in plain

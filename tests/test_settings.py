@@ -77,3 +77,4 @@ def test_lambda_is_of_no_use_without_attention_and_most_settings_to_baselines() 
     assert "attention_weight" not in used_fields("amnet", attention=False)
     assert used_fields("amnet") | {"pooling"} == set(TrainSettings().as_json())
     assert used_fields("ridge") == {"head", "pooling", "layers", "select_on", "val_fraction", "seed"}
+    assert used_fields("mlp") == used_fields("ridge") | {"epochs", "patience"}
