@@ -444,7 +444,7 @@ def import_head(file: Path, out: Path, name: str, split: str, steps: int, as_jso
     Nothing in the file is executed. To score it on a cache, extract one with --weights FILE --recipe published
     --precision fp32.
 
-    Example: amnet import-head lamem_split1.pkl --out runs/lamem/imported/split-1 --split 1
+    Example: amnet import-head split1.pkl --out runs/published/split-1 --split 1
     """
     from head.import_head import import_head as run_import
 
