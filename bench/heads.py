@@ -1,7 +1,6 @@
-"""Heads against ridge regression on the same cache, splits and features: test rho per split and seed.
+"""Heads and baselines on the same cache, splits and seeds: mean test rho, and its deviation over seeds.
 
-Ridge sees the pooled mean, or mean and deviation, of view 0, standardised; its penalty is chosen on training
-images by leave-one-out. It is fitted on train, as the heads are, and on train and val together.
+All are chosen on the selection part. --set changes those that use the setting.
 
 Example: python -m bench.heads --cache cache/complexity --seeds 3
 """
@@ -13,25 +12,12 @@ from typing import Any
 import click
 import numpy as np
 
-
-def ridge_rho(cache: Any, split: str, *, layer: str, deviation: bool, parts: tuple[str, ...]) -> float:
-    """Return the test rho of ridge regression on pooled features."""
-    from sklearn.linear_model import RidgeCV
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    from head.data import present_part
-    from head.metrics import spearman
-
-    def pooled(rows: np.ndarray) -> np.ndarray:
-        vectors = cache.read_pooled(rows, 0, layer)
-        return vectors.reshape(len(rows), -1) if deviation else vectors[:, 0]
-
-    train = [present_part(cache, cache.splits[split][part]) for part in parts]
-    test = present_part(cache, cache.splits[split]["test"])
-    model = make_pipeline(StandardScaler(), RidgeCV(np.logspace(0, 6, 13)))
-    model.fit(pooled(np.concatenate([part.rows for part in train])), np.concatenate([part.scores for part in train]))
-    return spearman(model.predict(pooled(test.rows)), test.scores)
+AMNET: dict[str, dict[str, Any]] = {"attention": {"attention": True}, "no_attention": {"attention": False}}
+BASELINES: dict[str, dict[str, Any]] = {
+    f"{head}_{pooling.replace('+', '_and_')}": {"head": head, "pooling": pooling}
+    for head in ("linear", "ridge", "svr", "mlp")
+    for pooling in ("mean", "mean+deviation")
+}
 
 
 @click.command()
@@ -40,24 +26,23 @@ def ridge_rho(cache: Any, split: str, *, layer: str, deviation: bool, parts: tup
 @click.option("--seeds", default=3, show_default=True)
 @click.option("--set", "changes", multiple=True, metavar="NAME=VALUE", help="A training setting; may be repeated.")
 def main(folder: Path, runs: Path, seeds: int, changes: tuple[str, ...]) -> None:
-    """Print mean test rho over splits, and its deviation over seeds, of heads and of ridge."""
+    """Print mean test rho over splits, and its deviation over seeds, of heads and of baselines."""
     from featcache.cache import open_cache
     from head.score import score_run
-    from head.settings import TrainSettings
+    from head.settings import TrainSettings, used_fields
     from head.train import train_split
 
     cache = open_cache(folder)
     extra = {name: json.loads(value) for name, _, value in (change.partition("=") for change in changes)}
     label = "-".join(changes).replace("/", "_") or "default"
     result: dict[str, Any] = {"cache": cache.name, "splits": len(cache.splits), "seeds": seeds, "settings": extra}
-    for name, attention in (("attention", True), ("no_attention", False)):
-        test, val = [], []
+    for name, own in (AMNET | BASELINES).items():
+        test, val, used = [], [], used_fields(str(own.get("head", "amnet")))
         for seed in range(seeds):
-            settings = TrainSettings(**{"attention": attention, "seed": seed, **extra})
-            done = [
-                train_split(cache, split, settings, runs / cache.name / label / f"{name}-{seed}" / split, name=name)
-                for split in cache.splits
-            ]
+            changed = {field: value for field, value in extra.items() if field in used}
+            settings = TrainSettings(**{**own, "seed": seed, **changed})
+            home = runs / cache.name / label / f"{name}-{seed}"
+            done = [train_split(cache, split, settings, home / split, name=name) for split in cache.splits]
             test.append(np.mean([score_run(run, cache).metrics.rho for run in done]))
             val.append(np.mean([run.config["result"]["val_rho"] for run in done]))
         result[name] = {
@@ -65,11 +50,6 @@ def main(folder: Path, runs: Path, seeds: int, changes: tuple[str, ...]) -> None
             "over_seeds_sd": round(float(np.std(test, ddof=1)), 4) if seeds > 1 else None,
             "val_rho": round(float(np.mean(val)), 4),
         }
-    layer = cache.layer(*extra.get("layers", []))
-    for name, deviation in (("ridge_mean", False), ("ridge_mean_and_deviation", True)):
-        for suffix, parts in (("train", ("train",)), ("train_and_val", ("train", "val"))):
-            rhos = [ridge_rho(cache, split, layer=layer, deviation=deviation, parts=parts) for split in cache.splits]
-            result[f"{name}_{suffix}"] = round(float(np.mean(rhos)), 4)
     click.echo(json.dumps(result))
 
 

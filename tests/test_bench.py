@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -17,12 +16,13 @@ import bench.heads
 import bench.memory
 import bench.plain
 import bench.read
-from featcache.cache import open_cache
 from featcache.dataset import open_dataset
-from head.data import present_part
 
 
-def test_heads_are_compared_with_ridge_on_the_same_splits(tiny_cache: Path, tmp_path: Path) -> None:
+def test_heads_are_compared_with_baselines_on_the_same_splits(
+    tiny_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench.heads, "BASELINES", {"ridge_mean": {"head": "ridge", "pooling": "mean"}})
     settings = ["hidden_size=8", "epochs=2", "batch_size=8"]
     options = [f"--set={setting}" for setting in settings]
     done = CliRunner().invoke(
@@ -31,26 +31,9 @@ def test_heads_are_compared_with_ridge_on_the_same_splits(tiny_cache: Path, tmp_
     assert done.exit_code == 0, done.exception
     found = json.loads(done.stdout)
     assert found["settings"] == {"hidden_size": 8, "epochs": 2, "batch_size": 8}
-    assert set(found) == {
-        "cache", "splits", "seeds", "settings", "attention", "no_attention",
-        "ridge_mean_train", "ridge_mean_train_and_val",
-        "ridge_mean_and_deviation_train", "ridge_mean_and_deviation_train_and_val",
-    }  # fmt: skip
-    assert all(-1 <= found[name]["test_rho"] <= 1 for name in ("attention", "no_attention"))
-
-
-def test_ridge_is_scikit_learns_on_the_pooled_features(tiny_cache: Path) -> None:
-    from scipy.stats import spearmanr
-    from sklearn.linear_model import RidgeCV
-
-    cache = open_cache(tiny_cache)
-    train, test = (present_part(cache, cache.splits["1"][part]) for part in ("train", "test"))
-    x, unseen = (cache.read_pooled(part.rows, 0)[:, 0].astype(float) for part in (train, test))
-    mean, deviation = x.mean(0), np.where(x.std(0) > 0, x.std(0), 1)
-    model = RidgeCV(np.logspace(0, 6, 13)).fit((x - mean) / deviation, train.scores)
-    expected = spearmanr(model.predict((unseen - mean) / deviation), test.scores).statistic
-    found = bench.heads.ridge_rho(cache, "1", layer="layer3", deviation=False, parts=("train",))
-    assert found == pytest.approx(expected, abs=0.02)
+    names = ("attention", "no_attention", "ridge_mean")
+    assert set(found) == {"cache", "splits", "seeds", "settings", *names}
+    assert all(-1 <= found[name]["test_rho"] <= 1 for name in names)
 
 
 def test_readers_read_the_same_and_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
