@@ -62,8 +62,8 @@ def check_tensorboard() -> None:
 class EventLog:
     """Writes histories as scalars into TensorBoard's event files in a folder, one point an epoch.
 
-    Give it the whole history after each epoch. What an earlier process wrote there is superseded as a whole, so a
-    run that was killed or started over has each epoch once. lr is the learning rate of all epochs, if there is one.
+    Give it the whole history after each epoch. Files that an earlier process wrote there are replaced by one with
+    all epochs, so a run that was killed or started over has each of them once. lr is the learning rate of all epochs, if there is one.
     """
 
     def __init__(self, folder: Path, lr: float | None) -> None:
@@ -81,22 +81,33 @@ class EventLog:
     @property
     def empty(self) -> bool:
         """Whether there are no event files yet."""
-        return not any(self._folder.glob("events.out.tfevents.*"))
+        return not self._files()
+
+    def _files(self) -> list[Path]:
+        return list(self._folder.glob("events.out.tfevents.*"))
 
     def __call__(self, history: History) -> None:
         """Write the epochs that this object has not written; raise `StorageError` if that cannot be."""
         try:
+            earlier: list[Path] = []
             if self._writer is None:
-                from torch.utils.tensorboard import SummaryWriter
-
-                make_folder(self._folder)
-                self._writer = SummaryWriter(str(self._folder), purge_step=1)
+                earlier = self._files()
+                self._writer = self._opened()
             for epoch in history[self._written :]:
                 self._write(epoch)
             self._writer.flush()
+            for path in earlier:
+                path.unlink(missing_ok=True)
         except OSError as error:
             raise StorageError(f"{self._folder}: {error}; give another folder with --tensorboard") from error
         self._written = len(history)
+
+    def _opened(self) -> Any:
+        """Return a writer; it tells a TensorBoard that shows this run already to forget the earlier file's epochs."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        make_folder(self._folder)
+        return SummaryWriter(str(self._folder), purge_step=1)
 
     def _write(self, epoch: dict[str, float]) -> None:
         step = int(epoch["epoch"])

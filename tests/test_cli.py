@@ -287,6 +287,76 @@ def test_other_settings_in_the_same_place_end_with_status_6(trained: Path) -> No
     assert "--name" in error
 
 
+def test_a_grid_is_one_table_with_a_summary_and_comparisons(trained: Path) -> None:
+    grid = ["--name", "two", "--split", "1,2", "--steps", "1,2", "--seed", "0,1", "--no-attention", "--runs", "grids"]
+    amnet(*TRAIN, *grid)
+    lines = amnet("score-cache", "--runs", "grids").stdout.splitlines()
+    names = [f"two,steps={steps},seed={seed}" for steps in (1, 2) for seed in (0, 1)]
+    assert [line.split()[:2] for line in lines[1:9]] == [[name, split] for name in names for split in "12"]
+    assert " ".join(lines[10].split()) == "mean over splits val rho test rho 95% interval seed sd MSE splits seeds"
+    assert sorted(line.split()[0] for line in lines[11:13]) == ["two,steps=1", "two,steps=2"]
+    assert all(line.split()[-2:] == ["2", "2"] for line in lines[11:13])
+    assert lines[13].startswith("test part, eval views; 95%: t over splits")
+    assert lines[14:16] == ["epoch selected on the val part", ""]
+    best, other = (line.split()[0] for line in lines[11:13])
+    assert " ".join(lines[16].split()) == f"compared with {best} difference 95% interval p Holm p splits seeds"
+    assert lines[17].split()[0] == other
+    assert lines[18].startswith("paired by split; 95% and p: t over splits")
+    assert len(lines) == 19
+    found = json.loads(amnet("score-cache", "--runs", "grids", "--against", other, "--json").stdout)
+    assert list(found) == ["runs", "summary", "comparisons", "problems"]
+    assert [row["name"] for row in found["summary"]] == [best, other]
+    ours, theirs = (row["rho_mean"] for row in found["summary"])
+    (comparison,) = found["comparisons"]
+    assert (comparison["name"], comparison["against"], comparison["splits"], comparison["seeds"]) == (best, other, 2, 2)
+    assert comparison["difference"] == pytest.approx(ours - theirs)
+    assert "no such row; there are" in amnet("score-cache", "--runs", "grids", "--against", "x", status=2).stderr
+
+
+def test_a_head_that_fails_to_load_does_not_hide_the_others(trained: Path) -> None:
+    shutil.copytree("runs", "damaged")
+    head = Path("damaged/tiny/paper/split-1/head.safetensors")
+    head.write_bytes(head.read_bytes()[:-1])
+    failed = amnet("score-cache", "--runs", "damaged", status=5)
+    assert failed.stdout.splitlines()[1].split()[:2] == ["paper", "2"]
+    assert failed.stderr.startswith("error: damaged/tiny/paper/split-1/head.safetensors: missing or damaged")
+    found = json.loads(amnet("score-cache", "--runs", "damaged", "--json", status=5).stdout)
+    assert ([run["split"] for run in found["runs"]], len(found["problems"])) == (["2"], 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--head", "ridge", "--steps", "2", "--lr", "1"],
+            "--steps, --lr: of no effect on --head ridge; leave them out",
+        ),
+        (["--pooling", "mean"], "--pooling: of no effect on --head amnet; leave it out"),
+        (["--no-attention", "--attention", "on"], "--no-attention is --attention off; leave one out"),
+        (["--steps", "2,x"], "'x' is not a valid integer"),
+        (["--head", "amnet,rigde"], "'rigde' is not one of 'amnet', 'linear', 'ridge', 'svr', 'mlp'"),
+        (["--steps", "0,30"], "  --steps must be 1 to 20, found 0\n  --steps must be 1 to 20, found 30\n"),
+        (["--layer", "a", "--layer", "b"], "--layer: an amnet head reads one layer"),
+        (["--name", "a/b"], "--name must be letters, digits and"),
+    ],
+)
+def test_options_of_training_that_cannot_be_are_refused_before_any(
+    trained: Path, arguments: list[str], message: str
+) -> None:
+    assert message in amnet("train-head", "--split", "all", "--runs", "refused", *arguments, status=2).stderr
+    assert not Path("refused").exists()
+
+
+def test_runs_are_named_for_what_is_not_the_default(trained: Path) -> None:
+    for name, *arguments in (
+        ("paper,steps=1,hidden-size=8,epochs=1", "--steps", "1", "--hidden-size", "8", "--epochs", "1"),
+        ("paper-no-attention,hidden-size=8,epochs=1", "--no-attention", "--hidden-size", "8", "--epochs", "1"),
+        ("ridge,pooling=mean", "--head", "ridge", "--pooling", "mean"),
+    ):
+        done = amnet("train-head", "--split", "2", "--runs", "named", *arguments)
+        assert done.stdout.startswith(f"named/tiny/{name}/split-2: rho ")
+
+
 def test_the_documented_help_is_the_real_one() -> None:
     sys.path.insert(0, str(ROOT / "docs"))
     try:

@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 import pytest
+from event_files import scalars
 
 from featcache.errors import InvalidSettings, StorageError
 from head.history import EventLog, check_tensorboard, read_history, write_history
@@ -20,14 +21,6 @@ HISTORY = [
     }
     for epoch in (1, 2, 3, 4, 5)
 ]
-
-
-def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """Return the points of each tag in a folder, as TensorBoard shows them."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(folder)).Reload()
-    return {tag: [(point.step, point.value) for point in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
 def test_the_history_has_one_line_an_epoch(tmp_path: Path) -> None:
@@ -81,6 +74,7 @@ def test_epochs_that_are_done_again_are_there_once(tmp_path: Path) -> None:
     with EventLog(tmp_path, lr=0.01) as resumed:  # from a checkpoint of epoch 2
         resumed(HISTORY[:2] + again[:1])
         resumed(HISTORY[:2] + again)
+    assert len(list(tmp_path.iterdir())) == 1
     wanted = [(1, 0.1), (2, 0.2), (3, 0.9), (4, 0.9), (5, 0.9)]
     assert scalars(tmp_path)["val/rho"] == [(step, pytest.approx(rho)) for step, rho in wanted]
 
