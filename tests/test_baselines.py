@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from conftest import TINY_EXTRACT
 from numpy.typing import NDArray
 from sklearn.linear_model import LinearRegression, Ridge
@@ -17,6 +18,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
 
 import head.baseline_fit as baseline_fit
+from cli import main
 from featcache.cache import FeatureCache, open_cache
 from featcache.dataset import Part, open_dataset
 from featcache.errors import BadInput, InvalidSettings
@@ -28,7 +30,7 @@ from head.history import read_history
 from head.kinds import input_of
 from head.metrics import mean_squared_error, spearman
 from head.predict import load_predictor
-from head.runs import Run, load_head, read_run
+from head.runs import Run, find_runs, load_head, read_run
 from head.score import score_run
 from head.settings import TrainSettings
 from head.table import describe_run
@@ -462,3 +464,27 @@ def test_a_run_is_described_by_its_candidates_and_what_was_chosen(
     )
     plain = describe_run(fit(cache, tmp_path / "linear", settings_for("linear")))
     assert "at candidate 1 of 1, on the val part" in plain
+
+
+def test_baselines_go_the_whole_way_on_the_command_line(
+    layered_cache: Path, torn_dataset: Path, tmp_path: Path
+) -> None:
+    common = ["--cache", str(layered_cache), "--runs", str(tmp_path)]
+    trained = CliRunner().invoke(
+        main, ["train-head", *common, "--split", "all", "--head", "linear,ridge", "--layer", "all"]
+    )
+    assert trained.exit_code == 0, trained.output
+    assert "at candidate 1 of 1, on the val part" in trained.stdout
+    scored = CliRunner().invoke(main, ["score-cache", *common, "--json"])
+    assert scored.exit_code == 0, scored.output
+    runs = sorted(run.folder for run in find_runs(tmp_path))
+    assert len(runs) == 4
+    name = next(image.name for image in open_cache(layered_cache).images if not image.absent)
+    predicted = CliRunner().invoke(main, ["predict", "--head", str(runs[0]), str(torn_dataset / "images" / name)])
+    assert predicted.exit_code == 0, predicted.output
+    no_maps = CliRunner().invoke(
+        main,
+        ["predict", "--head", str(runs[0]), str(torn_dataset / "images" / name), "--maps", str(tmp_path / "maps")],
+    )
+    assert no_maps.exit_code == 2
+    assert "has no attention maps; leave --maps out" in no_maps.stderr
