@@ -348,12 +348,14 @@ def score_cache(
     """
     from featcache.cache import find_cache, open_cache
     from featcache.errors import join_errors
-    from head.compare import compare, rows_of
+    from head.compare import check_against, compare, rows_of
     from head.score import find_runs_of, score_all, write_scores
     from head.table import format_comparisons, format_table
 
     opened = open_cache(find_cache(cache))
     found, unreadable = find_runs_of(opened, runs, split)
+    if against is not None:
+        check_against(found, against)
     scored, errors = score_all([run for run in found if run.finished], opened, part=part, views=views)
     errors = [*unreadable, *errors]
     rows = rows_of(scored)

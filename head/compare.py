@@ -18,6 +18,7 @@ from featcache.errors import InvalidSettings
 from featcache.files import canonical_json
 
 from .metrics import json_number
+from .runs import Run
 from .score import Scored
 from .settings import TrainSettings
 
@@ -148,6 +149,13 @@ def compare(rows: Sequence[Row], *, against: str | None = None) -> list[Comparis
     found = [_compare(row, reference) for row in rows if row is not reference]
     adjusted = holm([one.p for one in found])
     return [Comparison(**{**asdict(one), "p_holm": p}) for one, p in zip(found, adjusted, strict=True)]
+
+
+def check_against(runs: Iterable[Run], name: str) -> None:
+    """Raise `InvalidSettings` if no row of these runs can be called so; known before they are scored."""
+    names = sorted({_without_seed(run.name) for run in runs})
+    if not any(name.startswith(one) for one in names):
+        raise InvalidSettings(f"--against {name}: no such row; there are {', '.join(names)}")
 
 
 def _find(rows: Sequence[Row], name: str) -> Row:

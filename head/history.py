@@ -63,7 +63,8 @@ class EventLog:
     """Writes histories as scalars into TensorBoard's event files in a folder, one point an epoch.
 
     Give it the whole history after each epoch. Files that an earlier process wrote there are replaced by one with
-    all epochs, so a run that was killed or started over has each of them once. lr is the learning rate of all epochs, if there is one.
+    all epochs, so a run that was killed or started over has each of them once. lr is the learning rate, if there is
+    one, of all epochs.
     """
 
     def __init__(self, folder: Path, lr: float | None) -> None:

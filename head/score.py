@@ -160,10 +160,9 @@ def find_runs_of(cache: FeatureCache, runs: Path, splits: str = "all") -> tuple[
     """Return the runs of some splits, or of 'all', in runs/CACHE or, where that is not, in runs or below it.
 
     Beside them the errors of runs that cannot be read. splits is as `head.training_jobs.chosen_splits` takes it.
-    Raises `InvalidSettings` if none of the runs is finished, saying what there is, and none is unreadable.
+    Unless some are unreadable, raises `InvalidSettings` if no run is finished, or none of a split that splits names.
     """
     folder = runs / cache.name if (runs / cache.name).is_dir() else runs
-    wanted = None if splits == "all" else {splits, *(split.strip() for split in splits.split(","))}
     readable: list[Run] = []
     errors: list[FeatcacheError] = []
     for path in sorted(folder.rglob(CONFIG_NAME)):
@@ -171,11 +170,19 @@ def find_runs_of(cache: FeatureCache, runs: Path, splits: str = "all") -> tuple[
             readable.append(read_run(path.parent))
         except FeatcacheError as error:
             errors.append(error)
-    found = [run for run in readable if _is_of(run, cache, folder) and (wanted is None or run.split in wanted)]
-    if not any(run.finished for run in found) and not errors:
+    found = [run for run in readable if _is_of(run, cache, folder)]
+    if splits != "all":
+        one = any(run.split == splits for run in found)
+        wanted = [splits] if one else [split.strip() for split in splits.split(",")]
+        found = [run for run in found if run.split in wanted]
+        missing = [split for split in wanted if not any(run.finished for run in found if run.split == split)]
+    else:
+        missing = [] if any(run.finished for run in found) else ["all"]
+    if missing and not errors:
+        split, unfinished = ",".join(missing), sum(not run.finished for run in found)
         raise InvalidSettings(
-            f"{folder}: no finished run of split {splits} on {cache.name}, and {len(found)} unfinished; "
-            f"make one with train-head --cache {cache.path} --split {splits}"
+            f"{folder}: no finished run of split {split} on {cache.name}, and {unfinished} unfinished; "
+            f"make one with train-head --cache {cache.path} --split {split}"
         )
     return sorted(found, key=lambda run: (run.name, natural_key(run.split))), errors
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from featcache.errors import InvalidSettings
-from head.compare import compare, corrected_interval, corrected_p, holm, rows_of
+from head.compare import check_against, compare, corrected_interval, corrected_p, holm, rows_of
 from head.metrics import Metrics
 from head.runs import Run
 from head.score import Scored
@@ -170,6 +170,11 @@ def test_another_row_can_be_what_the_others_are_compared_with() -> None:
     assert [one.against for one in compare(rows, against="c,seed=4")] == ["c", "c"]
     with pytest.raises(InvalidSettings, match="--against d: no such row; there are a, b, c"):
         compare(rows, against="d")
+    runs = [result.run for row in rows for result in row.scored]
+    for name in ("a", "c", "c,seed=4", "a and 1 more", "a (runs/a)"):
+        check_against(runs, name)
+    with pytest.raises(InvalidSettings, match="--against d: no such row; there are a, b, c"):
+        check_against(runs, "d")
 
 
 def test_only_splits_and_seeds_that_both_have_are_compared() -> None:

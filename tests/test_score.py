@@ -257,6 +257,8 @@ def test_unfinished_runs_are_found_beside_finished_ones(runs_copy: Path, cache: 
 
 
 def test_without_a_finished_run_the_way_to_one_is_named(runs_copy: Path, cache: FeatureCache, tmp_path: Path) -> None:
+    with pytest.raises(InvalidSettings, match="no finished run of split 7,8 on tiny, and 0 unfinished"):
+        find_runs_of(cache, runs_copy, "1,7,8")
     way_out = r"make one with train-head --cache \S+tiny --split"
     with pytest.raises(InvalidSettings, match=rf"no finished run of split 7 on tiny, and 0 unfinished; {way_out} 7"):
         find_runs_of(cache, runs_copy, "7")
