@@ -4,6 +4,7 @@ A message says what, where (path, row or line), expected, found, and what to do 
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Self
 
 MOST_PROBLEMS_SHOWN = 1000
 
@@ -72,6 +73,10 @@ class ResourceError(FeatcacheError, MemoryError):
     """Memory or a device that is missing or exhausted (exit 9)."""
 
     exit_code = 9
+
+    def __new__(cls, *args: object) -> Self:
+        """Make one; a Dask worker's errors are unpickled by this, which MemoryError's own refuses for its children."""
+        return Exception.__new__(cls, *args)
 
 
 class HostileFile(FeatcacheError, ValueError):

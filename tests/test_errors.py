@@ -1,11 +1,13 @@
 """Messages list every problem; each error has its exit status and survives the way between two processes."""
 
+import copyreg
 import pickle
 
 import pytest
+import tblib.pickling_support
 
 from featcache import errors
-from featcache.errors import BadImage, FeatcacheError, list_problems
+from featcache.errors import BadImage, FeatcacheError, join_errors, list_problems
 
 
 def test_up_to_twenty_problems_are_listed_in_full() -> None:
@@ -54,6 +56,28 @@ def test_an_error_survives_pickling(kind: type[FeatcacheError]) -> None:
     back = pickle.loads(pickle.dumps(kind("photo.jpg: what, where, what next")))
     assert type(back) is kind
     assert str(back) == "photo.jpg: what, where, what next"
+
+
+@pytest.mark.parametrize(
+    "kind", sorted(_subclasses(FeatcacheError) - {BadImage}, key=lambda kind: kind.__name__), ids=lambda k: k.__name__
+)
+def test_an_error_survives_the_pickling_of_a_cluster(
+    kind: type[FeatcacheError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(copyreg.dispatch_table, kind, copyreg.dispatch_table.get(kind))  # put back afterwards
+    tblib.pickling_support.install(kind("x"))  # as a Dask worker does with an error before it sends it
+    back = pickle.loads(pickle.dumps(kind("photo.jpg: what, where, what next")))
+    assert type(back) is kind
+    assert str(back) == "photo.jpg: what, where, what next"
+
+
+def test_several_errors_become_one_of_the_first_ones_exit_status() -> None:
+    first, second = errors.Locked("a: held"), errors.BadInput("b: two\nlines")
+    assert join_errors([first], "title", "way out") is first
+    joined = join_errors([first, second, first], "2 runs:", "Mend them.")
+    assert type(joined) is errors.Locked
+    assert str(joined) == "2 runs:\n  a: held\n  b: two\n  lines\nMend them."
+    assert type(join_errors([BadImage("torn", "x"), first], "t", "w")) is errors.BadInput
 
 
 def test_a_bad_image_survives_pickling_with_its_reason() -> None:
