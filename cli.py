@@ -264,6 +264,7 @@ def _extract(dataset: Any, settings: Any, folder: Path, workers: Any, as_json: b
 @click.option("--resume/--no-resume", default=True, help="Go on with an unfinished run, or start over.")
 @click.option("--jobs", default=1, show_default=True, metavar="J", help="Runs at once, each in a process of its own.")
 @click.option("--cluster", default="", metavar="ADDRESS", help="Dask scheduler, tcp://HOST:8786, whose workers do it.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @click.option("--tensorboard", type=DIRECTORY, metavar="DIR", help="Write each epoch's numbers for TensorBoard there.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def train_head(
@@ -274,6 +275,7 @@ def train_head(
     resume: bool,
     jobs: int,
     cluster: str,
+    device: str,
     tensorboard: Path | None,
     as_json: bool,
     **options: Any,
@@ -301,7 +303,7 @@ def train_head(
     if tensorboard is not None:
         check_tensorboard()
     opened = open_cache(find_cache(cache))
-    planned = jobs_of(opened, points, split, runs=runs, resume=resume, events=tensorboard)
+    planned = jobs_of(opened, points, split, runs=runs, resume=resume, events=tensorboard, device=device)
     with _progress() as progress:
         outcomes = train_all(planned, workers, on_progress=progress)
     done = [outcome for outcome in outcomes if isinstance(outcome, Run)]

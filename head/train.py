@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from featcache.cache import FeatureCache
+from featcache.devices import claimed, devices_for
 from featcache.errors import Mismatch, list_problems
 from featcache.files import make_folder, remove_temporaries
 from featcache.lock import writer_lock
@@ -36,13 +37,14 @@ def train_split(
 ) -> runs.Run:
     """Train a head on one split, into folder, and return the finished run.
 
-    on_history is given the history so far after each epoch, with how long they took.
+    on_history is given the history so far after each epoch, with how long they took. device is as `extract` takes it;
+    of several GPUs each process takes one.
     A run that is there is finished if it is not, and returned as it is if it is; resume=False starts over.
     The same settings, data and machine give the same weights, however often the training was killed.
     Raises `Mismatch` if folder holds a run of other settings or data.
     """
     runs.check_name(name)
-    target = resolve_device(device)
+    target = torch.device(claimed(devices_for(resolve_device(device))))
     data = split_data(cache, split, settings)
     config = _config(cache, split, settings, data, name, target)
     make_folder(folder)

@@ -32,10 +32,13 @@ class TrainingJob:
     name: str
     resume: bool = True
     events: Path | None = None
+    device: str = "auto"
 
     def check(self) -> None:
         """Raise what `run` would raise before it trains."""
-        check_start(self.cache, self.split, self.settings, self.folder, name=self.name, resume=self.resume)
+        check_start(
+            self.cache, self.split, self.settings, self.folder, name=self.name, resume=self.resume, device=self.device
+        )
 
     def run(self, on_progress: OnProgress = silent) -> Run:
         """Train it in this process."""
@@ -47,6 +50,7 @@ class TrainingJob:
             self.folder,
             name=self.name,
             resume=self.resume,
+            device=self.device,
             on_progress=on_progress,
         )
         if self.events is None:
@@ -73,11 +77,14 @@ def jobs_of(
     runs: Path,
     resume: bool = True,
     events: Path | None = None,
+    device: str = "auto",
 ) -> list[TrainingJob]:
     """Return a job for each point and split, runs in runs/CACHE/NAME/split-K; split is as `chosen_splits` takes it."""
     splits = chosen_splits(cache, split)
     return [
-        TrainingJob(cache, one, point.settings, runs / place, point.name, resume, events / place if events else None)
+        TrainingJob(
+            cache, one, point.settings, runs / place, point.name, resume, events / place if events else None, device
+        )
         for point in points
         for one in splits
         for place in [Path(cache.name, point.name, f"split-{one}")]
