@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from .dropout import Dropout
+from .lstm import product, repeat
 from .recurrence import Looks, Weights, look
 from .workspace import Workspace
 
@@ -108,26 +108,15 @@ class AMNetHead(nn.Module):
         """Look with one weight at all positions (Eq. 9): each z (B, D) is the mean, so its product is formed once."""
         z = (features.to(self.feature_mean.dtype).mean(dim=1) - self.feature_mean) / self.feature_std
         h, c = self._first_state(z, products)
-        given = _product(z, self.lstm.weight_ih.to(products)) + self.lstm.bias_ih + self.lstm.bias_hh  # (B, 4H)
-        weight_hh = self.lstm.weight_hh.to(products)
-        states = []
-        for _ in range(self.shape.steps):
-            i, f, g, o = (given + _product(h, weight_hh)).chunk(4, dim=1)  # (B, H)
-            c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
-            h = torch.sigmoid(o) * torch.tanh(c)  # Eq. 3
-            states.append(h)
-        T, L = self.shape.steps, self.shape.positions
-        return Looks(torch.stack(states), z.new_full((T, len(z), L), 1 / L))
+        T, L, cell = self.shape.steps, self.shape.positions, self.lstm
+        bias = cell.bias_ih + cell.bias_hh
+        states = repeat(z, h, c, cell.weight_ih, cell.weight_hh, bias, steps=T, products=products)
+        return Looks(states, z.new_full((T, len(z), L), 1 / L))
 
     def _first_state(self, mean: Tensor, products: torch.dtype) -> tuple[Tensor, Tensor]:
         """Return h and c (B, H) from the standardised mean feature (B, D): Eq. 12."""
-        h, c = (_product(mean, init.weight.to(products)) + init.bias for init in (self.init_h, self.init_c))
+        h, c = (product(mean, init.weight.to(products).t()) + init.bias for init in (self.init_h, self.init_c))
         return torch.tanh(h), torch.tanh(c)
-
-
-def _product(x: Tensor, weight: Tensor) -> Tensor:
-    """Return x W^T in the type of x, multiplied in that of weight."""
-    return functional.linear(x.to(weight.dtype), weight).to(x.dtype)
 
 
 def loss(output: HeadOutput, target: Tensor, *, attention_weight: float, coverage: float = 1.0) -> Tensor:

@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from .attention import energies, exponential_, key_gradient_, state_gradient
+from .lstm import Cell, advance, product, retreat, sum_of_outer
 from .workspace import Workspace
 
 
@@ -31,15 +32,12 @@ class Weights(NamedTuple):
 
 @dataclass(frozen=True)
 class _Step:
-    """What the way back needs of one step: F and z (B, D), alpha (B, L), and (B, H) each of the rest."""
+    """What the way back needs of one step: F and z (B, D), alpha (B, L), and the LSTM's record."""
 
     F: Tensor
     alpha: Tensor
     z: Tensor
-    h: Tensor
-    c: Tensor
-    gates: tuple[Tensor, Tensor, Tensor, Tensor]
-    tanh_c: Tensor
+    cell: Cell
 
 
 class Looks(NamedTuple):
@@ -69,15 +67,11 @@ def _forward(
     U, W_ih, W_hh = (weight.to(x.dtype).t() for weight in (weights.U, weights.W_ih, weights.W_hh))
     states, record = [], []
     for _ in range(steps):
-        F = exponential_(_product(h, U))  # (B, D)
+        F = exponential_(product(h, U))  # (B, D)
         alpha = functional.softmax(energies(keys, F, weights.M), dim=1)  # (B, L), Eq. 6 to 8
         z = torch.bmm(alpha.to(x.dtype).unsqueeze(1), x).squeeze(1).to(h.dtype)  # (B, D), Eq. 4
-        i, f, g, o = (_product(z, W_ih) + _product(h, W_hh) + weights.bias).chunk(4, dim=1)  # (B, H), Eq. 3
-        gates = (i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid())
-        before, c = c, gates[1] * c + gates[0] * gates[2]
-        tanh_c = torch.tanh(c)
-        record.append(_Step(F, alpha, z, h, before, gates, tanh_c))
-        h = gates[3] * tanh_c
+        cell, h, c = advance(product(z, W_ih) + product(h, W_hh) + weights.bias, h, c)  # Eq. 3
+        record.append(_Step(F, alpha, z, cell))
         states.append(h)
     return Looks(torch.stack(states), torch.stack([step.alpha for step in record])), keys, record
 
@@ -102,27 +96,26 @@ class _Look(torch.autograd.Function):
         x, keys, record, weights = ctx.x, ctx.keys, ctx.record, Weights(*ctx.saved_tensors)
         ctx.x = ctx.keys = ctx.record = None
         U, W_ih, W_hh = (weight.to(x.dtype) for weight in (weights.U, weights.W_ih, weights.W_hh))
-        dh, dc = torch.zeros_like(record[0].h), torch.zeros_like(record[0].c)
+        dh, dc = torch.zeros_like(d_states[0]), torch.zeros_like(d_states[0])
         d_energies, d_shares, d_gates = [], [], []
         for step, d_state, d_map in zip(reversed(record), d_states.flip(0), d_maps.flip(0), strict=True):
-            dh = dh + d_state
-            gates, dc = _back_through_lstm(step, dh, dc)
-            dz = _product(gates, W_ih)  # (B, D)
+            gates, dc = retreat(step.cell, dh + d_state, dc)
+            dz = product(gates, W_ih)  # (B, D)
             d_alpha = d_map + torch.bmm(x, dz.to(x.dtype).unsqueeze(2)).squeeze(2)  # (B, L)
             d_energy = step.alpha * (d_alpha - (step.alpha * d_alpha).sum(dim=1, keepdim=True))
             d_share = state_gradient(keys, step.F, weights.M, d_energy)  # (B, D), of U h
-            dh = _product(gates, W_hh) + _product(d_share, U)
+            dh = product(gates, W_hh) + product(d_share, U)
             d_energies.append(d_energy)
             d_shares.append(d_share)
             d_gates.append(gates)
         backwards = list(reversed(record))
         dM = key_gradient_(keys, torch.stack([step.F for step in backwards]), weights.M, torch.stack(d_energies))
-        dK = _sum_of_outer(keys.flatten(0, 1), x.flatten(0, 1), x.dtype)  # (D, D)
+        dK = sum_of_outer(keys.flatten(0, 1), x.flatten(0, 1), x.dtype)  # (D, D)
         shares, all_gates = torch.cat(d_shares), torch.cat(d_gates)
-        before = torch.cat([step.h for step in backwards])
-        dU = _sum_of_outer(shares, before, x.dtype)
-        dW_ih = _sum_of_outer(all_gates, torch.cat([step.z for step in backwards]), x.dtype)
-        dW_hh = _sum_of_outer(all_gates, before, x.dtype)
+        before = torch.cat([step.cell.h for step in backwards])
+        dU = sum_of_outer(shares, before, x.dtype)
+        dW_ih = sum_of_outer(all_gates, torch.cat([step.z for step in backwards]), x.dtype)
+        dW_hh = sum_of_outer(all_gates, before, x.dtype)
         ctx.workspace.give(x, keys)
         return None, dh, dc, dK, shares.sum(dim=0), dU, dM, dW_ih, dW_hh, all_gates.sum(dim=0), None, None
 
@@ -136,21 +129,3 @@ def _keys(x: Tensor, K: Tensor, b: Tensor, workspace: Workspace) -> Tensor:
         workspace.give(out)
         out = wide
     return out.add_(b)
-
-
-def _product(a: Tensor, weight: Tensor) -> Tensor:
-    """Return a @ weight in the type of a, multiplied in that of weight."""
-    return (a.to(weight.dtype) @ weight).to(a.dtype)
-
-
-def _sum_of_outer(gradient: Tensor, values: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return sum_n gradient_n values_n^T, a weight's gradient, from (N, out) and (N, in), multiplied in dtype."""
-    return (gradient.to(dtype).t() @ values.to(dtype)).to(gradient.dtype)
-
-
-def _back_through_lstm(step: _Step, dh: Tensor, dc: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the gradient of the gates (B, 4H), before their nonlinearities, and of the c before."""
-    i, f, g, o = step.gates
-    dc = dc + dh * o * (1 - step.tanh_c.square())
-    d_gates = (dc * g * i * (1 - i), dc * step.c * f * (1 - f), dc * i * (1 - g * g), dh * step.tanh_c * o * (1 - o))
-    return torch.cat(d_gates, dim=1), dc * f
