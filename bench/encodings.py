@@ -49,15 +49,15 @@ def error_of(reference: Any, other: Any) -> dict[str, float]:
     }
 
 
-def mean_rho(cache: Any, seed: int, attention: bool, home: Path) -> float:
-    """Return the mean test rho over splits of heads of one seed."""
+def mean_rho(cache: Any, home: Path, **settings: Any) -> float:
+    """Return the mean test rho over splits of heads with such settings; their runs are in home/NAME/split-K."""
     from head.score import score_run
     from head.settings import TrainSettings
     from head.train import train_split
 
-    settings = TrainSettings(seed=seed, attention=attention)
-    name = f"seed-{seed}" if attention else f"no-attention-seed-{seed}"
-    runs = [train_split(cache, split, settings, home / name / f"split-{split}", name=name) for split in cache.splits]
+    wanted = TrainSettings(**settings)
+    name = wanted.default_name()
+    runs = [train_split(cache, split, wanted, home / name / f"split-{split}", name=name) for split in cache.splits]
     return float(np.mean([score_run(run, cache).metrics.rho for run in runs]))
 
 
@@ -95,17 +95,16 @@ def main(exact: Path, coded: Path, runs: Path, seeds: int, first_seed: int) -> N
     }
     for name, attention in (("attention", True), ("no_attention", False)):
         rho = {
-            encoding: [mean_rho(cache, seed, attention, runs / encoding) for seed in _seeds(first_seed, seeds)]
+            encoding: [
+                mean_rho(cache, runs / encoding, seed=seed, attention=attention)
+                for seed in range(first_seed, first_seed + seeds)
+            ]
             for encoding, cache in (("float16", float16), ("uint8", uint8))
         }
         differences = [b - a for a, b in zip(rho["float16"], rho["uint8"], strict=True)]
         means = {f"test_rho_{encoding}": round(float(np.mean(values)), 4) for encoding, values in rho.items()}
         result[name] = {**means, **paired(differences)}
     click.echo(json.dumps(result))
-
-
-def _seeds(first: int, count: int) -> range:
-    return range(first, first + count)
 
 
 def _bytes(cache: Any) -> int:

@@ -66,12 +66,14 @@ def main(dataset: str, backbone: str, weights: str, modes: tuple[str, ...], seed
         home = Path(folder)
         exact = extracted(found, backbone, weights, REFERENCE, home)
         attention = not no_attention
-        reference = [mean_rho(exact, seed, attention, home / "runs" / "reference") for seed in range(seeds)]
+        reference = [
+            mean_rho(exact, home / "runs" / "reference", seed=seed, attention=attention) for seed in range(seeds)
+        ]
         for name in chosen:
             cache = extracted(found, backbone, weights, MODES[name], home)
             result["modes"][name] = error_of(exact, cache)
             if seeds:
-                rho = [mean_rho(cache, seed, attention, home / "runs" / name) for seed in range(seeds)]
+                rho = [mean_rho(cache, home / "runs" / name, seed=seed, attention=attention) for seed in range(seeds)]
                 differences = [b - a for a, b in zip(reference, rho, strict=True)]
                 result["modes"][name] |= {"test_rho": round(float(np.mean(rho)), 4), **paired(differences)}
         if seeds:

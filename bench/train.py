@@ -50,11 +50,16 @@ from pathlib import Path
 from featcache.cache import open_cache
 from head.settings import TrainSettings
 from head.train import train_split
+from head.trainer import Trainer
 cache, folder, attention, started = sys.argv[1:]
-settings = TrainSettings(epochs=1, attention=attention == "True")
-def report(history):
-    print(time.time() - float(started), history[0]["seconds"], flush=True)
-train_split(open_cache(cache), "first", settings, Path(folder), name="first", on_history=report)
+settings, step = TrainSettings(epochs=2, attention=attention == "True"), Trainer.step
+def timed(*arguments):
+    before = time.time()
+    value = step(*arguments)
+    print(before - float(started), time.time() - float(started), flush=True)
+    return value
+Trainer.step = timed
+train_split(open_cache(cache), "first", settings, Path(folder), name="first")
 """
 
 
@@ -137,11 +142,15 @@ def matmul_limit(batch: int, dtype: torch.dtype) -> Callable[[], float]:
 
 
 def first_step(cache: FeatureCache, folder: Path, *, attention: bool) -> dict[str, float]:
-    """Return seconds from the start of a fresh process to the end of its first step, and those of the step's epoch."""
+    """Return seconds from the start of a fresh process to its first step and to that step's end, and of the second."""
     arguments = [str(cache.path), str(folder), str(attention), str(time.time())]
     output = subprocess.check_output([sys.executable, "-c", _FIRST_STEP, *arguments], text=True)
-    total, epoch = map(float, output.split())
-    return {"to_the_end_of_the_first_epoch": round(total, 2), "epoch_of_one_batch": round(epoch, 2)}
+    first, second = (tuple(map(float, line.split())) for line in output.splitlines())
+    return {
+        "to_the_first_step": round(first[0], 2),
+        "to_the_end_of_the_first_step": round(first[1], 2),
+        "the_second_step": round(second[1] - second[0], 2),
+    }
 
 
 def lamem_epochs(folder: Path, splits: Path, epochs: int) -> list[dict[str, float]]:

@@ -138,13 +138,13 @@ class Trainer:
             torch.manual_seed(epoch_seed(self.settings.seed, epoch))
             features = self._features([(rows, views) for rows, views, _ in batches])
             for (rows, _, scores), x in zip(batches, features, strict=True):
-                losses.append(self._step(x, scores) * len(rows))
+                losses.append(self.step(x, scores) * len(rows))
         mean = float(torch.stack(losses).sum()) / len(self.data.train.rows)
         if not math.isfinite(mean):
             raise BadInput(f"{self.folder}: the loss is not finite in epoch {epoch}; use a lower --lr")
         return mean
 
-    def _step(self, features: Tensor, scores: Scores) -> Tensor:
+    def step(self, features: Tensor, scores: Scores) -> Tensor:
         """Fit one batch; return its loss, wherever it is computed."""
         target = torch.from_numpy((scores - self.target.mean) / self.target.scale).float().to(self.device)
         value = loss(

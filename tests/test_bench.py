@@ -15,7 +15,9 @@ import bench.features
 import bench.heads
 import bench.memory
 import bench.plain
+import bench.products
 import bench.read
+import bench.train
 from featcache.dataset import open_dataset
 
 
@@ -123,3 +125,31 @@ def test_memory_is_measured_in_processes_of_their_own() -> None:
     done = CliRunner().invoke(bench.memory.main, arguments)
     assert done.exit_code == 0, done.exception
     assert 0.8 < json.loads(done.stdout)["ratio"] < 1.25
+
+
+def test_training_is_compared_with_other_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (bench.features, bench.train):
+        monkeypatch.setattr(module, "POSITIONS", 9)
+        monkeypatch.setattr(module, "CHANNELS", 13)
+    done = CliRunner().invoke(bench.train.main, ["--images", "12", "--batch", "4", "--rounds", "1"])
+    assert done.exit_code == 0, done.exception
+    found = json.loads(done.stdout)
+    rates = found["images_per_second"]
+    assert set(rates) == {
+        "own", "no_attention", "plain", "plain_dataloader", "published", "limit_fp32", "limit_bf16"
+    }  # fmt: skip
+    assert found["own_over"]["plain"] == pytest.approx(rates["own"] / rates["plain"], rel=0.05, abs=0.01)
+    assert 0 <= found["waiting_for_data"] <= 1
+    assert all(start["to_the_end_of_the_first_step"] > 0 for start in found["start"].values())
+
+
+def test_precisions_of_products_are_compared_by_seed(monkeypatch: pytest.MonkeyPatch, tiny_cache: Path) -> None:
+    def rho(cache: object, home: Path, *, seed: int, precision: str, attention: bool) -> float:
+        return 0.5 + 0.01 * seed + (0.002 * seed if precision == "bf16" else 0)
+
+    monkeypatch.setattr(bench.products, "mean_rho", rho)
+    done = CliRunner().invoke(bench.products.main, ["--cache", str(tiny_cache), "--seeds", "3", "--no-attention"])
+    assert done.exit_code == 0, done.exception
+    found = json.loads(done.stdout)
+    assert found["differences"] == [0, 0.002, 0.004]
+    assert (found["test_rho_fp32"], found["mean_difference"], found["attention"]) == (0.51, 0.002, False)
