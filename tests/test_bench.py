@@ -127,6 +127,7 @@ def test_memory_is_measured_in_processes_of_their_own() -> None:
     assert 0.8 < json.loads(done.stdout)["ratio"] < 1.25
 
 
+@pytest.mark.slow
 def test_training_is_compared_with_other_ways(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (bench.features, bench.train):
         monkeypatch.setattr(module, "POSITIONS", 9)

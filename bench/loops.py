@@ -1,0 +1,79 @@
+"""The attention's loops, compiled by Numba, against the same formulas by torch.compile and in eager PyTorch.
+
+One batch of 256 x 196 x 1024 keys, all threads that torch uses; medians over rounds, in milliseconds, and seconds of
+the first call, which compiles.
+
+Example: python -m bench.loops
+"""
+
+import json
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import click
+import torch
+from torch import Tensor
+
+from head.attention import energies, key_gradient_, state_gradient
+
+from .features import CHANNELS, POSITIONS
+
+
+def energies_formula(keys: Tensor, state: Tensor, M: Tensor) -> Tensor:
+    """Return what `head.attention.energies` does, for a compiler to fuse."""
+    return (M * (1 - 2 / (1 + keys * state.unsqueeze(1)))).sum(dim=2)
+
+
+def state_gradient_formula(keys: Tensor, state: Tensor, M: Tensor, gradient: Tensor) -> Tensor:
+    """Return what `head.attention.state_gradient` does, for a compiler to fuse."""
+    r = 1 / (1 + keys * state.unsqueeze(1))
+    return (gradient.unsqueeze(2) * M * (4 * (r - r * r))).sum(dim=1)
+
+
+def key_gradient_formula(keys: Tensor, states: Tensor, M: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what `head.attention.key_gradient_` replaces and returns, for a compiler to fuse."""
+    slopes, values = torch.zeros(()), torch.zeros(())
+    for state, gradient in zip(states, gradients, strict=True):
+        r = 1 / (1 + keys * state.unsqueeze(1))
+        slopes = slopes + gradient.unsqueeze(2) * (r - r * r)
+        values = values + gradient.unsqueeze(2) * (1 - 2 * r)
+    return 4 * slopes * M, values.sum(dim=0)
+
+
+@click.command()
+@click.option("--batch", default=256, show_default=True)
+@click.option("--steps", default=3, show_default=True)
+@click.option("--rounds", default=5, show_default=True)
+def main(batch: int, steps: int, rounds: int) -> None:
+    """Print milliseconds of each loop in each form as one JSON line."""
+    L, D = POSITIONS, CHANNELS
+    keys, states = torch.rand(batch, L, D) + 0.5, torch.rand(steps, batch, D) + 0.5
+    M, gradients = torch.randn(L, D), torch.randn(steps, batch, L)
+    copy = keys.clone()
+    loops: dict[str, tuple[Callable[..., Any], Callable[..., Any], tuple[Tensor, ...]]] = {
+        "energies": (energies, energies_formula, (keys, states[0], M)),
+        "state_gradient": (state_gradient, state_gradient_formula, (keys, states[0], M, gradients[0])),
+        "key_gradient": (key_gradient_, key_gradient_formula, (copy, states, M, gradients)),
+    }
+    result = {}
+    for name, (own, formula, arguments) in loops.items():
+        ways = {"numba": own, "torch_compile": torch.compile(formula, dynamic=False), "eager": formula}
+        first = {way: _seconds(run, arguments) for way, run in ways.items()}
+        times = [{way: _seconds(run, arguments) for way, run in ways.items()} for _ in range(rounds)]
+        result[name] = {
+            "milliseconds": {way: round(1e3 * median(t[way] for t in times), 1) for way in ways},
+            "first_call_seconds": {way: round(seconds, 2) for way, seconds in first.items()},
+        }
+    click.echo(json.dumps(result))
+
+
+def _seconds(run: Callable[..., Any], arguments: tuple[Tensor, ...]) -> float:
+    started = time.perf_counter()
+    run(*arguments)
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()
