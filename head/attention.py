@@ -23,9 +23,9 @@ from torch import Tensor
 LARGEST = 40.0
 
 
-def exponential_(values: Tensor) -> Tensor:
-    """Replace values k by exp(2k), k held to +-40."""
-    return values.mul_(2).clamp_(-2 * LARGEST, 2 * LARGEST).exp_()
+def exponential_(doubled: Tensor) -> Tensor:
+    """Replace values 2k by exp(2k), k held to +-40."""
+    return doubled.clamp_(-2 * LARGEST, 2 * LARGEST).exp_()
 
 
 def energies(keys: Tensor, state: Tensor, M: Tensor) -> Tensor:

@@ -87,7 +87,9 @@ class AMNetHead(nn.Module):
 
     def _look(self, features: Tensor, products: torch.dtype) -> Looks:
         x = self.workspace.take(features.shape, self.feature_mean.dtype, features.device)
-        x.copy_(features).sub_(self.feature_mean).div_(self.feature_std)  # (B, L, D)
+        torch.addcmul(
+            -self.feature_mean / self.feature_std, x.copy_(features), 1 / self.feature_std, out=x
+        )  # (B, L, D)
         h, c = self._first_state(x.mean(dim=1), products)
         if x.dtype != products:
             narrow = self.workspace.take(x.shape, products, x.device).copy_(x)

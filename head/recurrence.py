@@ -63,11 +63,11 @@ def look(x: Tensor, h: Tensor, c: Tensor, weights: Weights, *, steps: int, works
 def _forward(
     x: Tensor, h: Tensor, c: Tensor, weights: Weights, steps: int, workspace: Workspace
 ) -> tuple[Looks, Tensor, list[_Step]]:
-    keys = exponential_(_keys(x, weights.K, weights.b, workspace))  # (B, L, D)
+    keys = exponential_(_doubled_keys(x, weights.K, weights.b, workspace))  # (B, L, D)
     U, W_ih, W_hh = (weight.to(x.dtype).t() for weight in (weights.U, weights.W_ih, weights.W_hh))
     states, record = [], []
     for _ in range(steps):
-        F = exponential_(product(h, U))  # (B, D)
+        F = exponential_(2 * product(h, U))  # (B, D)
         alpha = functional.softmax(energies(keys, F, weights.M), dim=1)  # (B, L), Eq. 6 to 8
         z = torch.bmm(alpha.to(x.dtype).unsqueeze(1), x).squeeze(1).to(h.dtype)  # (B, D), Eq. 4
         cell, h, c = advance(product(z, W_ih) + product(h, W_hh) + weights.bias, h, c)  # Eq. 3
@@ -120,12 +120,12 @@ class _Look(torch.autograd.Function):
         return None, dh, dc, dK, shares.sum(dim=0), dU, dM, dW_ih, dW_hh, all_gates.sum(dim=0), None, None
 
 
-def _keys(x: Tensor, K: Tensor, b: Tensor, workspace: Workspace) -> Tensor:
-    """Return K x + b (B, L, D) in the type of b."""
+def _doubled_keys(x: Tensor, K: Tensor, b: Tensor, workspace: Workspace) -> Tensor:
+    """Return 2 (K x + b), (B, L, D), in the type of b."""
     out = workspace.take(x.shape[:2] + K.shape[:1], x.dtype, x.device)
-    torch.mm(x.flatten(0, 1), K.to(x.dtype).t(), out=out.flatten(0, 1))
+    torch.mm(x.flatten(0, 1), (2 * K).to(x.dtype).t(), out=out.flatten(0, 1))
     if out.dtype != b.dtype:
         wide = workspace.take(out.shape, b.dtype, x.device).copy_(out)
         workspace.give(out)
         out = wide
-    return out.add_(b)
+    return out.add_(2 * b)
