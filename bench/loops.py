@@ -16,30 +16,16 @@ import click
 import torch
 from torch import Tensor
 
-from head.attention import energies, key_gradient_, state_gradient
+from head.attention import (
+    energies,
+    energies_formula,
+    key_gradient_,
+    key_gradient_formula,
+    state_gradient,
+    state_gradient_formula,
+)
 
 from .features import CHANNELS, POSITIONS
-
-
-def energies_formula(keys: Tensor, state: Tensor, M: Tensor) -> Tensor:
-    """Return what `head.attention.energies` does, for a compiler to fuse."""
-    return (M * (1 - 2 / (1 + keys * state.unsqueeze(1)))).sum(dim=2)
-
-
-def state_gradient_formula(keys: Tensor, state: Tensor, M: Tensor, gradient: Tensor) -> Tensor:
-    """Return what `head.attention.state_gradient` does, for a compiler to fuse."""
-    r = 1 / (1 + keys * state.unsqueeze(1))
-    return (gradient.unsqueeze(2) * M * (4 * (r - r * r))).sum(dim=1)
-
-
-def key_gradient_formula(keys: Tensor, states: Tensor, M: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what `head.attention.key_gradient_` replaces and returns, for a compiler to fuse."""
-    slopes, values = torch.zeros(()), torch.zeros(())
-    for state, gradient in zip(states, gradients, strict=True):
-        r = 1 / (1 + keys * state.unsqueeze(1))
-        slopes = slopes + gradient.unsqueeze(2) * (r - r * r)
-        values = values + gradient.unsqueeze(2) * (1 - 2 * r)
-    return 4 * slopes * M, values.sum(dim=0)
 
 
 @click.command()

@@ -1,4 +1,4 @@
-"""The paper's head as its equations stand: eager PyTorch and autograd, no step shared and nothing computed again."""
+"""The paper's head as its equations stand: eager PyTorch and autograd, K x + b computed once for all steps."""
 
 import torch
 from torch.nn import functional
@@ -12,10 +12,11 @@ def plain_output(head: AMNetHead, features: torch.Tensor) -> HeadOutput:
     x = (features - head.feature_mean) / head.feature_std
     mean = x.mean(dim=1)
     h, c = torch.tanh(head.init_h(mean)), torch.tanh(head.init_c(mean))
+    keys = head.K(x) if head.shape.attention else None
     scores, maps = [], []
     for _ in range(head.shape.steps):
-        if head.shape.attention:
-            e = (head.M * torch.tanh(head.U(h).unsqueeze(1) + head.K(x))).sum(dim=2)
+        if keys is not None:
+            e = (head.M * torch.tanh(head.U(h).unsqueeze(1) + keys)).sum(dim=2)
             alpha = functional.softmax(e, dim=1)
         else:
             alpha = x.new_full((len(x), L), 1 / L)

@@ -44,6 +44,7 @@ from .plain_head import plain_output
 from .read import H5pyViews
 
 LAMEM_TRAIN, LAMEM_VAL = 45_000, 3_741
+_READY = 3  # batches: the first, and one that each worker of a DataLoader has read by then
 _FIRST_STEP = """
 import sys, time
 from pathlib import Path
@@ -126,6 +127,20 @@ def eager_steps(head: AMNetHead | PublishedHead, batches: Iterator[Tensor], **co
     return step
 
 
+def dataloader_rate(cache: FeatureCache, head: AMNetHead, batch: int, rounds: int) -> float:
+    """Return images per second of eager training from a DataLoader with 2 workers, once none is read beforehand."""
+    rows = np.random.default_rng(2).integers(0, batch, batch * (_READY + rounds))
+    stored = H5pyViews(cache.path / "cache.h5", (rows, np.zeros_like(rows)))
+    loader = iter(torch.utils.data.DataLoader(stored, batch, num_workers=2, prefetch_factor=1))
+    step = eager_steps(head, loader, attention_weight=1e-4)  # takes a batch to warm up
+    for _ in range(_READY - 1):
+        step()
+    started = time.perf_counter()
+    for _ in range(rounds):
+        step()
+    return batch * rounds / (time.perf_counter() - started)
+
+
 def matmul_limit(batch: int, dtype: torch.dtype) -> Callable[[], float]:
     """Return a function that gives images per second of K x and its weight's gradient alone."""
     x, keys = torch.rand(batch * POSITIONS, CHANNELS).to(dtype), torch.rand(batch * POSITIONS, CHANNELS).to(dtype)
@@ -182,9 +197,6 @@ def main(images: int, batch: int, rounds: int, lamem: Path | None) -> None:
         }
         in_memory = cycle([torch.from_numpy(cache.read(np.arange(batch), 0))])
         shape = {"positions": POSITIONS, "channels": CHANNELS}
-        order = np.random.default_rng(2).permutation(np.tile(np.arange(images), 2 + rounds))
-        stored = H5pyViews(cache.path / "cache.h5", (order, np.zeros_like(order)))
-        loader = torch.utils.data.DataLoader(stored, batch, num_workers=2)
         own, without = (
             Epochs(cache, folder, batch_size=batch),
             Epochs(cache, folder, batch_size=batch, attention=False),
@@ -193,7 +205,6 @@ def main(images: int, batch: int, rounds: int, lamem: Path | None) -> None:
             "own": own.next,
             "no_attention": without.next,
             "plain": eager_steps(AMNetHead(HeadShape(**shape)), in_memory, attention_weight=1e-4),
-            "plain_dataloader": eager_steps(AMNetHead(HeadShape(**shape)), iter(loader), attention_weight=1e-4),
             "published": eager_steps(
                 PublishedHead(PublishedShape(**shape)), in_memory, attention_weight=1e-5, coverage=0.6
             ),
@@ -201,10 +212,15 @@ def main(images: int, batch: int, rounds: int, lamem: Path | None) -> None:
             "limit_bf16": matmul_limit(batch, torch.bfloat16),
         }
         results = [{way: measure() for way, measure in ways.items()} for _ in range(rounds)]
+        loaded = dataloader_rate(cache, AMNetHead(HeadShape(**shape)), batch, rounds)
         lamem_results = lamem_epochs(folder / "lamem", lamem, rounds) if lamem else []
     own_rate, own_eval, waiting = (median(r["own"][key] for r in results) for key in ("train", "evaluate", "waiting"))
     rates = {way: median(r[way] for r in results) for way in ways if way not in ("own", "no_attention")}
-    rates |= {"own": own_rate, "no_attention": median(r["no_attention"]["train"] for r in results)}
+    rates |= {
+        "plain_dataloader": loaded,
+        "own": own_rate,
+        "no_attention": median(r["no_attention"]["train"] for r in results),
+    }
     report = {
         "products": own.products,
         "threads": torch.get_num_threads(),

@@ -1,4 +1,4 @@
-"""The energies of Eq. 8 and their gradients, without arrays of the keys' size: compiled on a CPU, by image elsewhere.
+"""The energies of Eq. 8 and their gradients, without arrays of the keys' size: compiled on a CPU, in chunks elsewhere.
 
 tanh(k + s) = 1 - 2 / (1 + exp(2k) exp(2s)), so the exponential of the keys is taken once for all T steps, and each
 step costs one division an element. With E = exp(2k) and F = exp(2s), both stored in place of k and s,
@@ -14,6 +14,7 @@ the other share is as large with the opposite sign.
 
 import functools
 import itertools
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 
 LARGEST = 40.0
+CHUNK = 16
 
 
 def exponential_(doubled: Tensor) -> Tensor:
@@ -34,7 +36,8 @@ def energies(keys: Tensor, state: Tensor, M: Tensor) -> Tensor:
     if keys.is_cpu:
         _in_threads("energies", len(keys), keys, state, M, out)
     else:
-        energies_by_image(keys, state, M, out)
+        for some in _chunks(len(keys)):
+            out[some] = energies_formula(keys[some], state[some], M)
     return out
 
 
@@ -44,7 +47,8 @@ def state_gradient(keys: Tensor, state: Tensor, M: Tensor, gradient: Tensor) -> 
     if keys.is_cpu:
         _in_threads("state_gradient", len(keys), keys, state, M, gradient, out)
     else:
-        state_gradient_by_image(keys, state, M, gradient, out)
+        for some in _chunks(len(keys)):
+            out[some] = state_gradient_formula(keys[some], state[some], M, gradient[some])
     return out
 
 
@@ -54,30 +58,36 @@ def key_gradient_(keys: Tensor, states: Tensor, M: Tensor, gradients: Tensor) ->
     if keys.is_cpu:
         _in_threads("key_gradient", len(M), keys, states, M, gradients, out)
     else:
-        key_gradient_by_image_(keys, states, M, gradients, out)
+        for some in _chunks(len(keys)):
+            keys[some], own = key_gradient_formula(keys[some], states[:, some], M, gradients[:, some])
+            out += own
     return out
 
 
-def energies_by_image(keys: Tensor, state: Tensor, M: Tensor, out: Tensor) -> None:
-    """Fill out with what `energies` returns, on any device, one image at a time to need little memory."""
-    for b in range(len(keys)):
-        out[b] = (M * (1 - 2 / (1 + keys[b] * state[b]))).sum(dim=1)
+def energies_formula(keys: Tensor, state: Tensor, M: Tensor) -> Tensor:
+    """Return what `energies` does, with arrays of the keys' size in between."""
+    return (M * (1 - 2 / (1 + keys * state.unsqueeze(1)))).sum(dim=2)
 
 
-def state_gradient_by_image(keys: Tensor, state: Tensor, M: Tensor, gradient: Tensor, out: Tensor) -> None:
-    """Fill out with what `state_gradient` returns, likewise."""
-    for b in range(len(keys)):
-        r = 1 / (1 + keys[b] * state[b])
-        out[b] = (gradient[b].unsqueeze(1) * M * (4 * (r - r * r))).sum(dim=0)
+def state_gradient_formula(keys: Tensor, state: Tensor, M: Tensor, gradient: Tensor) -> Tensor:
+    """Return what `state_gradient` does, likewise."""
+    r = 1 / (1 + keys * state.unsqueeze(1))
+    return (gradient.unsqueeze(2) * M * (4 * (r - r * r))).sum(dim=1)
 
 
-def key_gradient_by_image_(keys: Tensor, states: Tensor, M: Tensor, gradients: Tensor, out: Tensor) -> None:
-    """Do what `key_gradient_` does, adding M' to out, likewise."""
-    for b in range(len(keys)):
-        r = 1 / (1 + keys[b] * states[:, b].unsqueeze(1))  # (T, L, D)
-        weight = gradients[:, b].unsqueeze(2)  # (T, L, 1)
-        out += (weight * (1 - 2 * r)).sum(dim=0)
-        keys[b] = M * (weight * (4 * (r - r * r))).sum(dim=0)
+def key_gradient_formula(keys: Tensor, states: Tensor, M: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
+    """Return k' and M' as `key_gradient_` does, likewise."""
+    slopes, values = torch.zeros_like(keys), torch.zeros_like(keys)
+    for state, gradient in zip(states, gradients, strict=True):
+        r = 1 / (1 + keys * state.unsqueeze(1))
+        slopes = slopes + gradient.unsqueeze(2) * (r - r * r)
+        values = values + gradient.unsqueeze(2) * (1 - 2 * r)
+    return 4 * slopes * M, values.sum(dim=0)
+
+
+def _chunks(count: int) -> list[slice]:
+    """Return few images at a time, so that arrays of their keys' size are small."""
+    return [slice(start, start + CHUNK) for start in range(0, count, CHUNK)]
 
 
 def _in_threads(name: str, count: int, *tensors: Tensor) -> None:
@@ -87,14 +97,16 @@ def _in_threads(name: str, count: int, *tensors: Tensor) -> None:
     loop: Callable[..., None] = getattr(cpu_kernels, name)
     arrays = [tensor.detach().numpy() for tensor in tensors]
     threads = min(torch.get_num_threads(), count)
-    edges = [count * n // threads for n in range(threads + 1)]
-    if threads == 1:
+    if threads <= 1:
         loop(*arrays, 0, count)
         return
-    for done in [_pool(threads).submit(loop, *arrays, a, b) for a, b in itertools.pairwise(edges)]:
+    edges = [count * n // threads for n in range(threads + 1)]
+    pool = _pool(threads, os.getpid())
+    for done in [pool.submit(loop, *arrays, a, b) for a, b in itertools.pairwise(edges)]:
         done.result()
 
 
 @functools.cache
-def _pool(threads: int) -> ThreadPoolExecutor:
+def _pool(threads: int, process: int) -> ThreadPoolExecutor:
+    """Return this process's threads; those of the process that it was forked from did not come with it."""
     return ThreadPoolExecutor(threads, thread_name_prefix="attention")

@@ -1,6 +1,6 @@
 """The loops over (image, position, channel) of the attention, compiled for the CPU by Numba, in two seconds together.
 
-Each goes over the keys once, in the order in which they lie in memory, and makes no array of their size: eager PyTorch
+Each goes over the keys once, a row of channels at a time, and makes no array of their size: eager PyTorch
 makes several, and torch.compile, which needs a C++ compiler and seven seconds, goes over them once for each sum
 (`bench.loops`: a batch of 256 takes 0.13 s here, 0.28 s by torch.compile, 5.7 s by eager formulas). No result
 depends on how the work is cut into ranges, so it does not depend on the number of threads. What they compute is

@@ -48,17 +48,15 @@ class HeadInput:
     def batches(
         self, cache: FeatureCache, pairs: Iterable[tuple[NDArray[np.int64], NDArray[np.int64]]], *, pinned: bool = False
     ) -> Iterator[Tensor]:
-        """Yield what `read` returns for each (rows, views), read ahead in threads; maps stored as float16 stay that.
+        """Yield what `read` returns for each (rows, views), made ahead in threads; maps stored as float16 stay that.
 
-        A batch is valid until the next is asked for. pinned puts whole maps where a GPU can fetch them from.
+        A batch is valid until the next is asked for. pinned puts maps of float16 where a GPU can fetch them from.
         """
-        if self.pooling != "maps":
+        if self.pooling != "maps" or self.constants(cache):
             yield from ahead(pairs, lambda _, pair: self.read(cache, *pair), prefetch=2)
             return
-        layer = self.layers[0]
-        constants = cache.constants(layer)
-        for stored in cache.batches(pairs, layer, allocate=_pinned if pinned else np.empty):
-            yield torch.from_numpy(stored) if constants is None else decode(stored, constants)
+        for stored in cache.batches(pairs, self.layers[0], allocate=_pinned if pinned else np.empty):
+            yield torch.from_numpy(stored)
 
     def of_maps(self, maps: Mapping[str, Tensor], constants: Mapping[str, Constants]) -> Tensor:
         """Return what `read` would, had the maps (B, L, D) of each layer been stored with these constants."""

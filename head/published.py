@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .lstm import product
 from .model import HeadOutput
 
 TARGET_MEAN, TARGET_SCALE = 0.754, 0.5  # targets are (y - 0.754) * 2 for every data set and split
@@ -59,12 +60,23 @@ class PublishedHead(nn.Module):
         self.input_dropout = nn.Dropout(shape.input_dropout)
 
     def forward(self, features: Tensor) -> HeadOutput:
-        """Map features (B, L, D) to a `HeadOutput` whose step scores are the T outputs divided by T."""
-        x = self.input_dropout(self.input_block(features))  # (B, L, D)
+        """Map features (B, L, D) to a `HeadOutput` whose step scores are the T outputs divided by T.
+
+        Under autocast the two products over positions are in its type, and all else in that of the weights.
+        """
+        kind = features.device.type
+        products = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.inconv.weight.dtype
+        with torch.autocast(kind, enabled=False):
+            return self._output(features.to(self.inconv.weight.dtype), products)
+
+    def _output(self, features: Tensor, products: torch.dtype) -> HeadOutput:
+        x = self.input_dropout(self.input_block(features, products))  # (B, L, D)
         mean = x.mean(dim=1)  # (B, D)
         h, c = torch.tanh(self.hs1(mean)), torch.tanh(self.hc1(mean))  # (B, H)
         shown = h  # what attention and regressor see of the state; the LSTM itself goes on undropped
-        keys = self.dropout(functional.relu(self.e1(x))) if self.shape.attention else None  # (B, L, D), for all steps
+        keys = (
+            self.dropout(functional.relu(product(x, self.e1.weight.to(products).t()))) if self.shape.attention else None
+        )  # (B, L, D), for all steps
         outputs, maps = [], []
         for _ in range(self.shape.steps):
             if keys is None:
@@ -75,23 +87,17 @@ class PublishedHead(nn.Module):
             _, (h, c) = self.rnn(z.unsqueeze(1), (h.unsqueeze(0), c.unsqueeze(0)))  # a sequence of one
             h, c = h.squeeze(0), c.squeeze(0)
             shown = self.dropout(h)
-            outputs.append(self.regress(shown))
+            outputs.append(self.regnet4(self.dropout(functional.relu(self.regnet1(shown)))).squeeze(1))
             maps.append(alpha)
         m = torch.stack(outputs, dim=1) / self.shape.steps  # (B, T)
         return HeadOutput(m.sum(dim=1), m, torch.stack(maps, dim=1))
 
-    def regress(self, h: Tensor) -> Tensor:
-        """Return the output (B,) of a step from its state (B, H): never in fewer bits than the weights have."""
-        with torch.autocast(h.device.type, enabled=False):
-            hidden = functional.relu(self.regnet1(h.to(self.regnet1.weight.dtype)))  # (B, R)
-            output: Tensor = self.regnet4(self.dropout(hidden)).squeeze(1)
-        return output
-
-    def input_block(self, features: Tensor) -> Tensor:
+    def input_block(self, features: Tensor, products: torch.dtype) -> Tensor:
         """Return features (B, L, D) after 1x1 convolution, batch norm over images and positions, and ReLU."""
         B, L, D = features.shape
         weight = self.inconv.weight.view(D, D)
-        x = functional.linear(features.to(weight.dtype), weight, self.inconv.bias)
+        bias: Tensor = self.inconv.bias  # type: ignore[assignment]  # it has one
+        x = product(features, weight.to(products).t()) + bias
         rows = x.reshape(B * L, D)
         if B * L == 1:  # one value has no variance: a last batch of one image, of maps of one position
             norm = self.bn1

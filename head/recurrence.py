@@ -92,7 +92,9 @@ class _Look(torch.autograd.Function):
     def backward(ctx: Any, d_states: Tensor, d_maps: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradient of each argument from those of states (T, B, H) and maps (T, B, L)."""
         if ctx.keys is None:
-            raise RuntimeError("the gradients of a look at the features can be computed once")
+            raise RuntimeError(
+                "the gradients of an output can be computed once; call the head again for a second backward"
+            )
         x, keys, record, weights = ctx.x, ctx.keys, ctx.record, Weights(*ctx.saved_tensors)
         ctx.x = ctx.keys = ctx.record = None
         U, W_ih, W_hh = (weight.to(x.dtype) for weight in (weights.U, weights.W_ih, weights.W_hh))

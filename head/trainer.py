@@ -134,7 +134,9 @@ class Trainer:
             )
         )
         losses = []
-        with torch.random.fork_rng():  # dropout draws by (seed, epoch)
+        with torch.random.fork_rng(
+            [self.device] if self.device.type == "cuda" else []
+        ):  # dropout draws by (seed, epoch)
             torch.manual_seed(epoch_seed(self.settings.seed, epoch))
             features = self._features([(rows, views) for rows, views, _ in batches])
             for (rows, _, scores), x in zip(batches, features, strict=True):
@@ -175,14 +177,19 @@ class Trainer:
 
     def _features(self, pairs: list[tuple[NDArray[np.int64], NDArray[np.int64]]]) -> Iterator[Tensor]:
         """Yield what the head reads of each batch of (rows, views), on its device."""
-        batches = self.input.batches(self.cache, pairs, pinned=self.device.type == "cuda")
+        pinned = self.device.type == "cuda"
+        batches = self.input.batches(self.cache, pairs, pinned=pinned)
         while True:
             started = time.monotonic()
             features = next(batches, None)
             self.waited += time.monotonic() - started
             if features is None:
                 return
-            yield features.to(self.device, non_blocking=True)
+            on_device = features.to(self.device, non_blocking=pinned)
+            copied = torch.cuda.current_stream(self.device).record_event() if pinned else None
+            yield on_device
+            if copied is not None:  # or the next batch would be read into memory that is still being copied from
+                copied.synchronize()
 
     def _restored(self) -> State:
         checkpoint = read_checkpoint(self.folder / runs.CHECKPOINT_NAME)

@@ -1,6 +1,8 @@
 """The attention's loops give what autograd gives for the plain formula, in both forms and in any number of threads."""
 
 import math
+import multiprocessing
+import warnings
 
 import pytest
 import torch
@@ -8,12 +10,12 @@ from torch import Tensor
 
 from head.attention import (
     energies,
-    energies_by_image,
+    energies_formula,
     exponential_,
     key_gradient_,
-    key_gradient_by_image_,
+    key_gradient_formula,
     state_gradient,
-    state_gradient_by_image,
+    state_gradient_formula,
 )
 
 B, L, D, T = 5, 7, 11, 3
@@ -51,9 +53,7 @@ def test_energies_are_those_of_the_plain_formula(k: Tensor, s: Tensor, M: Tensor
     wanted, E, F = plain(k, s, M).detach(), exponential(k), exponential(s)
     for t in range(T):
         torch.testing.assert_close(energies(E, F[t], M.detach()), wanted[t], rtol=1e-13, atol=1e-13)
-        out = torch.empty(B, L, dtype=torch.float64)
-        energies_by_image(E, F[t], M.detach(), out)
-        torch.testing.assert_close(out, wanted[t], rtol=1e-13, atol=1e-13)
+        torch.testing.assert_close(energies_formula(E, F[t], M.detach()), wanted[t], rtol=1e-13, atol=1e-13)
 
 
 def test_gradients_are_those_of_autograd(k: Tensor, s: Tensor, M: Tensor) -> None:
@@ -63,15 +63,31 @@ def test_gradients_are_those_of_autograd(k: Tensor, s: Tensor, M: Tensor) -> Non
     E, F, M_ = exponential(k), exponential(s), M.detach()
     for t in range(T):
         torch.testing.assert_close(state_gradient(E, F[t], M_, given[t]), s.grad[t], rtol=1e-12, atol=1e-13)
-        out = torch.empty(B, D, dtype=torch.float64)
-        state_gradient_by_image(E, F[t], M_, given[t], out)
-        torch.testing.assert_close(out, s.grad[t], rtol=1e-12, atol=1e-13)
-    again, out = E.clone(), torch.zeros_like(M_)
+        torch.testing.assert_close(state_gradient_formula(E, F[t], M_, given[t]), s.grad[t], rtol=1e-12, atol=1e-13)
+    of_keys, of_m = key_gradient_formula(E, F, M_, given)
     torch.testing.assert_close(key_gradient_(E, F, M_, given), M.grad, rtol=1e-12, atol=1e-13)
     torch.testing.assert_close(E, k.grad, rtol=1e-12, atol=1e-13)
-    key_gradient_by_image_(again, F, M_, given, out)
-    torch.testing.assert_close(out, M.grad, rtol=1e-12, atol=1e-13)
-    torch.testing.assert_close(again, k.grad, rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(of_m, M.grad, rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(of_keys, k.grad, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, B, 16])
+def test_on_other_devices_images_are_taken_in_chunks(
+    chunk: int, k: Tensor, s: Tensor, M: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Elsewhere(Tensor):
+        is_cpu = False  # type: ignore[assignment]
+
+    monkeypatch.setattr("head.attention.CHUNK", chunk)
+    E, F, M_, given = exponential(k), exponential(s), M.detach(), draw(T, B, L, seed=1)
+    keys = E.clone().as_subclass(Elsewhere)
+    torch.testing.assert_close(energies(keys, F[0], M_), energies(E, F[0], M_), rtol=1e-12, atol=1e-13)
+    own, wanted = state_gradient(keys, F[0], M_, given[0]), state_gradient(E, F[0], M_, given[0])
+    torch.testing.assert_close(own, wanted, rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(
+        key_gradient_(keys, F, M_, given), key_gradient_(E, F, M_, given), rtol=1e-12, atol=1e-13
+    )
+    torch.testing.assert_close(keys.as_subclass(Tensor), E, rtol=1e-12, atol=1e-13)
 
 
 def test_in_float32_they_are_as_near_as_float32_can_be(k: Tensor, s: Tensor, M: Tensor) -> None:
@@ -110,5 +126,22 @@ def test_results_do_not_depend_on_the_number_of_threads(threads: int, k: Tensor,
     try:
         for a, b in zip(alone, results(), strict=True):
             assert torch.equal(a, b)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_forked_process_has_threads_of_its_own() -> None:
+    E, F, M = torch.rand(4, L, D), torch.rand(4, D), torch.rand(L, D)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        wanted = energies(E, F, M)
+        child = multiprocessing.get_context("fork").Process(target=energies, args=(E, F, M))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # that forks of threads may hang is the point
+            child.start()
+        child.join(60)
+        assert child.exitcode == 0
+        assert torch.equal(energies(E, F, M), wanted)
     finally:
         torch.set_num_threads(before)

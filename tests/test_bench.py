@@ -13,6 +13,7 @@ import bench.encodings
 import bench.extract
 import bench.features
 import bench.heads
+import bench.loops
 import bench.memory
 import bench.plain
 import bench.products
@@ -142,6 +143,17 @@ def test_training_is_compared_with_other_ways(monkeypatch: pytest.MonkeyPatch) -
     assert found["own_over"]["plain"] == pytest.approx(rates["own"] / rates["plain"], rel=0.05, abs=0.01)
     assert 0 <= found["waiting_for_data"] <= 1
     assert all(start["to_the_end_of_the_first_step"] > 0 for start in found["start"].values())
+
+
+def test_loops_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench.loops, "POSITIONS", 3)
+    monkeypatch.setattr(bench.loops, "CHANNELS", 5)
+    monkeypatch.setattr(bench.loops.torch, "compile", lambda formula, dynamic: formula)
+    done = CliRunner().invoke(bench.loops.main, ["--batch", "2", "--rounds", "1"])
+    assert done.exit_code == 0, done.exception
+    found = json.loads(done.stdout)
+    assert set(found) == {"energies", "state_gradient", "key_gradient"}
+    assert all(set(loop["milliseconds"]) == {"numba", "torch_compile", "eager"} for loop in found.values())
 
 
 def test_precisions_of_products_are_compared_by_seed(monkeypatch: pytest.MonkeyPatch, tiny_cache: Path) -> None:

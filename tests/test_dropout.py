@@ -42,6 +42,13 @@ def test_the_same_seed_drops_the_same_elements() -> None:
     assert not torch.equal(results[0], results[2])
 
 
+def test_a_probability_next_to_one_still_keeps_some() -> None:
+    torch.manual_seed(7)
+    dropped = Dropout(0.999999)(torch.ones(1_000_000))
+    assert 0 < int((dropped != 0).sum()) < 100
+    assert dropped.isfinite().all()
+
+
 @pytest.mark.parametrize(("p", "training"), [(0.5, False), (0.0, True)])
 def test_nothing_is_dropped_in_evaluation_or_with_probability_zero(p: float, training: bool) -> None:
     x = torch.randn(17)

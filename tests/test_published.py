@@ -241,3 +241,16 @@ def test_paper_heads_are_trained_as_before(cache: FeatureCache) -> None:
     scale = target_scale(settings, scores)
     assert scale.mean == pytest.approx(scores.mean())
     assert np.abs((scores - scale.mean) / scale.scale).max() == pytest.approx(1)
+
+
+def test_under_autocast_products_are_bfloat16_and_all_else_is_not() -> None:
+    torch.manual_seed(3)
+    head = PublishedHead(PublishedShape(7, 11, hidden_size=5, regressor_size=3)).eval()
+    features = torch.randn(4, 7, 11).half()
+    exact = head(features)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = head(features)
+    assert {value.dtype for value in output} == {torch.float32}
+    assert not torch.equal(output.maps, exact.maps)
+    torch.testing.assert_close(output.maps.sum(dim=2), torch.ones(4, 3), rtol=0, atol=1e-6)
+    torch.testing.assert_close(output.score, exact.score, rtol=0, atol=0.01)

@@ -1,6 +1,7 @@
 """The written-out gradient of attention and LSTM against float64 autograd of the plain formula."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -47,9 +48,11 @@ def test_each_output_alone_has_the_gradient_of_autograd() -> None:
         for output in (plain_output(head, features), head(features)):
             head.zero_grad()
             torch.autograd.backward((output[part] * weights).sum())
-            results.append([p.grad.clone() for p in head.parameters() if p.grad is not None])
-        for a, b in zip(*results, strict=False):
-            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-13)
+            results.append({name: p.grad.clone() for name, p in head.named_parameters() if p.grad is not None})
+        wanted, found = results
+        assert set(found) == set(wanted)
+        for name, gradient in found.items():
+            torch.testing.assert_close(gradient, wanted[name], rtol=1e-9, atol=1e-13, msg=name)
 
 
 def test_float32_gradients_are_near_those_of_float64() -> None:
@@ -120,3 +123,29 @@ def test_what_evaluation_leaves_can_be_used_in_training() -> None:
     output = head(features).score
     torch.autograd.backward(output.sum())
     assert torch.equal(output.detach(), kept.clone())
+
+
+def test_smaller_arrays_make_room_for_larger_ones() -> None:
+    workspace, kept = Workspace(), []
+    for size in (1, 2, 3, 7, 5, 4):
+        array = workspace.take((size,), torch.float32, torch.device("cpu"))
+        workspace.give(array)
+        kept = workspace._free
+    assert [flat.numel() for flat in kept] == [7]
+
+
+def test_a_head_is_pickled_without_its_arrays() -> None:
+    head = make_head()
+    small = len(pickle.dumps(head))
+    torch.autograd.backward(head(torch.randn(64, L, D).double()).score.sum())
+    head.zero_grad(set_to_none=True)
+    data = pickle.dumps(head)
+    assert len(data) == small
+    features = torch.randn(B, L, D).double()
+    assert torch.equal(pickle.loads(data)(features).score, head(features).score)
+
+
+@pytest.mark.parametrize("attention", [True, False])
+def test_no_images_give_no_scores(attention: bool) -> None:
+    output = make_head(attention=attention)(torch.empty(0, L, D).double())
+    assert (output.score.shape, output.maps.shape) == ((0,), (0, 3, L))
