@@ -239,7 +239,7 @@ def _extract(dataset: Any, settings: Any, folder: Path, workers: Any, as_json: b
 @click.option("--no-attention", is_flag=True, help="The same as --attention off (Eq. 9).")
 @click.option("--pooling", type=_several(click.Choice(POOLED)), help=f"What a baseline reads.  {_usual('pooling')}")
 @click.option("--layer", "layers", multiple=True,
-              help="Layer to read; of baselines more than one, or all.  [default: the cache's last]")  # fmt: skip
+              help="Layer to read, or all; several are joined.  [default: the cache's last]")  # fmt: skip
 @click.option("--steps", type=_several(click.INT), help=f"Looks at the image, T.  {_usual('steps')}")
 @click.option("--hidden-size", type=_several(click.INT), help=f"Size of the LSTM's state.  {_usual('hidden_size')}")
 @click.option("--epochs", type=click.INT, help=f"At most so many.  {_usual('epochs')}")

@@ -13,6 +13,7 @@ from featcache.cache import FeatureCache
 from featcache.dataset import Part
 from featcache.errors import BadInput, InvalidSettings
 
+from .inputs import HeadInput
 from .settings import TrainSettings
 
 EVAL_VIEW = 0
@@ -105,12 +106,21 @@ def epoch_batches(
         yield part.rows[picked], seen[start : start + batch_size], part.scores[picked]
 
 
-def feature_scale(cache: FeatureCache, part: Part, *, layer: str, seed: int) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation of each channel (D) over positions and one view of each image of part."""
-    batches = list(epoch_batches(part, views=cache.views, seed=seed, epoch=0, batch_size=1024))
+def feature_scale(cache: FeatureCache, part: Part, *, source: HeadInput, seed: int) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of each channel (D) over positions and one view of each image of part.
+
+    Of a single layer, and of means, they follow from what the cache has pooled; joined maps are read once.
+    """
+    joined = source.pooling == "maps" and len(source.layers) > 1
+    batches = list(epoch_batches(part, views=cache.views, seed=seed, epoch=0, batch_size=64 if joined else 1024))
     total, squares = 0.0, 0.0
     for rows, views, _ in batches:
-        mean, deviation = cache.read_pooled(rows, views, layer).astype(np.float64).transpose(1, 0, 2)  # (B, D) each
+        if joined:
+            features = source.read(cache, rows, views)
+            pooled = torch.stack([features.mean(dim=1), features.std(dim=1, correction=0)], dim=1).numpy()
+        else:
+            pooled = np.concatenate([cache.read_pooled(rows, views, layer) for layer in source.layers], axis=2)
+        mean, deviation = pooled.astype(np.float64).transpose(1, 0, 2)  # (B, D) each
         total = total + mean.sum(axis=0)
         squares = squares + (mean**2 + deviation**2).sum(axis=0)
     n = len(part.rows)

@@ -8,20 +8,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
+from featcache.backbones import LayerShape
 from featcache.cache import FeatureCache
 from featcache.encoding import Constants, decode, encode
 from featcache.errors import InvalidSettings
 from featcache.reading import ahead
+from featcache.recipe import Recipe
 
 POOLINGS = ("maps", "mean", "mean+deviation")
 
 
 @dataclass(frozen=True)
 class HeadInput:
-    """layers in order, and how each is seen: 'maps' (B, L, D) of the only layer, or pooled over its positions.
+    """layers in order, and how each is seen: as 'maps' (B, L, D), or pooled over its positions (B, 1, D).
 
-    Pooled vectors of several layers are joined: (B, 1, D) with D the sum over layers, twice that with deviation.
+    Several layers are joined, D the sum of theirs (twice that with deviation); maps on the grid of the smallest of
+    them, the others averaged down to it.
     """
 
     layers: tuple[str, ...]
@@ -30,19 +34,21 @@ class HeadInput:
     def __post_init__(self) -> None:
         if self.pooling not in POOLINGS:
             raise InvalidSettings(f"pooling must be {', '.join(POOLINGS)}, found {self.pooling!r}")
-        if not self.layers or (self.pooling == "maps" and len(self.layers) > 1):
-            raise InvalidSettings(f"a head that reads {self.pooling} cannot read layers {', '.join(self.layers)}")
+        if not self.layers:
+            raise InvalidSettings("a head reads at least one layer")
 
-    def shape(self, cache: FeatureCache) -> tuple[int, int]:
-        """Return positions L and channels D of what is read, with L the map's own for a single layer, else 1."""
-        shapes = [cache.recipe.layer_shape(layer) for layer in self.layers]
+    def grid(self, recipe: Recipe) -> LayerShape:
+        """Return the shape of the maps, all channels together; of pooled vectors, that of the smallest map."""
+        shapes = [recipe.layer_shape(layer) for layer in self.layers]
+        smallest = min(shapes, key=lambda shape: shape.positions)
         channels = sum(shape.channels for shape in shapes) * (2 if self.pooling == "mean+deviation" else 1)
-        return (shapes[0].positions if len(shapes) == 1 else 1), channels
+        return LayerShape(smallest.height, smallest.width, channels)
 
     def read(self, cache: FeatureCache, rows: NDArray[np.int64], views: NDArray[np.int64] | int) -> Tensor:
         """Return features of (row, view) pairs, float32: (B, L, D) or pooled (B, 1, D)."""
         if self.pooling == "maps":
-            return decode(torch.from_numpy(cache.read(rows, views, self.layers[0])), cache.constants(self.layers[0]))
+            stored = {layer: torch.from_numpy(cache.read(rows, views, layer)) for layer in self.layers}
+            return self._join_maps({k: decode(v, cache.constants(k)) for k, v in stored.items()}, cache.recipe)
         return self._join([torch.from_numpy(cache.read_pooled(rows, views, layer)) for layer in self.layers])
 
     def batches(
@@ -52,19 +58,26 @@ class HeadInput:
 
         A batch is valid until the next is asked for. pinned puts maps of float16 where a GPU can fetch them from.
         """
-        if self.pooling != "maps" or self.constants(cache):
+        if self.pooling != "maps" or len(self.layers) > 1 or self.constants(cache):
             yield from ahead(pairs, lambda _, pair: self.read(cache, *pair), prefetch=2)
             return
         for stored in cache.batches(pairs, self.layers[0], allocate=_pinned if pinned else np.empty):
             yield torch.from_numpy(stored)
 
-    def of_maps(self, maps: Mapping[str, Tensor], constants: Mapping[str, Constants]) -> Tensor:
+    def of_maps(self, maps: Mapping[str, Tensor], constants: Mapping[str, Constants], recipe: Recipe) -> Tensor:
         """Return what `read` would, had the maps (B, L, D) of each layer been stored with these constants."""
         stored = {layer: encode(maps[layer], constants.get(layer)) for layer in self.layers}
         if self.pooling == "maps":
-            (layer,) = self.layers
-            return decode(torch.from_numpy(stored[layer].features), constants.get(layer))
+            features = {layer: torch.from_numpy(stored[layer].features) for layer in self.layers}
+            return self._join_maps({k: decode(v, constants.get(k)) for k, v in features.items()}, recipe)
         return self._join([torch.from_numpy(stored[layer].pooled) for layer in self.layers])
+
+    def _join_maps(self, maps: Mapping[str, Tensor], recipe: Recipe) -> Tensor:
+        """Join maps (B, L, D) of each layer on one grid."""
+        if len(self.layers) == 1:
+            return maps[self.layers[0]]
+        side = (self.grid(recipe).height, self.grid(recipe).width)
+        return torch.cat([_averaged(maps[layer], recipe.layer_shape(layer), side) for layer in self.layers], dim=2)
 
     def _join(self, pooled: list[Tensor]) -> Tensor:
         """Join mean and deviation (B, 2, D) of each layer."""
@@ -79,6 +92,14 @@ class HeadInput:
     def as_json(self) -> dict[str, Any]:
         """Return a JSON object that `input_from_json` takes."""
         return {"layers": list(self.layers), "pooling": self.pooling}
+
+
+def _averaged(features: Tensor, shape: LayerShape, side: tuple[int, int]) -> Tensor:
+    """Return features (B, L, D) of a map as those of another grid (height, width), averaged over areas."""
+    if (shape.height, shape.width) == side:
+        return features
+    images = features.transpose(1, 2).reshape(len(features), shape.channels, shape.height, shape.width)
+    return functional.adaptive_avg_pool2d(images, side).flatten(2).transpose(1, 2)
 
 
 def _pinned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:

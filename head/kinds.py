@@ -49,10 +49,10 @@ def input_of(cache: FeatureCache, settings: TrainSettings) -> HeadInput:
 
 def untrained_head(cache: FeatureCache, settings: TrainSettings) -> AMNetHead | PublishedHead:
     """Return the head that settings ask for, with weights drawn from torch's generator."""
-    positions, channels = input_of(cache, settings).shape(cache)
+    grid = input_of(cache, settings).grid(cache.recipe)
     sizes: dict[str, Any] = {
-        "positions": positions,
-        "channels": channels,
+        "positions": grid.positions,
+        "channels": grid.channels,
         "steps": settings.steps,
         "hidden_size": settings.hidden_size,
         "regressor_size": settings.regressor_size,

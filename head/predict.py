@@ -107,11 +107,11 @@ class Predictor:
         if self.run.imported:  # whoever trained it did not round them, which changes its maps by up to 1e-4
             read = features[self.run.input.layers[0]].cpu()
         else:
-            read = self.run.input.of_maps(features, self.head.constants)
+            read = self.run.input.of_maps(features, self.head.constants, self.run.recipe)
         score, steps, looks = self.head.predict(read)
         maps = looks.numpy()  # (B, T, L)
         if has_maps(self.head.module):
-            shape = self.run.recipe.layer_shape(self.run.input.layers[0])
+            shape = self.run.input.grid(self.run.recipe)
             maps = maps.reshape(*maps.shape[:2], shape.height, shape.width)
         return score.numpy(), steps.numpy(), maps
 

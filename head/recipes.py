@@ -9,6 +9,7 @@ from featcache.cache import FeatureCache
 from featcache.dataset import Part
 
 from .data import feature_scale
+from .inputs import HeadInput
 from .metrics import Scores
 from .model import AMNetHead
 from .published import COVERAGE_PER_STEP, TARGET_MEAN, TARGET_SCALE
@@ -31,10 +32,10 @@ def target_scale(settings: TrainSettings, scores: Scores) -> TargetScale:
     return TargetScale(mean, float(np.max(np.abs(scores - mean))))
 
 
-def fix_feature_scale(module: nn.Module, cache: FeatureCache, part: Part, *, layer: str, seed: int) -> None:
+def fix_feature_scale(module: nn.Module, cache: FeatureCache, part: Part, *, source: HeadInput, seed: int) -> None:
     """Fix how a paper head standardises features, from its training part; published heads have batch norm instead."""
     if isinstance(module, AMNetHead):
-        module.set_feature_scale(*feature_scale(cache, part, layer=layer, seed=seed))
+        module.set_feature_scale(*feature_scale(cache, part, source=source, seed=seed))
 
 
 def coverage_of(settings: TrainSettings) -> float:

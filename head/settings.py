@@ -55,7 +55,7 @@ class TrainSettings:
     """Flat and JSON-able. The defaults are the paper's (section 3.4) where it gives them; see `settings_of` for others.
 
     head is 'amnet' (a recurrent head of the recipe) or a baseline on pooled features; pooling is what a baseline
-    reads of each layer. layers are the cache's layers to read: none for its last, 'all' for all (baselines alone).
+    reads of each layer. layers are the cache's layers to read, joined: none for its last, 'all' for all.
     attention_weight is lambda of Eq. 13; patience is how many epochs without a better validation rho end the training;
     precision is the arithmetic of matrix products, 'auto' bf16 where the hardware multiplies it.
     """
@@ -129,9 +129,6 @@ def problems_of(values: Mapping[str, Any]) -> list[str]:
         problems.append(f"--dropout must be in [0, 1), found {values['dropout']}")
     if not 0 < values.get("val_fraction", 0.5) < 1:
         problems.append(f"--val-fraction must be in (0, 1), found {values['val_fraction']}")
-    layers = values.get("layers", ())
-    if values.get("head") == "amnet" and (len(layers) > 1 or layers == ("all",)):
-        problems.append("--layer: an amnet head reads one layer; --head linear, ridge, svr and mlp read several")
     return problems
 
 

@@ -70,7 +70,7 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             self.model = untrained_head(cache, settings)
-        fix_feature_scale(self.model, cache, data.train, layer=self.input.layers[0], seed=settings.seed)
+        fix_feature_scale(self.model, cache, data.train, source=self.input, seed=settings.seed)
         self.model.to(device)
         self.optimizer = torch.optim.Adam(
             self.model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True

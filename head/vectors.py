@@ -54,7 +54,7 @@ def read_vectors(
     cache: FeatureCache, part: Part, source: HeadInput, *, seed: int, most_vectors: int | None = None
 ) -> Vectors:
     """Read the training vectors of a part; with most_vectors, of no more than that, else of every image."""
-    channels = source.shape(cache)[1]
+    channels = source.grid(cache.recipe).channels
     most = MOST_NUMBERS // channels
     picked, seen = draw_views(
         len(part.rows),

@@ -4,6 +4,7 @@ All of it is read-only: copy before changing.
 """
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -93,3 +94,12 @@ def tiny_runs(tiny_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     for name, settings, split in (("paper", TINY_TRAIN, "1"), ("paper", TINY_TRAIN, "2"), ("plain", plain, "1")):
         train_split(cache, split, settings, home / cache.name / name / f"split-{split}", name=name)
     return home
+
+
+@pytest.fixture(scope="session")
+def layered_cache(torn_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cache of `torn_dataset`: two layers, 8x8x128 and 4x4x256, as uint8, no augmented views, two images absent."""
+    out = tmp_path_factory.mktemp("cache") / "layered"
+    settings = replace(TINY_EXTRACT, augs=0, layers=("layer2", "layer3"), encoding="uint8")
+    extract(open_dataset(str(torn_dataset)), settings, out)
+    return out

@@ -1,7 +1,6 @@
 """Baselines against closed forms and scikit-learn's own predictions, and as runs: scored, predicted with, repeated."""
 
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from conftest import TINY_EXTRACT
 from numpy.typing import NDArray
 from sklearn.linear_model import LinearRegression, Ridge
 from sklearn.neural_network import MLPRegressor
@@ -20,9 +18,8 @@ from sklearn.svm import SVR
 import head.baseline_fit as baseline_fit
 from cli import main
 from featcache.cache import FeatureCache, open_cache
-from featcache.dataset import Part, open_dataset
+from featcache.dataset import Part
 from featcache.errors import BadInput, InvalidSettings
-from featcache.extract import extract
 from featcache.progress import Progress
 from head.baselines import KernelHead, KernelShape, LinearHead, LinearShape, PerceptronHead, PerceptronShape
 from head.data import split_data
@@ -44,15 +41,6 @@ Array = NDArray[np.float64]
 @pytest.fixture
 def cache(tiny_cache: Path) -> FeatureCache:
     return open_cache(tiny_cache)
-
-
-@pytest.fixture(scope="module")
-def layered_cache(torn_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two layers as uint8, no augmented views, two images absent."""
-    out = tmp_path_factory.mktemp("cache") / "layered"
-    settings = replace(TINY_EXTRACT, augs=0, layers=("layer2", "layer3"), encoding="uint8")
-    extract(open_dataset(str(torn_dataset)), settings, out)
-    return out
 
 
 def settings_for(head: str, **more: object) -> TrainSettings:

@@ -336,7 +336,7 @@ def test_a_head_that_fails_to_load_does_not_hide_the_others(trained: Path) -> No
         (["--steps", "2,x"], "'x' is not a valid integer"),
         (["--head", "amnet,rigde"], "'rigde' is not one of 'amnet', 'linear', 'ridge', 'svr', 'mlp'"),
         (["--steps", "0,30"], "  --steps must be 1 to 20, found 0\n  --steps must be 1 to 20, found 30\n"),
-        (["--layer", "a", "--layer", "b"], "--layer: an amnet head reads one layer"),
+        (["--layer", "a", "--layer", "layer3"], "has no layer a; it has layer3"),
         (["--name", "a/b"], "--name must be letters, digits and"),
     ],
 )

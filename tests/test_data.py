@@ -170,7 +170,7 @@ def test_over_many_epochs_every_view_of_an_image_is_seen_equally_often() -> None
 def test_the_feature_scale_is_numpys_over_the_features_read_back(tiny_cache: Path) -> None:
     cache = open_cache(tiny_cache)
     part = cache.splits["1"]["train"]
-    mean, std = feature_scale(cache, part, layer="layer3", seed=5)
+    mean, std = feature_scale(cache, part, source=HeadInput(("layer3",), "maps"), seed=5)
     batches = epoch_batches(part, views=cache.views, seed=5, epoch=0, batch_size=1024)
     features = np.concatenate([cache.read(rows, views) for rows, views, _ in batches]).astype(np.float64)
     assert (mean.dtype, std.dtype) == (torch.float32, torch.float32)

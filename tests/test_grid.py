@@ -126,9 +126,7 @@ def test_all_that_cannot_be_is_said_at_once() -> None:
         "  --seed must be 0 to 9223372036854775807, found -1",
         "Change them or leave them out; nothing was trained.",
     ]
-    with pytest.raises(InvalidSettings, match="--layer: an amnet head reads one layer"):
-        grid({"head": ("ridge", "amnet"), "layers": (("a", "b"),)})
-    assert names(grid({"head": ("ridge",), "layers": (("a", "b"),)})) == ["ridge,layer=a+b"]
+    assert names(grid({"head": ("ridge", "amnet"), "layers": (("a", "b"),)})) == ["ridge,layer=a+b", "paper,layer=a+b"]
 
 
 @given(st.lists(SETTINGS, min_size=2, max_size=6, unique=True))
