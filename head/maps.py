@@ -3,7 +3,7 @@
 import hashlib
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path, PurePath
 
 import numpy as np
@@ -19,26 +19,31 @@ _LONGEST_NAME = 120  # bytes; a file system takes 255, with what a temporary nam
 
 
 def has_maps(module: nn.Module) -> bool:
-    """Whether a head looks at positions one by one; those on pooled features do not."""
+    """Whether a head is of a kind that looks, which baselines are not; without attention its maps are uniform, 1/L."""
     return isinstance(module, AMNetHead | PublishedHead)
 
 
 def map_files(folder: Path, paths: Sequence[Path], arguments: Sequence[Path]) -> list[Path]:
     """Return the file in folder for each image's maps: its path below the argument it was found in, and .npy.
 
-    Where two would be the same, the later one has a number behind its name. A function of the arguments alone.
+    Where two would be the same, the later one has a number behind its name, and where a folder would be another's
+    file, it goes to the top. A function of the arguments alone.
     """
+    given = set(arguments)
     files: set[str] = set()
     folders: set[str] = set()
+    numbers: dict[str, int] = {}
     names = []
     for path in paths:
-        relative = _relative(path, arguments)
-        relative = relative.with_name(_shortened(relative.name))
-        name, number = relative.with_name(f"{relative.name}.npy"), 1
-        while _key(name) in files | folders or any(_key(parent) in files for parent in name.parents):
+        wanted = _relative(path, given)
+        wanted = wanted.with_name(_shortened(wanted.name))
+        home = PurePath() if any(_key(parent) in files for parent in wanted.parents) else wanted.parent
+        name, number = wanted.with_name(f"{wanted.name}.npy"), numbers.get(_key(wanted), 1)
+        while (key := _key(name)) in files or key in folders or any(_key(parent) in files for parent in name.parents):
             number += 1
-            name = PurePath(f"{relative.name}-{number}.npy")
-        files.add(_key(name))
+            name = home / f"{wanted.name}-{number}.npy"
+        numbers[_key(wanted)] = number
+        files.add(key)
         folders |= {_key(parent) for parent in name.parents}
         names.append(folder / name)
     return names
@@ -52,10 +57,10 @@ def write_map(path: Path, maps: NDArray[np.float32]) -> None:
     write_durably(path, data.getvalue())
 
 
-def _relative(path: Path, arguments: Sequence[Path]) -> PurePath:
-    below = [path.relative_to(argument) for argument in arguments if path != argument and path.is_relative_to(argument)]
-    inside = [relative for relative in below if ".." not in relative.parts]
-    return min(inside, key=lambda relative: len(relative.parts), default=PurePath(path.name))
+def _relative(path: Path, given: Set[Path]) -> PurePath:
+    """Return path below the nearest of the folders given that it is in, its name alone if there is none."""
+    below = (path.relative_to(parent) for parent in path.parents if parent in given)
+    return next((relative for relative in below if ".." not in relative.parts), PurePath(path.name))
 
 
 def _shortened(name: str) -> str:

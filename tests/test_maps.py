@@ -1,5 +1,6 @@
 """Attention maps go into files of their own, which never meet and never leave the folder."""
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,21 @@ def test_names_that_would_meet_are_numbered() -> None:
     assert names(["x/A.jpg", "x/a.jpg"], ["x"]) == ["A.jpg.npy", "a.jpg-2.npy"]  # one file on some file systems
     assert names(["x/a.jpg", "x/a.jpg.npy/b.jpg"], ["x"]) == ["a.jpg.npy", "b.jpg-2.npy"]  # a file and a folder
     assert names(["x/a.jpg.npy/b.jpg", "x/a.jpg"], ["x"]) == ["a.jpg.npy/b.jpg.npy", "a.jpg-2.npy"]
+
+
+def test_a_number_keeps_the_folder() -> None:
+    paths = ["a/s/x.jpg", "b/s/x.jpg", "b/s/x.jpg-2", "c/s/x.jpg"]
+    found = names(paths, ["a", "b", "c"])
+    assert found == ["s/x.jpg.npy", "s/x.jpg-2.npy", "s/x.jpg-2-2.npy", "s/x.jpg-3.npy"]
+
+
+def test_many_images_take_time_in_proportion() -> None:
+    folders = [f"{k}" for k in range(3000)]
+    started = time.perf_counter()
+    found = names([f"{folder}/s/{folder}.jpg" for folder in folders], folders)
+    same = names([f"{folder}/s/x.jpg" for folder in folders], folders)
+    assert time.perf_counter() - started < 20  # 1 s; two minutes and more if each looked at all before it
+    assert (found[-1], same[-1]) == ("s/2999.jpg.npy", "s/x.jpg-3000.npy")
 
 
 def test_nothing_leaves_the_folder() -> None:

@@ -134,6 +134,7 @@ def test_maps_are_those_of_the_head_on_the_cache_in_rows_and_columns(
         assert (read.shape, read.dtype) == ((3, 4, 4), np.float32)
         np.testing.assert_allclose(read, maps.reshape(3, 4, 4), atol=1e-6)
         np.testing.assert_allclose(read.sum(axis=(1, 2)), 1, atol=1e-5)
+        assert (np.ptp(read) < 1e-6) == (name == "plain")  # without attention they are uniform
 
 
 def test_a_bad_image_has_no_map(predictor: Predictor, images: Path, tmp_path: Path) -> None:
