@@ -147,14 +147,16 @@ def read_run(folder: Path) -> Run:
         raise CorruptFile(f"{path}: not the configuration of a run")
     if config["run_format_version"] > RUN_FORMAT_VERSION:
         raise Mismatch(f"{path}: run format {config['run_format_version']}, this program reads {RUN_FORMAT_VERSION}")
+    again = "import it again" if "imported" in config else "train the run again with --no-resume"
     missing = [field for field in _CONFIG_FIELDS if field not in config]
     if not isinstance(config.get("imported", {}), dict):
-        raise CorruptFile(f"{path}: what it was imported from is not an object; import the head again")
+        raise CorruptFile(f"{path}: what it was imported from is not an object; {again}")
     if not isinstance(config.get("result", {}), dict):
-        raise CorruptFile(f"{path}: its result is not an object; train the run again with --no-resume")
+        raise CorruptFile(f"{path}: its result is not an object; {again}")
     missing += [field for field in _RESULT_FIELDS if field not in config.get("result", _RESULT_FIELDS)]
+    missing += ["result"] if "imported" in config and "result" not in config else []  # it is written last, with it
     if missing:
-        raise CorruptFile(f"{path}: lacks {', '.join(missing)}; train the run again with --no-resume")
+        raise CorruptFile(f"{path}: lacks {', '.join(missing)}; {again}")
     return Run(folder, config)
 
 

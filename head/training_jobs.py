@@ -13,7 +13,7 @@ from featcache.progress import OnProgress, Progress, silent
 
 from .grid import Point
 from .history import EventLog, read_history
-from .runs import Run
+from .runs import HEAD_NAME, Run
 from .settings import TrainSettings
 from .train import check_start, train_split
 
@@ -162,7 +162,7 @@ def _several_names(jobs: Sequence[TrainingJob]) -> bool:
 
 def _seen(outcome: Run | FeatcacheError) -> Run | FeatcacheError:
     """Return the outcome, or an error if the head was trained where this machine does not see it."""
-    if isinstance(outcome, Run) and not (outcome.folder / "head.safetensors").is_file():
+    if isinstance(outcome, Run) and not (outcome.folder / HEAD_NAME).is_file():
         return CacheIncomplete(
             f"{outcome.folder}: a worker trained this head in a folder that this machine does not see; "
             "bring it from the worker's machine, or use folders that all machines share"

@@ -152,6 +152,33 @@ def test_a_configuration_that_lacks_a_field_is_corrupt(run_folder: Path, missing
         _ = (run.name, run.split, run.input, run.recipe)
 
 
+DAMAGES: dict[str, Callable[[dict[str, Any]], object]] = {
+    "no name": lambda config: config.pop("name"),
+    "no object": lambda config: config.update(result=[]),
+    "no digest": lambda config: config["result"].pop("head_sha256"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize(
+    ("origin", "way_out"),
+    [({}, "train the run again with --no-resume"), ({"imported": {"file": "split1.pkl"}}, "import it again")],
+)
+def test_a_damaged_configuration_says_how_to_make_the_run_anew(
+    run_folder: Path, damage: str, origin: dict[str, Any], way_out: str
+) -> None:
+    change_config(run_folder, lambda config: config.update(origin))
+    change_config(run_folder, DAMAGES[damage])
+    with pytest.raises(CorruptFile, match=rf"config\.json: .*; {way_out}$"):
+        read_run(run_folder)
+
+
+def test_an_imported_run_without_a_result_is_damaged_not_unfinished(run_folder: Path) -> None:
+    change_config(run_folder, lambda config: config.update(imported={}, result=None) or config.pop("result"))
+    with pytest.raises(CorruptFile, match="lacks result; import it again"):
+        read_run(run_folder)
+
+
 def test_a_folder_that_is_no_run_is_refused_with_the_runs_below_it(tiny_runs: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidSettings, match=r"no run there; name one of .*paper/split-1, .*plain/split-1"):
         read_run(tiny_runs)
