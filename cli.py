@@ -61,8 +61,9 @@ def _raise_terminated(number: int, frame: Any) -> None:
     _fail("terminated; run the same command again to go on", 128 + number)
 
 
-def _print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=1, allow_nan=False))
+def _print(result: Any) -> None:
+    """Print text as it is, anything else as JSON."""
+    click.echo(result if isinstance(result, str) else json.dumps(result, indent=1, allow_nan=False))
 
 
 @contextlib.contextmanager
@@ -193,7 +194,7 @@ def _dry_run(dataset: Any, settings: Any, folder: Path, as_json: bool) -> None:
 
     result = forecast(dataset, settings, folder)
     if as_json:
-        _print_json(result.as_json())
+        _print(result.as_json())
     else:
         click.echo(describe_forecast(result))
     if result.missing_weights:
@@ -210,7 +211,7 @@ def _extract(dataset: Any, settings: Any, folder: Path, workers: Any, as_json: b
     if report.stale_temporaries:
         click.echo(f"removed {report.stale_temporaries} temporary files of a run that was killed", err=True)
     if as_json:
-        _print_json(report.as_json())
+        _print(report.as_json())
     else:
         click.echo(
             f"{report.folder}: {report.images:,} images x {report.views} views, {report.bytes / 1e9:,.2f} GB, "
@@ -310,7 +311,7 @@ def train_head(
     errors = [outcome for outcome in outcomes if isinstance(outcome, FeatcacheError)]
     if as_json and done:
         results = [{"run": str(run.folder), "name": run.name, "split": run.split} for run in done]
-        _print_json([{**result, **run.config["result"]} for result, run in zip(results, done, strict=True)])
+        _print([{**result, **run.config["result"]} for result, run in zip(results, done, strict=True)])
     elif not as_json:
         for run in done:
             click.echo(describe_run(run))
@@ -350,39 +351,17 @@ def score_cache(
     """
     from featcache.cache import find_cache, open_cache
     from featcache.errors import join_errors
-    from head.compare import check_against, compare, rows_of
-    from head.score import find_runs_of, score_all, write_scores
-    from head.table import format_comparisons, format_table
+    from head.evaluation import evaluate
+    from head.table import format_evaluation
 
     opened = open_cache(find_cache(cache))
-    found, unreadable = find_runs_of(opened, runs, split)
-    if against is not None:
-        check_against(found, against)
-    scored, errors = score_all([run for run in found if run.finished], opened, part=part, views=views)
-    errors = [*unreadable, *errors]
-    rows = rows_of(scored)
-    comparisons = compare(rows, against=against)
-    for result in scored:
-        write_scores(result)
-    if as_json and scored:
-        _print_json(
-            {
-                "runs": [result.as_json() for result in scored],
-                "summary": [row.as_json() for row in rows],
-                "comparisons": [comparison.as_json() for comparison in comparisons],
-                "problems": [str(error) for error in errors],
-            }
-        )
-    elif scored:
-        click.echo("\n\n".join(filter(None, [format_table(scored), format_comparisons(comparisons)])))
-    for run in found:
-        if not run.finished:
-            click.echo(f"{run.folder}: not finished, left out; run the same train-head command again", err=True)
-        if run.imported:
-            click.echo(f"warning: {run.folder}: imported, so which images it was trained on is unknown; a score on "
-                       "them says nothing", err=True)  # fmt: skip
-    if errors:
-        raise join_errors(errors, f"{len(errors)} runs could not be scored:", "Others are not affected.")
+    found = evaluate(opened, runs, splits=split, part=part, views=views, against=against)
+    if found.scored:
+        _print(found.as_json() if as_json else format_evaluation(found))
+    for warning in found.warnings():
+        click.echo(warning, err=True)
+    if found.errors:
+        raise join_errors(found.errors, "not all could be scored and compared:", "Others are not affected.")
 
 
 @main.command()
@@ -423,7 +402,7 @@ def predict(
     if csv_path is not None:
         write_predictions(csv_path, results)
     if as_json:
-        _print_json([result.as_json() for result in results])
+        _print([result.as_json() for result in results])
     elif csv_path is None:
         click.echo(format_predictions(results))
     seen = sum(bool(result.in_training) for result in results)
@@ -457,7 +436,7 @@ def import_head(file: Path, out: Path, name: str, split: str, steps: int, as_jso
         keys = ", ".join(imported.unknown_keys)
         click.echo(f"warning: {file} holds keys that are not of such a model, ignored: {keys}", err=True)
     if as_json:
-        _print_json(imported.as_json())
+        _print(imported.as_json())
     else:
         shape = imported.shape
         click.echo(
@@ -479,7 +458,7 @@ def cache_info(cache: Path | None, as_json: bool) -> None:
 
     info = describe_cache(find_cache(cache))
     if as_json:
-        _print_json(info)
+        _print(info)
     else:
         click.echo(format_info(info))
 
@@ -500,7 +479,7 @@ def merge_caches(out: Path, inputs: tuple[Path, ...], as_json: bool) -> None:
     with _progress() as progress:
         report = run_merge(out, inputs, on_progress=progress)
     if as_json:
-        _print_json(report.as_json())
+        _print(report.as_json())
     else:
         click.echo(f"{out}: {report.images:,} images x {report.views} views in {report.shards} shards")
     if not report.complete:
@@ -543,7 +522,7 @@ def verify_cache(
             report = verify.verify_cache(folder, on_progress=progress)
             text, document, damaged = verify.format_report(report), report.as_json(), not report.ok
     if as_json:
-        _print_json(document)
+        _print(document)
     else:
         click.echo(text)
     for warning in report.warnings:
@@ -566,16 +545,14 @@ def demo(out: Path, images: int, augs: int, seed: int, as_json: bool) -> None:
 
     Example: amnet demo
     """
-    from head.compare import rows_of
     from head.demo import run_demo
+    from head.rows import rows_of
     from head.table import format_table
 
     with _progress() as progress:
         scored = run_demo(out, images=images, augs=augs, seed=seed, on_progress=progress)
     if as_json:
-        _print_json(
-            {"runs": [result.as_json() for result in scored], "summary": [row.as_json() for row in rows_of(scored)]}
-        )
+        _print({"runs": [result.as_json() for result in scored], "summary": [row.as_json() for row in rows_of(scored)]})
         return
     run = scored[0].run.folder
     click.echo(format_table(scored))

@@ -11,11 +11,20 @@ import numpy as np
 
 from featcache.files import write_durably
 
-from .compare import CORRECTION, Comparison, Row, rows_of
+from .compare import Comparison
+from .evaluation import Evaluation
 from .metrics import json_number
 from .predict import Prediction
+from .resampled import CORRECTION
+from .rows import Row, rows_of
 from .runs import Run
 from .score import Scored
+
+
+def format_evaluation(evaluation: Evaluation) -> str:
+    """Return results and comparisons as text."""
+    parts = [format_table(evaluation.scored), format_comparisons(evaluation.comparisons)]
+    return "\n\n".join(filter(None, parts))
 
 
 def format_table(scored: Sequence[Scored]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 import pytest
-from click.testing import CliRunner, Result
+from command_line import amnet
 from PIL import Image
 
 from cli import main
@@ -28,15 +28,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder to stand in."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def amnet(*arguments: str | Path, status: int = 0) -> Result:
-    """Run a command and check its exit status."""
-    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
-    assert result.exit_code == status, (result.exit_code, result.stdout, result.stderr, result.exception)
-    if result.exception is not None:
-        assert isinstance(result.exception, SystemExit), result.exception
-    return result
 
 
 @pytest.fixture(scope="module")
@@ -310,7 +301,11 @@ def test_a_grid_is_one_table_with_a_summary_and_comparisons(trained: Path) -> No
     (comparison,) = found["comparisons"]
     assert (comparison["name"], comparison["against"], comparison["splits"], comparison["seeds"]) == (best, other, 2, 2)
     assert comparison["difference"] == pytest.approx(ours - theirs)
-    assert "no such row; there are" in amnet("score-cache", "--runs", "grids", "--against", "x", status=2).stderr
+    for score in Path("grids").rglob("scores.json"):
+        score.unlink()
+    error = amnet("score-cache", "--runs", "grids", "--against", f"{other}9", status=2).stderr
+    assert f"--against {other}9: no such row; there are two,steps=1, two,steps=2" in error
+    assert not list(Path("grids").rglob("scores.json"))
 
 
 def test_a_head_that_fails_to_load_does_not_hide_the_others(trained: Path) -> None:

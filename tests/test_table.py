@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from head.compare import compare, rows_of
+from head.compare import compare
 from head.metrics import Metrics
 from head.predict import Prediction
+from head.rows import rows_of
 from head.runs import Run
 from head.score import Scored
 from head.table import format_comparisons, format_predictions, format_table, write_predictions

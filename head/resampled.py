@@ -1,0 +1,58 @@
+"""Means of results on overlapping splits: intervals, p and Holm's adjustment. Knows nothing of runs or rows.
+
+Splits of one set of images share most of their training images, so results on them are not independent: the usual
+t interval over splits is too narrow. Every interval and p here has the corrected variance of resampled results.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+CORRECTION = "t over splits, its variance corrected for overlapping training sets (Nadeau and Bengio 2003)"
+CONFIDENCE = 0.95
+
+
+def corrected_interval(values: NDArray[np.float64], test_share: float) -> tuple[float, float]:
+    """Return the 95% interval of the mean of J values, one a split, by the corrected resampled t statistic.
+
+    The variance of the mean is (1/J + n_test / n_train) s^2 instead of s^2 / J: training sets overlap, so the values
+    are correlated, by about n_test / (n_test + n_train). test_share is n_test / n_train, and 0 gives Student's
+    interval. NaN for fewer than two values. Nadeau and Bengio, Inference for the generalization error, Machine
+    Learning 52 (2003), section 4.1.
+    """
+    error = standard_error(values, test_share)
+    if math.isnan(error):
+        return float("nan"), float("nan")
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * error
+    return float(np.mean(values)) - half, float(np.mean(values)) + half
+
+
+def corrected_p(values: NDArray[np.float64], test_share: float) -> float:
+    """Return the two-sided p of a mean of 0, as `corrected_interval` has it; NaN where all values are equal."""
+    error = standard_error(values, test_share)
+    if math.isnan(error) or error == 0:
+        return float("nan")
+    return 2 * float(stats.t.sf(abs(float(np.mean(values))) / error, len(values) - 1))
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Return p adjusted by Holm's step-down procedure; NaN is left out of the count and stays."""
+    order = sorted((value, i) for i, value in enumerate(p) if not math.isnan(value))
+    adjusted, largest = [float("nan")] * len(p), 0.0
+    for rank, (value, i) in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * value))
+        adjusted[i] = largest
+    return adjusted
+
+
+def standard_error(values: NDArray[np.float64], test_share: float) -> float:
+    """Return the standard error of the mean of values, with the variance of `corrected_interval`."""
+    return deviation(values) * math.sqrt(1 / max(1, len(values)) + test_share)
+
+
+def deviation(values: NDArray[np.float64]) -> float:
+    """Return the sample deviation, NaN for fewer than two values."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")

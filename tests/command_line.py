@@ -1,0 +1,14 @@
+"""The command line as a test calls it."""
+
+from click.testing import CliRunner, Result
+
+from cli import main
+
+
+def amnet(*arguments: object, status: int = 0) -> Result:
+    """Run a command and check its exit status."""
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exit_code == status, (result.exit_code, result.stdout, result.stderr, result.exception)
+    if result.exception is not None:
+        assert isinstance(result.exception, SystemExit), result.exception
+    return result
