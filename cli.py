@@ -430,10 +430,11 @@ def import_head(file: Path, out: Path, name: str, split: str, steps: int, as_jso
     Example: amnet import-head split1.pkl --out runs/published/split-1 --split 1
     """
     from head.import_head import import_head as run_import
+    from head.table import format_names
 
     imported = run_import(file, out, name=name, split=split, steps=steps)
     if imported.unknown_keys:
-        keys = ", ".join(imported.unknown_keys)
+        keys = format_names(imported.unknown_keys)
         click.echo(f"warning: {file} holds keys that are not of such a model, ignored: {keys}", err=True)
     if as_json:
         _print(imported.as_json())

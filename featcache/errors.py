@@ -85,6 +85,11 @@ class HostileFile(FeatcacheError, ValueError):
     exit_code = 10
 
 
+def printable(text: str) -> str:
+    """Return text from a file, such as a tensor's name, with all that a terminal would obey written out: \\x1b."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
 def list_problems(title: str, problems: Iterable[str], way_out: str) -> str:
     """Return one message that holds every problem on a line of its own, the first thousand in full."""
     found = list(problems)

@@ -22,7 +22,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from .errors import BadInput, CorruptFile, HostileFile, Mismatch, StorageError, list_problems
+from .errors import BadInput, CorruptFile, HostileFile, Mismatch, StorageError, list_problems, printable
 from .files import digest_of_file
 
 _PICKLE_MAGIC = b"\x80"
@@ -76,7 +76,7 @@ def read_weights_file(path: Path) -> State:
 def _reason(error: Exception) -> str:
     """Return what torch says is wrong with a file, without its advice to load the file all the same."""
     text = str(error).partition("WeightsUnpickler error:")[2] or str(error) or type(error).__name__
-    return re.sub(r"\x1b\[[0-9;]*m", "", text).strip().splitlines()[0]
+    return printable(re.sub(r"\x1b\[[0-9;]*m", "", text).strip().splitlines()[0])
 
 
 def _state_dict_in(value: Any, path: Path) -> State:
@@ -85,6 +85,8 @@ def _state_dict_in(value: Any, path: Path) -> State:
             value = value[key]
     if not isinstance(value, dict) or not all(isinstance(tensor, Tensor) for tensor in value.values()):
         raise CorruptFile(f"{path}: expected a state dict (name to tensor), found {type(value).__name__}")
+    if strange := sorted({type(key).__name__ for key in value if not isinstance(key, str)}):
+        raise CorruptFile(f"{path}: expected names of tensors that are text, found {', '.join(strange)}")
     return value
 
 
@@ -176,7 +178,8 @@ def prefix_in(state: State, module: nn.Module, source: str) -> str:
     most = max(found.values(), default=0)
     best = sorted(prefix for prefix, count in found.items() if count == most)
     if len(best) > 1 and "" not in best:
-        raise Mismatch(f"{source}: holds several such networks, {', '.join(best)}; pass a file that holds one of them")
+        found_at = printable(", ".join(best))
+        raise Mismatch(f"{source}: holds several such networks, {found_at}; pass a file that holds one of them")
     return best[0] if best else ""
 
 
@@ -185,16 +188,24 @@ def problems_of(module: nn.Module, state: State, prefix: str = "") -> list[str]:
     problems = []
     for name, own in module.state_dict().items():
         key = prefix + name
-        if key not in state:
-            if not name.endswith(_COUNTER):
-                problems.append(f"{key}: missing")
-        elif state[key].shape != own.shape:
-            problems.append(f"{key}: expected shape {tuple(own.shape)}, found {tuple(state[key].shape)}")
-        elif not _is_plain(state[key]):
-            problems.append(f"{key}: not a plain tensor of real numbers ({state[key].layout}, {state[key].dtype})")
-        elif own.is_floating_point() and not state[key].to(own.dtype).isfinite().all():
-            problems.append(f"{key}: holds NaN or infinity")
+        problem = _problem_of(state[key], own) if key in state else "missing"
+        if problem and (key in state or not name.endswith(_COUNTER)):
+            problems.append(f"{printable(key)}: {problem}")
     return problems
+
+
+def _problem_of(found: Tensor, own: Tensor) -> str:
+    """Return why a file's tensor cannot be that of a module, '' if it can."""
+    if found.shape != own.shape:
+        return f"expected shape {tuple(own.shape)}, found {tuple(found.shape)}"
+    if not _is_plain(found):
+        return f"not a plain tensor of real numbers ({found.layout}, {found.dtype})"
+    stored = found.untyped_storage().nbytes() // found.element_size()
+    if found.numel() > stored:  # a small file that asks for much memory: its numbers are repeated by strides of 0
+        return f"claims {found.numel():,} numbers, of which the file holds {stored:,}"
+    if own.is_floating_point() and not found.to(own.dtype).isfinite().all():
+        return "holds NaN or infinity"
+    return ""
 
 
 def _is_plain(tensor: Tensor) -> bool:

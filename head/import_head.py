@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from featcache.backbones import Backbone, build_backbone
-from featcache.errors import InvalidSettings, Mismatch, list_problems
+from featcache.errors import InvalidSettings, Mismatch, list_problems, printable
 from featcache.files import digest_of_file, make_folder, remove_temporaries, write_durably
 from featcache.lock import writer_lock
 from featcache.recipe import recipe_of
@@ -116,7 +116,9 @@ def _checked(file: Path, state: State, backbone: nn.Module, steps: int) -> tuple
     deeper = rf"{re.escape(BACKBONE_PREFIX)}layer[123]\.\d+\..*"
     own = {BACKBONE_PREFIX + key for key in backbone.state_dict()}
     problems += [
-        f"{key}: {BACKBONE} has no such layer" for key in state if re.fullmatch(deeper, key) and key not in own
+        f"{printable(key)}: {BACKBONE} has no such layer"
+        for key in state
+        if re.fullmatch(deeper, key) and key not in own
     ]
     if problems:
         way_out = "Pass a checkpoint of the authors' published ResNet50 models."

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from featcache.errors import printable
 from featcache.files import write_durably
 
 from .compare import Comparison
@@ -19,6 +20,8 @@ from .resampled import CORRECTION
 from .rows import Row, rows_of
 from .runs import Run
 from .score import Scored
+
+_FEW, _LONGEST_NAME = 8, 60
 
 
 def format_evaluation(evaluation: Evaluation) -> str:
@@ -83,6 +86,13 @@ def format_comparisons(comparisons: Sequence[Comparison]) -> str:
         counts = [str(one.splits), str(one.seeds)]
         lines.append([one.name, difference, interval, _p(one.p), _p(one.p_holm), *counts])
     return f"{_aligned(lines)}\npaired by split; 95% and p: {CORRECTION}"
+
+
+def format_names(names: Sequence[str]) -> str:
+    """Return the first few of names from a file, cut where they are long, and how many others --json lists."""
+    few = [printable(name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}...") for name in names[:_FEW]]
+    more = f"and {len(names) - _FEW:,} more, which --json lists"
+    return ", ".join([*few, *([more] if len(names) > _FEW else [])])
 
 
 def shown(rho: float | None) -> str:

@@ -1,7 +1,6 @@
 """Checkpoints in the authors' layout become runs that score as the authors' code does; others are refused whole."""
 
 import json
-import os
 import pickle
 import shutil
 import signal
@@ -15,12 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from command_line import amnet
+from hostile import Hostile
 from PIL import Image
 from reference_published import BACKBONE, random_checkpoint, score_file
 from torch import Tensor
 
-from cli import main
 from featcache.cache import open_cache
 from featcache.dataset import open_dataset
 from featcache.errors import CorruptFile, HostileFile, InvalidSettings, Mismatch
@@ -225,14 +224,14 @@ def test_positions_of_no_square_map_are_refused(checkpoint: State, tmp_path: Pat
         import_head(saved(tmp_path / "f.pkl", state), tmp_path / "run")
 
 
-class Hostile:
-    """Touches a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.path),)
+def test_names_that_are_not_text_and_numbers_that_are_not_stored_are_refused(checkpoint: State, tmp_path: Path) -> None:
+    strange: dict[Any, Tensor] = {**checkpoint, 1: torch.zeros(1)}
+    with pytest.raises(CorruptFile, match=r"f\.pkl: expected names of tensors that are text, found int"):
+        import_head(saved(tmp_path / "f.pkl", strange), tmp_path / "run")
+    many = {"rnn.weight_hh_l0": torch.zeros(1).expand(4 * 60_000, 60_000)}  # 58 GB, were they looked at
+    with pytest.raises(Mismatch, match=r"rnn\.weight_hh_l0: claims 14,400,000,000 numbers, of which the file holds 1"):
+        import_head(saved(tmp_path / "f.pkl", checkpoint | many), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("way", ["zip", "old", "pickle"])
@@ -397,10 +396,14 @@ def test_a_head_without_a_split_asks_for_one(file: Path, caches: Path, tmp_path:
 # the command line
 
 
-def amnet(*arguments: object, status: int = 0) -> Result:
-    done = CliRunner().invoke(main, list(map(str, arguments)))
-    assert done.exit_code == status, done.stderr
-    return done
+def test_unknown_keys_cannot_write_to_the_terminal_and_json_has_them_all(checkpoint: State, tmp_path: Path) -> None:
+    keys = ["\x1b]0;title\x07", "a\nb", "é" * 200, *(f"more.{k}" for k in range(20))]
+    file = saved(tmp_path / "f.pkl", checkpoint | {key: torch.zeros(1) for key in keys})
+    done = amnet("import-head", file, "--out", tmp_path / "run", "--json")
+    assert json.loads(done.stdout)["unknown_keys"] == keys
+    (line,) = done.stderr.splitlines()
+    shown = ["\\x1b]0;title\\x07", "a\\nb", "é" * 60 + "...", *(f"more.{k}" for k in range(5))]
+    assert line.endswith(f"of such a model, ignored: {', '.join(shown)}, and 15 more, which --json lists")
 
 
 def test_import_predict_and_score_from_the_command_line(

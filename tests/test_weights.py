@@ -17,6 +17,7 @@ import pytest
 import safetensors.torch
 import timm
 import torch
+from hostile import Hostile
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
@@ -83,16 +84,6 @@ def test_a_file_that_is_not_there_is_bad_input(tmp_path: Path) -> None:
     for path in (tmp_path / "gone.pth", tmp_path):
         with pytest.raises(BadInput, match=f"{path.name}: no such weights file"):
             read_weights_file(path)
-
-
-class Hostile:
-    """An object whose pickle makes a file when it is loaded."""
-
-    def __init__(self, canary: Path) -> None:
-        self.canary = canary
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return exec, (f"open({str(self.canary)!r}, 'w').close()",)
 
 
 HOSTILE: dict[str, Callable[[Any], bytes]] = {
@@ -191,6 +182,13 @@ def test_a_torch_file_without_a_state_dict_says_what_it_holds(tmp_path: Path, va
 # --- into a network
 
 
+@pytest.mark.parametrize(("key", "found"), [(1, "int"), ((), "tuple"), (None, "NoneType")])
+def test_names_of_tensors_that_are_not_text_are_refused(tmp_path: Path, key: Any, found: str) -> None:
+    (tmp_path / "w.pth").write_bytes(torch_bytes({"model": {**STATE, key: torch.zeros(1)}}))
+    with pytest.raises(CorruptFile, match=rf"w\.pth: expected names of tensors that are text, found {found}"):
+        read_weights_file(tmp_path / "w.pth")
+
+
 def test_weights_are_loaded_and_what_the_network_does_not_have_is_left_out() -> None:
     net = small_net()
     state = {name: tensor.flip(0) if tensor.ndim else tensor for name, tensor in STATE.items()}
@@ -274,6 +272,35 @@ def test_all_that_does_not_fit_is_listed_at_once_and_nothing_is_loaded() -> None
 def test_tensors_that_cannot_become_finite_numbers_are_a_mismatch(tensor: Tensor) -> None:
     with pytest.raises(Mismatch, match=r"conv\.bias: "):
         load_into(small_net(), {**STATE, "conv.bias": tensor}, "w.pth")
+
+
+@pytest.mark.parametrize(
+    "tensor", [torch.zeros(1).expand(5, 3, 2, 2), torch.zeros(16).as_strided((5, 3, 2, 2), (2, 2, 2, 1))]
+)
+def test_tensors_that_claim_more_numbers_than_the_file_holds_are_a_mismatch(tmp_path: Path, tensor: Tensor) -> None:
+    (tmp_path / "w.pth").write_bytes(torch_bytes({**STATE, "conv.weight": tensor}))
+    state = read_weights_file(tmp_path / "w.pth")
+    held = tensor.untyped_storage().nbytes() // 4
+    with pytest.raises(Mismatch, match=rf"conv\.weight: claims 60 numbers, of which the file holds {held}\n"):
+        load_into(small_net(), state, "w.pth")
+
+
+def test_tensors_that_share_a_storage_or_lie_in_a_larger_one_are_loaded() -> None:
+    numbers = torch.arange(100.0)
+    state = {**STATE, "bn.weight": numbers[::20], "bn.bias": numbers[7:12]}
+    net = small_net()
+    load_into(net, state, "w.pth")
+    assert_same_state(net.state_dict(), state)
+
+
+def test_names_from_a_file_cannot_write_to_the_terminal() -> None:
+    state = {f"\x1b[2Ja.{name}": tensor for name, tensor in STATE.items() if name != "conv.weight"}
+    with pytest.raises(Mismatch) as caught:
+        load_into(small_net(), state, "w.pth")
+    assert r"  \x1b[2Ja.conv.weight: missing" in str(caught.value).splitlines()
+    twice = {f"{prefix}.{name}": tensor for prefix in ("\x1b[2Ja", "b\x9b") for name, tensor in STATE.items()}
+    with pytest.raises(Mismatch, match=r"several such networks, \\x1b\[2Ja\., b\\x9b\.; pass"):
+        load_into(small_net(), twice, "w.pth")
 
 
 def test_weights_under_other_names_are_matched_by_order() -> None:
