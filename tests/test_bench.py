@@ -12,7 +12,6 @@ import bench.codecs
 import bench.encodings
 import bench.extract
 import bench.features
-import bench.heads
 import bench.loops
 import bench.memory
 import bench.plain
@@ -20,23 +19,6 @@ import bench.products
 import bench.read
 import bench.train
 from featcache.dataset import open_dataset
-
-
-def test_heads_are_compared_with_baselines_on_the_same_splits(
-    tiny_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(bench.heads, "BASELINES", {"ridge_mean": {"head": "ridge", "pooling": "mean"}})
-    settings = ["hidden_size=8", "epochs=2", "batch_size=8"]
-    options = [f"--set={setting}" for setting in settings]
-    done = CliRunner().invoke(
-        bench.heads.main, ["--cache", str(tiny_cache), "--runs", str(tmp_path), "--seeds", "1", *options]
-    )
-    assert done.exit_code == 0, done.exception
-    found = json.loads(done.stdout)
-    assert found["settings"] == {"hidden_size": 8, "epochs": 2, "batch_size": 8}
-    names = ("attention", "no_attention", "ridge_mean")
-    assert set(found) == {"cache", "splits", "seeds", "settings", *names}
-    assert all(-1 <= found[name]["test_rho"] <= 1 for name in names)
 
 
 def test_readers_read_the_same_and_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
