@@ -10,10 +10,9 @@ import platform
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import xxhash
@@ -32,6 +31,7 @@ from .plan import Plan, existing_shards, make_plan, refuse_foreign_folder, refus
 from .production import Order, make_here, make_with_workers, work_of
 from .progress import OnProgress, Progress, silent
 from .recipe import Recipe, Target, recipe_of
+from .report import ExtractReport
 from .runtimes import has_openvino, resolve_device, split_arithmetic
 from .seal import seal
 from .settings import ExtractSettings, load_backbone, source_of_weights
@@ -39,32 +39,6 @@ from .shard import WAY_OUT, Shard, open_shard
 
 _ALONE = Workers()
 SEEN_WITHIN_SECONDS = 30.0  # a network file system shows what others wrote a little later
-
-
-@dataclass(frozen=True)
-class ExtractReport:
-    """What a cache holds after extraction, and the images it had to leave out, as (name, reason).
-
-    stages is the share of all busy time that each stage took, bottleneck the one that the others waited for.
-    """
-
-    folder: Path
-    fingerprint: str
-    images: int
-    views: int
-    views_computed: int
-    bytes: int
-    absent: list[tuple[str, str]]
-    stale_temporaries: int
-    precision: str
-    runtime: str
-    stages: dict[str, float] = field(default_factory=dict)
-    bottleneck: str = ""
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the report as a JSON object."""
-        absent = [{"name": name, "reason": reason} for name, reason in self.absent]
-        return {**asdict(self), "folder": str(self.folder), "absent": absent}
 
 
 def extract(

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from .backbones import Backbone, LayerShape, build_backbone
+from .choices import ENCODINGS
 from .encoding import Constants
 from .errors import CorruptFile, Mismatch, list_problems
 from .files import canonical_json
@@ -21,7 +22,7 @@ from .views import CENTER_FRACTION, FLIP_PROBABILITY, INTERPOLATION, ViewRecipe
 
 FORMAT_VERSION = 1
 _LEFT_OUT = {"calibration": "", "pre_squash": 0}  # of the JSON where they have this value, so older fingerprints stay
-FEATURE_DTYPES: dict[str, np.dtype[Any]] = {"float16": np.dtype("<f2"), "uint8": np.dtype("u1")}
+FEATURE_DTYPES: dict[str, np.dtype[Any]] = dict(zip(ENCODINGS, (np.dtype("<f2"), np.dtype("u1")), strict=True))
 
 
 @dataclass(frozen=True)

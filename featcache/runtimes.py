@@ -20,10 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .choices import PRECISIONS, RUNTIMES
 from .errors import InvalidSettings, ResourceError
 
-RUNTIMES = ("auto", "torch", "compile", "openvino")
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 OPENVINO_FROM = 1_000  # views that repay converting the network: 4 s, against 20 to 30 ms saved on each (ResNet50)
 COMPILE_FROM = 10_000  # views that repay torch.compile: 25 to 40 s, against about 10 ms saved on each (ResNet50)
 _MOST_STREAMS = 8  # bounds memory on machines of many cores

@@ -4,12 +4,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .backbones import Backbone, build_backbone
+from .choices import BAD_IMAGE_POLICIES, ENCODINGS
 from .errors import InvalidSettings
 from .manifest import LARGEST_BATCH
-from .recipe import FEATURE_DTYPES
 from .views import ViewRecipe
-
-BAD_IMAGE_POLICIES = ("skip", "stop")
 
 
 @dataclass(frozen=True)
@@ -42,8 +40,8 @@ class ExtractSettings:
             raise InvalidSettings(f"--batch-size must be 1 to {LARGEST_BATCH}, found {self.batch_size}")
         if self.on_bad_image not in BAD_IMAGE_POLICIES:
             raise InvalidSettings(f"--on-bad-image must be skip or stop, found {self.on_bad_image!r}")
-        if self.encoding not in FEATURE_DTYPES:
-            raise InvalidSettings(f"--encoding must be {' or '.join(FEATURE_DTYPES)}, found {self.encoding!r}")
+        if self.encoding not in ENCODINGS:
+            raise InvalidSettings(f"--encoding must be {' or '.join(ENCODINGS)}, found {self.encoding!r}")
         if self.calibrate_like and self.encoding != "uint8":
             raise InvalidSettings("--calibrate-like goes with --encoding uint8: float16 has no constants")
 

@@ -15,10 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from .choices import EVAL_VIEWS, RECIPES
 from .errors import InvalidSettings
 
-RECIPES = ("paper", "published")
-EVAL_VIEWS = ("center", "squash")
 FLIP_PROBABILITY = 0.5
 INTERPOLATION = "bilinear-antialias"
 CENTER_FRACTION = 224 / 256  # the ImageNet convention: shorter side to 256, then the central 224

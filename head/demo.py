@@ -65,6 +65,15 @@ def run_demo(
     return scored
 
 
+def next_steps(out: Path, run: Path) -> str:
+    """Return commands to go on with, given the folder of everything and that of a run."""
+    return (
+        f"Next: amnet predict --head {run} YOUR_IMAGES/\n"
+        f"      amnet train-head --cache {out}/cache/demo --runs {out}/runs --split all --no-attention\n"
+        f"      amnet cache-info --cache {out}/cache/demo"
+    )
+
+
 def make_dataset(folder: Path, *, images: int, seed: int, on_progress: OnProgress = silent) -> Path:
     """Draw images and write their splits in the LaMem layout; return folder. A picture depends on (seed, i) alone."""
     if not FEWEST_IMAGES <= images <= 100_000:

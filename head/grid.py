@@ -21,6 +21,16 @@ class Point:
     settings: TrainSettings
 
 
+def given_values(*, no_attention: bool, layers: tuple[str, ...], **options: Any) -> dict[str, Sequence[Any]]:
+    """Return the values of every field that was given: of options those that are not None, a single one as well."""
+    if no_attention and options["attention"]:
+        raise InvalidSettings("--no-attention is --attention off; leave one out")
+    given = {name: values if isinstance(values, tuple) else (values,) for name, values in options.items()}
+    given |= {"attention": (False,)} if no_attention else {}
+    given |= {"layers": (layers,)} if layers else {}
+    return {name: values for name, values in given.items() if values != (None,)}
+
+
 def grid(given: Mapping[str, Sequence[Any]], *, name: str | None = None) -> list[Point]:
     """Return the distinct combinations of the values given for some fields of `TrainSettings`, in their order.
 

@@ -14,6 +14,7 @@ from featcache.files import write_durably
 
 from .compare import Comparison
 from .evaluation import Evaluation
+from .import_head import Imported
 from .metrics import json_number
 from .predict import Prediction
 from .resampled import CORRECTION
@@ -119,6 +120,25 @@ def _p(value: float) -> str:
     return "-" if math.isnan(value) else "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
+def runs_as_json(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Return finished runs and their results as JSON objects."""
+    return [{"run": str(run.folder), "name": run.name, "split": run.split, **run.config["result"]} for run in runs]
+
+
+def describe_runs(runs: Sequence[Run]) -> str:
+    """Return finished runs as text, one a line."""
+    return "\n".join(map(describe_run, runs))
+
+
+def describe_import(imported: Imported) -> str:
+    """Return an imported head as one line."""
+    shape, run = imported.shape, imported.run
+    return (
+        f"{run.folder}: head of {shape.steps} steps, {shape.positions} positions, state {shape.hidden_size}, with its "
+        f"backbone; fingerprint {run.config['fingerprint'][:16]}"
+    )
+
+
 def describe_run(run: Run) -> str:
     """Return a finished run's best epoch and its epoch of lowest MSE as one line; of a baseline, its candidates."""
     result, unit = run.config["result"], "candidate" if "hyperparameters" in run.config["result"] else "epoch"
@@ -150,6 +170,15 @@ def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
 def format_predictions(predictions: Sequence[Prediction]) -> str:
     """Return predictions as a text table."""
     return _aligned(_prediction_lines(predictions))
+
+
+def prediction_warnings(predictions: Sequence[Prediction]) -> list[str]:
+    """Return how many images the head was trained on, and how many could not be read, where there are any."""
+    seen = sum(bool(prediction.in_training) for prediction in predictions)
+    bad = sum(bool(prediction.problem) for prediction in predictions)
+    trained_on = f"warning: the head was trained on {seen} of these images; its scores of them say nothing"
+    unread = f"{bad} of {len(predictions)} images could not be read"
+    return [*([trained_on] if seen else []), *([unread] if bad else [])]
 
 
 def _prediction_lines(predictions: Sequence[Prediction]) -> list[list[str]]:

@@ -24,9 +24,10 @@ from featcache.calibration import SAMPLE_IMAGES, sample_names
 from featcache.dataset import open_dataset
 from featcache.encoding import decode, digest_of_constants
 from featcache.errors import BadInput, CacheIncomplete, CorruptFile, InvalidSettings, Mismatch
-from featcache.extract import ExtractReport, extract
+from featcache.extract import extract
 from featcache.merge import merge_caches
 from featcache.recipe import check_same
+from featcache.report import ExtractReport
 from featcache.settings import ExtractSettings
 from featcache.verify import verify_cache
 from head.predict import load_predictor

@@ -7,7 +7,7 @@ import pytest
 import tblib.pickling_support
 
 from featcache import errors
-from featcache.errors import BadImage, FeatcacheError, join_errors, list_problems
+from featcache.errors import BadImage, FeatcacheError, join_errors, list_problems, printable
 
 
 def test_up_to_twenty_problems_are_listed_in_full() -> None:
@@ -83,3 +83,8 @@ def test_several_errors_become_one_of_the_first_ones_exit_status() -> None:
 def test_a_bad_image_survives_pickling_with_its_reason() -> None:
     back = pickle.loads(pickle.dumps(BadImage("truncated", "12 bytes missing")))
     assert (back.reason, back.detail, str(back)) == ("truncated", "12 bytes missing", "truncated: 12 bytes missing")
+
+
+def test_printable_writes_out_what_a_terminal_would_obey_and_nothing_else() -> None:
+    assert printable("conv.weight é 図 \\ '\"") == "conv.weight é 図 \\ '\""
+    assert printable("\x1b[2J\r\n\x9b\u202e\udc80") == r"\x1b[2J\r\n\x9b\u202e\udc80"

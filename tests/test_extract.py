@@ -27,9 +27,10 @@ from featcache.backbones import Backbone
 from featcache.cache import open_cache
 from featcache.dataset import open_dataset
 from featcache.errors import BadInput, CorruptFile, InvalidSettings, Locked, Mismatch, StorageError
-from featcache.extract import ExtractReport, extract
+from featcache.extract import extract
 from featcache.lock import writer_lock
 from featcache.progress import Progress
+from featcache.report import ExtractReport
 from featcache.settings import ExtractSettings, load_backbone
 from featcache.views import View, render, view_of, view_recipe_of
 

@@ -404,6 +404,10 @@ def test_unknown_keys_cannot_write_to_the_terminal_and_json_has_them_all(checkpo
     (line,) = done.stderr.splitlines()
     shown = ["\\x1b]0;title\\x07", "a\\nb", "é" * 60 + "...", *(f"more.{k}" for k in range(5))]
     assert line.endswith(f"of such a model, ignored: {', '.join(shown)}, and 15 more, which --json lists")
+    text = amnet("import-head", file, "--out", tmp_path / "run").stdout
+    assert text.startswith(
+        f"{tmp_path / 'run'}: head of 3 steps, 16 positions, state 17, with its backbone; fingerprint "
+    )
 
 
 def test_import_predict_and_score_from_the_command_line(

@@ -19,7 +19,7 @@ from featcache.backbones import Backbone
 from featcache.cache import open_cache
 from featcache.dataset import open_dataset
 from featcache.errors import BadInput, CacheIncomplete, Mismatch, StorageError
-from featcache.extract import ExtractReport, extract
+from featcache.extract import extract
 from featcache.jobs import Workers
 from featcache.layout import TIMINGS_NAME as TIMINGS
 from featcache.merge import merge_caches
@@ -27,6 +27,7 @@ from featcache.plan import make_plan
 from featcache.production import MadeShard, Order, _make_one, _Task, make_here, work_of
 from featcache.progress import Progress
 from featcache.recipe import Target, recipe_of
+from featcache.report import ExtractReport
 from featcache.settings import ExtractSettings, load_backbone
 
 TWO = Workers(jobs=2)

@@ -15,8 +15,8 @@ import featcache.plan
 from featcache.backbones import Backbone
 from featcache.cache import open_cache
 from featcache.dataset import open_dataset
-from featcache.extract import ExtractReport
 from featcache.layout import NAME_PATTERN
+from featcache.report import ExtractReport
 from featcache.settings import ExtractSettings
 from featcache.views import ViewRecipe
 
