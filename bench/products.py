@@ -20,22 +20,23 @@ from .encodings import mean_rho, paired
 @click.option("--cache", "folder", required=True, type=click.Path(path_type=Path))
 @click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True)
 @click.option("--seeds", default=6, show_default=True)
+@click.option("--epochs", default=60, show_default=True, help="At most so many.")
 @click.option("--no-attention", is_flag=True)
-def main(folder: Path, runs: Path, seeds: int, no_attention: bool) -> None:
+def main(folder: Path, runs: Path, seeds: int, epochs: int, no_attention: bool) -> None:
     """Print one JSON line: mean test rho of both, and the paired difference (bf16 - fp32)."""
     from featcache.cache import open_cache
 
     cache = open_cache(folder)
+    settings = {"epochs": epochs, "attention": not no_attention}
     rho = {
         precision: [
-            mean_rho(cache, runs / cache.name, seed=seed, precision=precision, attention=not no_attention)
-            for seed in range(seeds)
+            mean_rho(cache, runs / cache.name, seed=seed, precision=precision, **settings) for seed in range(seeds)
         ]
         for precision in ("fp32", "bf16")
     }
     means = {f"test_rho_{precision}": round(float(np.mean(values)), 4) for precision, values in rho.items()}
     differences = [b - a for a, b in zip(rho["fp32"], rho["bf16"], strict=True)]
-    result = {"cache": cache.name, "splits": len(cache.splits), "attention": not no_attention, **means}
+    result = {"cache": cache.name, "splits": len(cache.splits), **settings, **means}
     click.echo(json.dumps(result | paired(differences)))
 
 

@@ -139,7 +139,7 @@ def test_loops_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_precisions_of_products_are_compared_by_seed(monkeypatch: pytest.MonkeyPatch, tiny_cache: Path) -> None:
-    def rho(cache: object, home: Path, *, seed: int, precision: str, attention: bool) -> float:
+    def rho(cache: object, home: Path, *, seed: int, precision: str, epochs: int, attention: bool) -> float:
         return 0.5 + 0.01 * seed + (0.002 * seed if precision == "bf16" else 0)
 
     monkeypatch.setattr(bench.products, "mean_rho", rho)
