@@ -103,7 +103,10 @@ class _Several(click.ParamType):
         return f"{metavar},..."
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
-        return tuple(self._one.convert(part.strip(), param, ctx) for part in value.split(","))
+        parts = [part.strip() for part in value.split(",")]
+        if not all(parts):
+            self.fail(f"{value!r} has a comma with nothing before or after it", param, ctx)
+        return tuple(self._one.convert(part, param, ctx) for part in parts)
 
 
 def _setting(field: str, kind: click.ParamType, text: str, *, metavar: str = "", several: bool = True) -> Any:

@@ -4,7 +4,7 @@ Whatever the name, a backbone is in evaluation and inference mode, and its Batch
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from . import weights as weights_module
 from .cores import usable_threads
+from .devices import memory_errors
 from .errors import InvalidSettings, ResourceError
 from .networks import TORCHVISION, Extractor, build_timm, build_torchvision, fold_batch_norms
 from .runtimes import Execution, resolve_device, resolve_precision, resolve_runtime, start
@@ -101,7 +102,7 @@ class Backbone:
 
         For any thread, best one of `pool`. The features may be overwritten by the same thread's next call.
         """
-        with _memory_errors(self.device, self.batch_size):
+        with memory_errors(self.device, _batch(self.batch_size)):
             return dict(zip(self.layers, self._runner(pixels), strict=True))
 
     def pool(self) -> contextlib.AbstractContextManager[ThreadPoolExecutor]:
@@ -112,7 +113,7 @@ class Backbone:
         """Return the shape of each layer's map, from one black image; raise `InvalidSettings` if one is no map."""
         size = self.image_size
         try:
-            with _memory_errors(torch.device("cpu"), 1), torch.inference_mode():
+            with memory_errors(torch.device("cpu"), _batch(1)), torch.inference_mode():
                 maps = network.raw_maps(torch.zeros(1, size, size, 3, dtype=torch.uint8))
         except ResourceError:
             raise
@@ -148,15 +149,8 @@ class _PixelsToMaps(nn.Module):
         return [fmap.flatten(2).transpose(1, 2) for fmap in self.raw_maps(pixels)]  # (B, L, D)
 
 
-@contextlib.contextmanager
-def _memory_errors(device: torch.device, views: int) -> Iterator[None]:
-    """Turn the block's running out of memory into a `ResourceError`."""
-    try:
-        yield
-    except RuntimeError as error:  # torch.OutOfMemoryError is one; on a CPU only the message tells
-        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
-            raise
-        raise ResourceError(f"{device} is out of memory at a batch of {views}; use a smaller --batch-size") from error
+def _batch(views: int) -> str:
+    return f"at a batch of {views}; use a smaller --batch-size"
 
 
 def build_backbone(

@@ -1,12 +1,16 @@
-"""Which GPU a process computes on, where several processes share several GPUs."""
+"""Which GPU a process computes on where several share several, and what it says when memory runs out."""
 
+import contextlib
 import fcntl
 import functools
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+
+from .errors import ResourceError
 
 
 def devices_for(device: torch.device) -> tuple[str, ...]:
@@ -36,3 +40,15 @@ def claimed(devices: tuple[str, ...], folder: Path | None = None) -> str:
         else:
             return device  # the descriptor stays open
     return devices[os.getpid() % len(devices)]
+
+
+@contextlib.contextmanager
+def memory_errors(device: torch.device, hint: str) -> Iterator[None]:
+    """Turn the block's running out of memory into a `ResourceError`; hint says at what size, and the way out."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is one; on a CPU only the message tells
+        known = isinstance(error, MemoryError | torch.OutOfMemoryError) and not isinstance(error, ResourceError)
+        if not known and "allocate memory" not in str(error):
+            raise
+        raise ResourceError(f"{device} is out of memory {hint}") from error

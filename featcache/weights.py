@@ -65,7 +65,8 @@ def read_weights_file(path: Path) -> State:
     except pickle.UnpicklingError as error:
         if "global" not in str(error).lower() and not start.startswith(_PICKLE_MAGIC):
             raise CorruptFile(f"{path}: not a weights file: {_reason(error)}") from error
-        raise HostileFile(f"{path}: refused, it is not a plain state dict: {_reason(error)}") from error
+        way_out = "Nothing in it was run. Have its maker save tensors alone: torch.save(model.state_dict(), FILE)."
+        raise HostileFile(f"{path}: refused, it is not a plain state dict: {_reason(error)}. {way_out}") from error
     except _UNREADABLE as error:
         if isinstance(error, CorruptFile):
             raise
@@ -75,8 +76,15 @@ def read_weights_file(path: Path) -> State:
 
 def _reason(error: Exception) -> str:
     """Return what torch says is wrong with a file, without its advice to load the file all the same."""
-    text = str(error).partition("WeightsUnpickler error:")[2] or str(error) or type(error).__name__
-    return printable(re.sub(r"\x1b\[[0-9;]*m", "", text).strip().splitlines()[0])
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    wanted = re.search(r"GLOBAL ([\w.]+)", text)
+    if wanted:
+        return f"it asks for {wanted[1]}, which a state dict does not need"
+    operand = re.search(r"Unsupported operand \d+", text)
+    if operand:
+        return f"it has instructions that a state dict does not need ({operand[0].lower()})"
+    text = text.partition("WeightsUnpickler error:")[2] or text or type(error).__name__
+    return printable(text.strip().splitlines()[0])
 
 
 def _state_dict_in(value: Any, path: Path) -> State:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from featcache.cache import FeatureCache
-from featcache.devices import claimed, devices_for
+from featcache.devices import claimed, devices_for, memory_errors
 from featcache.errors import Mismatch, list_problems
 from featcache.files import make_folder, remove_temporaries
 from featcache.lock import writer_lock
@@ -58,9 +58,12 @@ def train_split(
             runs.write_config(folder, config)
         runs.remove_results(folder)
         if settings.head == "amnet":
-            fitted = Trainer(
-                cache, data, settings, folder, device=target, on_progress=on_progress, on_history=on_history
-            ).run()
+            hint = f"for {folder}; use a smaller --batch-size or --hidden-size"
+            with memory_errors(target, hint):
+                trainer = Trainer(
+                    cache, data, settings, folder, device=target, on_progress=on_progress, on_history=on_history
+                )
+                fitted = trainer.run()
         else:
             from .baseline_fit import fit_baseline  # scikit-learn takes a second to import
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from featcache.cache import FeatureCache, open_cache
 from featcache.dataset import Part, open_dataset
-from featcache.errors import BadInput, CorruptFile, InvalidSettings, Locked, Mismatch
+from featcache.errors import BadInput, CorruptFile, InvalidSettings, Locked, Mismatch, ResourceError
 from featcache.extract import extract
 from featcache.loading import load_image
 from featcache.lock import writer_lock
@@ -491,3 +491,14 @@ def test_what_a_killed_writer_left_is_cleared(cache: FeatureCache, tmp_path: Pat
     (tmp_path / ".tmp-checkpoint-host-1").write_bytes(b"half")
     train(cache, tmp_path, replace(SHORT, epochs=1))
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", "head.safetensors", "history.csv", "lock"}
+
+
+def test_a_head_too_large_for_memory_is_refused_with_the_way_out(
+    tiny_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausted(*arguments: object) -> None:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory: you tried")
+
+    monkeypatch.setattr("head.trainer.untrained_head", exhausted)
+    with pytest.raises(ResourceError, match=r"cpu is out of memory for .*run; use a smaller --batch-size or --hidden"):
+        train_split(open_cache(tiny_cache), "1", SHORT, tmp_path / "run", name="large")
