@@ -2,7 +2,7 @@
 
 Autograd would keep tanh(U h + K x + b) of each step, (T, B, L, D), for the way back; here it is computed again from
 the keys. No gradient towards the features is formed. Products of matrices are in the type of the features (float32,
-bfloat16 or float64); softmax, states, sums and all weights' gradients are in that of the states.
+bfloat16 or float64), and rounded to it; softmax, states and all other sums are in that of the states.
 """
 
 from dataclasses import dataclass
