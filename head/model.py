@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .dropout import Dropout
 from .lstm import product, repeat
+from .precision import autocast_type
 from .recurrence import Looks, Weights, look
 from .workspace import Workspace
 
@@ -78,7 +79,7 @@ class AMNetHead(nn.Module):
         Under autocast the large products of matrices are in its type, and all else in that of the weights.
         """
         kind = features.device.type
-        products = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.feature_mean.dtype
+        products = autocast_type(kind, self.feature_mean.dtype)
         with torch.autocast(kind, enabled=False):
             look_at = self._look if self.shape.attention else self._look_at_mean
             looks = look_at(features.detach(), products)

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from .lstm import product
 from .model import HeadOutput
+from .precision import autocast_type
 
 TARGET_MEAN, TARGET_SCALE = 0.754, 0.5  # targets are (y - 0.754) * 2 for every data set and split
 COVERAGE_PER_STEP = 0.2  # Eq. 15 is the sum over steps of 0.2 - a_t
@@ -65,7 +66,7 @@ class PublishedHead(nn.Module):
         Under autocast the two products over positions are in its type, and all else in that of the weights.
         """
         kind = features.device.type
-        products = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.inconv.weight.dtype
+        products = autocast_type(kind, self.inconv.weight.dtype)
         with torch.autocast(kind, enabled=False):
             return self._output(features.to(self.inconv.weight.dtype), products)
 
