@@ -298,7 +298,9 @@ def train_head(split: str, cache: Path | None, runs: Path, name: str | None, as_
 @click.option("--part", default="test", show_default=True, type=click.Choice(["train", "val", "test"]))
 @click.option("--views", default="eval", show_default=True, type=click.Choice(["eval", "all"]),
               help="Evaluation view, or the mean over all views.")  # fmt: skip
-@click.option("--against", metavar="NAME", help="Row that others are compared with.  [default: best validation rho]")
+@click.option("--against", metavar="NAME",
+              help="Row that others are compared with.  [default: of those with most splits the one of best "
+              "validation rho]")  # fmt: skip
 @_JSON
 def score_cache(
     cache: Path | None, runs: Path, split: str, part: str, views: str, against: str | None, as_json: bool
@@ -345,6 +347,7 @@ def predict(
 
     Example: amnet predict --head runs/lamem/paper/split-1 photos/ --csv scores.csv
     """
+    from featcache.files import make_folder
     from head.maps import map_files
     from head.predict import list_images, load_predictor
     from head.table import format_predictions, prediction_warnings, write_predictions
@@ -352,8 +355,10 @@ def predict(
     paths = list_images(images)
     predictor = load_predictor(run, weights=str(weights) if weights else None, device=device)
     if predictor.run.imported:
-        _tell("warning: which images an imported head was trained on is unknown; its scores of them say nothing")
+        _tell("warning: which images an imported head was trained on is unknown; its scores of those say nothing")
     files = map_files(map_folder, paths, images) if map_folder else []
+    if csv_path is not None:
+        make_folder(csv_path.parent)  # so that a place that takes no file is known before anything is scored
     with _progress() as progress:
         results = predictor.predict(paths, map_files=files, on_progress=progress)
     if csv_path is not None:

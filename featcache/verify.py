@@ -235,7 +235,7 @@ def _without_path(error: FeatcacheError, path: Path) -> str:
 def format_report(report: VerifyReport) -> str:
     """Return a report as text."""
     state = "complete" if report.complete else "not complete"
-    found = "sound" if report.ok else f"{len(report.problems)} problems"
+    found = "sound" if report.ok else f"{len(report.problems)} problem{'' if len(report.problems) == 1 else 's'}"
     head = (
         f"{report.cache}: {report.shards:,} shards, {report.chunks:,} chunks, {report.bytes / 1e9:,.2f} GB, "
         f"{state}: {found}"

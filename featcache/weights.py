@@ -91,11 +91,21 @@ def _state_dict_in(value: Any, path: Path) -> State:
     for key in ("state_dict", "model"):
         if isinstance(value, dict) and isinstance(value.get(key), dict):
             value = value[key]
-    if not isinstance(value, dict) or not all(isinstance(tensor, Tensor) for tensor in value.values()):
-        raise CorruptFile(f"{path}: expected a state dict (name to tensor), found {type(value).__name__}")
+    if problem := _problem_of_state(value):
+        way_out = "Have its maker save tensors alone: torch.save(model.state_dict(), FILE)."
+        raise CorruptFile(f"{path}: expected a state dict (name to tensor), found {problem}. {way_out}")
+    state: State = value
+    return state
+
+
+def _problem_of_state(value: Any) -> str:
+    """Return what a value is that is no state dict, '' for one that is."""
+    if not isinstance(value, dict):
+        return type(value).__name__
     if strange := sorted({type(key).__name__ for key in value if not isinstance(key, str)}):
-        raise CorruptFile(f"{path}: expected names of tensors that are text, found {', '.join(strange)}")
-    return value
+        return f"names that are not text but {', '.join(strange)}"
+    others = [f"{key} of type {type(item).__name__}" for key, item in value.items() if not isinstance(item, Tensor)]
+    return printable(", ".join([*others[:4], *(["..."] if len(others) > 4 else [])]))
 
 
 def torchvision_imagenet(name: str) -> State:

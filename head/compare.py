@@ -39,15 +39,18 @@ class Comparison:
 
 
 def compare(rows: Sequence[Row], *, against: str | None = None) -> list[Comparison]:
-    """Compare each row with the one named against, or with the first, in the order of rows.
+    """Compare each row with the one named against, or with the first of those with the most splits, in their order.
 
     Only splits that both have count, and in them the seeds that both have, if there are any in common.
     Raises `InvalidSettings` if not exactly one row can be meant.
     """
     if not rows:
         return []
-    name = rows[0].name if against is None else _find({row.name: _runs_of(row) for row in rows}, against)
-    reference = next(row for row in rows if row.name == name)
+    if against is None:
+        reference = max(rows, key=lambda row: len(row.splits))
+    else:
+        name = _find({row.name: _runs_of(row) for row in rows}, against)
+        reference = next(row for row in rows if row.name == name)
     found = [_compare(row, reference) for row in rows if row is not reference]
     adjusted = holm([one.p for one in found])
     return [Comparison(**{**asdict(one), "p_holm": p}) for one, p in zip(found, adjusted, strict=True)]

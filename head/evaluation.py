@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from featcache.cache import FeatureCache
-from featcache.errors import FeatcacheError, InvalidSettings
+from featcache.errors import FeatcacheError, InvalidSettings, StorageError
 
 from .compare import Comparison, check_against, compare
 from .rows import Row, rows_of
@@ -36,7 +36,7 @@ class Evaluation:
     def warnings(self) -> list[str]:
         """Return what to know of runs that were left out, or whose training images are not known."""
         unfinished = "not finished, left out; run the same train-head command again"
-        imported = "imported, so which images it was trained on is unknown; a score on them says nothing"
+        imported = "imported, so which images it was trained on is unknown; its scores of those say nothing"
         return [
             *(f"{run.folder}: {unfinished}" for run in self.runs if not run.finished),
             *(f"warning: {run.folder}: {imported}" for run in self.runs if run.imported),
@@ -63,11 +63,21 @@ def evaluate(
         check_against(finished, against)
     scored, failed = score_all(finished, cache, part=part, views=views)
     errors += failed
-    for result in scored:
-        write_scores(result)
+    errors += _written(scored)
     rows, comparisons = rows_of(scored), list[Comparison]()
     try:
         comparisons = compare(rows, against=against)
     except InvalidSettings as error:
         errors.append(error)
     return Evaluation(found, scored, rows, comparisons, errors)
+
+
+def _written(scored: Sequence[Scored]) -> list[FeatcacheError]:
+    """Write the scores of each; return the errors of those whose folder takes none, which are no less scored."""
+    errors: list[FeatcacheError] = []
+    for result in scored:
+        try:
+            write_scores(result)
+        except StorageError as error:
+            errors.append(error)
+    return errors

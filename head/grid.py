@@ -27,6 +27,10 @@ def given_values(*, no_attention: bool, layers: tuple[str, ...], **options: Any)
         raise InvalidSettings("--no-attention is --attention off; leave one out")
     given = {name: values if isinstance(values, tuple) else (values,) for name, values in options.items()}
     given |= {"attention": (False,)} if no_attention else {}
+    if twice := [layer for layer in dict.fromkeys(layers) if layers.count(layer) > 1]:
+        raise InvalidSettings(f"--layer {', '.join(twice)}: named twice; name each layer once")
+    if "all" in layers and len(layers) > 1:
+        raise InvalidSettings("--layer all names every layer; leave the others out")
     given |= {"layers": (layers,)} if layers else {}
     return {name: values for name, values in given.items() if values != (None,)}
 

@@ -150,10 +150,12 @@ def _problems(module: nn.Module, state: State, prefix: str) -> list[str]:
 
 def _prepare(out: Path, source: dict[str, Any], name: str, split: str) -> None:
     """Raise `Mismatch` if out holds anything but the same import; remove scores under another name or split."""
-    other = sorted(path.name for path in out.iterdir() if path.name not in _OWN_FILES)
+    scores = [*out.glob("scores*.json"), *out.glob("predictions*.csv")]
+    other = sorted(path.name for path in out.iterdir() if path.name not in _OWN_FILES and path not in scores)
     if not (out / runs.CONFIG_NAME).is_file():
         if other:
             raise Mismatch(f"{out}: holds {', '.join(other[:8])}, so no place for a run; give it a new --out")
+        _remove(scores)
         return
     run = runs.read_run(out)
     there = {key: run.config.get("imported", {}).get(key) for key in ("sha256", "steps")}
@@ -161,8 +163,12 @@ def _prepare(out: Path, source: dict[str, Any], name: str, split: str) -> None:
         kind = f"an import of {run.config['imported'].get('file')}" if run.imported else "a trained head"
         raise Mismatch(f"{out}: holds another run, {run.name}, {kind}; give this one a new --out")
     if (run.name, run.split) != (name, split):
-        for path in (*out.glob("scores*.json"), *out.glob("predictions*.csv")):
-            path.unlink(missing_ok=True)
+        _remove(scores)
+
+
+def _remove(paths: list[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
 
 
 def _write_backbone(out: Path, state: State, backbone: nn.Module) -> None:

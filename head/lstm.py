@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+_through_sigmoid, _through_tanh = torch.ops.aten.sigmoid_backward, torch.ops.aten.tanh_backward
+
 
 class Cell(NamedTuple):
     """What the way back needs of a step, (B, H) each: the state before, gates i, f, g, o, and tanh of the new c."""
@@ -28,12 +30,23 @@ def advance(sums: Tensor, h: Tensor, c: Tensor) -> tuple[Cell, Tensor, Tensor]:
     return Cell(h, c, gates, tanh_c), gates[3] * tanh_c, after
 
 
-def retreat(cell: Cell, dh: Tensor, dc: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the gradients of the gates' sums (B, 4H) and of the c before, from those of the new h and c."""
+def retreat(cell: Cell, dh: Tensor, dc: Tensor, *, sums: Tensor) -> Tensor:
+    """Return the gradient of the c before, from those of the new h and c; write that of the gates' sums (B, 4H)."""
     i, f, g, o = cell.gates
-    dc = dc + dh * o * (1 - cell.tanh_c.square())
-    sums = (dc * g * i * (1 - i), dc * cell.c * f * (1 - f), dc * i * (1 - g * g), dh * cell.tanh_c * o * (1 - o))
-    return torch.cat(sums, dim=1), dc * f
+    dc = dc + _through_tanh(dh * o, cell.tanh_c)
+    d_i, d_f, d_g, d_o = sums.chunk(4, dim=1)
+    _through_sigmoid(dc * g, i, grad_input=d_i)
+    _through_sigmoid(dc * cell.c, f, grad_input=d_f)
+    _through_tanh(dc * i, g, grad_input=d_g)
+    _through_sigmoid(dh * cell.tanh_c, o, grad_input=d_o)
+    return dc * f
+
+
+def weighted_sum(start: Tensor, a: Tensor, weight: Tensor) -> Tensor:
+    """Return start + a @ weight in the type of start, multiplied in that of weight."""
+    if weight.dtype == start.dtype:
+        return torch.addmm(start, a, weight)
+    return start + product(a, weight)
 
 
 def product(a: Tensor, weight: Tensor) -> Tensor:
@@ -63,7 +76,7 @@ class _Repeat(torch.autograd.Function):
         weight = W_hh.to(products).t()
         states, ctx.cells = [], []
         for _ in range(steps):
-            cell, h, c = advance(given + product(h, weight), h, c)
+            cell, h, c = advance(weighted_sum(given, h, weight), h, c)
             ctx.cells.append(cell)
             states.append(h)
         ctx.products = products
@@ -76,15 +89,14 @@ class _Repeat(torch.autograd.Function):
         z, W_hh = ctx.saved_tensors
         weight = W_hh.to(ctx.products)
         dh, dc = torch.zeros_like(d_states[0]), torch.zeros_like(d_states[0])
-        d_sums = []
-        for cell, d_state in zip(reversed(ctx.cells), d_states.flip(0), strict=True):
-            sums, dc = retreat(cell, dh + d_state, dc)
-            dh = product(sums, weight)
-            d_sums.append(sums)
-        d_given = torch.stack(d_sums).sum(dim=0)
-        before = torch.cat([cell.h for cell in reversed(ctx.cells)])
+        d_sums = dh.new_empty(len(d_states), len(z), len(W_hh))  # (T, B, 4H)
+        for t, cell in reversed(list(enumerate(ctx.cells))):
+            dc = retreat(cell, dh + d_states[t], dc, sums=d_sums[t])
+            dh = product(d_sums[t], weight)
+        d_given = d_sums.sum(dim=0)
+        before = torch.cat([cell.h for cell in ctx.cells])
         dW_ih = sum_of_outer(d_given, z, ctx.products)
-        dW_hh = sum_of_outer(torch.cat(d_sums), before, ctx.products)
+        dW_hh = sum_of_outer(d_sums.flatten(0, 1), before, ctx.products)
         return None, dh, dc, dW_ih, dW_hh, d_given.sum(dim=0), None, None
 
 

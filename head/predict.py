@@ -16,7 +16,6 @@ from featcache.loading import load_image
 from featcache.progress import OnProgress, Progress, silent
 from featcache.recipe import backbone_of
 
-from .kinds import kind_of
 from .maps import has_maps, write_map
 from .runs import Run, TrainedHead, load_head, read_run
 
@@ -63,7 +62,7 @@ class Predictor:
         `InvalidSettings` if the head has no maps.
         """
         if map_files and not has_maps(self.head.module):
-            raise InvalidSettings(f"{self.run.folder}: {self._kind()} has no attention maps; leave --maps out")
+            raise InvalidSettings(f"{self.run.folder}: a baseline, which has no attention maps; leave --maps out")
         results = [Prediction(path) for path in paths]
         for batch in self._batches(results):
             scores, steps, maps = self._score(batch.pixels)
@@ -77,7 +76,8 @@ class Predictor:
                 seen = None if self.run.imported else batch.digests[k] in self.head.train_images
                 steps_of_one = tuple(steps[k].tolist())
                 results[place] = Prediction(paths[place], float(scores[k]), steps_of_one, seen, maps=file)
-            on_progress(Progress("predict", batch.places[-1] + 1, len(paths), "images"))
+            if batch.places[-1] + 1 < len(paths):
+                on_progress(Progress("predict", batch.places[-1] + 1, len(paths), "images"))
         on_progress(Progress("predict", len(paths), len(paths), "images"))
         return results
 
@@ -114,9 +114,6 @@ class Predictor:
             shape = self.run.input.grid(self.run.recipe)
             maps = maps.reshape(*maps.shape[:2], shape.height, shape.width)
         return score.numpy(), steps.numpy(), maps
-
-    def _kind(self) -> str:
-        return f"a head of kind {kind_of(self.head.module)}"
 
 
 def load_predictor(folder: Path, *, weights: str | None = None, device: str = "auto") -> Predictor:

@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from .attention import energies, exponential_, key_gradient_, state_gradient
-from .lstm import Cell, advance, product, retreat, sum_of_outer
+from .lstm import Cell, advance, product, retreat, sum_of_outer, weighted_sum
 from .workspace import Workspace
 
 
@@ -70,7 +70,8 @@ def _forward(
         F = exponential_(2 * product(h, U))  # (B, D)
         alpha = functional.softmax(energies(keys, F, weights.M), dim=1)  # (B, L), Eq. 6 to 8
         z = torch.bmm(alpha.to(x.dtype).unsqueeze(1), x).squeeze(1).to(h.dtype)  # (B, D), Eq. 4
-        cell, h, c = advance(product(z, W_ih) + product(h, W_hh) + weights.bias, h, c)  # Eq. 3
+        sums = weighted_sum(weighted_sum(weights.bias, z, W_ih), h, W_hh)  # (B, 4H)
+        cell, h, c = advance(sums, h, c)  # Eq. 3
         record.append(_Step(F, alpha, z, cell))
         states.append(h)
     return Looks(torch.stack(states), torch.stack([step.alpha for step in record])), keys, record
@@ -99,27 +100,24 @@ class _Look(torch.autograd.Function):
         ctx.x = ctx.keys = ctx.record = None
         U, W_ih, W_hh = (weight.to(x.dtype) for weight in (weights.U, weights.W_ih, weights.W_hh))
         dh, dc = torch.zeros_like(d_states[0]), torch.zeros_like(d_states[0])
-        d_energies, d_shares, d_gates = [], [], []
-        for step, d_state, d_map in zip(reversed(record), d_states.flip(0), d_maps.flip(0), strict=True):
-            gates, dc = retreat(step.cell, dh + d_state, dc)
-            dz = product(gates, W_ih)  # (B, D)
-            d_alpha = d_map + torch.bmm(x, dz.to(x.dtype).unsqueeze(2)).squeeze(2)  # (B, L)
-            d_energy = step.alpha * (d_alpha - (step.alpha * d_alpha).sum(dim=1, keepdim=True))
-            d_share = state_gradient(keys, step.F, weights.M, d_energy)  # (B, D), of U h
-            dh = product(gates, W_hh) + product(d_share, U)
-            d_energies.append(d_energy)
-            d_shares.append(d_share)
-            d_gates.append(gates)
-        backwards = list(reversed(record))
-        dM = key_gradient_(keys, torch.stack([step.F for step in backwards]), weights.M, torch.stack(d_energies))
+        d_energies, d_shares = torch.empty_like(d_maps), d_states.new_empty(len(record), len(x), len(U))
+        d_sums = d_states.new_empty(len(record), len(x), len(W_hh))  # (T, B, 4H)
+        for t, step in reversed(list(enumerate(record))):
+            dc = retreat(step.cell, dh + d_states[t], dc, sums=d_sums[t])
+            dz = product(d_sums[t], W_ih)  # (B, D)
+            d_alpha = d_maps[t] + torch.bmm(x, dz.to(x.dtype).unsqueeze(2)).squeeze(2)  # (B, L)
+            d_energies[t] = step.alpha * (d_alpha - (step.alpha * d_alpha).sum(dim=1, keepdim=True))
+            d_shares[t] = state_gradient(keys, step.F, weights.M, d_energies[t])  # (B, D), of U h
+            dh = weighted_sum(product(d_sums[t], W_hh), d_shares[t], U)
+        dM = key_gradient_(keys, torch.stack([step.F for step in record]), weights.M, d_energies)
         dK = sum_of_outer(keys.flatten(0, 1), x.flatten(0, 1), x.dtype)  # (D, D)
-        shares, all_gates = torch.cat(d_shares), torch.cat(d_gates)
-        before = torch.cat([step.cell.h for step in backwards])
+        shares, gates = d_shares.flatten(0, 1), d_sums.flatten(0, 1)
+        before = torch.cat([step.cell.h for step in record])
         dU = sum_of_outer(shares, before, x.dtype)
-        dW_ih = sum_of_outer(all_gates, torch.cat([step.z for step in backwards]), x.dtype)
-        dW_hh = sum_of_outer(all_gates, before, x.dtype)
+        dW_ih = sum_of_outer(gates, torch.cat([step.z for step in record]), x.dtype)
+        dW_hh = sum_of_outer(gates, before, x.dtype)
         ctx.workspace.give(x, keys)
-        return None, dh, dc, dK, shares.sum(dim=0), dU, dM, dW_ih, dW_hh, all_gates.sum(dim=0), None, None
+        return None, dh, dc, dK, shares.sum(dim=0), dU, dM, dW_ih, dW_hh, gates.sum(dim=0), None, None
 
 
 def _doubled_keys(x: Tensor, K: Tensor, b: Tensor, workspace: Workspace) -> Tensor:

@@ -64,7 +64,7 @@ class Row:
         n is how many images were scored, a split's once however many seeds it has.
         """
         rho, mse = self.rho(), self._by_split(_mse)
-        low, high = corrected_interval(rho, self.test_share)
+        low, high = np.clip(corrected_interval(rho, self.test_share), -1, 1)
         first = self.scored[0]
         return {
             "name": self.name,
@@ -78,8 +78,8 @@ class Row:
             "val_rho_mean": json_number(self.val_rho),
             "rho_mean": json_number(float(np.mean(rho))),
             "rho_sd": json_number(deviation(rho)),
-            "rho_low": json_number(low),
-            "rho_high": json_number(high),
+            "rho_low": json_number(float(low)),
+            "rho_high": json_number(float(high)),
             "rho_seed_sd": json_number(self._seed_deviation(_rho)),
             "mse_mean": json_number(float(np.mean(mse))),
             "mse_sd": json_number(deviation(mse)),

@@ -31,6 +31,7 @@ HEAD_NAME = "head.safetensors"
 CHECKPOINT_NAME = "checkpoint"
 RUN_FORMAT_VERSION = 1
 _LARGEST_CONFIG = 16 << 20
+_LONGEST_NAME = 255  # bytes, of a folder on most file systems
 _CONSTANTS = "feature_constants."
 _TRAIN_IMAGES = "train_images_sha256"
 _CONFIG_FIELDS = (
@@ -127,6 +128,8 @@ def check_name(name: str) -> None:
     """Raise `InvalidSettings` unless name can be one folder's name."""
     if not re.fullmatch(r"\w[\w.,+=-]*", name):
         raise InvalidSettings(f"--name must be letters, digits and . , + = - _ only, found {name!r}")
+    if len(name.encode()) > _LONGEST_NAME:
+        raise InvalidSettings(f"a run's name has at most {_LONGEST_NAME} bytes, give a shorter --name than {name!r}")
 
 
 def write_config(folder: Path, config: dict[str, Any]) -> Run:
@@ -138,13 +141,18 @@ def write_config(folder: Path, config: dict[str, Any]) -> Run:
 def read_run(folder: Path) -> Run:
     """Return the run in folder; raise `InvalidSettings` if there is none, `Mismatch` if it is of a newer version."""
     path = folder / CONFIG_NAME
+    if (folder / HEAD_NAME).is_file() and not path.is_file():
+        raise CorruptFile(f"{folder}: holds a head, but lacks {CONFIG_NAME}; train or import it again there")
     if not path.is_file():
         inside = [str(run.folder) for run in find_runs(folder)] if folder.is_dir() else []
         hint = f"name one of {', '.join(inside[:8])}" if inside else "make one with train-head"
         raise InvalidSettings(f"{folder}: no run there; {hint}")
-    config = read_json(path, largest=_LARGEST_CONFIG)
+    try:
+        config = read_json(path, largest=_LARGEST_CONFIG)
+    except CorruptFile as error:
+        raise CorruptFile(f"{error}; train the run again with --no-resume, or import it again") from error
     if not isinstance(config.get("run_format_version"), int):
-        raise CorruptFile(f"{path}: not the configuration of a run")
+        raise CorruptFile(f"{path}: not the configuration of a run; train it again with --no-resume, or import it")
     if config["run_format_version"] > RUN_FORMAT_VERSION:
         raise Mismatch(f"{path}: run format {config['run_format_version']}, this program reads {RUN_FORMAT_VERSION}")
     again = "import it again" if "imported" in config else "train the run again with --no-resume"
@@ -162,7 +170,12 @@ def read_run(folder: Path) -> Run:
 
 def find_runs(folder: Path) -> list[Run]:
     """Return every run in folder or below it, in order of path."""
-    return [read_run(path.parent) for path in sorted(folder.rglob(CONFIG_NAME))]
+    return [read_run(found) for found in run_folders(folder)]
+
+
+def run_folders(folder: Path) -> list[Path]:
+    """Return folder and those below it that hold a run, or what is left of one, in order."""
+    return sorted({path.parent for name in (CONFIG_NAME, HEAD_NAME) for path in folder.rglob(name)})
 
 
 def save_head(

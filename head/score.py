@@ -19,7 +19,7 @@ from featcache.recipe import check_same
 
 from .data import EVAL_VIEW, present_part
 from .metrics import Metrics, Scores, json_number, measure
-from .runs import CONFIG_NAME, Run, TrainedHead, load_head, read_run
+from .runs import Run, TrainedHead, load_head, read_run, run_folders
 
 VIEW_CHOICES = ("eval", "all")
 _BATCH = 256
@@ -72,7 +72,7 @@ def score_run(run: Run, cache: FeatureCache, *, part: str = "test", views: str =
     if run.imported and not run.split:
         raise InvalidSettings(f"{run.folder}: unknown which split it was trained on; import it again with --split K")
     if part not in cache.splits.get(run.split, {}):
-        raise InvalidSettings(f"{cache.path} has no {part} part of split {run.split}")
+        raise InvalidSettings(f"{run.folder}: {cache.path} has no {part} part of split {run.split}; see --part")
     check_same(
         run.recipe,
         cache.recipe,
@@ -165,9 +165,9 @@ def find_runs_of(cache: FeatureCache, runs: Path, splits: str = "all") -> tuple[
     folder = runs / cache.name if (runs / cache.name).is_dir() else runs
     readable: list[Run] = []
     errors: list[FeatcacheError] = []
-    for path in sorted(folder.rglob(CONFIG_NAME)):
+    for place in run_folders(folder):
         try:
-            readable.append(read_run(path.parent))
+            readable.append(read_run(place))
         except FeatcacheError as error:
             errors.append(error)
     found = [run for run in readable if _is_of(run, cache, folder)]

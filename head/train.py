@@ -125,6 +125,8 @@ def _existing_run(folder: Path, config: dict[str, Any]) -> runs.Run | None:
                 for field in wanted
                 if found.get(field) != wanted[field]
             ]
+        elif found != wanted and key == "data_sha256":
+            problems.append("images, scores or parts of the split: the cache's are no longer those it was trained on")
         elif found != wanted:
             problems.append(f"{key}: {found!r} there, {wanted!r} asked for")
     if problems:

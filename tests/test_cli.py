@@ -393,7 +393,7 @@ def test_verify_says_what_is_damaged_and_repair_mends_it(here: Path, tiny_cache:
     whole = shard.read_bytes()
     shard.write_bytes(whole[: len(whole) // 2] + b"\xff" + whole[len(whole) // 2 + 1 :])
     damaged = amnet("verify-cache", status=5)
-    assert "complete: 1 problems\n" in damaged.stdout
+    assert "complete: 1 problem\n" in damaged.stdout
     assert f"damaged  shards/{shard.name}: 1 of 41 rows have damaged chunks (rows " in damaged.stdout
     found = json.loads(amnet("verify-cache", "--json", status=5).stdout)
     assert (found["ok"], found["complete"], len(found["problems"][0]["rows"])) == (False, True, 1)

@@ -87,3 +87,8 @@ def test_equal_rows_have_a_difference_and_no_p() -> None:
     assert math.isnan(found.p)
     assert math.isnan(found.p_holm)
     assert compare(rows_of(THREE_SPLITS)) == compare([]) == []
+
+
+def test_of_rows_with_more_and_less_splits_those_with_most_are_compared_with() -> None:
+    single = [scored("single", "1", 0.9, val_rho=0.99, steps=2)]
+    assert [(one.name, one.against) for one in compare(rows_of([*single, *THREE_SPLITS]))] == [("single", "paper")]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from featcache.cache import FeatureCache, open_cache
-from featcache.errors import InvalidSettings
+from featcache.errors import InvalidSettings, StorageError
 from head.evaluation import evaluate
 
 
@@ -67,3 +67,22 @@ def test_an_unfinished_run_is_left_out_and_named(cache: FeatureCache, runs: Path
     assert found.warnings() == [
         f"{path.parent}: not finished, left out; run the same train-head command again",
     ]
+
+
+def test_a_run_whose_folder_takes_no_scores_is_scored_all_the_same_and_said(cache: FeatureCache, runs: Path) -> None:
+    (runs / "plain" / "split-1" / "scores.json").mkdir()
+    found = evaluate(cache, runs.parent)
+    assert [result.run.name for result in found.scored] == ["paper", "paper", "plain"]
+    (error,) = found.errors
+    assert isinstance(error, StorageError)
+    assert "plain/split-1/scores.json" in str(error)
+
+
+def test_a_head_without_its_configuration_is_an_error_and_not_left_out_in_silence(
+    cache: FeatureCache, runs: Path
+) -> None:
+    (runs / "plain" / "split-1" / "config.json").unlink()
+    found = evaluate(cache, runs.parent)
+    assert [result.run.name for result in found.scored] == ["paper", "paper"]
+    (error,) = map(str, found.errors)
+    assert error.endswith("plain/split-1: holds a head, but lacks config.json; train or import it again there")

@@ -148,7 +148,7 @@ def test_a_head_without_maps_is_named_and_nothing_is_written(tiny_cache: Path, i
     settings = TrainSettings(head="linear", pooling="mean")
     train_split(open_cache(tiny_cache), "1", settings, tmp_path / "run", name="linear")
     files = [tmp_path / "maps" / "a.npy"]
-    with pytest.raises(InvalidSettings, match="a head of kind linear has no attention maps; leave --maps out"):
+    with pytest.raises(InvalidSettings, match="a baseline, which has no attention maps; leave --maps out"):
         load_predictor(tmp_path / "run").predict([next(images.glob("*.jpg"))], map_files=files)
     assert not (tmp_path / "maps").exists()
 

@@ -139,3 +139,9 @@ def test_rows_are_in_order_of_validation_rho_and_those_selected_on_test_come_las
     assert [row.name for row in found] == ["high", "low", "none", "optimistic"]
     assert [row.as_json()["optimistic"] for row in found] == [False, False, False, True]
     assert found[2].as_json()["val_rho_mean"] is None
+
+
+def test_an_interval_of_rho_ends_where_rho_does() -> None:
+    (row,) = rows_of([scored("a", "1", 0.95), scored("a", "2", 0.4)])
+    found = row.as_json()
+    assert (found["rho_low"], found["rho_high"]) == (-1, 1)

@@ -19,7 +19,7 @@ from featcache.progress import Progress
 from head.checkpoint import read_checkpoint
 from head.inputs import HeadInput
 from head.model import AMNetHead, HeadShape
-from head.runs import find_runs, load_head, read_run, save_head, write_config
+from head.runs import check_name, find_runs, load_head, read_run, save_head, write_config
 from head.train import train_split
 
 
@@ -227,3 +227,9 @@ def check_plain(path: Path) -> None:
             assert path.read_text().startswith("process ")
         case _:
             pytest.fail(f"{path.name}: not a file of a run")
+
+
+def test_a_name_that_no_folder_can_have_is_refused() -> None:
+    check_name("x" * 255)
+    with pytest.raises(InvalidSettings, match="at most 255 bytes, give a shorter --name than 'xxx"):
+        check_name("x" * 256)

@@ -171,7 +171,12 @@ def test_a_file_of_something_else_is_corrupt(tmp_path: Path, suffix: str, data: 
 
 @pytest.mark.parametrize(
     ("value", "found"),
-    [({**STATE, "epoch": 3}, "dict"), ([torch.zeros(2)], "list"), (torch.zeros(2), "Tensor"), ("text", "str")],
+    [
+        ({**STATE, "epoch": 3}, "epoch of type int"),
+        ([torch.zeros(2)], "list"),
+        (torch.zeros(2), "Tensor"),
+        ("text", "str"),
+    ],
 )
 def test_a_torch_file_without_a_state_dict_says_what_it_holds(tmp_path: Path, value: Any, found: str) -> None:
     (tmp_path / "w.pth").write_bytes(torch_bytes(value))
@@ -185,7 +190,9 @@ def test_a_torch_file_without_a_state_dict_says_what_it_holds(tmp_path: Path, va
 @pytest.mark.parametrize(("key", "found"), [(1, "int"), ((), "tuple"), (None, "NoneType")])
 def test_names_of_tensors_that_are_not_text_are_refused(tmp_path: Path, key: Any, found: str) -> None:
     (tmp_path / "w.pth").write_bytes(torch_bytes({"model": {**STATE, key: torch.zeros(1)}}))
-    with pytest.raises(CorruptFile, match=rf"w\.pth: expected names of tensors that are text, found {found}"):
+    with pytest.raises(
+        CorruptFile, match=rf"w\.pth: expected a state dict .*, found names that are not text but {found}"
+    ):
         read_weights_file(tmp_path / "w.pth")
 
 
