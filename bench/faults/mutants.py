@@ -17,7 +17,7 @@ from .guards import MUTANTS, Mutant
 from .trial import Campaign
 
 ROOT = Path(__file__).parents[2]
-COPIED = ("featcache", "head", "bench")
+COPIED = ("commandline", "featcache", "head", "bench")
 ENDS_WITHIN = 120.0  # seconds
 
 

@@ -1,0 +1,208 @@
+"""Commands of heads: train-head, score-cache, predict, import-head, demo."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from featcache.errors import FeatcacheError
+from head.settings import HEADS, POOLED, PRECISIONS, RECIPES, SELECTIONS
+
+from .options import CLUSTER, DEVICE, DIRECTORY, EXISTING_FILE, FILE, JSON, progress_bar, setting, show, tell
+
+
+@click.command("train-head")
+@click.option("--split", required=True, metavar="K,...|all", help="Splits to train on.")
+@click.option("--cache", type=DIRECTORY, help="Cache to read.  [default: the only one in cache/]")
+@setting("recipe", click.Choice(tuple(RECIPES)), "Eq. 3-15 of the paper, or its authors' code; decides defaults.")
+@setting("head", click.Choice(HEADS), "The recipe's head, or a baseline on pooled features.")
+@setting("attention", click.BOOL, "With off every position counts the same.", metavar="on|off")
+@click.option("--no-attention", is_flag=True, help="The same as --attention off (Eq. 9).")
+@setting("pooling", click.Choice(POOLED), "What a baseline reads.")
+@click.option("--layer", "layers", multiple=True,
+              help="Layer to read, or all; several are joined.  [default: the cache's last]")  # fmt: skip
+@setting("steps", click.INT, "Looks at the image, T.")
+@setting("hidden_size", click.INT, "Size of the LSTM's state.")
+@setting("epochs", click.INT, "At most so many.", several=False)
+@setting("patience", click.INT, "Epochs without a better rho before stopping.", several=False)
+@setting("batch_size", click.INT, "Images a step.")
+@setting("lr", click.FLOAT, "Adam's learning rate.")
+@setting("weight_decay", click.FLOAT, "L2 of all weights (the paper's SUN: 1e-4).")
+@setting("attention_weight", click.FLOAT, "Weight of Eq. 14.")
+@setting("dropout", click.FLOAT, "Probability that an activation is dropped.")
+@setting("precision", click.Choice(PRECISIONS), "Arithmetic of products; auto: bf16 where hardware has it.")
+@setting("seed", click.INT, "Decides weights, order, dropout and views.")
+@setting("select_on", click.Choice(SELECTIONS), "Part that picks the epoch; test is optimistic.", several=False)
+@setting("val_fraction", click.FLOAT, "Share of train held out if there is no val.", several=False)
+@click.option("--runs", type=DIRECTORY, default=Path("runs"), show_default=True, help="Home of runs.")
+@click.option("--name", help="Name of the run.  [default: its recipe or baseline, and what is not the default]")
+@click.option("--resume/--no-resume", default=True, help="Go on with an unfinished run, or start over.")
+@click.option("--jobs", default=1, show_default=True, metavar="J", help="Runs at once, each in a process of its own.")
+@CLUSTER
+@DEVICE
+@click.option("--tensorboard", type=DIRECTORY, metavar="DIR", help="Write each epoch's numbers for TensorBoard there.")
+@JSON
+def train_head(split: str, cache: Path | None, runs: Path, name: str | None, as_json: bool, **options: Any) -> None:
+    """Fit heads to splits of a cache; one run a split in RUNS/CACHE/NAME/split-K/.
+
+    Options with ,... take several values, with commas between: every combination is trained, once, under a name
+    that says what is not the default.
+
+    \b
+    Example: amnet train-head --split all --cache cache/lamem
+             amnet train-head --split all --cache cache/lamem --attention on,off --steps 2,3,4,5,6
+    """
+    from featcache.cache import find_cache, open_cache
+    from featcache.errors import join_errors
+    from featcache.jobs import Workers
+    from head.grid import given_values, grid
+    from head.history import check_tensorboard
+    from head.runs import Run
+    from head.table import describe_runs, runs_as_json
+    from head.training_jobs import jobs_of, train_all
+
+    workers = Workers(options.pop("jobs"), options.pop("cluster"))
+    how = {"resume": options.pop("resume"), "device": options.pop("device"), "events": options.pop("tensorboard")}
+    points = grid(given_values(**options), name=name)
+    if how["events"] is not None:
+        check_tensorboard()
+    planned = jobs_of(open_cache(find_cache(cache)), points, split, runs=runs, **how)
+    with progress_bar() as progress:
+        outcomes = train_all(planned, workers, on_progress=progress)
+    done = [outcome for outcome in outcomes if isinstance(outcome, Run)]
+    errors = [outcome for outcome in outcomes if isinstance(outcome, FeatcacheError)]
+    if done:
+        show(runs_as_json(done) if as_json else describe_runs(done))
+    if not as_json and (absent := max((run.config["absent_images"] for run in done), default=0)):
+        tell(f"{absent} images without features were left out")
+    if errors:
+        title = f"{len(errors)} of {len(outcomes)} runs were not trained:"
+        raise join_errors(errors, title, "Run the same command again for these alone; others are done.")
+
+
+@click.command("score-cache")
+@click.option("--cache", type=DIRECTORY, help="Cache to read.  [default: the only one in cache/]")
+@click.option("--runs", type=DIRECTORY, default=Path("runs"), show_default=True, help="Runs, or a folder of some.")
+@click.option("--split", default="all", show_default=True, metavar="K,...|all", help="Splits to score.")
+@click.option("--part", default="test", show_default=True, type=click.Choice(["train", "val", "test"]))
+@click.option("--views", default="eval", show_default=True, type=click.Choice(["eval", "all"]),
+              help="Evaluation view, or the mean over all views.")  # fmt: skip
+@click.option("--against", metavar="NAME",
+              help="Row that others are compared with.  [default: of those with most splits the one of best "
+              "validation rho]")  # fmt: skip
+@JSON
+def score_cache(
+    cache: Path | None, runs: Path, split: str, part: str, views: str, against: str | None, as_json: bool
+) -> None:
+    """Score heads on the cache they belong to: rho and MSE of each run, a summary over splits and seeds, and paired
+    differences between heads.
+
+    Example: amnet score-cache --cache cache/lamem
+    """
+    from featcache.cache import find_cache, open_cache
+    from featcache.errors import join_errors
+    from head.evaluation import evaluate
+    from head.table import format_evaluation
+
+    opened = open_cache(find_cache(cache))
+    found = evaluate(opened, runs, splits=split, part=part, views=views, against=against)
+    if found.scored:
+        show(found.as_json() if as_json else format_evaluation(found))
+    tell(*found.warnings())
+    if found.errors:
+        raise join_errors(found.errors, "not all could be scored and compared:", "Others are not affected.")
+
+
+@click.command()
+@click.option("--head", "run", required=True, type=DIRECTORY, metavar="RUN",
+              help="Folder of one run, RUNS/.../split-K.")  # fmt: skip
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--weights", type=FILE, help="Weights file of the backbone, if it is not where extract found it.")
+@DEVICE
+@click.option("--csv", "csv_path", type=FILE, help="Write the table there as CSV.")
+@click.option("--maps", "map_folder", type=DIRECTORY,
+              help="Write attention maps there, (T, H, W) in a .npy an image; uniform without attention.")  # fmt: skip
+@JSON
+def predict(
+    run: Path,
+    images: tuple[Path, ...],
+    weights: Path | None,
+    device: str,
+    csv_path: Path | None,
+    map_folder: Path | None,
+    as_json: bool,
+) -> None:
+    """Score image files and folders with a trained head.
+
+    Example: amnet predict --head runs/lamem/paper/split-1 photos/ --csv scores.csv
+    """
+    from featcache.files import make_folder
+    from head.maps import map_files
+    from head.predict import list_images, load_predictor
+    from head.table import format_predictions, prediction_warnings, write_predictions
+
+    paths = list_images(images)
+    predictor = load_predictor(run, weights=str(weights) if weights else None, device=device)
+    if predictor.run.imported:
+        tell("warning: which images an imported head was trained on is unknown; its scores of those say nothing")
+    files = map_files(map_folder, paths, images) if map_folder else []
+    if csv_path is not None:
+        make_folder(csv_path.parent)  # so that a place that takes no file is known before anything is scored
+    with progress_bar() as progress:
+        results = predictor.predict(paths, map_files=files, on_progress=progress)
+    if csv_path is not None:
+        write_predictions(csv_path, results)
+    if as_json or csv_path is None:
+        show([result.as_json() for result in results] if as_json else format_predictions(results))
+    tell(*prediction_warnings(results))
+    if any(result.problem for result in results):
+        raise SystemExit(3)
+
+
+@click.command("import-head")
+@click.argument("file", type=EXISTING_FILE)
+@click.option("--out", required=True, type=DIRECTORY, metavar="RUN", help="Folder of the new run.")
+@click.option("--name", default="imported", show_default=True, help="Name of the run.")
+@click.option("--split", default="", metavar="K", help="Split whose train part it was trained on, for score-cache.")
+@click.option("--steps", default=3, show_default=True, metavar="T", help="Looks at the image; the file does not tell.")
+@JSON
+def import_head(file: Path, out: Path, name: str, split: str, steps: int, as_json: bool) -> None:
+    """Make a run of a checkpoint of the authors' published models, its own backbone included.
+
+    Nothing in the file is executed. To score it on a cache, extract one with --weights FILE --recipe published
+    --precision fp32.
+
+    Example: amnet import-head split1.pkl --out runs/published/split-1 --split 1
+    """
+    from head.import_head import import_head as run_import
+    from head.table import describe_import, format_names
+
+    imported = run_import(file, out, name=name, split=split, steps=steps)
+    if imported.unknown_keys:
+        keys = format_names(imported.unknown_keys)
+        tell(f"warning: {file} holds keys that are not of such a model, ignored: {keys}")
+    show(imported.as_json() if as_json else describe_import(imported))
+
+
+@click.command()
+@click.option("--out", type=DIRECTORY, default=Path("demo"), show_default=True, help="Folder for everything it makes.")
+@click.option("--images", default=360, show_default=True, help="Images to draw.")
+@click.option("--augs", default=4, show_default=True, metavar="K", help="Augmented views per image.")
+@click.option("--seed", default=0, show_default=True)
+@JSON
+def demo(out: Path, images: int, augs: int, seed: int, as_json: bool) -> None:
+    """Draw images with a score to learn, then extract, train and score, as one would with real ones.
+
+    Example: amnet demo
+    """
+    from head.demo import next_steps, run_demo
+    from head.rows import rows_of
+    from head.table import format_table
+
+    with progress_bar() as progress:
+        scored = run_demo(out, images=images, augs=augs, seed=seed, on_progress=progress)
+    if as_json:
+        rows = [row.as_json() for row in rows_of(scored)]
+        show({"runs": [result.as_json() for result in scored], "summary": rows})
+    else:
+        show(f"{format_table(scored)}\n\n{next_steps(out, scored[0].run.folder)}")

@@ -1,0 +1,77 @@
+"""What commands share: types and options, how they print, and how they tell progress."""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from head.settings import RECIPES, option_of, settings_of
+
+DIRECTORY = click.Path(file_okay=False, path_type=Path)
+FILE = click.Path(dir_okay=False, path_type=Path)
+EXISTING_DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
+EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+CLUSTER = click.option(
+    "--cluster", default="", metavar="ADDRESS", help="Dask scheduler, tcp://HOST:8786, whose workers do it."
+)
+
+
+def show(result: Any) -> None:
+    """Print text as it is, anything else as JSON."""
+    click.echo(result if isinstance(result, str) else json.dumps(result, indent=1, allow_nan=False))
+
+
+def tell(*messages: str) -> None:
+    """Print what is no result, on stderr."""
+    for message in messages:
+        click.echo(message, err=True)
+
+
+@contextlib.contextmanager
+def progress_bar() -> Iterator[Any]:
+    from featcache.progress import TerminalProgress
+
+    progress = TerminalProgress()
+    try:
+        yield progress
+    finally:
+        progress.close()
+
+
+class Several(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
+    """Values with commas between, each of one type: a tuple."""
+
+    name = "list"
+
+    def __init__(self, one: "click.ParamType[Any]", metavar: str) -> None:
+        self._one, self._metavar = one, metavar
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        metavar = self._metavar or self._one.get_metavar(param, ctx) or self._one.name.upper()
+        return f"{metavar},..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
+        parts = [part.strip() for part in value.split(",")]
+        if not all(parts):
+            self.fail(f"{value!r} has a comma with nothing before or after it", param, ctx)
+        return tuple(self._one.convert(part, param, ctx) for part in parts)
+
+
+def setting(
+    field: str, kind: "click.ParamType[Any]", text: str, *, metavar: str = "", several: bool = True
+) -> Decorator:
+    """Return the option of a training setting, whose help ends with the default: the paper's, and those that differ."""
+    paper, *others = (getattr(settings_of(recipe), field) for recipe in RECIPES)
+    named = zip(list(RECIPES)[1:], others, strict=True)
+    different = [f"; {name}: {value}" for name, value in named if value not in (paper, name)]
+    usual = "on" if paper is True else paper
+    help_text = f"{text}  [default: {usual}{''.join(different)}]"
+    return click.option(option_of(field), field, type=Several(kind, metavar) if several else kind, help=help_text)

@@ -1,0 +1,182 @@
+"""Commands of the feature store: extract, cache-info, merge-caches, verify-cache."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from featcache import choices
+from featcache.errors import InvalidSettings
+
+from .options import CLUSTER, DEVICE, DIRECTORY, EXISTING_DIRECTORY, EXISTING_FILE, JSON, progress_bar, show, tell
+
+
+@click.command()
+@click.option("--dataset", required=True, metavar="NAME_OR_DIR",
+              help="lamem, sun, or a folder with images/ and splits/.")  # fmt: skip
+@click.option("--root", type=DIRECTORY, help="Folder with images/ and splits/ of lamem or sun.  [default: data/NAME]")
+@click.option("--augs", default=0, show_default=True, metavar="K", help="Augmented views per image.")
+@click.option("--backbone", default="resnet50", show_default=True, help="resnet50, efficientnet_lite0, timm:NAME, ...")
+@click.option("--layer", "layers", multiple=True, help="Map to keep; may be repeated.  [default: last of stride 16]")
+@click.option("--image-size", default=224, show_default=True, help="Side of a view in pixels.")
+@click.option("--weights", default="imagenet", show_default=True, help="imagenet, a weights file, or random.")
+@click.option("--recipe", default="paper", show_default=True, type=click.Choice(choices.RECIPES),
+              help="Views as in the paper, or as in its authors' code, which squashes images first.")  # fmt: skip
+@click.option("--eval-view", type=click.Choice(choices.EVAL_VIEWS),
+              help="View 0: central square, or the whole image squashed; wins over --recipe.  "
+              "[default: center; squash if published]")  # fmt: skip
+@click.option("--crop-scale", nargs=2, type=float, default=(0.08, 1.0), show_default=True,
+              help="Range of area of an augmented crop, as fractions.")  # fmt: skip
+@click.option("--precision", default="auto", show_default=True, type=click.Choice(choices.PRECISIONS),
+              help="Arithmetic of the backbone; auto is bf16 or fp16 where the hardware has it.")  # fmt: skip
+@click.option("--runtime", default="auto", show_default=True, type=click.Choice(choices.RUNTIMES),
+              help="What runs the backbone; auto is the fastest there is for so many views.")  # fmt: skip
+@click.option("--encoding", default="float16", show_default=True, type=click.Choice(choices.ENCODINGS),
+              help="How features are stored; uint8 is half the size and not exact.")  # fmt: skip
+@click.option("--calibrate-like", default="", metavar="DIR",
+              help="Take uint8's constants from that cache, to merge later.")  # fmt: skip
+@DEVICE
+@click.option("--batch-size", default=16, show_default=True, help="Views per call of the network.")
+@click.option("--seed", default=0, show_default=True, help="Decides the augmented views, and random weights.")
+@click.option("--out", type=DIRECTORY, help="Folder of the cache.  [default: cache/NAME]")
+@click.option("--on-bad-image", default="skip", show_default=True, type=click.Choice(choices.BAD_IMAGE_POLICIES),
+              help="Leave a bad image out and go on, or stop at the first.")  # fmt: skip
+@click.option("--jobs", default=1, show_default=True, metavar="J",
+              help="Processes here, one a GPU if there are several.")  # fmt: skip
+@CLUSTER
+@click.option("--force", is_flag=True,
+              help="Start although the disk seems too small; it may stop half-way, with nothing lost.")  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Print images, views, bytes and time, and write nothing.")
+@JSON
+def extract(dataset: str, root: Path | None, out: Path | None, dry_run: bool, as_json: bool, **options: Any) -> None:
+    """Fill a cache with the features of a dataset; run it again to resume, or to add views and images.
+
+    Example: amnet extract --dataset lamem --root data/lamem --augs 10
+    """
+    from featcache.dataset import open_dataset
+    from featcache.jobs import Workers
+    from featcache.settings import ExtractSettings
+    from featcache.views import view_recipe_of
+
+    workers = Workers(options.pop("jobs"), options.pop("cluster"))
+    views = view_recipe_of(
+        options.pop("recipe"),
+        image_size=options.pop("image_size"),
+        eval_view=options.pop("eval_view"),
+        crop_scale=options.pop("crop_scale"),
+        seed=options.pop("seed"),
+    )
+    settings = ExtractSettings(views=views, **options)
+    found = open_dataset(dataset, root=root)
+    if found.ignored:
+        tell(f"not split files, ignored: {', '.join(found.ignored)}")
+    folder = out or Path("cache") / found.name
+    if dry_run:
+        _dry_run(found, settings, folder, as_json)
+        if workers != Workers():
+            tell("the time is that of this process alone; --jobs and --cluster share it out")
+    else:
+        _extract(found, settings, folder, workers, as_json)
+
+
+def _dry_run(dataset: Any, settings: Any, folder: Path, as_json: bool) -> None:
+    from featcache.forecast import describe_forecast, forecast
+
+    result = forecast(dataset, settings, folder)
+    show(result.as_json() if as_json else describe_forecast(result))
+    if result.missing_weights:
+        tell(f"warning: extract itself would stop: {result.missing_weights}")
+
+
+def _extract(dataset: Any, settings: Any, folder: Path, workers: Any, as_json: bool) -> None:
+    from featcache.extract import extract as run_extract
+    from featcache.report import describe_absent, describe_report
+
+    with progress_bar() as progress:
+        report = run_extract(dataset, settings, folder, workers=workers, on_progress=progress)
+    if report.stale_temporaries:
+        tell(f"removed {report.stale_temporaries} temporary files of a run that was killed")
+    show(report.as_json() if as_json else describe_report(report))
+    if report.absent:
+        tell(describe_absent(report))
+        raise SystemExit(3)
+
+
+@click.command("cache-info")
+@click.option("--cache", type=DIRECTORY, help="Cache to describe.  [default: the only one in cache/]")
+@JSON
+def cache_info(cache: Path | None, as_json: bool) -> None:
+    """Say what a cache holds: images, views, layers, splits, recipe, and what is missing.
+
+    Example: amnet cache-info --cache cache/lamem
+    """
+    from featcache.cache import find_cache
+    from featcache.info import describe_cache, format_info
+
+    info = describe_cache(find_cache(cache))
+    show(info if as_json else format_info(info))
+
+
+@click.command("merge-caches")
+@click.argument("out", type=DIRECTORY)
+@click.argument("inputs", nargs=-1, required=True, type=EXISTING_DIRECTORY)
+@JSON
+def merge_caches(out: Path, inputs: tuple[Path, ...], as_json: bool) -> None:
+    """Join caches of one recipe, extracted on different machines, into the new cache OUT.
+
+    Parts of one extraction keep their rows; other images follow one another. Splits are joined by name.
+
+    Example: amnet merge-caches cache/all cache/machine-1 cache/machine-2
+    """
+    from featcache.merge import merge_caches as run_merge
+
+    with progress_bar() as progress:
+        report = run_merge(out, inputs, on_progress=progress)
+    text = f"{out}: {report.images:,} images x {report.views} views in {report.shards} shards"
+    show(report.as_json() if as_json else text)
+    if not report.complete:
+        tell(f"inputs were not complete; run extract with --out {out} to go on")
+        raise SystemExit(4)
+
+
+@click.command("verify-cache")
+@click.option("--cache", type=DIRECTORY, help="Cache to check.  [default: the only one in cache/]")
+@click.option("--repair", is_flag=True, help="Extract damaged and missing rows again; sound shards stay as they are.")
+@click.option("--root", type=EXISTING_DIRECTORY, help="Folder with images/, if it is not where extract found it.")
+@click.option("--weights", type=EXISTING_FILE, help="Weights file of the backbone, if not where extract found it.")
+@DEVICE
+@JSON
+def verify_cache(
+    cache: Path | None, repair: bool, root: Path | None, weights: Path | None, device: str, as_json: bool
+) -> None:
+    """Check every file of a cache against the manifest and every stored chunk against its digest.
+
+    Exit status 5 says that damage was found and not repaired, 4 that the cache is sound but not complete.
+
+    Example: amnet verify-cache --cache cache/lamem --repair
+    """
+    from featcache import verify
+    from featcache.cache import find_cache
+
+    if not repair and (root or weights or device != "auto"):
+        raise InvalidSettings("--root, --weights and --device go with --repair")
+    folder = find_cache(cache)
+    with progress_bar() as progress:
+        if repair:
+            from featcache.repair import format_repair, repair_cache
+
+            mended = repair_cache(
+                folder, root=root, weights=str(weights) if weights else None, device=device, on_progress=progress
+            )
+            report, text, document = mended.found, format_repair(mended), mended.as_json()
+            damaged = bool(mended.unrepaired)
+        else:
+            report = verify.verify_cache(folder, on_progress=progress)
+            text, document, damaged = verify.format_report(report), report.as_json(), not report.ok
+    show(document if as_json else text)
+    tell(*(f"warning: {warning}" for warning in report.warnings))
+    if damaged:
+        raise SystemExit(5)
+    if not report.complete:
+        tell("the cache is not complete; run the same extract or merge-caches command again")
+        raise SystemExit(4)
