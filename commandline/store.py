@@ -12,9 +12,11 @@ from .options import CLUSTER, DEVICE, DIRECTORY, EXISTING_DIRECTORY, EXISTING_FI
 
 
 @click.command()
-@click.option("--dataset", required=True, metavar="NAME_OR_DIR",
-              help="lamem, sun, or a folder with images/ and splits/.")  # fmt: skip
-@click.option("--root", type=DIRECTORY, help="Folder with images/ and splits/ of lamem or sun.  [default: data/NAME]")
+@click.option("--dataset", required=True, metavar="NAME_OR_PATH",
+              help="lamem, sun, a folder with images/ and splits/, or FILE.csv of path,score,split.")  # fmt: skip
+@click.option("--root", type=DIRECTORY,
+              help="Folder with images/ and splits/ of lamem or sun, or of a CSV's paths.  "
+              "[default: data/NAME; the CSV's]")  # fmt: skip
 @click.option("--augs", default=0, show_default=True, metavar="K", help="Augmented views per image.")
 @click.option("--backbone", default="resnet50", show_default=True, help="resnet50, efficientnet_lite0, timm:NAME, ...")
 @click.option("--layer", "layers", multiple=True, help="Map to keep; may be repeated.  [default: last of stride 16]")
@@ -69,7 +71,7 @@ def extract(dataset: str, root: Path | None, out: Path | None, dry_run: bool, as
     settings = ExtractSettings(views=views, **options)
     found = open_dataset(dataset, root=root)
     if found.ignored:
-        tell(f"not split files, ignored: {', '.join(found.ignored)}")
+        tell(f"{'columns' if found.root is None else 'not split files'}, ignored: {', '.join(found.ignored)}")
     folder = out or Path("cache") / found.name
     if dry_run:
         _dry_run(found, settings, folder, as_json)

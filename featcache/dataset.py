@@ -1,25 +1,21 @@
-"""Datasets in the LaMem layout: which images there are, and which score each has in which part of which split.
+"""Datasets: which images there are, and which score each has in which part of which split.
 
 Knows nothing of pixels. A score belongs to (split, part, image): in LaMem the same image has another
 score in another split.
 """
 
-import math
-import re
-from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import BadInput, list_problems
+from .ratings import read_ratings
+from .split_files import PARTS, Line, ignored_files, read_split_files
 
-PARTS = ("train", "val", "test")
 KNOWN = ("lamem", "sun")
-_SPLIT_FILE = re.compile(r"(train|val|test)_(\w+)\.txt")
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 @dataclass(frozen=True)
@@ -32,64 +28,74 @@ class Part:
 
 @dataclass(frozen=True)
 class Dataset:
-    """names[i] is the image of row i, relative to root/images; splits[split][part] says which rows it holds.
+    """names[i] is the image of row i, relative to the folder images; splits[split][part] says which rows it holds.
 
-    ignored names the files in splits/ that are none.
+    root is the folder of images/ and splits/, None for a table of ratings. ignored names what was not read: other
+    files in splits/, other columns of a table.
     """
 
     name: str
-    root: Path
+    images: Path
     names: tuple[str, ...]
     splits: dict[str, dict[str, Part]]
+    root: Path | None = None
     ignored: tuple[str, ...] = ()
 
     def path(self, row: int) -> Path:
         """Return where the image of a row lies."""
-        return self.root / "images" / self.names[row]
+        return self.images / self.names[row]
+
+    @property
+    def source(self) -> dict[str, str]:
+        """Where the images are, for the cache's manifest; `images_of` finds them again."""
+        if self.root is None:
+            return {"dataset": self.name, "root": str(self.images.resolve()), "images": str(self.images.resolve())}
+        return {"dataset": self.name, "root": str(self.root.resolve())}
 
 
-class _Line(NamedTuple):
-    place: str
-    name: str
-    score: float
+def images_of(source: Mapping[str, str], root: Path | None = None) -> Path:
+    """Return the folder of a dataset's images from its `source`; root is where the dataset is now, if not there."""
+    table = "images" in source
+    folder = root or Path(source["images"] if table else source["root"])
+    return folder if table else folder / "images"
 
 
-def open_dataset(name_or_dir: str, *, root: str | Path | None = None) -> Dataset:
-    """Read every split file of a dataset; rows are the distinct image names, sorted.
+def open_dataset(name_or_path: str, *, root: str | Path | None = None) -> Dataset:
+    """Read every score of a dataset; rows are the distinct image names, sorted.
 
-    name_or_dir is 'lamem' or 'sun', found in root (default: data/NAME), or a folder that holds
-    images/ and splits/{train,val,test}_K.txt with lines `NAME SCORE`. Raises `BadInput` with every
-    problem of every file, each with file and line.
+    name_or_path is 'lamem' or 'sun', found in root (default: data/NAME), a folder that holds images/ and
+    splits/{train,val,test}_K.txt with lines `NAME SCORE`, or a table FILE.csv as `featcache.ratings` reads it, its
+    paths relative to root (default: the table's folder). Raises `BadInput` with every problem of every file, each with
+    file and line.
     """
-    folder = _find(name_or_dir, root)
     problems: list[str] = []
-    splits: dict[str, dict[str, list[_Line]]] = defaultdict(dict)
-    for split, part, path in _split_files(folder):
-        splits[split][part] = _read_split_file(path, problems)
+    if name_or_path.lower().endswith(".csv"):
+        table = Path(name_or_path)
+        name, folder = table.stem, None
+        images, splits, ignored = read_ratings(table, problems, folder=Path(root) if root is not None else table.parent)
+    else:
+        folder = _find(name_or_path, root)
+        name = name_or_path if name_or_path in KNOWN else _name_of(folder)
+        images, splits = folder / "images", read_split_files(folder / "splits", problems)
+        ignored = ignored_files(folder / "splits")
     for parts in splits.values():
         problems += _images_in_two_parts(parts)
     lines = [line for parts in splits.values() for part_lines in parts.values() for line in part_lines]
-    problems += _missing_images(folder / "images", lines)
+    problems += _missing_images(images, lines)
     if problems:
         raise BadInput(
             list_problems(
-                f"{folder}: {len(problems):,} problems in the dataset:",
+                f"{name_or_path if folder is None else folder}: {len(problems):,} problems in the dataset:",
                 problems,
                 "Mend or remove these lines, then run the same command again; nothing was computed.",
             )
         )
     names = tuple(sorted({line.name for line in lines}))
     row_of = {name: row for row, name in enumerate(names)}
-    return Dataset(
-        name=name_or_dir if name_or_dir in KNOWN else _name_of(folder),
-        root=folder,
-        names=names,
-        splits={
-            split: {part: _part(parts[part], row_of) for part in PARTS if part in parts}
-            for split, parts in splits.items()
-        },
-        ignored=tuple(sorted(p.name for p in (folder / "splits").iterdir() if not _SPLIT_FILE.fullmatch(p.name))),
-    )
+    found = {
+        split: {part: _part(parts[part], row_of) for part in PARTS if part in parts} for split, parts in splits.items()
+    }
+    return Dataset(name, images, names, found, folder, ignored)
 
 
 def _find(name_or_dir: str, root: str | Path | None) -> Path:
@@ -105,76 +111,7 @@ def _find(name_or_dir: str, root: str | Path | None) -> Path:
     return folder
 
 
-def _split_files(folder: Path) -> list[tuple[str, str, Path]]:
-    """Return (split, part, path) of each split file, splits in natural order, parts as in PARTS."""
-    found = []
-    for path in (folder / "splits").iterdir():
-        match = _SPLIT_FILE.fullmatch(path.name)
-        if match:
-            found.append((match[2], match[1], path))
-    if not found:
-        raise BadInput(f"{folder / 'splits'}: no file named {{train,val,test}}_K.txt")
-    return sorted(found, key=lambda file: (natural_key(file[0]), PARTS.index(file[1])))
-
-
-def natural_key(split: str) -> tuple[int, int, str]:
-    """Sort key that puts split '2' before split '10', and numbers before words."""
-    return (0, int(split), "") if split.isdecimal() else (1, 0, split)
-
-
-def _read_split_file(path: Path, problems: list[str]) -> list[_Line]:
-    """Return the good lines of a file; append what is wrong with the others, each with its place."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        problems.append(f"{path}: not UTF-8 text (byte {error.start})")
-        return []
-    except OSError as error:
-        problems.append(f"{path}: cannot be read: {error.strerror}")
-        return []
-    lines: list[_Line] = []
-    first_place: dict[str, int] = {}
-    for number, raw in enumerate(text.rstrip().split("\n") if text.strip() else [], start=1):
-        place = f"{path}:{number}"
-        line = _parse_line(raw.rstrip("\r"), place)
-        if isinstance(line, str):
-            problems.append(f"{place}: {line}")
-        elif line.name in first_place:
-            problems.append(f"{place}: {line.name} is already on line {first_place[line.name]}")
-        else:
-            first_place[line.name] = number
-            lines.append(line)
-    if not text.strip():
-        problems.append(f"{path}: the file is empty")
-    return lines
-
-
-def _parse_line(raw: str, place: str) -> _Line | str:
-    """Return the line, or what is wrong with it."""
-    fields = raw.rsplit(maxsplit=1)
-    if len(fields) != 2:
-        return f"expected `NAME SCORE`, found {_shown(raw)}"
-    name, number = fields[0].strip(), fields[1]
-    if not _NUMBER.fullmatch(number) or not math.isfinite(float(number)):
-        return f"the score of {_shown(name)} is not a finite decimal number: {_shown(number)}"
-    problem = _name_problem(name)
-    return problem if problem else _Line(place, name, float(number))
-
-
-def _name_problem(name: str) -> str | None:
-    folders = name.split("/")
-    if name.startswith("/") or ".." in folders:
-        return f"{_shown(name)} leaves the images/ folder"
-    if not name.isprintable() or "" in folders or "." in folders:
-        return f"{_shown(name)} is not a plain path inside images/"
-    return None
-
-
-def _shown(text: str) -> str:
-    return repr(text if len(text) <= 60 else text[:57] + "...")
-
-
-def _images_in_two_parts(parts: dict[str, list[_Line]]) -> list[str]:
+def _images_in_two_parts(parts: dict[str, list[Line]]) -> list[str]:
     place_of: dict[str, str] = {}
     problems = []
     for lines in parts.values():
@@ -188,9 +125,9 @@ def _images_in_two_parts(parts: dict[str, list[_Line]]) -> list[str]:
     return problems
 
 
-def _missing_images(images: Path, lines: list[_Line]) -> list[str]:
+def _missing_images(images: Path, lines: list[Line]) -> list[str]:
     """List each image that is not there once, at the first line that names it."""
-    first_line: dict[str, _Line] = {}
+    first_line: dict[str, Line] = {}
     for line in lines:
         first_line.setdefault(line.name, line)
     present: dict[str, set[str]] = {}
@@ -205,7 +142,7 @@ def _missing_images(images: Path, lines: list[_Line]) -> list[str]:
     return problems
 
 
-def _part(lines: list[_Line], row_of: dict[str, int]) -> Part:
+def _part(lines: list[Line], row_of: dict[str, int]) -> Part:
     rows = np.array([row_of[line.name] for line in lines], dtype=np.int64)
     return Part(rows, np.array([line.score for line in lines], dtype=np.float64))
 

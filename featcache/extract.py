@@ -64,7 +64,7 @@ def extract(
         before = _present_manifest(out)
         listed = {entry.file for entry in before.shards} if before else None
         shards = existing_shards(out, listed)
-        images = dataset.root / "images"
+        images = dataset.images
         target = target_of(backbone, settings, shards, dataset)
         refuse_other_recipes(shards, target.recipe, out)
         plan = make_plan(
@@ -135,7 +135,7 @@ def target_of(
         recipe_of(backbone, settings.views, settings.encoding),
         shards,
         dataset.names,
-        dataset.root / "images",
+        dataset.images,
         like=Path(settings.calibrate_like) if settings.calibrate_like else None,
         sample=sample or SAMPLE_IMAGES,
     )
@@ -146,7 +146,7 @@ def _refuse_changed_images(plan: Plan, dataset: Dataset, out: Path, on_progress:
     named = set(dataset.names)
     shards = [*plan.kept, *plan.superseded]
     held = {image.name: image.sha256 for shard in shards for image in shard.images if not image.absent}
-    images = dataset.root / "images"
+    images = dataset.images
     work = [(name, sha256) for name, sha256 in held.items() if name in named]
     changed = []
     with ThreadPoolExecutor(usable_threads(None), thread_name_prefix="hash") as pool:
@@ -189,7 +189,7 @@ def _seal(
     known = {entry.file: entry.sha256 for entry in before.shards} if before else {}
     known |= {path.name: digest for path, digest in digests.items()}
     sha256 = {shard.path.name: known.get(shard.path.name) or _digest_of_unlisted(shard.path) for shard in shards}
-    source = {"dataset": dataset.name, "root": str(dataset.root.resolve())}
+    source = dataset.source
     made_with = {
         "weights": source_of_weights(settings),
         "batch_size": str(settings.batch_size),

@@ -64,7 +64,7 @@ def forecast(dataset: Dataset, settings: ExtractSettings, out: Path) -> Forecast
     target = target_of(backbone, settings, shards, dataset, sample=1)
     recipe = target.recipe
     refuse_other_recipes(shards, recipe, out)
-    plan = make_plan(shards, dataset.names, dataset.root / "images", views=1 + settings.augs, recipe=recipe)
+    plan = make_plan(shards, dataset.names, dataset.images, views=1 + settings.augs, recipe=recipe)
     sample = _time_sample(dataset, backbone, target, 1 + settings.augs)
     total = len(plan.names) * plan.views
     return Forecast(
@@ -136,7 +136,7 @@ def _time_sample(dataset: Dataset, backbone: Backbone, target: Target, views: in
     done, size = _build(dataset, images, backbone, target, views)
     seconds = time.perf_counter() - started
     if not done:
-        raise BadInput(f"{dataset.root}: none of the first {images} images can be decoded, so there is nothing to time")
+        raise BadInput(f"{dataset.images}: none of the first {images} images can be decoded, so nothing can be timed")
     padded = -(-done // backbone.batch_size) * backbone.batch_size  # a long run pads next to nothing
     return _Sample(padded / seconds, size / done)
 
@@ -145,7 +145,7 @@ def _build(dataset: Dataset, rows: int, backbone: Backbone, target: Target, view
     """Build a shard of the first rows and drop it; return how many views it has, and how many bytes."""
     block = Block((0, rows), (0, views))
     work = [(name, block.views) for name in dataset.names[:rows]]
-    loaded = load_for(backbone, dataset.root / "images", work, target.recipe)
+    loaded = load_for(backbone, dataset.images, work, target.recipe)
     built = next(build_shards(loaded, [block], backbone, target))
     return views * sum(not image.absent for image in built.rows), len(built.data)
 

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from .dataset import PARTS, Part, natural_key
+from .dataset import Part
 from .errors import CacheIncomplete, CorruptFile, FeatcacheError, HostileFile, Mismatch
 from .files import canonical_json, read_json, write_durably
 from .layout import NAME_PATTERN, Block
 from .recipe import FORMAT_VERSION, Recipe, recipe_from_json
+from .split_files import PARTS, natural_key
 
 FILE_NAME = "manifest.json"
 LARGEST_BATCH = 4096  # views

@@ -14,6 +14,7 @@ from typing import Any
 from .assemble import StoredRow, build_shards, load_for
 from .backbones import Backbone
 from .builder import ShardBuilder
+from .dataset import images_of
 from .encoding import Constants
 from .errors import CorruptFile, HostileFile, Mismatch
 from .files import digest_of_file, make_folder, remove_temporaries, storage_errors, write_durably
@@ -102,7 +103,7 @@ def repair_cache(
             return RepairReport(seen.report, [], 0, [], [])
         if seen.manifest is None:
             return _set_aside(folder, seen)
-        images = (root or Path(seen.manifest.source["root"])) / "images"
+        images = images_of(seen.manifest.source, root)
         jobs, mended, hopeless = _plan(folder, seen.manifest, seen, images)
         target = Target(seen.manifest.recipe, _constants(folder, seen))
         mender = _Mender(folder, seen.manifest, target, images, weights=weights, device=device)

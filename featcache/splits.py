@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from .dataset import PARTS, Part, natural_key
+from .dataset import Part
 from .errors import BadInput, list_problems
 from .manifest import Splits
+from .split_files import PARTS, natural_key
 
 
 def merge_splits(inputs: Sequence[tuple[Splits, Mapping[int, str]]], row_of: Mapping[str, int]) -> Splits:

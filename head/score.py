@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.cache import FeatureCache
-from featcache.dataset import natural_key
 from featcache.errors import BadInput, FeatcacheError, InvalidSettings
 from featcache.files import write_durably
 from featcache.recipe import check_same
+from featcache.split_files import natural_key
 
 from .data import EVAL_VIEW, present_part
 from .metrics import Metrics, Scores, json_number, measure

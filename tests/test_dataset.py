@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featcache.dataset import natural_key, open_dataset
+from featcache.dataset import open_dataset
 from featcache.errors import BadInput
+from featcache.split_files import natural_key
 
 LAMEM_SPLITS = Path(__file__).parents[2] / "shared" / "data" / "lamem" / "splits"
 
