@@ -138,11 +138,11 @@ def predict(
     """
     from featcache.files import make_folder
     from head.maps import map_files
-    from head.predict import list_images, load_predictor
+    from head.predict import Predictor, list_images
     from head.table import format_predictions, prediction_warnings, write_predictions
 
     paths = list_images(images)
-    predictor = load_predictor(run, weights=str(weights) if weights else None, device=device)
+    predictor = Predictor.load(run, weights=str(weights) if weights else None, device=device)
     if predictor.run.imported:
         tell("warning: which images an imported head was trained on is unknown; its scores of those say nothing")
     files = map_files(map_folder, paths, images) if map_folder else []

@@ -16,11 +16,13 @@ import zlib
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from .errors import BadImage
+from .errors import BadImage, InvalidSettings
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -64,22 +66,34 @@ def decode_bytes(data: bytes) -> DecodedImage:
     """Return the pixels of an image file's bytes; raise `BadImage`."""
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise BadImage("truncated", "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is on, which fills missing rows with grey")
-    image = _open_header(data)
+    return DecodedImage(rgb_of(_open_header(data)), hashlib.sha256(data).hexdigest())
+
+
+def rgb_of(image: Image.Image) -> Image.Image:
+    """Return an image as one of mode 'RGB', upright, as the head of this module states; raise `BadImage`."""
     width, height = image.size
     if width * height > MOST_PIXELS:
         raise BadImage("too-large", f"{width} x {height} pixels; at most {MOST_PIXELS:,} are decoded")
-    if max(width, height) > MOST_ELONGATED * min(width, height):
+    if not width * height or max(width, height) > MOST_ELONGATED * min(width, height):
         raise BadImage("degenerate", f"{width} x {height} pixels")
     try:
         image.load()
         rgb = _to_rgb(image)
         method = _UPRIGHT.get(_orientation(image))
-        upright = rgb if method is None else rgb.transpose(method)
+        return rgb if method is None else rgb.transpose(method)
     except BadImage:
         raise
     except _DAMAGE as error:
         raise BadImage("truncated" if "truncated" in str(error) else "damaged", _first_line(error)) from error
-    return DecodedImage(upright, hashlib.sha256(data).hexdigest())
+
+
+def image_of_array(array: NDArray[Any]) -> Image.Image:
+    """Return pixels (H, W, 3), (H, W, 4) or (H, W) uint8 as an image: RGB, RGBA or grey; raise `InvalidSettings`."""
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
+        raise InvalidSettings(
+            f"an image's array must be uint8 (H, W, 3), (H, W, 4) or (H, W), found {array.dtype} {array.shape}"
+        )
+    return Image.fromarray(np.ascontiguousarray(array))
 
 
 def _read(path: Path) -> bytes:

@@ -1,57 +1,123 @@
 """Score images that are in no cache, from features made exactly as the cache's were."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from featcache.backbones import Backbone
-from featcache.errors import BadImage, InvalidSettings
-from featcache.images import SUFFIXES
-from featcache.loading import load_image
+from featcache.errors import BadImage, BadInput, InvalidSettings, list_problems
+from featcache.images import SUFFIXES, DecodedImage, decode_file, image_of_array, rgb_of
+from featcache.loading import load_decoded
 from featcache.progress import OnProgress, Progress, silent
 from featcache.recipe import backbone_of
 
 from .maps import has_maps, write_map
 from .runs import Run, TrainedHead, load_head, read_run
 
+ImageLike = str | Path | Image.Image | NDArray[np.uint8]  # a file, or pixels (H, W, 3), (H, W, 4) or (H, W)
+
 
 @dataclass(frozen=True)
 class Prediction:
     """An image's score and the T step scores that add up to it, or the problem that left it without.
 
-    in_training says that the head was trained on this very image, so that its score says nothing; None that nobody
-    knows. maps is the file of its attention maps (T, H, W), if such were asked for.
+    path is its file, if it has one. in_training says that the head was trained on this very image, so that its score
+    says nothing; None that nobody knows, as for an image that is no file. attention holds its attention maps (T, H, W),
+    which baselines do not have, and maps is the file they were written to, if that was asked for.
     """
 
-    path: Path
+    path: Path | None
     score: float | None = None
     step_scores: tuple[float, ...] = ()
     in_training: bool | None = False
     problem: str = ""
     maps: Path | None = None
+    attention: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
+
+    def __float__(self) -> float:
+        """Return the score; raise `BadInput` if there is none."""
+        if self.score is None:
+            raise BadInput(f"{self.path}: {self.problem}")
+        return self.score
 
     def as_json(self) -> dict[str, Any]:
-        """Return the prediction as a JSON object."""
-        return {**asdict(self), "path": str(self.path), "maps": None if self.maps is None else str(self.maps)}
+        """Return the prediction as a JSON object, without its attention maps."""
+        return {
+            "path": None if self.path is None else str(self.path),
+            "score": self.score,
+            "step_scores": list(self.step_scores),
+            "in_training": self.in_training,
+            "problem": self.problem,
+            "maps": None if self.maps is None else str(self.maps),
+        }
 
 
 @dataclass(frozen=True)
-class _Batch:
-    places: list[int]
-    pixels: list[NDArray[np.uint8]]
-    digests: list[str]
+class _Loaded:
+    """An image to score: its evaluation view (S, S, 3) and its file's digest, '' for no file; or its problem."""
+
+    result: Prediction
+    pixels: NDArray[np.uint8] | None = None
+    sha256: str = ""
 
 
 class Predictor:
-    """A run's head with its own backbone; made by `load_predictor`."""
+    """A run's head with its own backbone: `Predictor.load(RUN)("photo.jpg").score`."""
 
     def __init__(self, run: Run, head: TrainedHead, backbone: Backbone) -> None:
         self.run, self.head, self.backbone = run, head, backbone
+
+    @classmethod
+    def load(cls, folder: str | Path, *, weights: str | None = None, device: str = "auto") -> Self:
+        """Return the predictor of a finished run; weights overrides where the backbone's weights are looked for.
+
+        Raises `Mismatch` if the weights are not those that the head's features were made with.
+        """
+        run = read_run(Path(folder))
+        head = load_head(run)
+        backbone = backbone_of(
+            run.recipe,
+            weights=weights or run.weights_source,
+            batch_size=run.config["batch_size"],
+            device=device,
+            nearest=True,
+            where=str(folder),
+            way_out="Import the head again."
+            if run.imported and not weights
+            else "Pass the weights that the cache was extracted with as --weights FILE.",
+        )
+        return cls(run, head, backbone)
+
+    @overload
+    def __call__(self, images: ImageLike) -> Prediction: ...
+
+    @overload
+    def __call__(self, images: list[Any] | tuple[Any, ...]) -> list[Prediction]: ...
+
+    def __call__(self, images: ImageLike | list[Any] | tuple[Any, ...]) -> Prediction | list[Prediction]:
+        """Return the prediction for an image, or one for each of several, attention maps included.
+
+        An image is a file, a Pillow image, or an array of uint8, (H, W, 3), (H, W, 4) or (H, W), and is treated as a
+        file of the same pixels would be. Raises `BadInput` that lists every image that cannot be scored.
+        """
+        if not isinstance(images, list | tuple):
+            return self([images])[0]
+        results = list(self.stream(images))
+        problems = [
+            f"{result.path if result.path is not None else f'image {place}'}: {result.problem}"
+            for place, result in enumerate(results)
+            if result.problem
+        ]
+        if problems:
+            title, way_out = "images that cannot be scored:", "Leave them out, or mend them."
+            raise BadInput(problems[0] if len(problems) == 1 else list_problems(title, problems, way_out))
+        return results
 
     def predict(
         self, paths: Sequence[Path], *, map_files: Sequence[Path] = (), on_progress: OnProgress = silent
@@ -61,43 +127,61 @@ class Predictor:
         The attention maps of each go into its own of map_files, if any: .npy, float32 (T, H, W). Raises
         `InvalidSettings` if the head has no maps.
         """
-        if map_files and not has_maps(self.head.module):
-            raise InvalidSettings(f"{self.run.folder}: a baseline, which has no attention maps; leave --maps out")
-        results = [Prediction(path) for path in paths]
-        for batch in self._batches(results):
-            scores, steps, maps = self._score(batch.pixels)
-            for k, place in enumerate(batch.places):
-                if not np.isfinite(scores[k]):
-                    results[place] = Prediction(paths[place], problem="the backbone gave a feature that is not finite")
-                    continue
-                file = map_files[place] if map_files else None
-                if file is not None:
-                    write_map(file, maps[k])
-                seen = None if self.run.imported else batch.digests[k] in self.head.train_images
-                steps_of_one = tuple(steps[k].tolist())
-                results[place] = Prediction(paths[place], float(scores[k]), steps_of_one, seen, maps=file)
-            if batch.places[-1] + 1 < len(paths):
-                on_progress(Progress("predict", batch.places[-1] + 1, len(paths), "images"))
+        if map_files:
+            self.check_maps()
+        results = []
+        for done, result in enumerate(self.stream(paths), start=1):
+            kept = replace(result, attention=None)
+            if map_files and result.attention is not None:
+                write_map(map_files[done - 1], result.attention)
+                kept = replace(kept, maps=map_files[done - 1])
+            results.append(kept)
+            if done % self.backbone.batch_size == 0 and done < len(paths):
+                on_progress(Progress("predict", done, len(paths), "images"))
         on_progress(Progress("predict", len(paths), len(paths), "images"))
         return results
 
-    def _batches(self, results: list[Prediction]) -> Iterator[_Batch]:
-        """Yield batches of evaluation views; write the problem of each bad image into results."""
-        batch = _Batch([], [], [])
-        for place, result in enumerate(results):
-            try:
-                image = load_image(result.path, result.path.name, (0, 1), self.run.recipe)
-            except BadImage as error:
-                results[place] = Prediction(result.path, problem=str(error))
-                continue
-            batch.places.append(place)
-            batch.pixels.append(image.pixels[0])
-            batch.digests.append(image.row.sha256)
-            if len(batch.places) == self.backbone.batch_size:
-                yield batch
-                batch = _Batch([], [], [])
-        if batch.places:
-            yield batch
+    def check_maps(self) -> None:
+        """Raise `InvalidSettings` if the head has no attention maps."""
+        if not has_maps(self.head.module):
+            raise InvalidSettings(f"{self.run.folder}: a baseline, which has no attention maps; leave --maps out")
+
+    def stream(self, images: Iterable[ImageLike]) -> Iterator[Prediction]:
+        """Yield a prediction for each image, in order, as batches of them are scored; a bad one has its problem."""
+        waiting: list[_Loaded] = []
+        for image in images:
+            waiting.append(self._load(image))
+            if sum(one.pixels is not None for one in waiting) == self.backbone.batch_size:
+                yield from self._scored(waiting)
+                waiting = []
+        yield from self._scored(waiting)
+
+    def _load(self, image: ImageLike) -> _Loaded:
+        path = Path(image) if isinstance(image, str | Path) else None
+        try:
+            decoded = _decoded(image)
+        except BadImage as error:
+            return _Loaded(Prediction(path, problem=str(error)))
+        view = load_decoded(decoded, "" if path is None else path.name, (0, 1), self.run.recipe).pixels[0]
+        return _Loaded(Prediction(path), view, decoded.sha256)
+
+    def _scored(self, images: Sequence[_Loaded]) -> Iterator[Prediction]:
+        pixels = [image.pixels for image in images if image.pixels is not None]
+        of_each = zip(*self._score(pixels), strict=True) if pixels else iter(())
+        for image in images:
+            yield image.result if image.pixels is None else self._prediction(image, *next(of_each))
+
+    def _prediction(self, image: _Loaded, score: float, steps: NDArray[Any], maps: NDArray[np.float32]) -> Prediction:
+        if not np.isfinite(score):
+            return replace(image.result, problem="the backbone gave a feature that is not finite")
+        unknown = self.run.imported or not image.sha256
+        return replace(
+            image.result,
+            score=float(score),
+            step_scores=tuple(steps.tolist()),
+            in_training=None if unknown else image.sha256 in self.head.train_images,
+            attention=maps if has_maps(self.head.module) else None,
+        )
 
     def _score(
         self, pixels: list[NDArray[np.uint8]]
@@ -116,25 +200,11 @@ class Predictor:
         return score.numpy(), steps.numpy(), maps
 
 
-def load_predictor(folder: Path, *, weights: str | None = None, device: str = "auto") -> Predictor:
-    """Return the predictor of a finished run; weights overrides where the backbone's weights are looked for.
-
-    Raises `Mismatch` if the weights are not those that the head's features were made with.
-    """
-    run = read_run(folder)
-    head = load_head(run)
-    backbone = backbone_of(
-        run.recipe,
-        weights=weights or run.weights_source,
-        batch_size=run.config["batch_size"],
-        device=device,
-        nearest=True,
-        where=str(folder),
-        way_out="Import the head again."
-        if run.imported and not weights
-        else "Pass the weights that the cache was extracted with as --weights FILE.",
-    )
-    return Predictor(run, head, backbone)
+def _decoded(image: ImageLike) -> DecodedImage:
+    """Return an image's pixels, and the digest of its file if it is one."""
+    if isinstance(image, str | Path):
+        return decode_file(Path(image))
+    return DecodedImage(rgb_of(image if isinstance(image, Image.Image) else image_of_array(np.asarray(image))), "")
 
 
 def list_images(arguments: Sequence[Path]) -> list[Path]:

@@ -26,7 +26,7 @@ from head.data import split_data
 from head.history import read_history
 from head.kinds import input_of
 from head.metrics import mean_squared_error, spearman
-from head.predict import load_predictor
+from head.predict import Predictor
 from head.runs import Run, find_runs, load_head, read_run
 from head.score import score_run
 from head.settings import TrainSettings
@@ -389,7 +389,7 @@ def test_a_baseline_on_all_layers_of_an_uint8_cache_predicts_from_files_what_the
     assert run.config["result"]["fitted_images"] == 22
     scored = score_run(run, cache)
     assert (scored.absent, len(scored.prediction)) == (1, 10)
-    found = load_predictor(tmp_path).predict([torn_dataset / "images" / name for name in scored.names])
+    found = Predictor.load(tmp_path).predict([torn_dataset / "images" / name for name in scored.names])
     np.testing.assert_allclose([image.score for image in found], scored.prediction, atol=1e-3)
     assert load_head(run).module.standardise.mean.shape == (2 * (128 + 256),)
 

@@ -30,7 +30,7 @@ from featcache.recipe import check_same
 from featcache.report import ExtractReport
 from featcache.settings import ExtractSettings
 from featcache.verify import verify_cache
-from head.predict import load_predictor
+from head.predict import Predictor
 from head.runs import read_run
 from head.score import score_run
 from head.train import train_split
@@ -262,7 +262,7 @@ def test_a_head_learns_from_8_bits_and_predicts_what_it_scores(
     test, val = (score_run(read_run(folder), cache, part=part) for part in ("test", "val"))
     assert test.metrics.n == 11
     names = (test.names + val.names)[:16]  # the batch of extract
-    found = load_predictor(folder).predict([tiny_dataset / "images" / name for name in names])
+    found = Predictor.load(folder).predict([tiny_dataset / "images" / name for name in names])
     wanted = np.concatenate([test.prediction, val.prediction])[:16]
     np.testing.assert_allclose([image.score for image in found], wanted, atol=1e-5)
     assert np.ptp(wanted) > 0
@@ -272,7 +272,7 @@ def test_a_head_without_attention_predicts_what_it_scores(tiny_dataset: Path, re
     cache, folder = open_cache(reference), tmp_path / "tiny" / "plain" / "split-2"
     train_split(cache, "2", dataclasses.replace(TINY_TRAIN, attention=False), folder, name="plain")
     test = score_run(read_run(folder), cache)
-    found = load_predictor(folder).predict([tiny_dataset / "images" / name for name in test.names])
+    found = Predictor.load(folder).predict([tiny_dataset / "images" / name for name in test.names])
     np.testing.assert_allclose([image.score for image in found], test.prediction, atol=1e-5)
 
 

@@ -27,7 +27,7 @@ from featcache.extract import extract
 from featcache.settings import ExtractSettings
 from featcache.views import view_recipe_of
 from head.import_head import import_head
-from head.predict import load_predictor
+from head.predict import Predictor
 from head.published import PublishedShape
 from head.runs import read_run
 from head.score import find_runs_of, score_run
@@ -86,7 +86,7 @@ def saved(path: Path, state: dict[str, Any], **options: Any) -> Path:
 def assert_predicts(run: Path, checkpoint: State, photos: list[Path], maps: Path, *, size: int, steps: int = 3) -> None:
     """Compare scores, step scores and maps with the float64 reference, to 1e-5."""
     files = [maps / f"{k}.npy" for k in range(len(photos))]
-    found = load_predictor(run).predict(photos, map_files=files)
+    found = Predictor.load(run).predict(photos, map_files=files)
     for image, file, path in zip(found, files, photos, strict=True):
         wanted = score_file(checkpoint, path, size=size, steps=steps)
         assert image.score == pytest.approx(wanted.y, abs=1e-5)
@@ -160,8 +160,8 @@ def test_the_run_can_be_moved_and_its_training_images_are_unknown(
     run: Path, photos: list[Path], tmp_path: Path
 ) -> None:
     shutil.copytree(run, tmp_path / "elsewhere" / "moved")
-    found = load_predictor(tmp_path / "elsewhere" / "moved").predict(photos)
-    assert found == load_predictor(run).predict(photos)
+    found = Predictor.load(tmp_path / "elsewhere" / "moved").predict(photos)
+    assert found == Predictor.load(run).predict(photos)
     assert [image.in_training for image in found] == [None] * 3
 
 
@@ -380,7 +380,7 @@ def test_an_imported_head_is_scored_on_a_cache_of_its_own_backbone(
     assert errors == []
     scored = score_run(found, cache)
     assert scored.as_json()["selected_on"] == "unknown (imported)"
-    predicted = load_predictor(run).predict([tiny_dataset / "images" / name for name in scored.names])
+    predicted = Predictor.load(run).predict([tiny_dataset / "images" / name for name in scored.names])
     np.testing.assert_allclose(scored.prediction, [image.score for image in predicted], atol=1e-3)  # float16 features
 
 

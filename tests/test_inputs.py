@@ -13,7 +13,7 @@ from featcache.encoding import decode
 from featcache.errors import InvalidSettings
 from head.data import feature_scale
 from head.inputs import HeadInput
-from head.predict import load_predictor
+from head.predict import Predictor
 from head.runs import load_head
 from head.score import score_run
 from head.train import train_split
@@ -72,7 +72,7 @@ def test_a_head_on_several_layers_predicts_from_files_what_the_cache_gives(
     assert run.input.layers == ("layer2", "layer3")
     scored = score_run(run, cache)
     paths = [torn_dataset / "images" / name for name in scored.names]
-    found = load_predictor(tmp_path).predict(paths)
+    found = Predictor.load(tmp_path).predict(paths)
     np.testing.assert_allclose([image.score for image in found], scored.prediction, atol=1e-3)
     assert load_head(run).module.shape.positions == 16
 

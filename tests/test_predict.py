@@ -4,11 +4,13 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import safetensors.torch
 from conftest import TINY_EXTRACT, TINY_TRAIN
+from PIL import Image
 
 from featcache.cache import open_cache
 from featcache.dataset import open_dataset
@@ -16,7 +18,7 @@ from featcache.errors import BadInput, CacheIncomplete, CorruptFile, InvalidSett
 from featcache.extract import extract
 from featcache.progress import Progress
 from featcache.settings import load_backbone
-from head.predict import Prediction, Predictor, list_images, load_predictor
+from head.predict import Prediction, Predictor, list_images
 from head.runs import load_head, read_run
 from head.score import score_run
 from head.settings import TrainSettings
@@ -25,7 +27,7 @@ from head.train import train_split
 
 @pytest.fixture(scope="module")
 def predictor(tiny_runs: Path) -> Predictor:
-    return load_predictor(tiny_runs / "tiny" / "paper" / "split-1")
+    return Predictor.load(tiny_runs / "tiny" / "paper" / "split-1")
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +42,7 @@ def test_an_image_gets_the_score_it_has_in_the_cache(
     folder, cache = tiny_runs / "tiny" / name / "split-1", open_cache(tiny_cache)
     test, val = (score_run(read_run(folder), cache, part=part) for part in ("test", "val"))
     names = (test.names + val.names)[:16]  # the batch of extract: another may round a feature differently
-    found = load_predictor(folder).predict([images / name for name in names])
+    found = Predictor.load(folder).predict([images / name for name in names])
     wanted = np.concatenate([test.step_scores, val.step_scores])[:16]
     np.testing.assert_allclose([image.step_scores for image in found], wanted, atol=1e-6)
     np.testing.assert_allclose([image.score for image in found], wanted.sum(axis=1), atol=1e-6)
@@ -125,7 +127,7 @@ def test_maps_are_those_of_the_head_on_the_cache_in_rows_and_columns(
     folder, cache = tiny_runs / "tiny" / name / "split-1", open_cache(tiny_cache)
     rows = [0, 7, 12]
     files = [tmp_path / f"{row}.npy" for row in rows]
-    found = load_predictor(folder).predict([images / cache.images[row].name for row in rows], map_files=files)
+    found = Predictor.load(folder).predict([images / cache.images[row].name for row in rows], map_files=files)
     assert [image.maps for image in found] == files
     run = read_run(folder)
     wanted = load_head(run).predict(run.input.read(cache, np.array(rows), 0))[2].numpy()  # (3, T, L)
@@ -149,7 +151,7 @@ def test_a_head_without_maps_is_named_and_nothing_is_written(tiny_cache: Path, i
     train_split(open_cache(tiny_cache), "1", settings, tmp_path / "run", name="linear")
     files = [tmp_path / "maps" / "a.npy"]
     with pytest.raises(InvalidSettings, match="a baseline, which has no attention maps; leave --maps out"):
-        load_predictor(tmp_path / "run").predict([next(images.glob("*.jpg"))], map_files=files)
+        Predictor.load(tmp_path / "run").predict([next(images.glob("*.jpg"))], map_files=files)
     assert not (tmp_path / "maps").exists()
 
 
@@ -174,34 +176,34 @@ def test_weights_are_looked_for_where_extract_found_them_or_where_told(
     run, weights = weights_run
     path = sorted(images.glob("*.jpg"))[:1]
     shutil.copy(weights, tmp_path / "moved.safetensors")
-    found = load_predictor(run).predict(path)
-    assert load_predictor(run, weights=str(tmp_path / "moved.safetensors")).predict(path) == found
+    found = Predictor.load(run).predict(path)
+    assert Predictor.load(run, weights=str(tmp_path / "moved.safetensors")).predict(path) == found
 
 
 def test_weights_that_are_not_those_of_the_features_are_refused(weights_run: tuple[Path, Path]) -> None:
     with pytest.raises(Mismatch, match=r'weights: "\w{64}" there, "\w{64}" asked for') as caught:
-        load_predictor(weights_run[0], weights="random")
+        Predictor.load(weights_run[0], weights="random")
     assert "--weights FILE" in str(caught.value)
 
 
 def test_weights_that_are_gone_are_named(weights_run: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"gone\.safetensors: no such weights file"):
-        load_predictor(weights_run[0], weights=str(tmp_path / "gone.safetensors"))
+        Predictor.load(weights_run[0], weights=str(tmp_path / "gone.safetensors"))
 
 
 def test_a_run_that_is_unfinished_damaged_or_not_there_cannot_predict(tiny_runs: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidSettings, match="no run there"):
-        load_predictor(tmp_path)
+        Predictor.load(tmp_path)
     folder = tmp_path / "run"
     shutil.copytree(tiny_runs / "tiny" / "paper" / "split-1", folder)
     (folder / "head.safetensors").write_bytes(b"")
     with pytest.raises(CorruptFile, match="missing or damaged"):
-        load_predictor(folder)
+        Predictor.load(folder)
     config = json.loads((folder / "config.json").read_text())
     del config["result"]
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(CacheIncomplete, match="has not finished"):
-        load_predictor(folder)
+        Predictor.load(folder)
 
 
 # which files are images
@@ -231,3 +233,77 @@ def test_every_argument_that_is_not_there_or_holds_no_image_is_listed(tmp_path: 
     for part in (f"{tmp_path / 'gone.jpg'} does not exist", f"{tmp_path / 'also gone'} does not exist"):
         assert part in str(caught.value)
     assert f"{tmp_path / 'empty'} holds no .jpg, " in str(caught.value)
+
+
+# images that are no files
+
+
+def test_an_image_may_be_a_file_a_pillow_image_or_an_array(predictor: Predictor, images: Path) -> None:
+    path = sorted(images.glob("*.jpg"))[3]
+    with Image.open(path) as opened:
+        pixels = np.asarray(opened.convert("RGB"))
+        found = [predictor(str(path)), predictor(path), predictor(opened), predictor(pixels)]
+    (wanted,) = predictor.predict([path])
+    assert [one.score for one in found] == [wanted.score] * 4
+    assert float(found[3]) == wanted.score
+    assert [one.path for one in found] == [path, path, None, None]
+    assert [one.in_training for one in found] == [wanted.in_training, wanted.in_training, None, None]
+    assert json.loads(json.dumps(found[3].as_json()))["path"] is None
+
+
+def test_several_images_are_a_list_in_order_with_their_maps(predictor: Predictor, images: Path) -> None:
+    paths = sorted(images.glob("*.jpg"))[:3]
+    mixed = [paths[0], np.asarray(Image.open(paths[1]).convert("RGB")), Image.open(paths[2])]
+    found = predictor(mixed)
+    assert [one.score for one in found] == pytest.approx([one.score for one in predictor.predict(paths)], abs=1e-6)
+    for one in found:
+        assert one.attention is not None
+        assert (one.attention.shape, one.attention.dtype) == ((3, 4, 4), np.float32)
+        assert one.attention.sum(axis=(1, 2)) == pytest.approx(1, abs=1e-5)
+    assert predictor([]) == []
+
+
+def test_a_pillow_image_is_turned_and_flattened_as_its_file_would_be(predictor: Predictor, tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    image = Image.fromarray(rng.integers(0, 256, (40, 60, 4), np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "turned.png", exif=exif)
+    with Image.open(tmp_path / "turned.png") as opened:
+        assert predictor(opened).score == predictor(tmp_path / "turned.png").score
+    assert predictor(np.asarray(image)).score != predictor(tmp_path / "turned.png").score
+    grey = rng.integers(0, 256, (50, 50), np.uint8)
+    assert predictor(grey).score == predictor(np.repeat(grey[:, :, None], 3, axis=2)).score
+
+
+@pytest.mark.parametrize(
+    ("array", "found"),
+    [
+        (np.zeros((3, 20, 20), np.uint8), r"uint8 \(3, 20, 20\)"),
+        (np.zeros((20, 20, 3), np.float32), r"float32 \(20, 20, 3\)"),
+        (np.zeros(20, np.uint8), r"uint8 \(20,\)"),
+    ],
+)
+def test_an_array_that_is_no_image_is_refused(predictor: Predictor, array: Any, found: str) -> None:
+    with pytest.raises(InvalidSettings, match=f"must be uint8 .*, found {found}"):
+        predictor(array)
+
+
+def test_every_image_that_cannot_be_scored_is_listed(predictor: Predictor, images: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.jpg").write_text("text")
+    good = next(images.glob("*.jpg"))
+    with pytest.raises(BadInput) as raised:
+        predictor([good, tmp_path / "text.jpg", np.zeros((1, 500, 3), np.uint8)])
+    assert str(raised.value).splitlines()[1:3] == [
+        f"  {tmp_path / 'text.jpg'}: unidentified: not one of JPEG, PNG, WEBP, BMP, GIF, TIFF",
+        "  image 2: degenerate: 500 x 1 pixels",
+    ]
+    with pytest.raises(BadInput, match=r"gone\.jpg: unreadable"):
+        predictor(tmp_path / "gone.jpg")
+    with pytest.raises(BadInput, match="torn: unidentified"):
+        float(Prediction(Path("torn"), problem="unidentified"))
+
+
+def test_nothing_is_printed(predictor: Predictor, images: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    predictor(list(images.glob("*.jpg")))
+    assert capfd.readouterr() == ("", "")
