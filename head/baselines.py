@@ -73,7 +73,7 @@ class LinearHead(nn.Module):
 class KernelHead(nn.Module):
     """Score pooled vectors (B, 1, D) by their Gaussian kernel with S support vectors: support vector regression.
 
-    The score is intercept + sum over s of weight[s] exp(-gamma |x - support[s]|^2), x and support standardised.
+    The score is `intercept + sum over s of weight[s] exp(-gamma |x - support[s]|^2)`, x and support standardised.
     support (S, D) is stored as the backbone gave it, float32.
     """
 

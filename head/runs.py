@@ -138,8 +138,9 @@ def write_config(folder: Path, config: dict[str, Any]) -> Run:
     return Run(folder, config)
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: str | Path) -> Run:
     """Return the run in folder; raise `InvalidSettings` if there is none, `Mismatch` if it is of a newer version."""
+    folder = Path(folder)
     path = folder / CONFIG_NAME
     if (folder / HEAD_NAME).is_file() and not path.is_file():
         raise CorruptFile(f"{folder}: holds a head, but lacks {CONFIG_NAME}; train or import it again there")
