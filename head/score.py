@@ -119,10 +119,12 @@ def predict_rows(
 ) -> Scores:
     """Return step scores (n, T) of rows, averaged over views; they add up to the score."""
     total = np.zeros((len(rows), head.steps))
-    for view in views:
-        for start in range(0, len(rows), _BATCH):
-            batch = rows[start : start + _BATCH]
-            total[start : start + _BATCH] += head.predict(run.input.read(cache, batch, view))[1].numpy()
+    starts = [(view, start) for view in views for start in range(0, len(rows), _BATCH)]
+    batches = [
+        (rows[start : start + _BATCH], np.full(len(rows[start : start + _BATCH]), view)) for view, start in starts
+    ]
+    for (_, start), features in zip(starts, run.input.batches(cache, batches), strict=True):
+        total[start : start + _BATCH] += head.predict(features)[1].numpy()
     return total / len(views)
 
 
