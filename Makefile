@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: setup demo test test-all lint faults check clean
+.PHONY: setup demo test test-all lint docs faults check clean
 
 setup: $(READY)
 
@@ -17,8 +17,8 @@ $(READY): setup.cfg pyproject.toml
 demo: $(READY)  ## the whole pipeline on drawn images
 	$(BIN)/amnet demo
 
-test: $(READY)  ## the default tests
-	$(BIN)/python -m pytest -m 'not slow'
+test: $(READY)  ## the default tests, a process a core
+	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not slow'
 
 test-all: $(READY)  ## the slow tests too
 	$(BIN)/python -m pytest
@@ -28,6 +28,9 @@ lint: $(READY)  ## formatter, linter and types, nothing changed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+docs: $(READY)  ## the documents as a site in build/docs; any warning is an error
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
+
 faults: $(READY)  ## the short fault campaign, under four minutes
 	$(BIN)/python -m bench.faults --quick
 
@@ -35,7 +38,7 @@ check: $(READY)  ## format, lint, type and test
 	$(BIN)/ruff format .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not slow'
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import click
 
-from commandline import heads, store
+from commandline import export, figures, heads, pages, store
 from commandline.options import tell
 from featcache.errors import FeatcacheError, ResourceError, StorageError
 
@@ -70,7 +70,7 @@ def main() -> None:
     """
 
 
-for _module in (store, heads):
+for _module in (store, heads, figures, pages, export):
     for _command in vars(_module).values():
         if isinstance(_command, click.Command):
             main.add_command(_command)

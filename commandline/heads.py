@@ -1,5 +1,7 @@
 """Commands of heads: train-head, score-cache, predict, import-head, demo."""
 
+import importlib.util
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ import click
 from featcache.errors import FeatcacheError
 from head.settings import HEADS, POOLED, PRECISIONS, RECIPES, SELECTIONS
 
-from .options import CLUSTER, DEVICE, DIRECTORY, EXISTING_FILE, FILE, JSON, progress_bar, setting, show, tell
+from .options import CLUSTER, DEVICE, DIRECTORY, EXISTING_FILE, FILE, HEAD, JSON, progress_bar, setting, show, tell
 
 
 @click.command("train-head")
@@ -114,17 +116,16 @@ def score_cache(
 
 
 @click.command()
-@click.option("--head", "run", required=True, type=DIRECTORY, metavar="RUN",
-              help="Folder of one run, RUNS/.../split-K.")  # fmt: skip
+@HEAD
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--weights", type=FILE, help="Weights file of the backbone, if it is not where extract found it.")
 @DEVICE
 @click.option("--csv", "csv_path", type=FILE, help="Write the table there as CSV.")
 @click.option("--maps", "map_folder", type=DIRECTORY,
-              help="Write attention maps there, (T, H, W) in a .npy an image; uniform without attention.")  # fmt: skip
+              help="Write attention maps there: for each image a .png, and (T, H, W) in a .npy.")  # fmt: skip
 @JSON
 def predict(
-    run: Path,
+    run: str,
     images: tuple[Path, ...],
     weights: Path | None,
     device: str,
@@ -148,8 +149,15 @@ def predict(
     files = map_files(map_folder, paths, images) if map_folder else []
     if csv_path is not None:
         make_folder(csv_path.parent)  # so that a place that takes no file is known before anything is scored
+    draw = None
+    if files and importlib.util.find_spec("matplotlib"):
+        from head.show.predicted import draw_prediction
+
+        draw = partial(draw_prediction, predictor.run)
+    elif files:
+        tell("maps are written as .npy alone; drawing them needs: pip install 'amnet-featcache[figures]'")
     with progress_bar() as progress:
-        results = predictor.predict(paths, map_files=files, on_progress=progress)
+        results = predictor.predict(paths, map_files=files, draw=draw, on_progress=progress)
     if csv_path is not None:
         write_predictions(csv_path, results)
     if as_json or csv_path is None:

@@ -23,6 +23,10 @@ CLUSTER = click.option(
     "--cluster", default="", metavar="ADDRESS", help="Dask scheduler, tcp://HOST:8786, whose workers do it."
 )
 
+HEAD = click.option(
+    "--head", "run", required=True, metavar="RUN", help="Folder of one run, RUNS/.../split-K, or hf://OWNER/NAME."
+)
+
 
 def show(result: Any) -> None:
     """Print text as it is, anything else as JSON."""

@@ -1,6 +1,6 @@
 """Score images that are in no cache, from features made exactly as the cache's were."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self, overload
@@ -12,6 +12,7 @@ from PIL import Image
 
 from featcache.backbones import Backbone
 from featcache.errors import BadImage, BadInput, InvalidSettings, list_problems
+from featcache.files import write_durably
 from featcache.images import SUFFIXES, DecodedImage, decode_file, image_of_array, rgb_of
 from featcache.loading import load_decoded
 from featcache.progress import OnProgress, Progress, silent
@@ -19,6 +20,7 @@ from featcache.recipe import backbone_of
 
 from .maps import has_maps, write_map
 from .runs import Run, TrainedHead, load_head, read_run
+from .share.hub import run_folder
 
 ImageLike = str | Path | Image.Image | NDArray[np.uint8]  # a file, or pixels (H, W, 3), (H, W, 4) or (H, W)
 
@@ -75,11 +77,13 @@ class Predictor:
 
     @classmethod
     def load(cls, folder: str | Path, *, weights: str | None = None, device: str = "auto") -> Self:
-        """Return the predictor of a finished run; weights overrides where the backbone's weights are looked for.
+        """Return the predictor of a finished run, a folder or hf://OWNER/NAME[@REVISION] on the Hugging Face Hub.
+
+        weights overrides where the backbone's weights are looked for.
 
         Raises `Mismatch` if the weights are not those that the head's features were made with.
         """
-        run = read_run(Path(folder))
+        run = read_run(run_folder(str(folder)))
         head = load_head(run)
         backbone = backbone_of(
             run.recipe,
@@ -120,12 +124,17 @@ class Predictor:
         return results
 
     def predict(
-        self, paths: Sequence[Path], *, map_files: Sequence[Path] = (), on_progress: OnProgress = silent
+        self,
+        paths: Sequence[Path],
+        *,
+        map_files: Sequence[Path] = (),
+        draw: Callable[[Prediction], bytes] | None = None,
+        on_progress: OnProgress = silent,
     ) -> list[Prediction]:
         """Return a prediction for each image file, in order; a bad image gets its problem instead of a score.
 
-        The attention maps of each go into its own of map_files, if any: .npy, float32 (T, H, W). Raises
-        `InvalidSettings` if the head has no maps.
+        The attention maps of each go into its own of map_files, if any: .npy, float32 (T, H, W), and what draw makes of
+        them into .png beside it. Raises `InvalidSettings` if the head has no maps.
         """
         if map_files:
             self.check_maps()
@@ -134,6 +143,8 @@ class Predictor:
             kept = replace(result, attention=None)
             if map_files and result.attention is not None:
                 write_map(map_files[done - 1], result.attention)
+                if draw is not None:
+                    write_durably(map_files[done - 1].with_suffix(".png"), draw(result))
                 kept = replace(kept, maps=map_files[done - 1])
             results.append(kept)
             if done % self.backbone.batch_size == 0 and done < len(paths):

@@ -1,0 +1,103 @@
+"""Commands of pages: report, explore."""
+
+from pathlib import Path
+
+import click
+
+from .options import DEVICE, DIRECTORY, FILE, HEAD, JSON, progress_bar, show, tell
+
+
+@click.command()
+@click.option("--cache", type=DIRECTORY, help="Cache to read.  [default: the only one in cache/]")
+@click.option("--runs", type=DIRECTORY, default=Path("runs"), show_default=True, help="Runs, or a folder of some.")
+@click.option("--root", type=DIRECTORY, metavar="DIR",
+              help="The dataset's folder, which holds images/.  [default: where extract found it]")  # fmt: skip
+@click.option("--split", default="all", show_default=True, metavar="K,...|all", help="Splits to report.")
+@click.option("--part", default="test", show_default=True, type=click.Choice(["train", "val", "test"]))
+@click.option("--head", metavar="NAME",
+              help="Row whose attention maps are shown.  [default: that of --against, or the best one with "
+              "attention]")  # fmt: skip
+@click.option("--against", metavar="NAME", help="Row that others are compared with, as in score-cache.")
+@click.option("--images", default=2000, show_default=True, metavar="N", help="Most images that are shown.")
+@click.option("--out", type=FILE, default=Path("report.html"), show_default=True, help="The page.")
+@JSON
+def report(
+    cache: Path | None,
+    runs: Path,
+    root: Path | None,
+    split: str,
+    part: str,
+    head: str | None,
+    against: str | None,
+    images: int,
+    out: Path,
+    as_json: bool,
+) -> None:
+    """Write one HTML page about a cache and its runs: scores, figures, and every image with its attention maps.
+
+    The page is a single file and loads nothing from anywhere. Runs are scored first, as by score-cache.
+
+    Example: amnet report --cache cache/lamem --out lamem.html
+    """
+    from featcache.cache import find_cache, open_cache
+    from featcache.errors import join_errors
+    from head.show.page.report import ReportSettings, build_report, evaluate_for, write_report
+
+    settings = ReportSettings(root=root, head=head, most=images)
+    opened = open_cache(find_cache(cache))
+    found = evaluate_for(opened, runs, settings, splits=split, part=part, against=against)
+    with progress_bar() as progress:
+        made = build_report(opened, found, settings, on_progress=progress)
+    written = write_report(out, made)
+    show(written.as_json() if as_json else str(written))
+    tell(*found.warnings(), *made.warnings())
+    if found.errors:
+        raise join_errors(found.errors, "not all could be scored and compared:", "The page has the others.")
+
+
+@click.command()
+@HEAD
+@click.option("--cache", type=DIRECTORY, help="Show the report of this cache, too.")
+@click.option("--runs", type=DIRECTORY, default=Path("runs"), show_default=True, help="Runs of the report.")
+@click.option("--root", type=DIRECTORY, metavar="DIR", help="The dataset's folder, if it has moved.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=0, show_default=True, help="Port to listen on; 0 takes any that is free.")
+@click.option("--weights", type=FILE, help="Weights file of the backbone, if it is not where extract found it.")
+@DEVICE
+@JSON
+def explore(
+    run: str,
+    cache: Path | None,
+    runs: Path,
+    root: Path | None,
+    host: str,
+    port: int,
+    weights: Path | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Serve a page on this machine that scores images dropped on it and shows where a head looks.
+
+    Prints the page's address once it listens; Ctrl-C ends it. Images are not kept. With --cache the page is that of
+    report, too.
+
+    Example: amnet explore --head runs/lamem/paper/split-1 --cache cache/lamem
+    """
+    from head.show.page.server import bound_socket, check_web, is_loopback, serve, url_of
+
+    check_web()
+    with bound_socket(host, port) as listening:
+        from featcache.cache import open_cache
+        from head.predict import Predictor
+        from head.show.page.explore import exploration
+
+        predictor = Predictor.load(run, weights=str(weights) if weights else None, device=device)
+        opened = open_cache(cache) if cache else None
+        with progress_bar() as progress:
+            made = exploration(predictor, host=host, cache=opened, runs=runs, root=root, on_progress=progress)
+        tell(*made.warnings)
+        if not is_loopback(host):
+            tell(f"warning: other machines can reach {host}, and whoever does can use this page")
+        listening.listen()
+        show({"url": url_of(listening)} if as_json else url_of(listening))
+        serve(made.app, listening)

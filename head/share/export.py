@@ -1,0 +1,185 @@
+"""A run becomes a folder that can be given away: a run itself, with its backbone, ONNX graphs and a model card."""
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+
+from featcache.backbones import Backbone
+from featcache.errors import CorruptFile, InvalidSettings, Mismatch
+from featcache.files import make_folder, reading_errors, remove_temporaries, storage_errors, write_durably
+from featcache.lock import writer_lock
+from featcache.networks import TORCHVISION, Extractor, build_timm, build_torchvision
+from featcache.recipe import backbone_of
+from featcache.weights import seeded
+
+from ..import_head import BACKBONE_NAME
+from ..runs import CONFIG_NAME, HEAD_NAME, Run, load_head, read_run, write_config
+from .card import CARD_NAME, CardFacts, model_card, read_scores
+from .onnx import head_graph, model_graph, require_onnx
+
+HEAD_GRAPH, MODEL_GRAPH = "head.onnx", "model.onnx"
+UNKNOWN_LICENSE = "unknown"
+_OWN_FILES = (HEAD_NAME, BACKBONE_NAME, HEAD_GRAPH, MODEL_GRAPH, CARD_NAME, CONFIG_NAME)
+_LEFT_ALONE = re.compile(r"lock|\.git.*|\.tmp-.*|scores.*\.json|predictions.*\.csv")
+_BATCH_SIZE = 5  # of the backbone that graphs are compared with
+_WHAT = {
+    CONFIG_NAME: "what the head is and reads, and the sha256 of the other files",
+    HEAD_NAME: "the head's weights",
+    BACKBONE_NAME: "the backbone's weights, up to the layers that are read",
+    HEAD_GRAPH: "from features to scores",
+    MODEL_GRAPH: "from pixels to scores: backbone, rounding of features, and head",
+    CARD_NAME: "this card",
+}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The run that an export made, the bytes of each of its files, and how far each graph is from torch."""
+
+    run: Run
+    files: dict[str, int]
+    differences: dict[str, float]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what was exported as a JSON object."""
+        return {
+            "folder": str(self.run.folder),
+            "name": self.run.name,
+            "split": self.run.split,
+            "fingerprint": self.run.config["fingerprint"],
+            "files": self.files,
+            "differences": self.differences,
+        }
+
+
+def export_head(
+    folder: Path,
+    out: Path,
+    *,
+    weights: str | None = None,
+    whole: bool = True,
+    with_backbone: bool = False,
+    license_id: str = UNKNOWN_LICENSE,
+) -> Exported:
+    """Write the finished run in folder to out; again, the same bytes. What cannot be made leaves out as it was.
+
+    weights overrides where the backbone's weights are looked for. whole writes model.onnx beside head.onnx;
+    with_backbone takes weights along that are not from a file too. Raises `InvalidSettings` for what cannot be
+    exported, `Mismatch` if out holds something else, weights are not those of the features, or a graph is not what
+    torch computes.
+    """
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", license_id):
+        raise InvalidSettings(f"--license must be a license's name on the Hub, such as cc-by-4.0, found {license_id!r}")
+    run = read_run(folder)
+    head = load_head(run)
+    _check_place(out, run)
+    require_onnx()
+    scores = read_scores(run)
+    carried = with_backbone or run.config["weights_source"] not in ("imagenet", "random")
+    files = {HEAD_NAME: _read_head(run)}
+    graphs = {HEAD_GRAPH: head_graph(run, head)}
+    if carried or whole:
+        extractor, backbone = networks_of(run, weights)
+        if carried:
+            files[BACKBONE_NAME] = _as_safetensors(extractor)
+        if whole:
+            graphs[MODEL_GRAPH] = model_graph(run, head, extractor, backbone)
+    files |= {name: graph.data for name, graph in graphs.items()}
+    what = {name: _WHAT[name] for name in (CONFIG_NAME, *files, CARD_NAME)}
+    files[CARD_NAME] = model_card(run, head, CardFacts(license_id, what, scores)).encode()
+    config = {**run.config, "weights_source": BACKBONE_NAME} if carried else run.config
+    exported = _write(out, run, files, config)
+    return Exported(exported, _sizes(out), {name: graph.difference for name, graph in graphs.items()})
+
+
+def networks_of(run: Run, weights: str | None = None) -> tuple[Extractor, Backbone]:
+    """Return a run's network twice: with the weights as they are in a file, and ready to run, in float32 by PyTorch.
+
+    Raises `Mismatch` if the weights are not those that the head's features were made with.
+    """
+    recipe, source = run.recipe, weights or run.weights_source
+    backbone = backbone_of(
+        replace(recipe, precision="fp32"),
+        weights=source,
+        batch_size=_BATCH_SIZE,
+        device="cpu",
+        runtime="torch",
+        where=str(run.folder),
+        way_out="Pass the weights that the cache was extracted with as --weights FILE.",
+    )
+    build = build_torchvision if recipe.backbone in TORCHVISION else build_timm
+    return seeded(recipe.seed, lambda: build(recipe.backbone, recipe.layer_names, source)), backbone
+
+
+def _check_place(out: Path, run: Run) -> None:
+    """Raise `InvalidSettings` or `Mismatch` unless out is new, empty, or an export of this very head."""
+    if out.exists() and not out.is_dir():
+        raise InvalidSettings(f"{out}: is a file; give --out a folder")
+    if not out.exists():
+        return
+    if out.resolve() == run.folder.resolve():
+        raise InvalidSettings(f"{out}: is the run itself; give its export another --out")
+    with reading_errors(out):
+        there = sorted(path.name for path in out.iterdir() if not _LEFT_ALONE.fullmatch(path.name))
+    other = [name for name in there if name not in _OWN_FILES]
+    if there and HEAD_NAME not in there:  # whoever wrote such a README.md, it was not an export
+        other = there
+    if other:
+        raise Mismatch(f"{out}: holds {', '.join(other[:8])}, so no place for an export; give it a new --out")
+    if CONFIG_NAME in there:
+        found = read_run(out)
+        if "exported" not in found.config:
+            raise Mismatch(f"{out}: holds a run, {found.name}, which is no export; give this one a new --out")
+        if found.config.get("result", {}).get("head_sha256") != run.config["result"]["head_sha256"]:
+            raise Mismatch(f"{out}: holds the export of another head, {found.name}; give this one a new --out")
+
+
+def _read_head(run: Run) -> bytes:
+    with reading_errors(run.folder / HEAD_NAME):
+        return (run.folder / HEAD_NAME).read_bytes()
+
+
+def _as_safetensors(extractor: Extractor) -> bytes:
+    """Return the weights that are used, under the names that `featcache.weights.load_into` looks for."""
+    state = extractor.module.state_dict()
+    tensors = {key: value.contiguous().clone() for key, value in state.items() if not key.endswith("batches_tracked")}
+    data: bytes = safetensors.torch.save(tensors)
+    return data
+
+
+def _write(out: Path, run: Run, files: dict[str, bytes], config: dict[str, Any]) -> Run:
+    """Write files, and last config.json, without which out is no run."""
+    make_folder(out)
+    with writer_lock(out):
+        try:
+            remove_temporaries(out)
+            _check_place(out, run)
+            with storage_errors(out):
+                for name in (CONFIG_NAME, *_OWN_FILES):  # first what makes the old files a run
+                    if name not in files:
+                        (out / name).unlink(missing_ok=True)
+            written = {name: write_durably(out / name, data) for name, data in files.items()}
+            if written[HEAD_NAME] != config["result"]["head_sha256"]:
+                raise CorruptFile(
+                    f"{run.folder / HEAD_NAME}: changed while it was exported; run the same command again"
+                )
+            return write_config(out, {**config, "exported": {"sha256": written}})
+        finally:
+            (out / "lock").unlink(missing_ok=True)  # it names this machine, and the folder is to be given away
+
+
+def _sizes(out: Path) -> dict[str, int]:
+    return {name: (out / name).stat().st_size for name in _OWN_FILES if (out / name).is_file()}
+
+
+def describe_export(exported: Exported) -> str:
+    """Return an export as a line for each file."""
+    lines = [f"{exported.run.folder}: {exported.run.name}, fingerprint {exported.run.config['fingerprint'][:16]}"]
+    for name, size in exported.files.items():
+        difference = exported.differences.get(name)
+        note = "" if difference is None else f"  differs from torch by {difference:.1e} at most"
+        lines.append(f"  {name:<21} {size:>13,} bytes{note}")
+    return "\n".join(lines)

@@ -1,0 +1,189 @@
+"""Runs on the Hugging Face Hub: hf://OWNER/NAME[@REVISION] becomes a folder. Knows nothing of what is in a run.
+
+Only names on a short list are ever asked for, so nothing that is pickled, and no code, gets here.
+"""
+
+import contextlib
+import errno
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from featcache.errors import BadInput, InvalidSettings, StorageError, list_problems, printable
+from featcache.files import read_json
+
+from ..runs import CONFIG_NAME, HEAD_NAME
+from .card import CARD_NAME
+
+PREFIX = "hf://"
+_REFERENCE = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([\w.+/-]+))?")
+_LARGEST = {CONFIG_NAME: 16 << 20, CARD_NAME: 1 << 20}
+_LARGEST_WEIGHTS = 4 << 30
+_SECONDS = 30.0  # for an answer about the repository
+_REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
+
+
+class Reference(NamedTuple):
+    """A repository OWNER/NAME and a branch, tag or commit of it."""
+
+    repository: str
+    revision: str
+
+
+def run_folder(text: str) -> Path:
+    """Return the folder of a run named on a command line: fetched if it is hf://..., otherwise the path itself."""
+    return fetch_run(text) if text.startswith(PREFIX) else Path(text)
+
+
+def reference_of(text: str) -> Reference:
+    """Return what hf://OWNER/NAME[@REVISION] names, by default main; raise `InvalidSettings` for anything else."""
+    found = _REFERENCE.fullmatch(text)
+    if not found:
+        raise InvalidSettings(f"{printable(text)}: not a run on the Hub; it is written hf://OWNER/NAME or ...@REVISION")
+    return Reference(found[1], found[2] or "main")
+
+
+def fetch_run(text: str) -> Path:
+    """Download the run at hf://OWNER/NAME[@REVISION] into huggingface_hub's cache and return its folder there.
+
+    Without a network, what was fetched from there before is returned. Raises `InvalidSettings` for a repository or
+    revision that does not exist, `BadInput` if it cannot be had, is no run, or holds a file of unreasonable size,
+    `StorageError` if the disk refuses it. `head.runs.read_run` checks what is in the files.
+    """
+    reference = reference_of(text)
+    hub = _require_hub()
+    with _quiet(hub), _hub_errors(hub, text):
+        try:
+            folder = _download(hub, text, reference)
+        except (hub.errors.OfflineModeIsEnabled, hub.errors.HTTPError) as error:
+            found = None if isinstance(error, hub.errors.HfHubHTTPError) else _fetched_before(hub, reference)
+            if found is None:  # the Hub answered, or nothing is here
+                raise
+            folder = found
+    _check_weights(text, folder)
+    return folder
+
+
+def _require_hub() -> Any:
+    try:
+        import huggingface_hub
+        import huggingface_hub.errors
+        import huggingface_hub.utils
+    except ImportError as error:
+        raise InvalidSettings(
+            f"runs on the Hub need {error.name}, which is not installed: pip install 'amnet-featcache[hub]'"
+        ) from error
+    return huggingface_hub
+
+
+def _download(hub: Any, text: str, reference: Reference) -> Path:
+    api = hub.HfApi()
+    repository, revision = reference
+    about = api.model_info(repository, revision=revision, files_metadata=True, timeout=_SECONDS)
+    names = _checked(text, {file.rfilename: file.size for file in about.siblings or ()})
+    for name in names:
+        api.hf_hub_download(repository, name, revision=about.sha)
+    # last, so that its presence says that all are there, and by name, so that it is found without a network
+    config = Path(api.hf_hub_download(repository, CONFIG_NAME, revision=revision))
+    if config.parent.name != about.sha:
+        raise BadInput(f"{text}: was changed while it was fetched; run the same command again")
+    return config.parent
+
+
+def _checked(text: str, sizes: dict[str, int | None]) -> list[str]:
+    """Return the files to fetch but config.json; raise `BadInput` that lists what makes this no run to fetch."""
+    missing = [name for name in (CONFIG_NAME, HEAD_NAME) if name not in sizes]
+    if missing:
+        raise BadInput(
+            f"{text}: no run of this program, it lacks {', '.join(missing)}; export-head writes such folders"
+        )
+    wanted = [name for name in sorted(sizes) if name in _LARGEST or re.fullmatch(r"[\w.-]+\.safetensors", name)]
+    problems = []
+    for name in wanted:
+        size, largest = sizes[name], _LARGEST.get(name, _LARGEST_WEIGHTS)
+        if size is None or not 0 <= size <= largest:
+            found = "an unknown number of" if size is None else f"{size:,}"
+            problems.append(f"{name}: at most {largest:,} bytes expected, found {found}")
+    if problems:
+        way_out = "Nothing was fetched. Fetch it by other means if you trust it, and pass its folder."
+        raise BadInput(list_problems(f"{text}: holds files of unreasonable size:", problems, way_out))
+    return [name for name in wanted if name != CONFIG_NAME]
+
+
+def _fetched_before(hub: Any, reference: Reference) -> Path | None:
+    """Return the folder that an earlier fetch left whole, if there is one."""
+    names = (CONFIG_NAME, HEAD_NAME)
+    found = [hub.try_to_load_from_cache(reference.repository, name, revision=reference.revision) for name in names]
+    return Path(found[0]).parent if all(isinstance(path, str) for path in found) else None
+
+
+def _check_weights(text: str, folder: Path) -> None:
+    """Raise `BadInput` unless config.json is a run's whose backbone's weights can be had: known ones, or beside it."""
+    config = read_json(folder / CONFIG_NAME, largest=_LARGEST[CONFIG_NAME])
+    if "run_format_version" not in config:
+        raise BadInput(f"{text}: no run of this program, by its {CONFIG_NAME}; export-head writes such folders")
+    source = str(config.get("weights_source"))
+    beside = re.fullmatch(r"[\w.-]+\.safetensors", source) and (folder / source).is_file()
+    if source not in ("imagenet", "random") and not beside:
+        raise BadInput(
+            f"{text}: its backbone's weights are in {printable(source)}, which is not in the repository; "
+            "whoever uploaded it has to upload what export-head writes"
+        )
+
+
+@contextlib.contextmanager
+def _hub_errors(hub: Any, text: str) -> Iterator[None]:
+    """Turn what huggingface_hub raises into this project's errors, which name the repository and the way out."""
+    errors = hub.errors
+    try:
+        yield
+    except (BadInput, InvalidSettings, StorageError):
+        raise
+    except errors.GatedRepoError as error:
+        page = f"https://huggingface.co/{reference_of(text).repository}"
+        raise BadInput(f"{text}: gated; ask for access at {page}, then log in with `hf auth login`") from error
+    except errors.RepositoryNotFoundError as error:
+        raise InvalidSettings(f"{text}: no such repository, or a private one: `hf auth login` opens yours") from error
+    except errors.RevisionNotFoundError as error:
+        raise InvalidSettings(f"{text}: the repository has no such revision; leave @... out for main") from error
+    except errors.HFValidationError as error:
+        raise InvalidSettings(f"{text}: {_first_line(error)}") from error
+    except OSError as error:
+        if isinstance(error, errors.HfHubHTTPError) and error.response.status_code in (401, 404):  # by a mirror
+            raise InvalidSettings(f"{text}: no such repository, or a private one: {_first_line(error)}") from error
+        if error.errno in _REFUSED:
+            raise StorageError(f"{text}: cannot be stored in huggingface_hub's cache: {_first_line(error)}") from error
+        raise BadInput(_unreachable(text, error)) from error
+    except (errors.HTTPError, ValueError, KeyError, TypeError) as error:
+        raise BadInput(_unreachable(text, error)) from error
+
+
+def _unreachable(text: str, error: Exception) -> str:
+    return (
+        f"{text}: cannot be fetched: {_first_line(error)}. Run the same command again with a network that reaches the "
+        "Hub, or bring the folder by other means and pass its path."
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return printable((str(error).strip().splitlines() or [type(error).__name__])[0]).rstrip(".")
+
+
+@contextlib.contextmanager
+def _quiet(hub: Any) -> Iterator[None]:
+    """Keep huggingface_hub's bars, log and warnings from the user: what matters is raised."""
+    log, utils = logging.getLogger("huggingface_hub"), hub.utils
+    level, bars = log.level, not utils.are_progress_bars_disabled()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        log.setLevel(logging.CRITICAL)
+        utils.disable_progress_bars()
+        try:
+            yield
+        finally:
+            log.setLevel(level)
+            if bars:
+                utils.enable_progress_bars()

@@ -1,0 +1,250 @@
+"""A trained head as ONNX graphs: from features to scores, and from pixels to scores. Knows nothing of folders.
+
+No graph is returned that was not run by onnxruntime and compared with what head and backbone compute by torch.
+"""
+
+import contextlib
+import io
+import logging
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import nn
+
+from featcache.backbones import Backbone
+from featcache.cores import usable_threads
+from featcache.errors import InvalidSettings, Mismatch, printable
+from featcache.files import canonical_json
+from featcache.networks import Extractor, fold_batch_norms
+
+from ..baselines import Standardise
+from ..maps import has_maps
+from ..model import AMNetHead
+from ..published import PublishedHead
+from ..runs import Run, TrainedHead
+from .plain import HeadGraph, ModelGraph
+
+OPSET = 18  # of 2023; what runs a graph reads all that are older than itself
+LARGEST_DIFFERENCE = 1e-4
+_LARGEST_FILE = (2 << 30) - (1 << 20)  # what protobuf can hold in one message, less what describes the graph
+_TRACED, _CHECKED = 2, 5  # images: a batch of 1 would be traced as a constant
+
+
+@dataclass(frozen=True)
+class Graph:
+    """An ONNX file's bytes, the names of its outputs, and the largest difference from torch that was found."""
+
+    data: bytes
+    outputs: tuple[str, ...]
+    difference: float
+
+
+def require_onnx() -> ModuleType:
+    """Return onnxruntime; raise `InvalidSettings` if it, onnx or onnxscript is not installed."""
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise InvalidSettings(
+            f"ONNX files need {error.name}, which is not installed: pip install 'amnet-featcache[onnx]'"
+        ) from error
+    runtime: ModuleType = onnxruntime
+    return runtime
+
+
+def facts_of(run: Run, head: TrainedHead) -> dict[str, str]:
+    """Return what is written into both files as metadata: texts, of what is not one its canonical JSON."""
+    recipe, grid = run.recipe, run.input.grid(run.recipe)
+    return {
+        "backbone": recipe.backbone,
+        "fingerprint": recipe.fingerprint,
+        "head_sha256": str(run.config["result"]["head_sha256"]),
+        "image_size": str(recipe.image_size),
+        "layers": canonical_json(list(run.input.layers)),
+        "map_size": canonical_json([grid.height, grid.width] if has_maps(head.module) else []),
+        "name": run.name,
+        "pooling": run.input.pooling,
+        "split": run.split,
+        "steps": str(head.steps),
+        "view": canonical_json(
+            {
+                "center_fraction": recipe.center_fraction,
+                "eval_view": recipe.eval_view,
+                "image_size": recipe.image_size,
+                "interpolation": recipe.interpolation,
+            }
+        ),
+    }
+
+
+def output_names(head: TrainedHead) -> tuple[str, ...]:
+    """Return the names of a graph's outputs; baselines have no maps."""
+    return ("score", "step_scores", "maps") if has_maps(head.module) else ("score", "step_scores")
+
+
+def head_graph(run: Run, head: TrainedHead) -> Graph:
+    """Return the graph from features to scores; raise `Mismatch` if it is not what the head computes."""
+    features, names = _drawn_features(run, head), output_names(head)
+    data = export(HeadGraph(head), "features", features, outputs=names, facts=facts_of(run, head))
+    wanted = [values.numpy() for values in head.predict(torch.from_numpy(features))]
+    return Graph(data, names, check("head.onnx", data, features, wanted, head))
+
+
+def model_graph(run: Run, head: TrainedHead, extractor: Extractor, backbone: Backbone) -> Graph:
+    """Return the graph from pixels to scores; raise `Mismatch` if it is not what backbone and head compute.
+
+    extractor is the same network as backbone, in float32 by PyTorch; its batch norms are folded here.
+    """
+    pixels, names = drawn_images(_CHECKED, run.recipe.image_size), output_names(head)
+    fold_batch_norms(extractor.module)
+    model = ModelGraph(extractor, run, head)
+    data = export(model, "pixels", pixels, outputs=names, facts=facts_of(run, head))
+    return Graph(data, names, check("model.onnx", data, pixels, torch_outputs(run, head, backbone, pixels), head))
+
+
+def torch_outputs(run: Run, head: TrainedHead, backbone: Backbone, pixels: NDArray[np.uint8]) -> list[NDArray[Any]]:
+    """Return scores (B), step scores (B, T) and maps (B, T, L) that torch computes of pixels (B, S, S, 3) uint8."""
+    features = backbone(torch.from_numpy(pixels))
+    read = features[run.input.layers[0]] if run.imported else run.input.of_maps(features, head.constants, run.recipe)
+    return [values.numpy() for values in head.predict(read)]
+
+
+def export(
+    module: nn.Module, name: str, example: NDArray[Any], *, outputs: Sequence[str], facts: Mapping[str, str]
+) -> bytes:
+    """Return a module of one input and several outputs as an ONNX file, its batch of any size; equal bytes for equals.
+
+    Raises `InvalidSettings` for a network that cannot be written as ONNX, or not into one file.
+    """
+    require_onnx()
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                module.eval().requires_grad_(False),
+                (torch.from_numpy(example[:_TRACED]),),
+                input_names=[name],
+                output_names=list(outputs),
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                opset_version=OPSET,
+                dynamo=True,
+                verbose=False,
+            )
+            model = program.model_proto  # type: ignore[union-attr]
+    except (torch.onnx.OnnxExporterError, RuntimeError, TypeError, ValueError, LookupError) as error:
+        reason = printable((str(error).strip().splitlines() or [type(error).__name__])[0])[:200]
+        raise InvalidSettings(
+            f"this network cannot be written as ONNX ({reason}); --no-model writes the head's graph alone"
+        ) from error
+    if model.ByteSize() > _LARGEST_FILE:
+        raise InvalidSettings(
+            f"the graph takes {model.ByteSize():,} bytes, an ONNX file holds 2 GiB; --no-model writes the head's alone"
+        )
+    _anonymise(model, facts)
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
+
+
+def _anonymise(model: Any, facts: Mapping[str, str]) -> None:
+    """Replace what the exporter tells of this machine, its paths and stack traces, by facts."""
+    graph = model.graph
+    values = (*graph.input, *graph.output, *graph.value_info, *graph.initializer)
+    for part in (model, graph, *graph.node, *values, *model.functions):
+        part.ClearField("doc_string")
+        part.ClearField("metadata_props")
+    graph.name = "amnet"
+    for key, value in sorted(facts.items()):
+        model.metadata_props.add(key=key, value=value)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's warnings, log and prints from the user, whom they tell nothing to act upon."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        nowhere = io.StringIO()
+        with warnings.catch_warnings(), contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def load_graph(data: bytes) -> Callable[[NDArray[Any]], list[NDArray[Any]]]:
+    """Return an ONNX file's function from its one input to its outputs, by onnxruntime on the CPU."""
+    runtime = require_onnx()
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3  # errors alone
+    options.intra_op_num_threads = usable_threads(None)
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = runtime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+
+    def run(values: NDArray[Any]) -> list[NDArray[Any]]:
+        found: list[NDArray[Any]] = session.run(None, {name: values})
+        return found
+
+    return run
+
+
+def check(name: str, data: bytes, values: NDArray[Any], wanted: Sequence[NDArray[Any]], head: TrainedHead) -> float:
+    """Return the largest difference between outputs of a graph and those wanted, in one batch and one by one.
+
+    Raises `Mismatch` if it is above 1e-4; of scores whose scale is above 1, in units of that.
+    """
+    graph = load_graph(data)
+    alone = [graph(values[k : k + 1]) for k in range(len(values))]
+    parts = [np.concatenate(column) for column in zip(*alone, strict=True)]
+    difference = max(_difference(outputs, wanted, head) for outputs in (graph(values), parts))
+    if not difference <= LARGEST_DIFFERENCE:
+        raise Mismatch(
+            f"{name}: differs from torch by {difference:.2g} on drawn input, at most {LARGEST_DIFFERENCE:g} may be; "
+            "nothing was written. Try other versions of torch, onnx and onnxruntime."
+        )
+    return difference
+
+
+def _difference(found: Sequence[NDArray[Any]], wanted: Sequence[NDArray[Any]], head: TrainedHead) -> float:
+    """Return the largest difference of outputs, scores in units of the scale of their training if that is above 1."""
+    units = (max(1.0, head.target_scale), max(1.0, head.target_scale), 1.0)
+    return max(largest_difference(a, b) / unit for a, b, unit in zip(found, wanted, units, strict=False))
+
+
+def largest_difference(a: NDArray[Any], b: NDArray[Any]) -> float:
+    """Return the largest absolute difference of two arrays of one shape, infinite if either has NaN or infinity."""
+    found = np.abs(a.astype(np.float64) - b).max(initial=0)
+    return float(found) if np.isfinite(found) else math.inf
+
+
+def drawn_images(count: int, size: int) -> NDArray[np.uint8]:
+    """Return images (count, size, size, 3) uint8 with structure at every scale, always the same ones."""
+    rng = np.random.default_rng(20180618)
+    images = []
+    for k in range(count):
+        side = 3 + 4 * k
+        rough = Image.fromarray(rng.integers(0, 256, (side, side, 3), np.uint8))
+        smooth = np.asarray(rough.resize((size, size), Image.Resampling.BICUBIC))
+        images.append(np.clip(smooth + rng.normal(0, 5 * k, (size, size, 3)), 0, 255).astype(np.uint8))
+    return np.stack(images)
+
+
+def _drawn_features(run: Run, head: TrainedHead) -> NDArray[np.float32]:
+    """Return features (B, L, D) as far apart as those the head was trained on, where it tells."""
+    grid, module, rng = run.input.grid(run.recipe), head.module, np.random.default_rng(20180618)
+    positions = grid.positions if run.input.pooling == "maps" else 1
+    drawn = rng.normal(size=(_CHECKED, positions, grid.channels))
+    if isinstance(module, AMNetHead):
+        drawn = module.feature_mean.numpy() + module.feature_std.numpy() * drawn
+    elif not isinstance(module, PublishedHead):
+        scale: Standardise = module.standardise  # type: ignore[assignment]
+        drawn = scale.mean.numpy() + scale.deviation.numpy() * drawn
+    return drawn.astype(np.float32)

@@ -1,0 +1,214 @@
+"""Attention maps over the image that they are of, each with its step score (Fig. 5 of the paper).
+
+A map covers what the head saw of the image, its evaluation view, and no more; the rest of the image is dimmed.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from featcache.errors import BadInput, InvalidSettings
+from featcache.views import Box, ViewRecipe, view_of
+
+from .style import GREY, INK, WIDTH, new_figure, shortened, styled
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Map = NDArray[np.float64]
+COLOURS = "viridis"  # perceptually uniform, and as good to colour-blind readers
+OPACITY = 0.65  # of a map over the image in grey
+CONTRAST = 0.6  # of that grey, so that colours keep their lightness
+DIMMED = 0.3  # how much is left of what the head did not see
+LEAST_SCALE = 2.0  # so that uniform attention is one even colour, and noise around it is not blown up
+_BAR, _LABELS, _TITLE, _GAP = 1.0, 0.42, 0.32, 0.06  # inches beside, below, above and between images
+_LEAST_SIDE = 0.9  # inches, of a panel: as its labels need
+_LONGEST_SIDE = 512  # pixels of the image as it is drawn
+_COLUMNS = 5
+
+
+def draw_maps(
+    image: Image.Image | NDArray[np.uint8],
+    maps: NDArray[np.float32],
+    *,
+    step_scores: Sequence[float],
+    score: float,
+    truth: float | None = None,
+    title: str = "",
+    box: Box | None = None,
+) -> "Figure":
+    """Return a figure of an image and beside it its maps (T, H, W), step score m_t under each.
+
+    image is upright, RGB or grey, (height, width, 3) or (height, width) uint8 as an array. box is what the head saw of
+    it, in its pixels, as `seen_box` gives it; by default all of it. Colours are attention over uniform attention,
+    maps * H * W, smoothed by `upsampled`; one scale holds for all T. Raises `InvalidSettings` for other shapes or a box
+    outside the image, `BadInput` for maps that are not finite, InvalidSettings without matplotlib.
+    """
+    picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    box = box or Box(0, 0, *picture.size)
+    _check(picture, maps, step_scores, box)
+    drawn, place = _reduced(picture.convert("RGB"), box)
+    seen = (place.bottom - place.top, place.right - place.left)
+    relative = maps.astype(np.float64) * maps.shape[1] * maps.shape[2]
+    smooth = [upsampled(one, *seen) for one in relative]
+    top = max(LEAST_SCALE, *(float(one.max()) for one in smooth))
+    with styled():
+        figure, panels, bar = _panels(1 + len(maps), drawn.width / drawn.height, titled=bool(title))
+        known = f"\ntrue {truth:.3f}" if truth is not None and math.isfinite(truth) else ""
+        _show(panels[0], dimmed(np.asarray(drawn), place), place, f"score {score:.3f}{known}")
+        for number, (axes, one) in enumerate(zip(panels[1:], smooth, strict=True), start=1):
+            _show(
+                axes,
+                overlaid(np.asarray(drawn), one, place, top=top),
+                place,
+                f"m{_lowered(number)} {step_scores[number - 1]:.3f}",
+            )
+        _add_scale(bar, top)
+        if title:
+            figure.suptitle(shortened(title, 16 * round(figure.get_figwidth())), fontsize=10)
+        return figure
+
+
+def seen_box(recipe: ViewRecipe, *, width: int, height: int) -> Box:
+    """Return what a head sees of an image width x height pixels, in its pixels: all that the evaluation view shows."""
+    return view_of(recipe, "", 0, width=width, height=height).box
+
+
+def upsampled(one: Map, height: int, width: int) -> Map:
+    """Return a map (H, W) as pixels (height, width) of the same area, each the mean over it of a smooth surface.
+
+    The surface is a sum of quadratic B-splines, one at the middle of each cell with the cell's value as its weight,
+    mirrored at the edges: it is smooth, is nowhere above or below the cells, has the same mean, and a cell's peak is
+    where the cell is. A peak one cell wide comes out at 9/16 of its height.
+    """
+    rows, columns = _spline_means(one.shape[0], height), _spline_means(one.shape[1], width)
+    surface: Map = rows @ one @ columns.T
+    return surface
+
+
+def overlaid(rgb: NDArray[np.uint8], smooth: Map, box: Box, *, top: float) -> NDArray[np.uint8]:
+    """Return an image (height, width, 3) in grey, under the colours of a map from 0 to top in box, dimmed outside."""
+    import matplotlib
+
+    grey = np.repeat(np.asarray(Image.fromarray(rgb).convert("L"))[:, :, None], 3, axis=2)
+    found = dimmed(grey, box)
+    inside = np.s_[box.top : box.bottom, box.left : box.right]
+    colours = matplotlib.colormaps[COLOURS](smooth / top)[:, :, :3] * 255
+    below = 127.5 + CONTRAST * (grey[inside] - 127.5)
+    found[inside] = np.rint(OPACITY * colours + (1 - OPACITY) * below).astype(np.uint8)
+    return found
+
+
+def dimmed(rgb: NDArray[np.uint8], box: Box) -> NDArray[np.uint8]:
+    """Return an image (height, width, 3) with what is outside box made dark."""
+    found: NDArray[np.uint8] = np.rint(rgb * DIMMED).astype(np.uint8)
+    inside = np.s_[box.top : box.bottom, box.left : box.right]
+    found[inside] = rgb[inside]
+    return found
+
+
+def _check(picture: Image.Image, maps: NDArray[np.float32], step_scores: Sequence[float], box: Box) -> None:
+    problems = []
+    if maps.ndim != 3 or 0 in maps.shape:
+        problems.append(f"maps must be (T, H, W), found {maps.shape}")
+    elif len(step_scores) != len(maps):
+        problems.append(f"each map needs its step score, found {len(step_scores)} of {len(maps)}")
+    if not (0 <= box.left < box.right <= picture.width and 0 <= box.top < box.bottom <= picture.height):
+        problems.append(f"the box {tuple(box)} must lie in the image of {picture.width} x {picture.height} pixels")
+    if problems:
+        raise InvalidSettings("; ".join(problems))
+    if not np.isfinite(maps).all():
+        raise BadInput("attention maps that are not finite cannot be drawn; predict the image again")
+
+
+def _reduced(picture: Image.Image, box: Box) -> tuple[Image.Image, Box]:
+    """Return the image at the size that it is drawn in, and the box in that; not larger than it is."""
+    share = min(1.0, _LONGEST_SIDE / max(picture.size))
+    size = max(1, round(picture.width * share)), max(1, round(picture.height * share))
+    left, right = _reduced_range(box.left, box.right, picture.width, size[0])
+    top, bottom = _reduced_range(box.top, box.bottom, picture.height, size[1])
+    return picture.resize(size, Image.Resampling.LANCZOS), Box(left, top, right, bottom)
+
+
+def _reduced_range(start: int, stop: int, before: int, now: int) -> tuple[int, int]:
+    """Return pixels [start, stop) of a side as they are when it has another length, at least one."""
+    first = min(round(start * now / before), now - 1)
+    return first, max(first + 1, round(stop * now / before))
+
+
+def _spline_means(cells: int, pixels: int) -> Map:
+    """Return weights (pixels, cells) that give each pixel's mean of a side's B-splines; each row sums to 1."""
+    edges = np.linspace(0, cells, pixels + 1)
+    middles = np.arange(cells) + 0.5
+    below = sum(_spline_integral(edges[:, None] - place) for place in (middles, -middles, 2 * cells - middles))
+    return np.diff(np.asarray(below), axis=0) * pixels / cells
+
+
+def _spline_integral(x: Map) -> Map:
+    """Return the integral up to x of the quadratic B-spline around 0, which is that from -3/2 to 3/2 and 1 in all."""
+    powers = (
+        np.clip(np.asarray(x)[None] + np.array([1.5, 0.5, -0.5, -1.5]).reshape(-1, *[1] * np.ndim(x)), 0, None) ** 3
+    )
+    found: Map = np.tensordot([1 / 6, -1 / 2, 1 / 2, -1 / 6], powers, axes=1)
+    return found
+
+
+def _panels(count: int, aspect: float, *, titled: bool) -> "tuple[Figure, list[Axes], Axes]":
+    """Return a figure, count panels for images of an aspect, width over height, and the axes of the bar of colours."""
+    rows = -(-count // _COLUMNS)
+    columns = -(-count // rows)
+    height = min(max(min((WIDTH - _BAR) / columns - _GAP, 1.9) / aspect, _LEAST_SIDE), 2.8)
+    width = max(height * aspect, _LEAST_SIDE) + _GAP
+    line = height + _LABELS  # of panels, in inches
+    tall, wide = rows * line + (_TITLE if titled else _GAP), columns * width + _BAR
+    figure = new_figure(tall, width=wide, laid_out=False)
+    places = [divmod(number, columns) for number in range(count)]
+    axes = [
+        figure.add_axes(
+            (
+                (column * width + _GAP) / wide,
+                (line * (rows - 1 - row) + _LABELS) / tall,
+                (width - _GAP) / wide,
+                height / tall,
+            )
+        )
+        for row, column in places
+    ]
+    bar = (columns * width + 0.12) / wide, _LABELS / tall, 0.13 / wide, (rows * line - _LABELS) / tall
+    return figure, axes, figure.add_axes(bar)
+
+
+def _show(axes: "Axes", rgb: NDArray[np.uint8], box: Box, label: str) -> None:
+    """Show pixels, the outline of the box if it is not all of them, and a label below."""
+    from matplotlib.patches import Rectangle
+
+    axes.imshow(rgb, interpolation="antialiased")
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel(label)
+    if (box.right - box.left, box.bottom - box.top) != rgb.shape[1::-1]:
+        corner, width, height = (box.left - 0.5, box.top - 0.5), box.right - box.left, box.bottom - box.top
+        axes.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=GREY, linewidth=0.8))
+
+
+def _add_scale(axes: "Axes", top: float) -> None:
+    """Draw the bar of colours, as they look over a middle grey, with a line at uniform attention."""
+    import matplotlib
+
+    colours = OPACITY * matplotlib.colormaps[COLOURS](np.linspace(1, 0, 256))[:, None, :3] + (1 - OPACITY) * 0.5
+    axes.imshow(colours, extent=(0, 1, 0, top), aspect="auto")
+    axes.grid(visible=False)
+    axes.set(xticks=[], ylim=(0, top))
+    axes.yaxis.tick_right()
+    axes.yaxis.set_label_position("right")
+    axes.set_ylabel("attention,\n1 = uniform")
+    axes.axhline(1, color=INK, linewidth=1)
+
+
+def _lowered(number: int) -> str:
+    return "".join(chr(0x2080 + int(digit)) for digit in str(number))

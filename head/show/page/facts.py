@@ -1,0 +1,71 @@
+"""What a page knows of a cache, of its runs and of their scores, as JSON objects."""
+
+from typing import Any
+
+from featcache.cache import FeatureCache
+
+from ...evaluation import Evaluation
+from ...resampled import CORRECTION
+from ...rows import Row
+from ...runs import Run
+from ...score import Scored
+
+_OF_RESULT = ("split", "n", "absent", "rho", "rho_low", "rho_high", "mse", "prediction_sd", "best_epoch")
+
+
+def cache_facts(cache: FeatureCache) -> dict[str, Any]:
+    """Return name, fingerprint, sizes, recipe and splits of a cache."""
+    return {
+        "name": cache.name,
+        "fingerprint": cache.fingerprint,
+        "images": cache.rows,
+        "absent": int((~cache.present).sum()),
+        "views": cache.views,
+        "splits": list(cache.splits),
+        "recipe": cache.recipe.as_json(),
+    }
+
+
+def score_facts(evaluation: Evaluation) -> dict[str, Any]:
+    """Return the table of scores, best validation rho first, its comparisons, and what was left out and why."""
+    compared = {one.name: one.as_json() for one in evaluation.comparisons}
+    return {
+        "part": evaluation.scored[0].part,
+        "against": evaluation.comparisons[0].against if evaluation.comparisons else None,
+        "correction": CORRECTION,
+        "rows": [_row_facts(row, compared.get(row.name)) for row in evaluation.rows],
+        "problems": [*map(str, evaluation.errors), *evaluation.warnings()],
+    }
+
+
+def run_facts(run: Run) -> dict[str, Any]:
+    """Return settings, result and fingerprint of one finished run."""
+    config = run.config
+    return {
+        "folder": "/".join(run.folder.parts[-3:]),  # the same wherever the runs are, and tells nobody's home
+        "name": run.name,
+        "split": run.split,
+        "seed": config["settings"].get("seed", 0),
+        "selected_on": config["selected_on"],
+        "train_images": config.get("train_images"),
+        "fingerprint": config["fingerprint"],
+        "input": config["input"],
+        "imported": run.imported,
+        "settings": config["settings"],
+        "result": config["result"],
+        "recipe": config["recipe"],
+    }
+
+
+def _row_facts(row: Row, comparison: dict[str, Any] | None) -> dict[str, Any]:
+    return {
+        **row.as_json(),
+        "comparison": comparison,
+        "results": [_result_facts(result) for result in row.scored],
+        "runs": [run_facts(result.run) for result in row.scored],
+    }
+
+
+def _result_facts(result: Scored) -> dict[str, Any]:
+    facts = result.as_json()
+    return {**{key: facts[key] for key in _OF_RESULT}, "seed": result.run.config["settings"].get("seed", 0)}

@@ -1,0 +1,175 @@
+"""What a page knows of each image: its score in a split, what every head predicts, and where one head looks."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.cache import FeatureCache
+from featcache.errors import InvalidSettings
+from featcache.split_files import natural_key
+
+from ...data import EVAL_VIEW, present_part
+from ...evaluation import Evaluation
+from ...maps import has_maps
+from ...rows import Row, without_seed
+from ...runs import Run, load_head
+from ...score import Scored
+from .packed import PackedMaps, pack_maps
+
+_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One image, a row of the cache, in one split: its score there, and each table row's prediction, if it has one.
+
+    steps (T) and maps are those of the row that is shown; without, it has no run of this split, or does not look.
+    """
+
+    split: str
+    row: int
+    truth: float
+    predictions: tuple[float | None, ...]
+    steps: tuple[float, ...]
+    maps: PackedMaps | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as a JSON object, scores to six digits."""
+        return {
+            "split": self.split,
+            "row": self.row,
+            "truth": round(self.truth, 6),
+            "predictions": [None if value is None else round(value, 6) for value in self.predictions],
+            "steps": [round(value, 6) for value in self.steps],
+            "maps": self.maps.as_json() if self.maps else None,
+        }
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Entries by split and place in its part; shown is the number of the table row whose maps they have.
+
+    images counts all of the part, of which the entries may be a choice.
+    """
+
+    shown: int
+    entries: Sequence[Entry]
+    images: int
+
+    @property
+    def rows(self) -> list[int]:
+        """The rows of the cache that are in it, in order."""
+        return sorted({entry.row for entry in self.entries})
+
+
+def looks(run: Run) -> bool:
+    """Whether a run's head has an attention that could say where it looks; without attention all places are alike."""
+    settings = run.config["settings"]
+    return settings.get("head", "amnet") == "amnet" and bool(settings.get("attention", True))
+
+
+def shown_row(evaluation: Evaluation, name: str | None) -> int:
+    """Return the number of the row called name; by default the reference of the comparisons, if its head looks.
+
+    If that does not, the first row that does is taken, else the reference. Raises `InvalidSettings` if not exactly
+    one row can be meant.
+    """
+    rows = evaluation.rows
+    if name is not None:
+        return find_row({row.name: [one.run for one in row.scored] for row in rows}, name)
+    against = evaluation.comparisons[0].against if evaluation.comparisons else rows[0].name
+    reference = next(k for k, row in enumerate(rows) if row.name == against)
+    looking = [k for k, row in enumerate(rows) if looks(row.scored[0].run)]
+    return reference if reference in looking or not looking else looking[0]
+
+
+def find_row(rows: Mapping[str, Sequence[Run]], name: str) -> int:
+    """Return the number of the row called name, or else of the only one with runs that are, whatever their seed.
+
+    Raises `InvalidSettings` if there is none, or more than one.
+    """
+    if name in rows:
+        return list(rows).index(name)
+    found = [
+        k for k, runs in enumerate(rows.values()) if any(name in (run.name, without_seed(run.name)) for run in runs)
+    ]
+    if len(found) != 1:
+        problem = "more than one row" if found else "no such row"
+        raise InvalidSettings(f"--head {name}: {problem}; name one of {', '.join(rows)}")
+    return found[0]
+
+
+def gallery_of(cache: FeatureCache, evaluation: Evaluation, *, shown: int = 0, most: int = 2000) -> Gallery:
+    """Return the gallery of all images that were scored, or of so many: half by lot, the others at the extremes.
+
+    Of a row with several seeds, the predictions are those of the first.
+    """
+    firsts = [_first_seeds(row) for row in evaluation.rows]
+    splits = sorted({result.run.split for result in evaluation.scored}, key=natural_key)
+    entries = [entry for split in splits for entry in _of_split(cache, split, firsts, shown)]
+    kept = _chosen(entries, shown, most)
+    return Gallery(shown, [entry for entry in entries if entry.row in kept], len({entry.row for entry in entries}))
+
+
+def maps_of(cache: FeatureCache, run: Run, rows: NDArray[np.int64]) -> list[PackedMaps] | None:
+    """Return where a run's head looks in the evaluation view of each row; None if it is of a kind that does not."""
+    head = load_head(run)
+    if not has_maps(head.module) or not looks(run):
+        return None
+    grid = run.input.grid(run.recipe)
+    found: list[PackedMaps] = []
+    for start in range(0, len(rows), _BATCH):
+        maps = head.predict(run.input.read(cache, rows[start : start + _BATCH], EVAL_VIEW))[2].numpy()  # (B, T, L)
+        found += [pack_maps(one.reshape(-1, grid.height, grid.width)) for one in maps]
+    return found
+
+
+def _first_seeds(row: Row) -> dict[str, Scored]:
+    """Return the result of a row's first seed in each of its splits."""
+    ordered = sorted(row.scored, key=lambda one: int(one.run.config["settings"].get("seed", 0)), reverse=True)
+    return {one.run.split: one for one in ordered}
+
+
+def _of_split(cache: FeatureCache, split: str, firsts: Sequence[dict[str, Scored]], shown: int) -> list[Entry]:
+    results = [first.get(split) for first in firsts]
+    part = next(result.part for result in results if result)
+    present = present_part(cache, cache.splits[split][part])
+    one = results[shown]
+    maps = maps_of(cache, one.run, present.rows) if one else None
+    return [
+        Entry(
+            split=split,
+            row=int(row),
+            truth=float(truth),
+            predictions=tuple(float(result.prediction[k]) if result else None for result in results),
+            steps=tuple(one.step_scores[k].tolist()) if one else (),
+            maps=maps[k] if maps else None,
+        )
+        for k, (row, truth) in enumerate(zip(present.rows, present.scores, strict=True))
+    ]
+
+
+def _chosen(entries: Sequence[Entry], shown: int, most: int) -> set[int]:
+    """Return the rows of at most so many images: by turns one by lot and one from an extreme."""
+    rows = {entry.row for entry in entries}
+    if len(rows) <= most:
+        return rows
+    truth = np.array([entry.truth for entry in entries])
+    given = [entry.predictions[shown] for entry in entries]
+    predicted = np.array([np.nan if value is None else value for value in given])
+    keys = (truth, -truth, predicted, -predicted, -np.abs(predicted - truth))
+    extremes = [iter(np.argsort(key, kind="stable")) for key in keys]
+    lot = iter(np.random.default_rng(0).permutation(len(entries)))
+    kept: set[int] = set()
+    for extreme in cycle(extremes):
+        for order in (lot, extreme):
+            place = next((place for place in order if entries[place].row not in kept), None)
+            if place is not None:
+                kept.add(entries[place].row)
+            if len(kept) == most:
+                return kept
+    return kept

@@ -1,0 +1,64 @@
+// Live prediction: an image that is dropped, pasted or chosen goes to the program that serves this page, and its
+// bytes alone, without a name; the score and the maps come back.
+function liveSection() {
+  const { run, most_bytes: mostBytes } = data.live;
+  const results = el("div", { class: "results" });
+  const said = el("p", { class: "said", role: "status" });
+  const input = el("input", { id: "file", type: "file", accept: "image/*", multiple: true, class: "hidden-input", change: () => { take([...input.files]); input.value = ""; } });
+  const drop = el("label", { class: "drop", for: "file" }, el("b", {}, "Drop an image here"), el("span", {}, "or paste one, or choose a file"), input);
+  let last = Promise.resolve();
+
+  function take(files) {
+    for (const file of files) last = last.then(() => predict(file));
+  }
+
+  async function predict(file) {
+    const name = file.name || "pasted image";
+    said.textContent = `Looking at ${name} \u2026`;
+    try {
+      const found = await ask(file);
+      results.prepend(liveResult(name, found));
+      said.textContent = `${name}: ${number(found.score)}`;
+    } catch (error) {
+      results.prepend(el("p", { class: "refused", role: "alert" }, el("b", {}, name), ` ${error.message}`));
+      said.textContent = "";
+    }
+  }
+
+  async function ask(file) {
+    if (file.size > mostBytes) throw new Error(`${(file.size / 1e6).toFixed(1)} MB; at most ${(mostBytes / 1e6).toFixed(0)} MB are taken`);
+    let answer;
+    try {
+      answer = await fetch("predict", { method: "POST", headers: { "Content-Type": "application/octet-stream" }, body: file });
+    } catch {
+      throw new Error("The program that serves this page does not answer; start it again.");
+    }
+    const found = await answer.json();
+    if (!answer.ok) throw new Error(found.error);
+    return found;
+  }
+
+  document.addEventListener("paste", (event) => { const files = [...event.clipboardData.files]; if (files.length) { event.preventDefault(); take(files); } });
+  document.addEventListener("dragover", (event) => { event.preventDefault(); drop.classList.add("over"); });
+  document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) drop.classList.remove("over"); });
+  document.addEventListener("drop", (event) => { event.preventDefault(); drop.classList.remove("over"); take([...event.dataTransfer.files]); });
+  return section("live", "Try an image", el("p", { class: "note" }, `Scored by ${run.name}, split ${run.split}, on this machine. Images are not kept.`), drop, said, results);
+}
+
+function liveResult(name, found) {
+  const image = { name, size: found.size, box: found.box, picture: found.picture };
+  const rank = rankOf(found.score);
+  return el("article", { class: "result" }, el("h3", {}, name),
+    el("dl", { class: "verdict" }, el("div", { class: "predicted" }, el("dt", {}, "Predicted"), el("dd", {}, number(found.score))),
+      rank === null ? null : el("div", {}, el("dt", {}, `Above the ratings of`), el("dd", {}, `${rank}%`))),
+    found.in_training ? el("p", { class: "refused" }, "The head was trained on this very image, so its score says nothing.") : null,
+    looksOf(image, found.maps, found.steps), found.maps ? el("div", { class: "beneath" }, sumOf(found.steps, found.score), legend(found.maps, data.live.run.name)) : null);
+}
+
+// The share of rated images, in percent, whose rating is below a score; null without a gallery.
+function rankOf(score) {
+  if (!data.gallery) return null;
+  const ratings = new Map(data.gallery.entries.map((entry) => [entry.row, entry.truth]));
+  const below = [...ratings.values()].filter((rating) => rating < score).length;
+  return Math.round((100 * below) / ratings.size);
+}

@@ -1,0 +1,170 @@
+"""The report: everything a page shows of a cache and its runs, and the one file that it becomes."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from featcache.cache import FeatureCache
+from featcache.errors import InvalidSettings, join_errors, list_problems, printable
+from featcache.files import make_folder, write_durably
+from featcache.progress import OnProgress, silent
+
+from ...evaluation import Evaluation, evaluate
+from ...rows import named_groups
+from ...score import find_runs_of
+from ..figures import draw_all, svg_of
+from .document import json_block, page_of
+from .facts import cache_facts, score_facts
+from .gallery import Gallery, find_row, gallery_of, shown_row
+from .packed import Thumbnail
+from .thumbnails import images_folder, thumbnails_of
+
+LARGEST_PAGE = 40_000_000  # bytes, unless maps and figures alone take more
+_PAGE_ITSELF = 100_000  # bytes of style and script, and of what is said of pictures that are missing
+_FEW = 8
+
+
+@dataclass(frozen=True)
+class ReportSettings:
+    """What a report shows: root is the dataset's folder if it has moved, head the row whose maps are shown, most the
+    number of images in the gallery.
+    """
+
+    root: Path | None = None
+    head: str | None = None
+    most: int = 2000
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.most <= 10_000:
+            raise InvalidSettings(f"--images must be 1 to 10,000, found {self.most}")
+
+
+@dataclass(frozen=True)
+class Report:
+    """A page as text, the row whose maps it shows, how many images it has, and the problem of each left without."""
+
+    page: str
+    head: str
+    images: int
+    problems: Sequence[tuple[str, str]]
+
+    def warnings(self) -> list[str]:
+        """Return what to know of images that are shown without a picture."""
+        if not self.problems:
+            return []
+        lines = [f"{printable(name)}: {problem}" for name, problem in self.problems[:_FEW]]
+        lines += [f"and {len(self.problems) - _FEW:,} more"] if len(self.problems) > _FEW else []
+        title = f"warning: {len(self.problems):,} of {self.images:,} images have no picture:"
+        return [list_problems(title, lines, "Pass the dataset's folder as --root DIR if it has moved.")]
+
+
+@dataclass(frozen=True)
+class WrittenReport:
+    """The file of a report and its size in bytes; whose maps it has, of how many images, how many without a picture."""
+
+    path: Path
+    bytes: int
+    head: str
+    images: int
+    without_picture: int
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as a JSON object."""
+        return {**asdict(self), "path": str(self.path)}
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.images:,} images, attention maps of {self.head}, {self.bytes / 1e6:.1f} MB"
+
+
+def evaluate_for(
+    cache: FeatureCache,
+    runs: Path,
+    settings: ReportSettings,
+    *,
+    splits: str = "all",
+    part: str = "test",
+    against: str | None = None,
+) -> Evaluation:
+    """Return what `head.evaluation.evaluate` does, having checked first that root and head name something.
+
+    Raises `InvalidSettings` if they do not, and what `evaluate` raises; of runs none of which can be scored, their
+    errors.
+    """
+    images_folder(cache, settings.root)
+    if settings.head is not None:
+        finished = [run for run in find_runs_of(cache, runs, splits)[0] if run.finished]
+        groups = named_groups(finished)
+        find_row({name: [finished[place] for place in places] for name, places in groups}, settings.head)
+    found = evaluate(cache, runs, splits=splits, part=part, against=against)
+    if not found.scored:
+        raise join_errors(found.errors, "no run could be scored:", "Train one, or name others with --runs.")
+    return found
+
+
+def build_report(
+    cache: FeatureCache, evaluation: Evaluation, settings: ReportSettings, *, on_progress: OnProgress = silent
+) -> Report:
+    """Return the report of an evaluation, the same text for equal files.
+
+    Raises `InvalidSettings` if root or head names nothing.
+    """
+    data, report = report_data(cache, evaluation, settings, on_progress=on_progress)
+    page = page_of(data, title=f"{cache.name}: {report.head}")
+    return Report(page, report.head, report.images, report.problems)
+
+
+def report_data(
+    cache: FeatureCache, evaluation: Evaluation, settings: ReportSettings, *, on_progress: OnProgress = silent
+) -> tuple[dict[str, Any], Report]:
+    """Return what a page shows, as a JSON object, beside a report without its page. Raises as `build_report` does."""
+    folder = images_folder(cache, settings.root)
+    gallery = gallery_of(cache, evaluation, shown=shown_row(evaluation, settings.head), most=settings.most)
+    images = [cache.images[row] for row in gallery.rows]
+    data: dict[str, Any] = {
+        "cache": cache_facts(cache),
+        "scores": score_facts(evaluation),
+        "figures": _figures(cache, evaluation),
+        "gallery": _gallery_data(cache, gallery, [Thumbnail()] * len(images)),
+    }
+    room = LARGEST_PAGE - _PAGE_ITSELF - len(json_block(data))
+    thumbnails = thumbnails_of(images, folder, budget=room * 3 // 4 - 2 * len(images), on_progress=on_progress)
+    data["gallery"] = _gallery_data(cache, gallery, thumbnails)
+    problems = [(image.name, one.problem) for image, one in zip(images, thumbnails, strict=True) if one.problem]
+    return data, Report("", evaluation.rows[gallery.shown].name, len(images), problems)
+
+
+def write_report(path: Path, report: Report) -> WrittenReport:
+    """Write the page at once, durably."""
+    data = report.page.encode()
+    make_folder(path.parent)
+    write_durably(path, data)
+    return WrittenReport(path, len(data), report.head, report.images, len(report.problems))
+
+
+def _gallery_data(cache: FeatureCache, gallery: Gallery, thumbnails: Sequence[Thumbnail]) -> dict[str, Any]:
+    return {
+        "shown": gallery.shown,
+        "of": gallery.images,
+        "images": {
+            row: {
+                "name": cache.images[row].name,
+                "size": [cache.images[row].width, cache.images[row].height],
+                "box": cache.box[row, 0].tolist(),
+                "picture": thumbnail.as_text(),
+                "problem": thumbnail.problem,
+            }
+            for row, thumbnail in zip(gallery.rows, thumbnails, strict=True)
+        },
+        "entries": [entry.as_json() for entry in gallery.entries],
+    }
+
+
+def _figures(cache: FeatureCache, evaluation: Evaluation) -> dict[str, Any]:
+    """Return the figures as SVG, and why others were left out: all of them, where matplotlib is not installed."""
+    try:
+        found = draw_all(cache, evaluation)
+    except InvalidSettings as error:
+        return {"drawings": [], "left_out": [str(error)]}
+    drawings = [{"title": one.title, "caption": one.caption, "svg": svg_of(one)} for one in found.drawings]
+    return {"drawings": drawings, "left_out": found.left_out}

@@ -1,0 +1,67 @@
+"""Thumbnails of a cache's images, each from the very file that was extracted; of any other file there is none."""
+
+import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+
+from featcache.cache import FeatureCache
+from featcache.cores import usable_threads
+from featcache.errors import BadImage, InvalidSettings
+from featcache.images import decode_file
+from featcache.layout import ImageRow
+from featcache.progress import OnProgress, Progress, silent
+
+from .packed import Thumbnail, make_thumbnail
+
+LARGEST_SIDE, SMALLEST_SIDE = 360, 48
+
+
+def images_folder(cache: FeatureCache, root: Path | None) -> Path:
+    """Return the folder of a cache's images: in the dataset's folder root, or where they were extracted from.
+
+    Raises `InvalidSettings` if root is given and has none; the folder of extraction may be gone since.
+    """
+    if root is not None and not (root / "images").is_dir():
+        raise InvalidSettings(f"--root {root}: no images/ folder in it; name the folder of the dataset")
+    return (root or Path(cache.manifest.source.get("root", ""))) / "images"
+
+
+def thumbnails_of(
+    images: Sequence[ImageRow], folder: Path, *, budget: int, on_progress: OnProgress = silent
+) -> list[Thumbnail]:
+    """Return the thumbnail of each image, at most budget bytes together if they can be: smaller where they are many.
+
+    An image that is not there, cannot be read, or is not the file that was extracted has a problem instead.
+    """
+    side = LARGEST_SIDE
+    while True:
+        found = _all_of(images, folder, side, on_progress)
+        taken = sum(len(one.data) for one in found)
+        if taken <= budget or side == SMALLEST_SIDE:
+            return found
+        side = max(SMALLEST_SIDE, math.floor(side * 0.95 * math.sqrt(budget / taken)))
+
+
+def _all_of(images: Sequence[ImageRow], folder: Path, side: int, on_progress: OnProgress) -> list[Thumbnail]:
+    found: list[Thumbnail] = []
+    with ThreadPoolExecutor(usable_threads(None), thread_name_prefix="thumbnail") as pool:
+        for one in pool.map(lambda image: _thumbnail(image, folder, side), images):
+            found.append(one)
+            on_progress(Progress("thumbnails", len(found), len(images), "images"))
+    return found
+
+
+def _thumbnail(image: ImageRow, folder: Path, side: int) -> Thumbnail:
+    place = PurePosixPath(image.name)
+    if place.is_absolute() or ".." in place.parts:
+        return Thumbnail(problem="its name leaves the folder of images")
+    try:
+        decoded = decode_file(folder / place)
+    except BadImage as error:
+        return Thumbnail(problem="not there" if not (folder / place).exists() else str(error))
+    except ValueError:
+        return Thumbnail(problem="not there")  # a name with a null byte, which no file has
+    if decoded.sha256 != image.sha256:
+        return Thumbnail(problem="changed since it was extracted")
+    return make_thumbnail(decoded.rgb, side)

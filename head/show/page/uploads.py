@@ -1,0 +1,64 @@
+"""One image that is in no cache and no file: its bytes in, score, looks and a small picture of it out."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from featcache.images import decode_bytes
+from featcache.views import Box, view_of
+
+from ...data import EVAL_VIEW
+from ...predict import Predictor
+from .gallery import looks
+from .packed import PackedMaps, Thumbnail, make_thumbnail, pack_maps
+
+SIDE = 640  # pixels of the picture that is sent back
+
+
+@dataclass(frozen=True)
+class LiveResult:
+    """An image's score, its steps (T) and maps, the box of the upright image that the head saw, and a picture of it.
+
+    in_training says that the head was trained on this very file; None that nobody knows. size is in pixels.
+    """
+
+    score: float
+    steps: tuple[float, ...]
+    maps: PackedMaps | None
+    in_training: bool | None
+    size: tuple[int, int]
+    box: Box
+    picture: Thumbnail
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as a JSON object."""
+        return {
+            "score": self.score,
+            "steps": list(self.steps),
+            "maps": self.maps.as_json() if self.maps else None,
+            "in_training": self.in_training,
+            "size": list(self.size),
+            "box": list(self.box),
+            "picture": self.picture.as_text(),
+        }
+
+
+def predict_bytes(predictor: Predictor, data: bytes) -> LiveResult:
+    """Return what `Predictor.predict` says of a file with these bytes; nothing of them is written anywhere.
+
+    Raises `BadImage` if they are no image, or one whose declared size is too large to be decoded, and `BadInput` if
+    the backbone makes nothing of it.
+    """
+    decoded = decode_bytes(data)
+    run, found = predictor.run, predictor(np.asarray(decoded.rgb))
+    width, height = decoded.rgb.size
+    return LiveResult(
+        score=float(found),
+        steps=found.step_scores,
+        maps=pack_maps(found.attention) if found.attention is not None and looks(run) else None,
+        in_training=None if run.imported else decoded.sha256 in predictor.head.train_images,
+        size=(width, height),
+        box=view_of(run.recipe.view_recipe, "", EVAL_VIEW, width=width, height=height).box,
+        picture=make_thumbnail(decoded.rgb, SIDE),
+    )
