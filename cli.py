@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import click
 
-from commandline import export, figures, heads, pages, store
+from commandline import export, fetch, figures, heads, pages, store
 from commandline.options import tell
 from featcache.errors import FeatcacheError, ResourceError, StorageError
 
@@ -66,11 +66,11 @@ def main() -> None:
     Extract features once (extract), fit attention heads to them in minutes (train-head), evaluate them in
     batch (score-cache), and use them on new images (predict). Exit status: 0 done, 1 a bug, 2 usage,
     3 bad input data, 4 cache incomplete, 5 corrupt file, 6 fingerprint or version mismatch, 7 locked,
-    8 storage, 9 memory or device, 10 hostile file refused, 130 or 143 interrupted.
+    8 storage, 9 memory, device or network, 10 hostile file refused, 130 or 143 interrupted.
     """
 
 
-for _module in (store, heads, figures, pages, export):
+for _module in (store, heads, figures, pages, export, fetch):
     for _command in vars(_module).values():
         if isinstance(_command, click.Command):
             main.add_command(_command)

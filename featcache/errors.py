@@ -70,7 +70,7 @@ class StorageError(FeatcacheError, OSError):
 
 
 class ResourceError(FeatcacheError, MemoryError):
-    """Memory or a device that is missing or exhausted (exit 9)."""
+    """Memory, a device or a network that is missing or exhausted (exit 9)."""
 
     exit_code = 9
 
