@@ -8,7 +8,9 @@ import itertools
 import re
 import shlex
 import shutil
+import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,7 +80,24 @@ def run(arguments: list[str], *, address: str = "") -> None:
     if given[0] == "extract":
         given += [] if "--image-size" in given else SMALL
         given += [] if "--weights" in given or "efficientnet_lite0" in given else ["--weights", "random"]
-    amnet(*given)
+    if given[0] == "explore":
+        serve_and_stop(given)
+    else:
+        amnet(*given)
+
+
+def serve_and_stop(arguments: list[str]) -> None:
+    """Run a command that serves until Ctrl-C, and end it so, once it says where."""
+    command = [sys.executable, str(ROOT / "cli.py"), *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=_interruptible) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("http://127.0.0.1:")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) in (0, 130)  # 130 if it is not quite ready
+
+
+def _interruptible() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def run_all(document: str, *, address: str = "") -> None:
