@@ -16,6 +16,8 @@ from .options import DIRECTORY, JSON, show, tell
 @click.option("--against", metavar="NAME",
               help="Row that others are compared with.  [default: of those with most splits the one of best "
               "validation rho]")  # fmt: skip
+@click.option("--root", type=DIRECTORY, metavar="DIR",
+              help="The dataset's folder, or that of a CSV's paths.  [default: where extract found it]")  # fmt: skip
 @click.option("--out", type=DIRECTORY, default=Path("figures"), show_default=True, help="Folder for NAME.png and .svg.")
 @JSON
 def figures(cache: Path | None, out: Path, as_json: bool, **options: Any) -> None:
@@ -35,7 +37,7 @@ def figures(cache: Path | None, out: Path, as_json: bool, **options: Any) -> Non
 
     opened = open_cache(find_cache(cache))
     found = evaluate(opened, options["runs"], splits=options["split"], part=options["part"], against=options["against"])
-    parts = [draw_all(opened, found), draw_examples(opened, found)] if found.scored else []
+    parts = [draw_all(opened, found), draw_examples(opened, found, root=options["root"])] if found.scored else []
     drawings = [drawing for part in parts for drawing in part.drawings]
     left_out = [reason for part in parts for reason in part.left_out]
     files = save(drawings, out)

@@ -11,7 +11,7 @@ from .options import DEVICE, DIRECTORY, FILE, HEAD, JSON, progress_bar, show, te
 @click.option("--cache", type=DIRECTORY, help="Cache to read.  [default: the only one in cache/]")
 @click.option("--runs", type=DIRECTORY, default=Path("runs"), show_default=True, help="Runs, or a folder of some.")
 @click.option("--root", type=DIRECTORY, metavar="DIR",
-              help="The dataset's folder, which holds images/.  [default: where extract found it]")  # fmt: skip
+              help="The dataset's folder, or that of a CSV's paths.  [default: where extract found it]")  # fmt: skip
 @click.option("--split", default="all", show_default=True, metavar="K,...|all", help="Splits to report.")
 @click.option("--part", default="test", show_default=True, type=click.Choice(["train", "val", "test"]))
 @click.option("--head", metavar="NAME",

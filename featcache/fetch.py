@@ -7,7 +7,7 @@ import hashlib
 import os
 import re
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -74,6 +74,11 @@ def fetch(
     work = root / WORK
     if _is_there(root) and not work.exists():
         return _already(name, root)
+    kept = root / _file_name(url).partition("-")[2] if keep else None
+    if kept is not None and (os.path.lexists(kept) or kept.name in (*FOLDERS, WORK)):
+        raise InvalidSettings(
+            f"--keep: the archive would be {kept}, which is taken; move that away, or omit --keep"
+        )
     if not work.exists():
         _refuse_half(root)
     make_folder(work)
@@ -86,8 +91,8 @@ def fetch(
         else:
             _refuse_half(root)
             found = _make(name, root, url, file, sha256, patience, limits, on_progress)
-        archive = _tidy(work, root, keep)
-    return Fetched(**{**vars(found), "archive": archive})
+        archive = _tidy(work, work / _file_name(url) if url else None, kept)
+    return replace(found, archive=archive)
 
 
 def _make(
@@ -222,17 +227,16 @@ def _put_in_place(ready: Path, root: Path) -> None:
                 sync_folder(root)
 
 
-def _tidy(work: Path, root: Path, keep: bool) -> Path | None:
-    """Remove the work folder; with keep, move the archive to root first and return where it is."""
-    kept = None
-    for archive in sorted(work.glob("*-*.json")) if keep else []:
-        if (whole := archive.with_suffix("")).is_file():
-            kept = root / whole.name.partition("-")[2]
-            with storage_errors(kept):
-                whole.replace(kept)
+def _tidy(work: Path, archive: Path | None, kept: Path | None) -> Path | None:
+    """Remove the work folder; the archive is first moved to kept, if it is to be, and its place returned."""
+    if archive is None or kept is None or not archive.is_file():
+        kept = None
+    else:
+        with storage_errors(kept):
+            os.link(archive, kept)  # unlike a rename, never in the place of another file
     with storage_errors(work):
         shutil.rmtree(work)
-        sync_folder(root)
+        sync_folder(work.parent)
     return kept
 
 

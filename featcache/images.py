@@ -62,18 +62,18 @@ def decode_file(path: Path) -> DecodedImage:
     return decode_bytes(_read(path))
 
 
-def decode_bytes(data: bytes) -> DecodedImage:
-    """Return the pixels of an image file's bytes; raise `BadImage`."""
+def decode_bytes(data: bytes, *, most_pixels: int = MOST_PIXELS) -> DecodedImage:
+    """Return the pixels of an image file's bytes; raise `BadImage`, for one of more pixels before it is decoded."""
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise BadImage("truncated", "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is on, which fills missing rows with grey")
-    return DecodedImage(rgb_of(_open_header(data)), hashlib.sha256(data).hexdigest())
+    return DecodedImage(rgb_of(_open_header(data), most_pixels=most_pixels), hashlib.sha256(data).hexdigest())
 
 
-def rgb_of(image: Image.Image) -> Image.Image:
+def rgb_of(image: Image.Image, *, most_pixels: int = MOST_PIXELS) -> Image.Image:
     """Return an image as one of mode 'RGB', upright, as the head of this module states; raise `BadImage`."""
     width, height = image.size
-    if width * height > MOST_PIXELS:
-        raise BadImage("too-large", f"{width} x {height} pixels; at most {MOST_PIXELS:,} are decoded")
+    if width * height > most_pixels:
+        raise BadImage("too-large", f"{width} x {height} pixels; at most {most_pixels:,} are decoded")
     if not width * height or max(width, height) > MOST_ELONGATED * min(width, height):
         raise BadImage("degenerate", f"{width} x {height} pixels")
     try:
@@ -152,7 +152,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _sixteen_bit_to_rgb(image: Image.Image) -> Image.Image:
-    values = np.asarray(image).astype(np.int64)
+    values = np.asarray(image).astype(np.int32)
     if values.min() < 0 or values.max() > 65535:
         raise BadImage("unsupported", "integer pixels of more than 16 bits")
     values[values == image.info.get("transparency", -1)] = 65535  # the one transparent grey of a PNG

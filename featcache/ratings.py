@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import io
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ Splits = dict[str, dict[str, list[Line]]]
 class _Row(NamedTuple):
     line: Line
     parts: dict[str, str]  # by split
+    written: str  # the path as it stands in the table
 
 
 def read_ratings(table: Path, problems: list[str], *, folder: Path) -> tuple[Path, Splits, tuple[str, ...]]:
@@ -58,7 +60,7 @@ def read_ratings(table: Path, problems: list[str], *, folder: Path) -> tuple[Pat
     problems += [f"{row.line.place}: {problem}" for row in named if (problem := name_problem(row.line.name))]
     used = {"path", "score", *(name for name in columns if _SPLIT_COLUMN.fullmatch(name))}
     ignored = tuple(name for name in header if name.strip().lower() not in used)
-    return images, _listed(named, splits) if splits else _drawn([row.line for row in named]), ignored
+    return images, _listed(named, splits) if splits else _drawn(named), ignored
 
 
 def _read(table: Path) -> tuple[list[str], Iterator[tuple[str, list[str]]]]:
@@ -69,7 +71,7 @@ def _read(table: Path) -> tuple[list[str], Iterator[tuple[str, list[str]]]]:
         raise BadInput(f"{table}: not UTF-8 text (byte {error.start}); save it as CSV in UTF-8") from error
     except OSError as error:
         raise BadInput(f"{table}: cannot be read: {error.strerror}; a table of ratings has {_COLUMNS}") from error
-    reader = csv.reader(text.splitlines(keepends=True), strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     rows = []
     try:
         for cells in reader:
@@ -87,8 +89,8 @@ _COLUMNS = "a header with the columns path, score and, if wanted, split, separat
 
 def _check_header(table: Path, header: Sequence[str], columns: Mapping[str, int]) -> None:
     missing = [name for name in ("path", "score") if name not in columns]
-    if missing or len(columns) != len(header):
-        what = f"no column {' and no column '.join(missing)}" if missing else "a column twice"
+    if missing or len(columns) != len(header) or {"split", "split_1"} <= set(columns):
+        what = f"no column {' and no column '.join(missing)}" if missing else "a column twice (split is split_1)"
         raise BadInput(f"{table}:1: {what} in {shown(','.join(header))}; expected {_COLUMNS}")
 
 
@@ -107,7 +109,7 @@ def _row(
     for part in parts.values():
         if part not in PARTS:
             return f"the part of {shown(path)} is not train, val or test: {shown(part)}"
-    return _Row(Line(place, _absolute(folder / path), score), parts)
+    return _Row(Line(place, _absolute(folder / path), score), parts, path)
 
 
 def _absolute(path: Path) -> str:
@@ -131,11 +133,12 @@ def _listed(rows: Sequence[_Row], splits: Mapping[str, int]) -> Splits:
     return found
 
 
-def _drawn(lines: Sequence[Line]) -> Splits:
-    """Return splits drawn from names: images in order of a digest of split and name, test first, then val."""
+def _drawn(rows: Sequence[_Row]) -> Splits:
+    """Return splits drawn from paths as written: in order of a digest of split and path, test first, then val."""
     found: Splits = {}
     for split in map(str, range(1, DRAWN_SPLITS + 1)):
-        order = sorted(lines, key=lambda line, split=split: _digest(f"{split} {line.name}"))  # type: ignore[misc]
+        ranked = sorted((_digest(f"{split} {row.written}"), row.line) for row in rows)
+        order = [line for _, line in ranked]
         test = max(_FEWEST, round(TEST_SHARE * len(order)))
         val = round(VAL_SHARE * len(order))
         val = val if val >= _FEWEST else 0  # too few to select by; training holds some of train out instead

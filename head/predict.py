@@ -171,7 +171,7 @@ class Predictor:
         path = Path(image) if isinstance(image, str | Path) else None
         try:
             decoded = _decoded(image)
-        except BadImage as error:
+        except (BadImage, InvalidSettings) as error:
             return _Loaded(Prediction(path, problem=str(error)))
         view = load_decoded(decoded, "" if path is None else path.name, (0, 1), self.run.recipe).pixels[0]
         return _Loaded(Prediction(path), view, decoded.sha256)

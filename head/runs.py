@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from featcache.encoding import Constants
 from featcache.errors import CacheIncomplete, CorruptFile, InvalidSettings, Mismatch
 from featcache.files import canonical_json, digest_of_file, read_json, write_durably
+from featcache.manifest import LARGEST_BATCH
 from featcache.recipe import Recipe, recipe_from_json
 
 from .history import HISTORY_NAME
@@ -166,6 +167,9 @@ def read_run(folder: str | Path) -> Run:
     missing += ["result"] if "imported" in config and "result" not in config else []  # it is written last, with it
     if missing:
         raise CorruptFile(f"{path}: lacks {', '.join(missing)}; {again}")
+    batch_size = config["batch_size"]
+    if not isinstance(batch_size, int) or not 1 <= batch_size <= LARGEST_BATCH:
+        raise CorruptFile(f"{path}: batch_size must be 1 to {LARGEST_BATCH}, found {batch_size!r}; {again}")
     return Run(folder, config)
 
 

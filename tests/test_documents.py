@@ -113,7 +113,11 @@ def test_every_command_of_the_readme_works(desk: Path) -> None:
     assert named > {"extract", "train-head", "score-cache", "report", "predict", "import-head", "verify-cache"}
     with running_cluster(1) as cluster:
         run_all("README.md", address=cluster.address)
-    for written in ("report.html", "scores.csv", "maps/x.jpg.npy", "maps/x.jpg.png", "cache/all/manifest.json"):
+    page = (desk / "report.html").read_text()
+    assert page.count('"picture":"UklGR') > 10  # WebP
+    assert "have no picture" not in page
+    assert '"problem":"not there' not in page
+    for written in ("scores.csv", "maps/x.jpg.npy", "maps/x.jpg.png", "cache/all/manifest.json"):
         assert (desk / written).is_file(), written
 
 
@@ -139,7 +143,7 @@ def test_what_the_readme_asks_make_and_pip_for_is_there() -> None:
     assert targets >= {"demo", "test", "check"}
     for target in targets:
         subprocess.run(["make", "-n", target], cwd=ROOT, check=True, capture_output=True)
-    extras = set(re.findall(r"pip install '\.\[(\w+)\]'", text))
+    extras = {extra for found in re.findall(r"pip install '\.\[([\w,]+)\]'", text) for extra in found.split(",")}
     assert extras
     configuration = (ROOT / "setup.cfg").read_text(encoding="utf-8")
     assert not {extra for extra in extras if f"\n{extra} =\n" not in configuration}

@@ -12,11 +12,10 @@ from typing import Any
 
 import pytest
 import safetensors.torch
-from click.testing import CliRunner
+from command_line import amnet
 from reference_published import random_checkpoint
 
 import head.share.export as share
-from commandline.export import export_head as command
 from featcache.cache import open_cache
 from featcache.errors import CacheIncomplete, CorruptFile, InvalidSettings, Mismatch, StorageError
 from head.import_head import import_head
@@ -215,13 +214,12 @@ def test_an_export_that_breaks_off_leaves_no_run_and_can_be_made_again(
 @pytest.mark.usefixtures("no_graphs")
 def test_the_command_prints_each_file_or_json(tiny_runs: Path, tmp_path: Path) -> None:
     arguments = ["--head", str(tiny_runs / "tiny" / "plain" / "split-1"), "--out", str(tmp_path / "out"), "--no-model"]
-    done = CliRunner().invoke(command, arguments)
-    assert done.exit_code == 0, done.exception
+    done = amnet("export-head", *arguments)
     lines = done.stdout.splitlines()
     assert lines[0].startswith(f"{tmp_path / 'out'}: plain, fingerprint ")
     assert re.search(r"head\.onnx +[\d,]+ bytes  differs from torch by .*e-\d\d at most", done.stdout)
     assert done.stderr == ""
-    found = json.loads(CliRunner().invoke(command, [*arguments, "--json"]).stdout)
+    found = json.loads(amnet("export-head", *arguments, "--json").stdout)
     assert set(found["files"]) == {"README.md", "config.json", "head.onnx", "head.safetensors"}
     assert found["differences"]["head.onnx"] < 1e-4
 

@@ -178,6 +178,17 @@ def test_the_archive_is_kept_where_that_is_asked_for(tmp_path: Path) -> None:
     assert files_in(tmp_path / "root") == FILES | {"lamem_v1.tar": TAR}
 
 
+@pytest.mark.parametrize("taken", ["lamem.tar", "images"])
+def test_a_file_of_the_users_is_not_replaced_by_the_archive(tmp_path: Path, taken: str) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    if taken != "images":
+        (root / taken).write_text("mine")
+    with pytest.raises(InvalidSettings, match=f"--keep: the archive would be {root / taken}, which is taken"):
+        fetch("lamem", root, url=f"http://127.0.0.1:9/{taken}", keep=True)
+    assert [path.read_text() for path in root.iterdir()] == ["mine"] * (taken != "images")
+
+
 def test_a_digest_that_was_given_is_checked(tmp_path: Path) -> None:
     right, wrong = hashlib.sha256(TAR).hexdigest(), "0" * 64
     served = Served(TAR)

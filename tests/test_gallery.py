@@ -21,7 +21,7 @@ from head.rows import rows_of
 from head.runs import load_head, read_run
 from head.show.page.gallery import Gallery, find_row, gallery_of, looks, maps_of, shown_row
 from head.show.page.packed import Thumbnail, pack_maps
-from head.show.page.thumbnails import images_folder, thumbnails_of
+from head.show.page.thumbnails import SMALLEST_SIDE, images_folder, thumbnails_of
 
 
 @pytest.fixture(scope="module")
@@ -78,16 +78,16 @@ def test_maps_are_those_of_the_head_to_a_level(cache: FeatureCache, runs: Path, 
         assert packed.levels.shape == (3, 4, 4)
         unpacked = packed.low + packed.levels.astype(float) / 255 * (packed.high - packed.low)
         np.testing.assert_allclose(unpacked.reshape(3, 16), wanted, atol=(packed.high - packed.low) / 509)
-        assert (packed.levels.min(), packed.levels.max()) == (0, 255)
+        assert (packed.low, packed.high) == (0, pytest.approx(max(2 / 16, float(wanted.max()))))
 
 
 def test_packed_maps_are_in_units_of_an_even_share() -> None:
     maps = np.full((2, 3, 5), 1 / 15, np.float32)
     maps[1, 2, 4] = 2 / 15
     packed = pack_maps(maps).as_json()
-    assert (packed["shape"], packed["low"], packed["high"]) == ([2, 3, 5], 1, 2)
-    assert base64.b64decode(packed["levels"]) == bytes(29) + b"\xff"
-    assert not pack_maps(maps[:1]).levels.any()
+    assert (packed["shape"], packed["low"], packed["high"]) == ([2, 3, 5], 0, 2)
+    assert base64.b64decode(packed["levels"]) == b"\x80" * 29 + b"\xff"
+    assert np.ptp(pack_maps(maps[:1] * (1 + 1e-4 * np.arange(15).reshape(3, 5))).levels) == 0  # noise is one colour
 
 
 def test_a_head_without_attention_looks_nowhere(cache: FeatureCache, runs: Path) -> None:
@@ -199,8 +199,18 @@ def test_a_picture_is_of_the_file_that_was_extracted_or_there_is_none(
 
 
 def test_a_root_without_images_is_refused(cache: FeatureCache, tmp_path: Path) -> None:
-    with pytest.raises(InvalidSettings, match="--root .*: no images/ folder in it; name the folder of the dataset"):
+    with pytest.raises(InvalidSettings, match="--root .*: .*/images is no folder; name the one that the dataset is in"):
         images_folder(cache, tmp_path)
+
+
+@pytest.mark.parametrize("budget", [0, -5])
+def test_pictures_are_as_small_as_they_can_be_where_there_is_no_room(
+    cache: FeatureCache, tiny_dataset: Path, tmp_path: Path, budget: int
+) -> None:
+    images = cache.images[:3]
+    for thumbnail in thumbnails_of(images, tiny_dataset / "images", budget=budget):
+        assert max(opened(thumbnail).size) == SMALLEST_SIDE
+    assert all(one.problem for one in thumbnails_of(images, tmp_path, budget=budget))  # and none at all is no error
 
 
 def test_entries_are_json_without_nan(gallery: Gallery) -> None:

@@ -285,7 +285,7 @@ def test_a_pillow_image_is_turned_and_flattened_as_its_file_would_be(predictor: 
     ],
 )
 def test_an_array_that_is_no_image_is_refused(predictor: Predictor, array: Any, found: str) -> None:
-    with pytest.raises(InvalidSettings, match=f"must be uint8 .*, found {found}"):
+    with pytest.raises(BadInput, match=f"image 0: .* must be uint8 .*, found {found}"):
         predictor(array)
 
 
@@ -293,10 +293,11 @@ def test_every_image_that_cannot_be_scored_is_listed(predictor: Predictor, image
     (tmp_path / "text.jpg").write_text("text")
     good = next(images.glob("*.jpg"))
     with pytest.raises(BadInput) as raised:
-        predictor([good, tmp_path / "text.jpg", np.zeros((1, 500, 3), np.uint8)])
-    assert str(raised.value).splitlines()[1:3] == [
+        predictor([good, tmp_path / "text.jpg", np.zeros((1, 500, 3), np.uint8), np.zeros((9, 9))])
+    assert str(raised.value).splitlines()[1:4] == [
         f"  {tmp_path / 'text.jpg'}: unidentified: not one of JPEG, PNG, WEBP, BMP, GIF, TIFF",
         "  image 2: degenerate: 500 x 1 pixels",
+        "  image 3: an image's array must be uint8 (H, W, 3), (H, W, 4) or (H, W), found float64 (9, 9)",
     ]
     with pytest.raises(BadInput, match=r"gone\.jpg: unreadable"):
         predictor(tmp_path / "gone.jpg")

@@ -148,3 +148,25 @@ def test_a_file_that_is_no_table_says_what_one_is(tmp_path: Path, data: bytes, p
 def test_a_table_that_is_not_there_is_bad_input(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="mine.csv: cannot be read: No such file or directory; a table of ratings has a"):
         open_dataset(str(tmp_path / "mine.csv"))
+
+
+def test_a_line_ends_where_csv_ends_it(tmp_path: Path) -> None:
+    text = 'path,score,caption\na.jpg,1,"one\u2028two\x0bthree"\nb.jpg,2,\x85\n'
+    assert open_dataset(write(tmp_path, text, images=("a.jpg", "b.jpg"))).names == ("a.jpg", "b.jpg")
+
+
+def test_split_and_split_1_are_the_same_column(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="mine.csv:1: a column twice"):
+        open_dataset(write(tmp_path, "path,score,split,split_1\na.jpg,1,train,test\n", images=("a.jpg",)))
+
+
+def test_an_image_elsewhere_moves_no_others(tmp_path: Path) -> None:
+    home, images = tmp_path / "mine", tuple(f"{k}.jpg" for k in range(60))
+    text = "path,score\n" + "".join(f"{image},1\n" for image in images)
+    home.mkdir()
+    before = parts(open_dataset(write(home, text, images=images)))
+    (tmp_path / "other.jpg").touch()
+    after = parts(open_dataset(write(home, text + "../other.jpg,1\n")))
+    part_of = {f"mine/{image}": part for part, lines in before.items() for image, _ in lines}
+    moved = [image for part, lines in after.items() for image, _ in lines if part_of.get(image, part) != part]
+    assert len(moved) <= 2

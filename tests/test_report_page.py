@@ -415,7 +415,7 @@ def test_what_names_nothing_is_refused_before_anything_is_scored(
     runs = Path(shutil.copytree(tiny_runs, tmp_path / "runs"))
     arguments = ["report", "--cache", cache.path, "--runs", runs, "--out", tmp_path / "page.html"]
     for options, message in (
-        (["--root", tmp_path], "no images/ folder in it"),
+        (["--root", tmp_path], "images is no folder; name the one that the dataset is in"),
         (["--head", "ridge"], "--head ridge: no such row; name one of paper, plain"),
         (["--against", "ridge"], "--against ridge: no such row"),
         (["--images", "0"], "--images must be 1 to 10,000, found 0"),
@@ -435,6 +435,8 @@ def test_a_run_that_cannot_be_scored_is_told_and_the_page_has_the_others(
     done = amnet("report", "--cache", cache.path, "--runs", runs, "--out", page, status=5)
     assert "missing or damaged" in done.stderr
     assert "missing or damaged" in page.read_text()
+    assert str(tmp_path) not in page.read_text()  # a page is passed on
+    assert str(cache.path.parent) not in page.read_text()
     shutil.rmtree(runs / "tiny" / "paper")
     page.unlink()
     amnet("report", "--cache", cache.path, "--runs", runs, "--out", page, status=5)

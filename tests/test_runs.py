@@ -233,3 +233,10 @@ def test_a_name_that_no_folder_can_have_is_refused() -> None:
     check_name("x" * 255)
     with pytest.raises(InvalidSettings, match="at most 255 bytes, give a shorter --name than 'xxx"):
         check_name("x" * 256)
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 10**9, "16", None])
+def test_a_batch_that_no_machine_computes_is_refused(run_folder: Path, batch_size: object) -> None:
+    change_config(run_folder, lambda config: config.update(batch_size=batch_size))
+    with pytest.raises(CorruptFile, match="batch_size must be 1 to 4096, found"):
+        read_run(run_folder)

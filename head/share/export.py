@@ -89,10 +89,11 @@ def export_head(
             graphs[MODEL_GRAPH] = model_graph(run, head, extractor, backbone)
     files |= {name: graph.data for name, graph in graphs.items()}
     what = {name: _WHAT[name] for name in (CONFIG_NAME, *files, CARD_NAME)}
-    files[CARD_NAME] = model_card(run, head, CardFacts(license_id, what, scores)).encode()
+    differences = {name: graph.difference for name, graph in graphs.items()}
+    files[CARD_NAME] = model_card(run, head, CardFacts(license_id, what, scores, differences)).encode()
     config = {**run.config, "weights_source": BACKBONE_NAME} if carried else run.config
     exported = _write(out, run, files, config)
-    return Exported(exported, _sizes(out), {name: graph.difference for name, graph in graphs.items()})
+    return Exported(exported, _sizes(out), differences)
 
 
 def networks_of(run: Run, weights: str | None = None) -> tuple[Extractor, Backbone]:

@@ -1,5 +1,7 @@
 """Attention maps of a few images of low, middle and high score, over the photographs that the cache was made of."""
 
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -22,10 +24,11 @@ from .style import check_matplotlib, shortened
 _EACH = 2  # images of low, of middle and of high score
 
 
-def draw_examples(cache: FeatureCache, evaluation: Evaluation) -> Drawings:
+def draw_examples(cache: FeatureCache, evaluation: Evaluation, *, root: Path | None = None) -> Drawings:
     """Return maps over images, lowest predicted score first, and for images that were left out, why.
 
-    The head is that of the first run of the first row that attends. Raises `InvalidSettings` without matplotlib.
+    root is where the dataset is now, if it has moved. The head is that of the first run of the first row that attends.
+    Raises `InvalidSettings` without matplotlib.
     """
     check_matplotlib()
     scored = next((one for row in evaluation.rows for one in row.scored if _may_attend(one)), None)
@@ -33,17 +36,17 @@ def draw_examples(cache: FeatureCache, evaluation: Evaluation) -> Drawings:
     if scored is None or head is None or not has_maps(head.module):
         return Drawings([], ["attention maps: no head here has attention"])
     rows = {image.name: row for row, image in enumerate(cache.images)}
-    found, absent = Drawings([], []), []
+    found, absent, folder = Drawings([], []), [], images_of(cache.manifest.source, root)
     for number, place in enumerate(chosen(scored.prediction).tolist(), start=1):
         row = rows[scored.names[place]]
         try:
-            picture = _picture(cache, row)
+            picture = _picture(cache, row, folder)
         except BadImage as error:
             absent.append(f"{cache.images[row].name} ({error})")
             continue
         found.drawings.append(_drawing(cache, scored, head, picture, place=place, row=row, name=f"attention-{number}"))
     if absent:
-        found.left_out.append(f"attention maps: {', '.join(absent)}; looked for in {images_of(cache.manifest.source)}")
+        found.left_out.append(f"attention maps: {', '.join(absent)}; looked for in {folder}")
     return found
 
 
@@ -63,10 +66,10 @@ def _may_attend(one: Scored) -> bool:
     return settings.get("head", "amnet") == "amnet" and bool(settings.get("attention", True))
 
 
-def _picture(cache: FeatureCache, row: int) -> Image.Image:
+def _picture(cache: FeatureCache, row: int, folder: Path) -> Image.Image:
     """Return the photograph of a row; raise `BadImage` if it is not there any more, or another."""
     image = cache.images[row]
-    decoded = decode_file(images_of(cache.manifest.source) / image.name)
+    decoded = decode_file(folder / image.name)
     if decoded.sha256 != image.sha256:
         raise BadImage("changed", "not the file that was extracted")
     return decoded.rgb

@@ -14,7 +14,7 @@ from PIL import Image
 from featcache.errors import BadInput, InvalidSettings
 from featcache.views import Box, ViewRecipe, view_of
 
-from .style import GREY, INK, WIDTH, new_figure, shortened, styled
+from .style import GREY, INK, LEAST_SCALE, WIDTH, new_figure, shortened, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,7 +25,6 @@ COLOURS = "viridis"  # perceptually uniform, and as good to colour-blind readers
 OPACITY = 0.65  # of a map over the image in grey
 CONTRAST = 0.6  # of that grey, so that colours keep their lightness
 DIMMED = 0.3  # how much is left of what the head did not see
-LEAST_SCALE = 2.0  # so that uniform attention is one even colour, and noise around it is not blown up
 _BAR, _LABELS, _TITLE, _GAP = 1.0, 0.42, 0.32, 0.06  # inches beside, below, above and between images
 _LEAST_SIDE = 0.9  # inches, of a panel: as its labels need
 _LONGEST_SIDE = 512  # pixels of the image as it is drawn

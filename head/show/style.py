@@ -28,6 +28,7 @@ PALETTE = (BLUE, ORANGE, GREEN, PURPLE, RED, SKY)
 GREY = "#8c8c8c"
 INK = "#1a1b1c"  # becomes currentColor in an SVG, so nothing else may have it
 WIDTH = 8.0  # inches
+LEAST_SCALE = 2.0  # top of a map's colours, in even shares: noise around an even share is not blown up
 MOST_HEADS = 6  # panels of a figure
 _STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so it is everywhere the same

@@ -11,12 +11,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from featcache.errors import FeatcacheError
 
@@ -41,23 +42,17 @@ def explore_app(page: str, predict: Callable[[bytes], dict[str, Any]], *, host: 
     predict is called in a thread, once at a time; its `FeatcacheError` becomes an answer of status 422. host is what
     the application is bound to, so that its name is let in.
     """
-    queue = _Queue(predict)
+    queue, encoded = _Queue(predict), page.encode()
 
     async def show(request: Request) -> Response:
-        return HTMLResponse(page)
+        return HTMLResponse(encoded)
 
     async def take(request: Request) -> Response:
         return JSONResponse(await queue.answer(request))
 
-    async def guard(request: Request, call_next: RequestResponseEndpoint) -> Response:
-        problem = refusal(request.method, dict(request.headers), host)
-        response = _problem(*problem) if problem else await call_next(request)
-        response.headers.update(_HEADERS)
-        return response
-
     return Starlette(
         routes=[Route("/", show, methods=["GET"]), Route("/predict", take, methods=["POST"])],
-        middleware=[Middleware(BaseHTTPMiddleware, dispatch=guard)],
+        middleware=[Middleware(_Guard, host=host)],
         exception_handlers={HTTPException: _refused, Exception: _failed},
     )
 
@@ -78,6 +73,24 @@ def refusal(method: str, headers: dict[str, str], host: str) -> tuple[int, str] 
     return None
 
 
+class _Guard:
+    """Answers requests that are not of our own page itself, and puts this program's headers on every answer."""
+
+    def __init__(self, app: ASGIApp, *, host: str) -> None:
+        self._app, self._host = app, host
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(_HEADERS)
+            await send(message)
+
+        request = Request(scope)
+        problem = refusal(request.method, dict(request.headers), self._host)
+        answer = _problem(*problem) if problem else self._app
+        await answer(scope, receive, send_with_headers)
+
+
 class _Queue:
     """Uploads that wait, and the one that is predicted."""
 
@@ -93,9 +106,11 @@ class _Queue:
         try:
             data = await _body(request)
             async with self._one:
-                return await asyncio.to_thread(self._predict, data)
+                return await asyncio.shield(asyncio.to_thread(self._predict, data))
         except FeatcacheError as error:
             raise HTTPException(422, str(error)) from error
+        except asyncio.CancelledError as error:  # the server ends, and does not wait for the thread
+            raise HTTPException(503, "this program is ending") from error
         except MemoryError as error:
             raise HTTPException(422, "the image does not fit into memory") from error
         finally:

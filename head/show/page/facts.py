@@ -1,5 +1,6 @@
 """What a page knows of a cache, of its runs and of their scores, as JSON objects."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from featcache.cache import FeatureCache
@@ -26,16 +27,27 @@ def cache_facts(cache: FeatureCache) -> dict[str, Any]:
     }
 
 
-def score_facts(evaluation: Evaluation) -> dict[str, Any]:
-    """Return the table of scores, best validation rho first, its comparisons, and what was left out and why."""
+def score_facts(evaluation: Evaluation, cache: FeatureCache) -> dict[str, Any]:
+    """Return the table of scores, best validation rho first, its comparisons, and what was left out and why.
+
+    Folders above those of runs and cache are left out of messages: a page is passed on.
+    """
+    above = {str(run.folder.parents[2]) for run in evaluation.runs if len(run.folder.parents) > 2}
+    above |= {str(cache.path.parent), str(cache.path.resolve().parent)}
     compared = {one.name: one.as_json() for one in evaluation.comparisons}
     return {
         "part": evaluation.scored[0].part,
         "against": evaluation.comparisons[0].against if evaluation.comparisons else None,
         "correction": CORRECTION,
         "rows": [_row_facts(row, compared.get(row.name)) for row in evaluation.rows],
-        "problems": [*map(str, evaluation.errors), *evaluation.warnings()],
+        "problems": [_without(above, text) for text in (*map(str, evaluation.errors), *evaluation.warnings())],
     }
+
+
+def _without(folders: Iterable[str], text: str) -> str:
+    for folder in sorted(folders, key=len, reverse=True):
+        text = text.replace(f"{folder.rstrip('/')}/", "") if folder != "." else text
+    return text
 
 
 def run_facts(run: Run) -> dict[str, Any]:

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..style import LEAST_SCALE
+
 QUALITY = 78  # of WebP; 80 photographs at 320 pixels take 12 KB each
 
 
@@ -44,10 +46,12 @@ class Thumbnail:
 
 
 def pack_maps(maps: NDArray[np.float32]) -> PackedMaps:
-    """Round the maps of one image (T, H, W) to 256 levels between their least and their largest value."""
-    low, high = float(maps.min()), float(maps.max())
-    scaled = np.zeros(maps.shape) if low == high else (maps.astype(np.float64) - low) / (high - low)
-    return PackedMaps(np.rint(scaled * 255).astype(np.uint8), low, high)
+    """Round the maps of one image (T, H, W) to 256 levels from 0 to their largest value, or twice an even share.
+
+    A scale from the least to the largest value would make noise around an even share look like a decision.
+    """
+    high = max(float(maps.max()), LEAST_SCALE / (maps.shape[1] * maps.shape[2]))
+    return PackedMaps(np.rint(maps.astype(np.float64) / high * 255).astype(np.uint8), 0.0, high)
 
 
 def make_thumbnail(rgb: Image.Image, side: int) -> Thumbnail:

@@ -123,7 +123,7 @@ def report_data(
     images = [cache.images[row] for row in gallery.rows]
     data: dict[str, Any] = {
         "cache": cache_facts(cache),
-        "scores": score_facts(evaluation),
+        "scores": score_facts(evaluation, cache),
         "figures": _figures(cache, evaluation),
         "gallery": _gallery_data(cache, gallery, [Thumbnail()] * len(images)),
     }

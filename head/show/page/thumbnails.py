@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from featcache.cache import FeatureCache
 from featcache.cores import usable_threads
+from featcache.dataset import images_of
 from featcache.errors import BadImage, InvalidSettings
 from featcache.images import decode_file
 from featcache.layout import ImageRow
@@ -18,13 +19,14 @@ LARGEST_SIDE, SMALLEST_SIDE = 360, 48
 
 
 def images_folder(cache: FeatureCache, root: Path | None) -> Path:
-    """Return the folder of a cache's images: in the dataset's folder root, or where they were extracted from.
+    """Return the folder of a cache's images: of a dataset that is now in root, or where they were extracted from.
 
     Raises `InvalidSettings` if root is given and has none; the folder of extraction may be gone since.
     """
-    if root is not None and not (root / "images").is_dir():
-        raise InvalidSettings(f"--root {root}: no images/ folder in it; name the folder of the dataset")
-    return (root or Path(cache.manifest.source.get("root", ""))) / "images"
+    folder = images_of(cache.manifest.source, root)
+    if root is not None and not folder.is_dir():
+        raise InvalidSettings(f"--root {root}: {folder} is no folder; name the one that the dataset is in")
+    return folder
 
 
 def thumbnails_of(
@@ -34,7 +36,7 @@ def thumbnails_of(
 
     An image that is not there, cannot be read, or is not the file that was extracted has a problem instead.
     """
-    side = LARGEST_SIDE
+    side = LARGEST_SIDE if budget > 0 else SMALLEST_SIDE
     while True:
         found = _all_of(images, folder, side, on_progress)
         taken = sum(len(one.data) for one in found)

@@ -14,6 +14,7 @@ from .gallery import looks
 from .packed import PackedMaps, Thumbnail, make_thumbnail, pack_maps
 
 SIDE = 640  # pixels of the picture that is sent back
+MOST_PIXELS = 40_000_000  # of an upload: a small file may declare far more, and each takes some 30 bytes of memory
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def predict_bytes(predictor: Predictor, data: bytes) -> LiveResult:
     Raises `BadImage` if they are no image, or one whose declared size is too large to be decoded, and `BadInput` if
     the backbone makes nothing of it.
     """
-    decoded = decode_bytes(data)
+    decoded = decode_bytes(data, most_pixels=MOST_PIXELS)
     run, found = predictor.run, predictor(np.asarray(decoded.rgb))
     width, height = decoded.rgb.size
     return LiveResult(
