@@ -98,6 +98,5 @@ def explore(
         tell(*made.warnings)
         if not is_loopback(host):
             tell(f"warning: other machines can reach {host}, and whoever does can use this page")
-        listening.listen()
         show({"url": url_of(listening)} if as_json else url_of(listening))
         serve(made.app, listening)

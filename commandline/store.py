@@ -144,9 +144,7 @@ def merge_caches(out: Path, inputs: tuple[Path, ...], as_json: bool) -> None:
 @click.command("verify-cache")
 @click.option("--cache", type=DIRECTORY, help="Cache to check.  [default: the only one in cache/]")
 @click.option("--repair", is_flag=True, help="Extract damaged and missing rows again; sound shards stay as they are.")
-@click.option(
-    "--root", type=EXISTING_DIRECTORY, help="The dataset's folder, or a CSV's paths', if it has moved."
-)
+@click.option("--root", type=EXISTING_DIRECTORY, help="The dataset's folder, or a CSV's paths', if it has moved.")
 @click.option("--weights", type=EXISTING_FILE, help="Weights file of the backbone, if not where extract found it.")
 @DEVICE
 @JSON

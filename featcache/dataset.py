@@ -4,6 +4,7 @@ Knows nothing of pixels. A score belongs to (split, part, image): in LaMem the s
 score in another split.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,10 +137,17 @@ def _missing_images(images: Path, lines: list[Line]) -> list[str]:
         parent, _, base = name.rpartition("/")
         if parent not in present:
             folder = images / parent
-            present[parent] = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+            present[parent] = {entry.name for entry in _entries(folder) if not entry.is_dir()}
         if base not in present[parent]:
             problems.append(f"{line.place}: no such image: {images / name}")
     return problems
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as entries:
+        return list(entries)
 
 
 def _part(lines: list[Line], row_of: dict[str, int]) -> Part:

@@ -76,9 +76,7 @@ def fetch(
         return _already(name, root)
     kept = root / _file_name(url).partition("-")[2] if keep else None
     if kept is not None and (os.path.lexists(kept) or kept.name in (*FOLDERS, WORK)):
-        raise InvalidSettings(
-            f"--keep: the archive would be {kept}, which is taken; move that away, or omit --keep"
-        )
+        raise InvalidSettings(f"--keep: the archive would be {kept}, which is taken; move that away, or omit --keep")
     if not work.exists():
         _refuse_half(root)
     make_folder(work)

@@ -92,6 +92,7 @@ def image_of_array(array: NDArray[Any]) -> Image.Image:
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
         raise InvalidSettings(
             f"an image's array must be uint8 (H, W, 3), (H, W, 4) or (H, W), found {array.dtype} {array.shape}"
+            "; channels go last, floats have to be scaled to 0 to 255"
         )
     return Image.fromarray(np.ascontiguousarray(array))
 
@@ -99,8 +100,8 @@ def image_of_array(array: NDArray[Any]) -> Image.Image:
 def _read(path: Path) -> bytes:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO must not block
-    except OSError as error:
-        raise BadImage("unreadable", error.strerror or str(error)) from error
+    except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
+        raise BadImage("unreadable", getattr(error, "strerror", None) or str(error)) from error
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)

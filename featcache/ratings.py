@@ -16,6 +16,7 @@ DRAWN_SPLITS = 5
 TEST_SHARE, VAL_SHARE = 0.2, 0.1  # of the images, in a drawn split
 _SPLIT_COLUMN = re.compile(r"split(?:_(\w+))?")
 _FEWEST = 2  # images in a part that is to select an epoch
+_FEW = 5  # repeated images that are named one by one
 _AVERAGE = "average the scores of an image"
 
 Splits = dict[str, dict[str, list[Line]]]
@@ -41,18 +42,22 @@ def read_ratings(table: Path, problems: list[str], *, folder: Path) -> tuple[Pat
     splits = {match[1] or "1": columns[name] for name in columns if (match := _SPLIT_COLUMN.fullmatch(name))}
     _check_header(table, header, columns)
     found: list[_Row] = []
+    repeats: list[str] = []
     first: dict[str, str] = {}
     for place, cells in rows:
         row = _row(place, cells, columns, splits, folder, width=len(header))
         if isinstance(row, str):
             problems.append(f"{place}: {row}")
         elif row.line.name in first:
-            problems.append(
-                f"{place}: {shown(cells[columns['path']])} is already at {first[row.line.name]}; {_AVERAGE}"
-            )
+            repeats.append(f"{place}: {shown(row.written)} is already at {first[row.line.name]}; {_AVERAGE}")
         else:
             first[row.line.name] = place
             found.append(row)
+    if len(repeats) > _FEW:  # a table of raters, not a slip
+        repeats[_FEW:] = [
+            f"{table}: {len(repeats) + len(first):,} lines for {len(first):,} images; {_AVERAGE}, in one line"
+        ]
+    problems += repeats
     if not found and not problems:
         problems.append(f"{table}: no images below the header")
     images = _common_folder([row.line.name for row in found], Path(_absolute(folder)))
@@ -71,6 +76,12 @@ def _read(table: Path) -> tuple[list[str], Iterator[tuple[str, list[str]]]]:
         raise BadInput(f"{table}: not UTF-8 text (byte {error.start}); save it as CSV in UTF-8") from error
     except OSError as error:
         raise BadInput(f"{table}: cannot be read: {error.strerror}; a table of ratings has {_COLUMNS}") from error
+    start = text.lstrip().partition("\n")[0].strip()
+    for separator, called in ((";", "semicolons"), ("\t", "tabs")):
+        if separator in start and "," not in start:
+            raise BadInput(
+                f"{table}:1: separated by {called}, {shown(start)}; save it with commas, and numbers with points"
+            )
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     rows = []
     try:

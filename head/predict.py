@@ -159,6 +159,8 @@ class Predictor:
 
     def stream(self, images: Iterable[ImageLike]) -> Iterator[Prediction]:
         """Yield a prediction for each image, in order, as batches of them are scored; a bad one has its problem."""
+        if isinstance(images, str | Path | Image.Image | np.ndarray):
+            raise InvalidSettings("stream takes several images: a list of them, or Path(FOLDER).glob('*.jpg')")
         waiting: list[_Loaded] = []
         for image in images:
             waiting.append(self._load(image))

@@ -105,7 +105,9 @@ class TrainSettings:
 
 
 def settings_of(recipe: str = "paper", **given: Any) -> TrainSettings:
-    """Return the settings of a recipe with those changed that are given and not None."""
+    """Return the settings of a recipe with those changed that are given and not None; raise `InvalidSettings`."""
+    if unknown := [name for name in given if name not in TrainSettings.__dataclass_fields__]:
+        raise InvalidSettings(f"no such setting: {', '.join(unknown)}; see `head.settings.TrainSettings`")
     changes = {name: value for name, value in given.items() if value is not None}
     return TrainSettings(**{"recipe": recipe, **RECIPES.get(recipe, {}), **changes})
 
@@ -120,8 +122,8 @@ def problems_of(values: Mapping[str, Any]) -> list[str]:
         if name in values and values[name] not in choices[name]
     ]
     for name, (low, high) in _WHOLE.items():
-        if name in values and not low <= values[name] <= high:
-            problems.append(f"{option_of(name)} must be {low} to {high}, found {values[name]}")
+        if name in values and not (isinstance(values[name], int) and low <= values[name] <= high):
+            problems.append(f"{option_of(name)} must be {low} to {high}, found {values[name]!r}")
     for name, upper in _REAL.items():
         if name in values and not (math.isfinite(values[name]) and 0 <= values[name] <= upper):
             problems.append(f"{option_of(name)} must be a number from 0 to {upper}, found {values[name]}")

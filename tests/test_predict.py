@@ -297,7 +297,8 @@ def test_every_image_that_cannot_be_scored_is_listed(predictor: Predictor, image
     assert str(raised.value).splitlines()[1:4] == [
         f"  {tmp_path / 'text.jpg'}: unidentified: not one of JPEG, PNG, WEBP, BMP, GIF, TIFF",
         "  image 2: degenerate: 500 x 1 pixels",
-        "  image 3: an image's array must be uint8 (H, W, 3), (H, W, 4) or (H, W), found float64 (9, 9)",
+        "  image 3: an image's array must be uint8 (H, W, 3), (H, W, 4) or (H, W), found float64 (9, 9); channels go "
+        "last, floats have to be scaled to 0 to 255",
     ]
     with pytest.raises(BadInput, match=r"gone\.jpg: unreadable"):
         predictor(tmp_path / "gone.jpg")
@@ -308,3 +309,13 @@ def test_every_image_that_cannot_be_scored_is_listed(predictor: Predictor, image
 def test_nothing_is_printed(predictor: Predictor, images: Path, capfd: pytest.CaptureFixture[str]) -> None:
     predictor(list(images.glob("*.jpg")))
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_single_image_is_no_stream_of_images(predictor: Predictor) -> None:
+    with pytest.raises(InvalidSettings, match="stream takes several images"):
+        list(predictor.stream("photos"))
+
+
+def test_a_name_that_no_file_has_is_a_bad_image(predictor: Predictor) -> None:
+    with pytest.raises(BadInput, match="unreadable: embedded null"):
+        predictor("a\0b")

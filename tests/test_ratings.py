@@ -111,11 +111,11 @@ def test_every_faulty_line_is_named_at_once(tmp_path: Path) -> None:
     table = tmp_path / "mine.csv"
     assert str(raised.value).splitlines() == [
         f"{table}: 6 problems in the dataset:",
-        f"  {table}:3: 'a.jpg' is already at {table}:2; average the scores of an image",
         f"  {table}:4: the score of 'b.jpg' is not a finite decimal number: 'nan'",
         f"  {table}:5: no path of an image",
         f"  {table}:6: expected 3 columns, found 2",
         f"  {table}:7: the part of 'd.jpg' is not train, val or test: 'dev'",
+        f"  {table}:3: 'a.jpg' is already at {table}:2; average the scores of an image",
         f"  {table}:8: no such image: {tmp_path / 'gone.jpg'}",
         "Mend or remove these lines, then run the same command again; nothing was computed.",
     ]
@@ -130,10 +130,8 @@ def test_every_faulty_line_is_named_at_once(tmp_path: Path) -> None:
             b"image,rating\na.jpg,1\n",
             "mine.csv:1: no column path and no column score in 'image,rating'; expected ",
         ),
-        (
-            b"path;score\na.jpg;1\n",
-            "mine.csv:1: no column path and .* in 'path;score'.*separated by comma",
-        ),
+        (b'path;score\n"a;b.jpg";1,5\n', "mine.csv:1: separated by semicolons, 'path;score'; save it with commas"),
+        (b"path\tscore\na.jpg\t1\n", "mine.csv:1: separated by tabs"),
         (b"path,score,score\na.jpg,1,1\n", "mine.csv:1: a column twice"),
         (b"path,score\n\xff\n", r"mine.csv: not UTF-8 text \(byte 11\)"),
         (b'path,score\n"a.jpg,1\n', "mine.csv:2: not a line of CSV: "),
@@ -170,3 +168,20 @@ def test_an_image_elsewhere_moves_no_others(tmp_path: Path) -> None:
     part_of = {f"mine/{image}": part for part, lines in before.items() for image, _ in lines}
     moved = [image for part, lines in after.items() for image, _ in lines if part_of.get(image, part) != part]
     assert len(moved) <= 2
+
+
+def test_a_table_of_raters_is_told_in_a_few_lines(tmp_path: Path) -> None:
+    text = "path,score\n" + "a.jpg,1\nb.jpg,2\n" * 30
+    with pytest.raises(BadInput) as raised:
+        open_dataset(write(tmp_path, text, images=("a.jpg", "b.jpg")))
+    lines = str(raised.value).splitlines()
+    assert len(lines) == 8
+    assert lines[-2] == (
+        f"  {tmp_path / 'mine.csv'}: 60 lines for 2 images; average the scores of an image, in one line"
+    )
+
+
+def test_a_folder_is_no_image(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(BadInput, match="mine.csv:2: no such image: .*photos"):
+        open_dataset(write(tmp_path, "path,score\nphotos,1\nb.jpg,2\n", images=("b.jpg",)))

@@ -78,3 +78,16 @@ def test_lambda_is_of_no_use_without_attention_and_most_settings_to_baselines() 
     assert used_fields("amnet") | {"pooling"} == set(TrainSettings().as_json())
     assert used_fields("ridge") == {"head", "pooling", "layers", "select_on", "val_fraction", "seed"}
     assert used_fields("mlp") == used_fields("ridge") | {"epochs", "patience"}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"stpes": 3}, "no such setting: stpes"),
+        ({"steps": "3"}, "--steps must be 1 to 20, found '3'"),
+        ({"epochs": 1.5}, "--epochs must be 1 to 100000, found 1.5"),
+    ],
+)
+def test_settings_of_other_names_or_types_are_refused(given: dict[str, object], message: str) -> None:
+    with pytest.raises(InvalidSettings, match=message):
+        settings_of(**given)

@@ -37,6 +37,7 @@ def bound_socket(host: str, port: int) -> socket.socket:
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
+        listening.listen()  # at once, so that a port that is taken is known before anything is computed
     except OSError as error:
         listening.close()
         reason = error.strerror or error
