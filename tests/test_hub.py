@@ -62,7 +62,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         hub, path = self.server.hub, unquote(urlsplit(self.path).path)
-        hub.asked.append(f"{self.command} {path}")
+        if "/me/" in path:  # huggingface_hub asks other things as well, once a process
+            hub.asked.append(f"{self.command} {path}")
         about = re.fullmatch(r"/api/models/([^/]+/[^/]+)/revision/(.+)", path)
         file = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
         found = about or file
