@@ -86,6 +86,12 @@ class Run:
         return "imported" in self.config
 
     @property
+    def attends(self) -> bool:
+        """Whether its head could say where it looks; without attention all places are alike."""
+        settings = self.config["settings"]
+        return settings.get("head", "amnet") == "amnet" and bool(settings.get("attention", True))
+
+    @property
     def weights_source(self) -> str:
         """Where its backbone's weights are: 'imagenet', 'random' or a file, which may be in the run's folder."""
         source = str(self.config["weights_source"])

@@ -18,7 +18,7 @@ from predictions import cache_of, evaluated, predicted, random_steps
 
 from featcache.errors import StorageError
 from head.evaluation import Evaluation
-from head.show.figures import Drawing, draw_all, drawings_of, png_of, save, svg_of
+from head.show.figures import Drawing, draw_all, png_of, save, svg_of
 from head.show.style import styled
 
 TRUTH, STEPS = random_steps(41, 3)
@@ -43,7 +43,7 @@ def evaluation(tmp_path: Path) -> Evaluation:
 
 
 def test_every_figure_is_drawn_with_a_caption_and_the_size_that_it_says(evaluation: Evaluation) -> None:
-    drawings = drawings_of(cache_of(), evaluation)
+    drawings = draw_all(cache_of(), evaluation).drawings
     assert names(drawings) == ALL
     for one in drawings:
         assert one.caption.endswith(".")
@@ -57,13 +57,13 @@ def test_every_figure_is_drawn_with_a_caption_and_the_size_that_it_says(evaluati
 def test_the_same_results_give_the_same_bytes(tmp_path: Path) -> None:
     def files(folder: str) -> list[str]:
         results = predicted("paper", "1", TRUTH, STEPS, home=tmp_path / folder)
-        return [svg_of(one) for one in drawings_of(cache_of(), evaluated(results))]
+        return [svg_of(one) for one in draw_all(cache_of(), evaluated(results)).drawings]
 
     assert files("a") == files("b")
 
 
 def test_text_stays_on_the_page(evaluation: Evaluation) -> None:
-    for one in drawings_of(cache_of("lamem"), evaluation):
+    for one in draw_all(cache_of("lamem"), evaluation).drawings:
         with styled():
             box, (width, height) = one.figure.get_tightbbox(), one.figure.get_size_inches()
         assert 0 <= box.x0 < box.x1 <= width, one.name
@@ -84,7 +84,7 @@ def test_heads_that_cannot_be_in_a_figure_are_named_with_the_reason(tmp_path: Pa
 def test_the_first_heads_are_drawn_and_the_caption_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("head.show.figures.MOST_HEADS", 1)
     results = [predicted(f"head{k}", "1", TRUTH, STEPS, home=tmp_path, lr=k / 10) for k in range(1, 4)]
-    drawings = {one.name: one for one in drawings_of(cache_of(), evaluated(*results))}
+    drawings = {one.name: one for one in draw_all(cache_of(), evaluated(*results)).drawings}
     for name in ALL[2:]:
         assert drawings[name].caption.endswith("The first 1 of 3 heads by validation rho."), name
     assert len(drawings["residuals"].figure.axes) == 1
@@ -102,7 +102,7 @@ def test_results_that_say_little_are_drawn_all_the_same() -> None:
     }
     with np.errstate(invalid="ignore"):  # of the metrics
         results = [predicted(name, "1", *case, lr=k / 10) for k, (name, case) in enumerate(cases.items(), start=1)]
-    drawings = drawings_of(cache_of(), evaluated(*results))
+    drawings = draw_all(cache_of(), evaluated(*results)).drawings
     panels = {one.name: len(one.figure.axes) for one in drawings}
     assert panels == {
         "comparison": 2, "differences": 1, "predicted-against-true": 6, "score-histograms": 6, "residuals": 6,
@@ -131,7 +131,7 @@ def test_nothing_scored_gives_no_figure() -> None:
 
 
 def test_files_are_written_in_both_formats_and_replaced(tmp_path: Path, evaluation: Evaluation) -> None:
-    drawings = drawings_of(cache_of(), evaluation)[:2]
+    drawings = draw_all(cache_of(), evaluation).drawings[:2]
     for _ in range(2):
         paths = save(drawings, tmp_path / "new" / "figures")
         assert [path.name for path in paths] == [
@@ -145,7 +145,7 @@ def test_files_are_written_in_both_formats_and_replaced(tmp_path: Path, evaluati
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path, evaluation: Evaluation) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="file"):
-        save(drawings_of(cache_of(), evaluation)[:1], tmp_path / "file" / "figures")
+        save(draw_all(cache_of(), evaluation).drawings[:1], tmp_path / "file" / "figures")
 
 
 def test_importing_the_figures_does_not_import_matplotlib() -> None:

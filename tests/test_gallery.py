@@ -19,7 +19,7 @@ from head.compare import compare
 from head.evaluation import Evaluation, evaluate
 from head.rows import rows_of
 from head.runs import load_head, read_run
-from head.show.page.gallery import Gallery, find_row, gallery_of, looks, maps_of, shown_row
+from head.show.page.gallery import Gallery, find_row, gallery_of, maps_of, shown_row
 from head.show.page.packed import Thumbnail, pack_maps
 from head.show.page.thumbnails import SMALLEST_SIDE, images_folder, thumbnails_of
 
@@ -93,8 +93,8 @@ def test_packed_maps_are_in_units_of_an_even_share() -> None:
 def test_a_head_without_attention_looks_nowhere(cache: FeatureCache, runs: Path) -> None:
     plain = read_run(runs / "tiny" / "plain" / "split-1")
     assert maps_of(cache, plain, np.array([0, 1])) is None
-    assert not looks(plain)
-    assert looks(read_run(runs / "tiny" / "paper" / "split-1"))
+    assert not plain.attends
+    assert read_run(runs / "tiny" / "paper" / "split-1").attends
 
 
 def test_predictions_are_those_of_a_heads_first_seed(cache: FeatureCache, evaluation: Evaluation) -> None:

@@ -31,7 +31,7 @@ def draw_examples(cache: FeatureCache, evaluation: Evaluation, *, root: Path | N
     Raises `InvalidSettings` without matplotlib.
     """
     check_matplotlib()
-    scored = next((one for row in evaluation.rows for one in row.scored if _may_attend(one)), None)
+    scored = next((one for row in evaluation.rows for one in row.scored if one.run.attends), None)
     head = load_head(scored.run) if scored else None
     if scored is None or head is None or not has_maps(head.module):
         return Drawings([], ["attention maps: no head here has attention"])
@@ -59,11 +59,6 @@ def chosen(prediction: Scores) -> NDArray[np.int64]:
     ]
     places: NDArray[np.int64] = order[np.unique(ranks)]
     return places
-
-
-def _may_attend(one: Scored) -> bool:
-    settings = one.run.config["settings"]
-    return settings.get("head", "amnet") == "amnet" and bool(settings.get("attention", True))
 
 
 def _picture(cache: FeatureCache, row: int, folder: Path) -> Image.Image:

@@ -87,11 +87,6 @@ def draw_all(cache: FeatureCache, evaluation: Evaluation) -> Drawings:
     return found
 
 
-def drawings_of(cache: FeatureCache, evaluation: Evaluation) -> list[Drawing]:
-    """Return the figures that `draw_all` does."""
-    return draw_all(cache, evaluation).drawings
-
-
 def svg_of(drawing: Drawing) -> str:
     """Return a drawing as an <svg> element for a page, light or dark: transparent, its ink the page's own colour."""
     return as_svg(drawing.figure, name=drawing.name, title=drawing.title)

@@ -66,12 +66,6 @@ class Gallery:
         return sorted({entry.row for entry in self.entries})
 
 
-def looks(run: Run) -> bool:
-    """Whether a run's head has an attention that could say where it looks; without attention all places are alike."""
-    settings = run.config["settings"]
-    return settings.get("head", "amnet") == "amnet" and bool(settings.get("attention", True))
-
-
 def shown_row(evaluation: Evaluation, name: str | None) -> int:
     """Return the number of the row called name; by default the reference of the comparisons, if its head looks.
 
@@ -83,7 +77,7 @@ def shown_row(evaluation: Evaluation, name: str | None) -> int:
         return find_row({row.name: [one.run for one in row.scored] for row in rows}, name)
     against = evaluation.comparisons[0].against if evaluation.comparisons else rows[0].name
     reference = next(k for k, row in enumerate(rows) if row.name == against)
-    looking = [k for k, row in enumerate(rows) if looks(row.scored[0].run)]
+    looking = [k for k, row in enumerate(rows) if row.scored[0].run.attends]
     return reference if reference in looking or not looking else looking[0]
 
 
@@ -118,7 +112,7 @@ def gallery_of(cache: FeatureCache, evaluation: Evaluation, *, shown: int = 0, m
 def maps_of(cache: FeatureCache, run: Run, rows: NDArray[np.int64]) -> list[PackedMaps] | None:
     """Return where a run's head looks in the evaluation view of each row; None if it is of a kind that does not."""
     head = load_head(run)
-    if not has_maps(head.module) or not looks(run):
+    if not has_maps(head.module) or not run.attends:
         return None
     grid = run.input.grid(run.recipe)
     found: list[PackedMaps] = []

@@ -10,7 +10,6 @@ from featcache.views import Box, view_of
 
 from ...data import EVAL_VIEW
 from ...predict import Predictor
-from .gallery import looks
 from .packed import PackedMaps, Thumbnail, make_thumbnail, pack_maps
 
 SIDE = 640  # pixels of the picture that is sent back
@@ -57,7 +56,7 @@ def predict_bytes(predictor: Predictor, data: bytes) -> LiveResult:
     return LiveResult(
         score=float(found),
         steps=found.step_scores,
-        maps=pack_maps(found.attention) if found.attention is not None and looks(run) else None,
+        maps=pack_maps(found.attention) if found.attention is not None and run.attends else None,
         in_training=None if run.imported else decoded.sha256 in predictor.head.train_images,
         size=(width, height),
         box=view_of(run.recipe.view_recipe, "", EVAL_VIEW, width=width, height=height).box,
