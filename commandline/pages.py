@@ -20,6 +20,8 @@ from .options import DEVICE, DIRECTORY, FILE, HEAD, JSON, progress_bar, show, te
 @click.option("--against", metavar="NAME", help="Row that others are compared with, as in score-cache.")
 @click.option("--images", default=2000, show_default=True, metavar="N", help="Most images that are shown.")
 @click.option("--out", type=FILE, default=Path("report.html"), show_default=True, help="The page.")
+@click.option("--maps", "map_folder", type=DIRECTORY,
+              help="Write its maps there: (n, T, H, W) in split-K.npy, its images in split-K.csv.")  # fmt: skip
 @JSON
 def report(
     cache: Path | None,
@@ -31,6 +33,7 @@ def report(
     against: str | None,
     images: int,
     out: Path,
+    map_folder: Path | None,
     as_json: bool,
 ) -> None:
     """Write one HTML page about a cache and its runs: scores, figures, and every image with its attention maps.
@@ -41,11 +44,13 @@ def report(
     """
     from featcache.cache import find_cache, open_cache
     from featcache.errors import join_errors
-    from head.show.page.report import ReportSettings, build_report, evaluate_for, write_report
+    from head.show.page.report import ReportSettings, build_report, evaluate_for, write_raw_maps, write_report
 
     settings = ReportSettings(root=root, head=head, most=images)
     opened = open_cache(find_cache(cache))
     found = evaluate_for(opened, runs, settings, splits=split, part=part, against=against)
+    if map_folder:
+        write_raw_maps(map_folder, opened, found, settings)
     with progress_bar() as progress:
         made = build_report(opened, found, settings, on_progress=progress)
     written = write_report(out, made)

@@ -1,26 +1,41 @@
-"""Attention maps as files: one .npy for each image, under names that neither meet nor leave their folder."""
+"""Attention maps of a cache's rows, and as files: .npy under names that neither meet nor leave their folder."""
 
 import hashlib
 import io
 import os
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path, PurePath
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from featcache.cache import FeatureCache
 from featcache.files import make_folder, write_durably
 
+from .data import EVAL_VIEW
 from .model import AMNetHead
 from .published import PublishedHead
+from .runs import Run, load_head
 
+_BATCH = 256
 _LONGEST_NAME = 120  # bytes; a file system takes 255, with what a temporary name adds
 
 
 def has_maps(module: nn.Module) -> bool:
     """Whether a head is of a kind that looks, which baselines are not; without attention its maps are uniform, 1/L."""
     return isinstance(module, AMNetHead | PublishedHead)
+
+
+def attention_of(cache: FeatureCache, run: Run, rows: NDArray[np.int64]) -> Iterator[NDArray[np.float32]] | None:
+    """Return where a run's head looks in the evaluation view of rows, in batches (B, T, H, W); None if it does not."""
+    head = load_head(run)
+    if not has_maps(head.module) or not run.attends:
+        return None
+    grid = run.input.grid(run.recipe)
+    batches = (rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH))
+    maps = (head.predict(run.input.read(cache, batch, EVAL_VIEW))[2].numpy() for batch in batches)  # (B, T, L)
+    return (batch.reshape(len(batch), -1, grid.height, grid.width) for batch in maps)
 
 
 def map_files(folder: Path, paths: Sequence[Path], arguments: Sequence[Path]) -> list[Path]:
@@ -49,8 +64,8 @@ def map_files(folder: Path, paths: Sequence[Path], arguments: Sequence[Path]) ->
     return names
 
 
-def write_map(path: Path, maps: NDArray[np.float32]) -> None:
-    """Write the maps of one image (T, H, W) at once, durably."""
+def write_maps(path: Path, maps: NDArray[np.float32]) -> None:
+    """Write the maps of one image (T, H, W), or of several (n, T, H, W), at once, durably."""
     data = io.BytesIO()
     np.save(data, np.ascontiguousarray(maps, np.float32), allow_pickle=False)
     make_folder(path.parent)

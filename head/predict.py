@@ -18,7 +18,7 @@ from featcache.loading import load_decoded
 from featcache.progress import OnProgress, Progress, silent
 from featcache.recipe import backbone_of
 
-from .maps import has_maps, write_map
+from .maps import has_maps, write_maps
 from .runs import Run, TrainedHead, load_head, read_run
 from .share.hub import run_folder
 
@@ -142,7 +142,7 @@ class Predictor:
         for done, result in enumerate(self.stream(paths), start=1):
             kept = replace(result, attention=None)
             if map_files and result.attention is not None:
-                write_map(map_files[done - 1], result.attention)
+                write_maps(map_files[done - 1], result.attention)
                 if draw is not None:
                     write_durably(map_files[done - 1].with_suffix(".png"), draw(result))
                 kept = replace(kept, maps=map_files[done - 1])

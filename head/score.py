@@ -133,6 +133,11 @@ def write_scores(scored: Scored) -> None:
     folder = scored.run.folder
     suffix = "" if (scored.part, scored.views) == ("test", "eval") else f"-{scored.part}-{scored.views}"
     write_durably(folder / f"scores{suffix}.json", (json.dumps(scored.as_json(), indent=1) + "\n").encode())
+    write_durably(folder / f"predictions{suffix}.csv", predictions_csv(scored))
+
+
+def predictions_csv(scored: Scored) -> bytes:
+    """Return a table of the predictions, in the order of the result: name, score, prediction, m_1 to m_T."""
     steps = [f"m_{t}" for t in range(1, scored.step_scores.shape[1] + 1)]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -141,7 +146,7 @@ def write_scores(scored: Scored) -> None:
         scored.names, scored.truth, scored.prediction, scored.step_scores, strict=True
     ):
         writer.writerow([name, repr(float(truth)), f"{prediction:.6f}", *(f"{value:.6f}" for value in step)])
-    write_durably(folder / f"predictions{suffix}.csv", text.getvalue().encode())
+    return text.getvalue().encode()
 
 
 def score_all(

@@ -17,9 +17,10 @@ from featcache.errors import InvalidSettings
 from featcache.layout import ImageRow
 from head.compare import compare
 from head.evaluation import Evaluation, evaluate
+from head.maps import attention_of
 from head.rows import rows_of
 from head.runs import load_head, read_run
-from head.show.page.gallery import Gallery, find_row, gallery_of, maps_of, shown_row
+from head.show.page.gallery import Gallery, find_row, gallery_of, shown_row
 from head.show.page.packed import Thumbnail, pack_maps
 from head.show.page.thumbnails import SMALLEST_SIDE, images_folder, thumbnails_of
 
@@ -76,23 +77,32 @@ def test_maps_are_those_of_the_head_to_a_level(cache: FeatureCache, runs: Path, 
         assert entry.maps is not None
         packed = entry.maps
         assert packed.levels.shape == (3, 4, 4)
-        unpacked = packed.low + packed.levels.astype(float) / 255 * (packed.high - packed.low)
-        np.testing.assert_allclose(unpacked.reshape(3, 16), wanted, atol=(packed.high - packed.low) / 509)
-        assert (packed.low, packed.high) == (0, pytest.approx(max(2 / 16, float(wanted.max()))))
+        unpacked = packed.levels.astype(float) / 255 * packed.high
+        np.testing.assert_allclose(unpacked.reshape(3, 16), wanted, atol=packed.high / 509)
+        assert packed.high == pytest.approx(float(wanted.max()))
 
 
 def test_packed_maps_are_in_units_of_an_even_share() -> None:
     maps = np.full((2, 3, 5), 1 / 15, np.float32)
     maps[1, 2, 4] = 2 / 15
     packed = pack_maps(maps).as_json()
-    assert (packed["shape"], packed["low"], packed["high"]) == ([2, 3, 5], 0, 2)
+    assert (packed["shape"], packed["high"]) == ([2, 3, 5], 2)
     assert base64.b64decode(packed["levels"]) == b"\x80" * 29 + b"\xff"
-    assert np.ptp(pack_maps(maps[:1] * (1 + 1e-4 * np.arange(15).reshape(3, 5))).levels) == 0  # noise is one colour
+
+
+def test_images_are_as_many_as_their_maps_have_room_for(cache: FeatureCache, evaluation: Evaluation) -> None:
+    shown = shown_row(evaluation, "paper")
+    every = gallery_of(cache, evaluation, shown=shown)
+    taken = sum(len(entry.maps.as_json()["levels"]) for entry in every.entries if entry.maps)
+    few = gallery_of(cache, evaluation, shown=shown, budget=taken // 2)
+    assert (len(few.rows), few.images) == (every.images // 2, every.images)
+    assert gallery_of(cache, evaluation, shown=shown, budget=taken).rows == every.rows
+    assert len(gallery_of(cache, evaluation, shown=shown, budget=1).rows) == 1
 
 
 def test_a_head_without_attention_looks_nowhere(cache: FeatureCache, runs: Path) -> None:
     plain = read_run(runs / "tiny" / "plain" / "split-1")
-    assert maps_of(cache, plain, np.array([0, 1])) is None
+    assert attention_of(cache, plain, np.array([0, 1])) is None
     assert not plain.attends
     assert read_run(runs / "tiny" / "paper" / "split-1").attends
 

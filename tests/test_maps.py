@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from head.maps import map_files, write_map
+from head.maps import map_files, write_maps
 
 OUT = Path("maps")
 NAMES = st.text(st.sampled_from("aAé.1-"), min_size=1, max_size=4).filter(lambda name: name.strip("."))
@@ -62,7 +62,7 @@ def test_long_names_are_cut_and_stay_different(tmp_path: Path) -> None:
     paths = [f"x/{'é' * 120}{end}.jpg" for end in "ab"]
     found = map_files(tmp_path, [Path(path) for path in paths], [Path("x")])
     for file in found:
-        write_map(file, np.zeros((1, 1, 1), np.float32))
+        write_maps(file, np.zeros((1, 1, 1), np.float32))
     assert len({file.name for file in found}) == len(list(tmp_path.iterdir())) == 2
 
 
@@ -79,7 +79,7 @@ def test_no_two_images_share_a_file_nor_a_file_and_a_folder(found: list[tuple[li
 
 def test_a_map_is_written_as_float32_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     maps = np.arange(2 * 3 * 5, dtype=np.float32).reshape(2, 5, 3).transpose(0, 2, 1)
-    write_map(tmp_path / "sub" / "a.npy", maps)
+    write_maps(tmp_path / "sub" / "a.npy", maps)
     read = np.load(tmp_path / "sub" / "a.npy", allow_pickle=False)
     np.testing.assert_array_equal(read, maps)
     assert read.dtype == np.float32
@@ -89,6 +89,6 @@ def test_a_map_is_written_as_float32_whole_or_not_at_all(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(Path, "replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        write_map(tmp_path / "sub" / "a.npy", maps + 1)
+        write_maps(tmp_path / "sub" / "a.npy", maps + 1)
     np.testing.assert_array_equal(np.load(tmp_path / "sub" / "a.npy"), maps)
     assert [path.name for path in (tmp_path / "sub").iterdir()] == ["a.npy"]

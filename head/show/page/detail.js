@@ -5,6 +5,7 @@ function openDetail(list, start, row, scale, closed) {
 
   function fill() {
     const entry = list[k], image = data.gallery.images[entry.row];
+    const surfaces = entry.maps && surfacesOf(image, entry.maps);
     const predicted = entry.predictions[row];
     dialog.replaceChildren(
       el("div", { class: "bar-top" },
@@ -17,7 +18,7 @@ function openDetail(list, start, row, scale, closed) {
         el("div", { class: "rated" }, el("dt", {}, "Rated by people"), el("dd", { id: "rated" }, number(entry.truth))),
         el("div", { class: "predicted" }, el("dt", {}, `Predicted by ${data.scores.rows[row].name}`), el("dd", { id: "predicted" }, number(predicted))),
         el("div", {}, el("dt", {}, "Error"), el("dd", {}, number(predicted - entry.truth, 3, { sign: true })))),
-      looksOf(image, entry.maps, entry.steps), lookNotes(entry), predictionsOf(entry, row, scale));
+      looksOf(image, surfaces, entry.steps), lookNotes(entry, surfaces), predictionsOf(entry, row, scale));
     dialog.scrollTop = 0;
   }
 
@@ -43,11 +44,11 @@ function openDetail(list, start, row, scale, closed) {
   dialog.querySelector("#close").focus();
 }
 
-function lookNotes(entry) {
+function lookNotes(entry, surfaces) {
   const shown = data.scores.rows[data.gallery.shown].name;
-  if (!entry.maps) return el("p", { class: "note" }, `${shown} has no attention that could be drawn${entry.steps.length ? ": to it every place counts the same" : " in this split"}.`);
+  if (!surfaces) return el("p", { class: "note" }, `${shown} has no attention that could be drawn${entry.steps.length ? ": to it every place counts the same" : " in this split"}.`);
   const score = entry.predictions[data.gallery.shown];
-  return el("div", { class: "beneath" }, sumOf(entry.steps, score), legend(entry.maps, shown));
+  return el("div", { class: "beneath" }, sumOf(entry.steps, score), legend(surfaces.top, shown));
 }
 
 function predictionsOf(entry, row, scale) {

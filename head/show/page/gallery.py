@@ -6,21 +6,20 @@ from itertools import cycle
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from featcache.cache import FeatureCache
 from featcache.errors import InvalidSettings
 from featcache.split_files import natural_key
 
-from ...data import EVAL_VIEW, present_part
+from ...data import present_part
 from ...evaluation import Evaluation
-from ...maps import has_maps
+from ...maps import attention_of
 from ...rows import Row, without_seed
-from ...runs import Run, load_head
+from ...runs import Run
 from ...score import Scored
 from .packed import PackedMaps, pack_maps
 
-_BATCH = 256
+LARGEST_MAPS = 16_000_000  # bytes of all maps of a page
 
 
 @dataclass(frozen=True)
@@ -97,32 +96,24 @@ def find_row(rows: Mapping[str, Sequence[Run]], name: str) -> int:
     return found[0]
 
 
-def gallery_of(cache: FeatureCache, evaluation: Evaluation, *, shown: int = 0, most: int = 2000) -> Gallery:
+def gallery_of(
+    cache: FeatureCache, evaluation: Evaluation, *, shown: int = 0, most: int = 2000, budget: int = LARGEST_MAPS
+) -> Gallery:
     """Return the gallery of all images that were scored, or of so many: half by lot, the others at the extremes.
 
-    Of a row with several seeds, the predictions are those of the first.
+    There are no more than have maps of about budget bytes together, as text. Of a row with several seeds, the
+    predictions are those of the first.
     """
-    firsts = [_first_seeds(row) for row in evaluation.rows]
+    firsts = [first_seeds(row) for row in evaluation.rows]
     splits = sorted({result.run.split for result in evaluation.scored}, key=natural_key)
     entries = [entry for split in splits for entry in _of_split(cache, split, firsts, shown)]
-    kept = _chosen(entries, shown, most)
-    return Gallery(shown, [entry for entry in entries if entry.row in kept], len({entry.row for entry in entries}))
+    images = len({entry.row for entry in entries})
+    taken = sum(entry.maps.text_bytes for entry in entries if entry.maps)
+    kept = _chosen(entries, shown, min(most, max(1, images * budget // max(1, taken))))
+    return Gallery(shown, [entry for entry in entries if entry.row in kept], images)
 
 
-def maps_of(cache: FeatureCache, run: Run, rows: NDArray[np.int64]) -> list[PackedMaps] | None:
-    """Return where a run's head looks in the evaluation view of each row; None if it is of a kind that does not."""
-    head = load_head(run)
-    if not has_maps(head.module) or not run.attends:
-        return None
-    grid = run.input.grid(run.recipe)
-    found: list[PackedMaps] = []
-    for start in range(0, len(rows), _BATCH):
-        maps = head.predict(run.input.read(cache, rows[start : start + _BATCH], EVAL_VIEW))[2].numpy()  # (B, T, L)
-        found += [pack_maps(one.reshape(-1, grid.height, grid.width)) for one in maps]
-    return found
-
-
-def _first_seeds(row: Row) -> dict[str, Scored]:
+def first_seeds(row: Row) -> dict[str, Scored]:
     """Return the result of a row's first seed in each of its splits."""
     ordered = sorted(row.scored, key=lambda one: int(one.run.config["settings"].get("seed", 0)), reverse=True)
     return {one.run.split: one for one in ordered}
@@ -133,7 +124,8 @@ def _of_split(cache: FeatureCache, split: str, firsts: Sequence[dict[str, Scored
     part = next(result.part for result in results if result)
     present = present_part(cache, cache.splits[split][part])
     one = results[shown]
-    maps = maps_of(cache, one.run, present.rows) if one else None
+    batches = attention_of(cache, one.run, present.rows) if one else None
+    maps = None if batches is None else [pack_maps(maps) for batch in batches for maps in batch]
     return [
         Entry(
             split=split,

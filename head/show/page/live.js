@@ -47,12 +47,13 @@ function liveSection() {
 
 function liveResult(name, found) {
   const image = { name, size: found.size, box: found.box, picture: found.picture };
+  const surfaces = found.maps && surfacesOf(image, found.maps);
   const rank = rankOf(found.score);
   return el("article", { class: "result" }, el("h3", {}, name),
     el("dl", { class: "verdict" }, el("div", { class: "predicted" }, el("dt", {}, "Predicted"), el("dd", {}, number(found.score))),
       rank === null ? null : el("div", {}, el("dt", {}, `Above the ratings of`), el("dd", {}, `${rank}%`))),
     found.in_training ? el("p", { class: "refused" }, "The head was trained on this very image, so its score says nothing.") : null,
-    looksOf(image, found.maps, found.steps), found.maps ? el("div", { class: "beneath" }, sumOf(found.steps, found.score), legend(found.maps, data.live.run.name)) : null);
+    looksOf(image, surfaces, found.steps), surfaces ? el("div", { class: "beneath" }, sumOf(found.steps, found.score), legend(surfaces.top, data.live.run.name)) : null);
 }
 
 // The share of rated images, in percent, whose rating is below a score; null without a gallery.

@@ -1,36 +1,33 @@
-// Attention maps: from levels of one byte to colours over the part of the picture that the head saw.
-// The colours go from dark violet over red to pale yellow, their lightness rising all the way, so that they can be told
-// apart without colour as well.
-const STOPS = [[13, 8, 45], [66, 10, 104], [122, 28, 109], [176, 49, 91], [221, 81, 58], [247, 132, 24], [252, 190, 60], [252, 252, 180]];
+// Attention maps, drawn as the program's own figures draw them (head/show/overlay.py): smooth between positions, in
+// viridis over the part of the picture that the head saw, which is grey below.
+const VIRIDIS = "440154 471164 482072 472e7c 433c84 3f4989 39558c 34608d 2f6b8e 2b768e 26808e 228b8d 1f958b 1fa088 24aa83 30b47c 41be72 57c766 6fcf58 8ad647 a7db34 c5e022 e2e418 fde725"
+  .split(" ").map((colour) => [0, 2, 4].map((at) => parseInt(colour.slice(at, at + 2), 16)));
+const OPACITY = 0.65;
+const LEAST_TOP = 2; // of a scale, in even shares
 const PALETTE = Array.from({ length: 256 }, (_, level) => {
-  const place = (level / 255) * (STOPS.length - 1);
-  const k = Math.min(STOPS.length - 2, Math.floor(place));
-  return STOPS[k].map((channel, c) => Math.round(channel + (STOPS[k + 1][c] - channel) * (place - k)));
+  const place = (level / 255) * (VIRIDIS.length - 1);
+  const k = Math.min(VIRIDIS.length - 2, Math.floor(place));
+  return VIRIDIS[k].map((channel, c) => Math.round(channel + (VIRIDIS[k + 1][c] - channel) * (place - k)));
 });
+const LONGER_SIDE = 256; // pixels of a map as it is drawn
 
-function levelsOf(maps) {
-  const text = atob(maps.levels);
-  return Uint8Array.from(text, (char) => char.charCodeAt(0));
+// The integral up to x of the quadratic B-spline around 0.
+function splineIntegral(x) {
+  const cube = (at) => Math.max(0, x + at) ** 3;
+  return (cube(1.5) - 3 * cube(0.5) + 3 * cube(-0.5) - cube(-1.5)) / 6;
 }
 
-// Weights of Catmull and Rom's cubic, which keeps the value at the centre of each cell.
-function cubic(x) {
-  const a = Math.abs(x);
-  if (a < 1) return 1.5 * a ** 3 - 2.5 * a ** 2 + 1;
-  return a < 2 ? -0.5 * a ** 3 + 2.5 * a ** 2 - 4 * a + 2 : 0;
+// For each pixel of a side [cell, weight]s: the mean over it of the cells' B-splines, mirrored at the side's ends.
+function splineMeans(cells, pixels) {
+  const below = (edge, cell) => [cell + 0.5, -cell - 0.5, 2 * cells - cell - 0.5].reduce((sum, middle) => sum + splineIntegral(edge - middle), 0);
+  const edge = (pixel) => (pixel * cells) / pixels;
+  return Array.from({ length: pixels }, (_, pixel) => Array.from({ length: cells }, (_, cell) => [cell, ((below(edge(pixel + 1), cell) - below(edge(pixel), cell)) * pixels) / cells])
+    .filter(([, weight]) => weight > 1e-6));
 }
 
-function taps(cells, pixels) {
-  return Array.from({ length: pixels }, (_, pixel) => {
-    const place = ((pixel + 0.5) * cells) / pixels - 0.5;
-    const first = Math.floor(place) - 1;
-    return [0, 1, 2, 3].map((k) => [Math.min(cells - 1, Math.max(0, first + k)), cubic(place - first - k)]);
-  });
-}
-
-// Values (H, W) as (height, width), smooth between the centres of cells.
-function enlarged(values, H, W, height, width) {
-  const across = taps(W, width), down = taps(H, height);
+// Values (H, W) as pixels (height, width) of the same area.
+function upsampled(values, H, W, height, width) {
+  const across = splineMeans(W, width), down = splineMeans(H, height);
   const rows = new Float32Array(H * width);
   for (let y = 0; y < H; y++)
     for (let x = 0; x < width; x++)
@@ -42,46 +39,43 @@ function enlarged(values, H, W, height, width) {
   return out;
 }
 
-// Draw look t; what gets little attention stays dark and clear, what gets most is bright and nearly opaque.
-function drawMap(canvas, maps, t) {
-  const [, H, W] = maps.shape;
-  const values = levelsOf(maps).subarray(t * H * W, (t + 1) * H * W);
-  const { width, height } = canvas;
-  const smooth = enlarged(values, H, W, height, width);
+// All looks at an image as surfaces of attention in even shares, and the top of the one scale that they are drawn on.
+function surfacesOf(image, maps) {
+  const [T, H, W] = maps.shape;
+  const [left, top, right, bottom] = image.box;
+  const longer = Math.max(right - left, bottom - top);
+  const width = Math.max(1, Math.round((LONGER_SIDE * (right - left)) / longer));
+  const height = Math.max(1, Math.round((LONGER_SIDE * (bottom - top)) / longer));
+  const shares = Float32Array.from(atob(maps.levels), (char) => (char.charCodeAt(0) / 255) * maps.high);
+  const looks = Array.from({ length: T }, (_, t) => upsampled(shares.subarray(t * H * W, (t + 1) * H * W), H, W, height, width));
+  const most = looks.reduce((most, look) => look.reduce((one, other) => Math.max(one, other), most), 0);
+  return { width, height, looks, top: Math.max(LEAST_TOP, most) };
+}
+
+function drawMap(canvas, surface, top) {
   const context = canvas.getContext("2d");
-  const pixels = context.createImageData(width, height);
-  for (let k = 0; k < smooth.length; k++) {
-    const level = Math.min(255, Math.max(0, Math.round(smooth[k])));
-    const [red, green, blue] = PALETTE[level];
-    pixels.data.set([red, green, blue, 70 + 0.66 * level], 4 * k);
-  }
+  const pixels = context.createImageData(canvas.width, canvas.height);
+  surface.forEach((share, k) => pixels.data.set([...PALETTE[Math.min(255, Math.floor((share / top) * 256))], OPACITY * 255], 4 * k));
   context.putImageData(pixels, 0, 0);
 }
 
-// A picture with, if maps are given, look t over it: inside the box that the head saw, in pixels of the image.
-function picture(image, maps, t, label) {
+// A picture with, if surfaces are given, look t over it: inside the box that the head saw, in pixels of the image.
+function picture(image, surfaces, t, label) {
   const [width, height] = image.size;
   const frame = el("div", { class: "picture" });
   frame.style.aspectRatio = `${width} / ${height}`;
   frame.style.maxWidth = `${((26 * width) / height).toFixed(3)}rem`; // so that a tall one is at most 26rem high
-  if (image.picture) frame.append(el("img", { src: `data:image/webp;base64,${image.picture}`, alt: maps ? "" : label, decoding: "async" }));
+  if (image.picture) frame.append(el("img", { src: `data:image/webp;base64,${image.picture}`, alt: surfaces ? "" : label, decoding: "async" }));
   else frame.append(el("p", { class: "gone" }, `No picture: ${image.problem}`));
   const [left, top, right, bottom] = image.box;
-  if (maps) {
+  let seen = null;
+  if (surfaces) {
     frame.classList.add("mapped");
-    const across = right - left, down = bottom - top, longer = Math.max(across, down);
-    const canvas = el("canvas", {
-      class: "map", role: "img", "aria-label": label,
-      width: Math.max(1, Math.round((256 * across) / longer)), height: Math.max(1, Math.round((256 * down) / longer)),
-    });
-    Object.assign(canvas.style, {
-      left: percent((100 * left) / width), top: percent((100 * top) / height),
-      width: percent((100 * across) / width), height: percent((100 * down) / height),
-    });
-    drawMap(canvas, maps, t);
-    frame.append(canvas);
-  } else if (across(image) < 1) {
-    const seen = el("span", { class: "seen", title: "What the head saw" });
+    seen = el("canvas", { class: "map", role: "img", "aria-label": label, width: surfaces.width, height: surfaces.height });
+    drawMap(seen, surfaces.looks[t], surfaces.top);
+  } else if (shareSeen(image) < 1) seen = el("span", { title: "What the head saw" });
+  if (seen) {
+    seen.classList.add("seen");
     Object.assign(seen.style, {
       left: percent((100 * left) / width), top: percent((100 * top) / height),
       width: percent((100 * (right - left)) / width), height: percent((100 * (bottom - top)) / height),
@@ -92,28 +86,30 @@ function picture(image, maps, t, label) {
 }
 
 // The share of the image that the head saw.
-function across(image) {
+function shareSeen(image) {
   const [left, top, right, bottom] = image.box;
   return ((right - left) * (bottom - top)) / (image.size[0] * image.size[1]);
 }
 
-function legend(maps, name) {
+// The bar of colours as they look over a middle grey, with a line at an even share.
+function legend(top, name) {
   const bar = el("canvas", { width: 256, height: 1, class: "bar", "aria-hidden": "true" });
   const context = bar.getContext("2d");
-  PALETTE.forEach(([red, green, blue], level) => {
-    context.fillStyle = `rgb(${red} ${green} ${blue})`;
+  PALETTE.forEach((colour, level) => {
+    context.fillStyle = `rgb(${colour.map((channel) => Math.round(OPACITY * channel + (1 - OPACITY) * 127.5)).join(" ")})`;
     context.fillRect(level, 0, 1, 1);
   });
-  return el("p", { class: "legend" }, `Attention of ${name} `, el("span", {}, `${number(maps.low, 2)}\u00d7`), bar,
-    el("span", {}, `${number(maps.high, 2)}\u00d7`), " of an even share; one scale for all looks");
+  context.clearRect(Math.floor(255 / top), 0, 2, 1);
+  return el("p", { class: "legend" }, `Attention of ${name} `, el("span", {}, "0"), bar,
+    el("span", {}, `${number(top, 2)}\u00d7`), " an even share, where the line is; one scale for all looks");
 }
 
 // The picture, then each look over it with its m_t below, as figure 5 of the paper has them.
-function looksOf(image, maps, steps) {
-  const panels = [el("figure", {}, picture(image, null, 0, image.name), el("figcaption", {}, across(image) < 1 ? "Framed: what the head saw" : "The image"))];
-  if (maps)
-    for (let t = 0; t < maps.shape[0]; t++)
-      panels.push(el("figure", {}, picture(image, maps, t, `Where look ${t + 1} goes; m${t + 1} is ${number(steps[t])}`),
+function looksOf(image, surfaces, steps) {
+  const panels = [el("figure", {}, picture(image, null, 0, image.name), el("figcaption", {}, shareSeen(image) < 1 ? "Framed: what the head saw" : "The image"))];
+  if (surfaces)
+    for (let t = 0; t < surfaces.looks.length; t++)
+      panels.push(el("figure", {}, picture(image, surfaces, t, `Where look ${t + 1} goes; m${t + 1} is ${number(steps[t])}`),
         el("figcaption", {}, `Look ${t + 1}`, el("b", {}, `m${subscript(t + 1)} ${number(steps[t])}`))));
   return el("div", { class: "looks" }, panels);
 }

@@ -9,26 +9,27 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..style import LEAST_SCALE
-
 QUALITY = 78  # of WebP; 80 photographs at 320 pixels take 12 KB each
 
 
 @dataclass(frozen=True)
 class PackedMaps:
-    """Attention maps of one image, levels uint8 (T, H, W): level 0 is low and 255 is high, in all T alike."""
+    """Attention maps of one image, levels uint8 (T, H, W): 0 is none and 255 is high, in all T alike."""
 
     levels: NDArray[np.uint8]
-    low: float
     high: float
 
+    @property
+    def text_bytes(self) -> int:
+        """Bytes of the levels in base64."""
+        return -(-self.levels.nbytes // 3) * 4
+
     def as_json(self) -> dict[str, Any]:
-        """Return a JSON object; low and high are in units of 1/L, what every place has without attention."""
+        """Return a JSON object; high is in even shares, 1/L, which every place has without attention."""
         T, H, W = self.levels.shape
         return {
             "shape": [T, H, W],
             "levels": base64.b64encode(self.levels.tobytes()).decode(),
-            "low": round(self.low * H * W, 4),
             "high": round(self.high * H * W, 4),
         }
 
@@ -46,12 +47,9 @@ class Thumbnail:
 
 
 def pack_maps(maps: NDArray[np.float32]) -> PackedMaps:
-    """Round the maps of one image (T, H, W) to 256 levels from 0 to their largest value, or twice an even share.
-
-    A scale from the least to the largest value would make noise around an even share look like a decision.
-    """
-    high = max(float(maps.max()), LEAST_SCALE / (maps.shape[1] * maps.shape[2]))
-    return PackedMaps(np.rint(maps.astype(np.float64) / high * 255).astype(np.uint8), 0.0, high)
+    """Round the maps of one image (T, H, W), which sum to 1, to 256 levels from 0 to their largest value."""
+    high = float(maps.max())
+    return PackedMaps(np.rint(maps.astype(np.float64) / high * 255).astype(np.uint8), high)
 
 
 def make_thumbnail(rgb: Image.Image, side: int) -> Thumbnail:

@@ -5,18 +5,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from featcache.cache import FeatureCache
 from featcache.errors import InvalidSettings, join_errors, list_problems, printable
 from featcache.files import make_folder, write_durably
 from featcache.progress import OnProgress, silent
 
 from ...evaluation import Evaluation, evaluate
+from ...maps import attention_of, write_maps
 from ...rows import named_groups
-from ...score import find_runs_of
+from ...score import find_runs_of, predictions_csv
 from ..figures import draw_all, svg_of
 from .document import json_block, page_of
 from .facts import cache_facts, score_facts
-from .gallery import Gallery, find_row, gallery_of, shown_row
+from .gallery import Gallery, find_row, first_seeds, gallery_of, shown_row
 from .packed import Thumbnail
 from .thumbnails import images_folder, thumbnails_of
 
@@ -140,6 +143,25 @@ def write_report(path: Path, report: Report) -> WrittenReport:
     make_folder(path.parent)
     write_durably(path, data)
     return WrittenReport(path, len(data), report.head, report.images, len(report.problems))
+
+
+def write_raw_maps(folder: Path, cache: FeatureCache, evaluation: Evaluation, settings: ReportSettings) -> list[Path]:
+    """Write the maps of the row that the page shows: split-K.npy (n, T, H, W) for each split, of first seeds.
+
+    Image k of it is line k of split-K.csv, which has its prediction. Raises `InvalidSettings` if the row does not look.
+    """
+    row = evaluation.rows[shown_row(evaluation, settings.head)]
+    places = {image.name: place for place, image in enumerate(cache.images)}
+    found = []
+    for split, scored in first_seeds(row).items():
+        batches = attention_of(cache, scored.run, np.array([places[name] for name in scored.names]))
+        if batches is None:
+            raise InvalidSettings(f"--maps: {row.name} has no attention; name a row that has by --head")
+        path = folder / f"split-{split}.npy"
+        write_maps(path, np.concatenate(list(batches)))
+        write_durably(path.with_suffix(".csv"), predictions_csv(scored))
+        found.append(path)
+    return found
 
 
 def _gallery_data(cache: FeatureCache, gallery: Gallery, thumbnails: Sequence[Thumbnail]) -> dict[str, Any]:
