@@ -58,9 +58,9 @@ def fetch_run(text: str) -> Path:
     with _quiet(hub), _hub_errors(hub, text):
         try:
             folder = _download(hub, text, reference)
-        except (hub.errors.OfflineModeIsEnabled, hub.errors.HTTPError) as error:
-            found = None if isinstance(error, hub.errors.HfHubHTTPError) else _fetched_before(hub, reference)
-            if found is None:  # the Hub answered, or nothing is here
+        except (hub.errors.OfflineModeIsEnabled, *_transport_errors(hub)) as error:
+            found = _fetched_before(hub, reference) if _is_of_the_network(hub, error) else None
+            if found is None:
                 raise
             folder = found
     _check_weights(text, folder)
@@ -77,6 +77,17 @@ def _require_hub() -> Any:
             f"runs on the Hub need {error.name}, which is not installed: pip install 'amnet-featcache[hub]'"
         ) from error
     return huggingface_hub
+
+
+def _transport_errors(hub: Any) -> tuple[type[Exception], ...]:
+    """Return what the HTTP library below raises, whichever it is: the bases of huggingface_hub's own error."""
+    bases: tuple[type[Exception], ...] = hub.errors.HfHubHTTPError.__bases__
+    return bases
+
+
+def _is_of_the_network(hub: Any, error: Exception) -> bool:
+    """Whether the Hub could not be asked: it did not answer, and no disk refused."""
+    return not isinstance(error, hub.errors.HfHubHTTPError) and getattr(error, "errno", None) not in _REFUSED
 
 
 def _download(hub: Any, text: str, reference: Reference) -> Path:
@@ -138,6 +149,7 @@ def _check_weights(text: str, folder: Path) -> None:
 def _hub_errors(hub: Any, text: str) -> Iterator[None]:
     """Turn what huggingface_hub raises into this project's errors, which name the repository and the way out."""
     errors = hub.errors
+    unreadable = (*_transport_errors(hub), ValueError, KeyError, TypeError)
     try:
         yield
     except (BadInput, InvalidSettings, StorageError):
@@ -157,7 +169,7 @@ def _hub_errors(hub: Any, text: str) -> Iterator[None]:
         if error.errno in _REFUSED:
             raise StorageError(f"{text}: cannot be stored in huggingface_hub's cache: {_first_line(error)}") from error
         raise BadInput(_unreachable(text, error)) from error
-    except (errors.HTTPError, ValueError, KeyError, TypeError) as error:
+    except unreadable as error:
         raise BadInput(_unreachable(text, error)) from error
 
 
