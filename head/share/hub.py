@@ -149,7 +149,7 @@ def _check_weights(text: str, folder: Path) -> None:
 def _hub_errors(hub: Any, text: str) -> Iterator[None]:
     """Turn what huggingface_hub raises into this project's errors, which name the repository and the way out."""
     errors = hub.errors
-    unreadable = (*_transport_errors(hub), ValueError, KeyError, TypeError)
+    unreadable: tuple[type[Exception], ...] = (*_transport_errors(hub), ValueError, KeyError, TypeError)
     try:
         yield
     except (BadInput, InvalidSettings, StorageError):
