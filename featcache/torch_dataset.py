@@ -51,13 +51,14 @@ class FeatureDataset(Dataset[tuple[Tensor, Tensor]]):
         return len(self.rows) * len(self.views)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"item {index} of {len(self)}")
-        return self.__getitems__([index % len(self)])[0]
+        return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
         """Return the items of a batch, read at once; a DataLoader asks by this."""
-        images, views = np.divmod(np.asarray(indices, np.int64), len(self.views))
+        wrong = [index for index in indices if not -len(self) <= index < len(self)]
+        if wrong:
+            raise IndexError(f"item {wrong[0]} of {len(self)}")
+        images, views = np.divmod(np.asarray(indices, np.int64) % len(self), len(self.views))
         rows, numbers = self.rows[images], np.asarray(self.views, np.int64)[views]
         if self.pooled:
             features = torch.from_numpy(self.cache.read_pooled(rows, numbers, self.layer))

@@ -39,9 +39,9 @@ def scored(
         **(facts or {}),
     }
     metrics = Metrics(100, rho, rho - 0.1, rho + 0.1, mse, 0.125, 0.25, 0.75, 0.2)
-    return Scored(
-        Run(Path(home or f"runs/{name}", split), config), "test", "eval", metrics, 0, [], NOTHING, NOTHING, NOTHING
-    )
+    names = [f"{split}-{k}.jpg" for k in range(100)]
+    run = Run(Path(home or f"runs/{name}", split), config)
+    return Scored(run, "test", "eval", metrics, 0, names, NOTHING, NOTHING, NOTHING)
 
 
 THREE_SPLITS = [scored("paper", "1", 0.5, 0.010), scored("paper", "2", 0.6, 0.012), scored("paper", "3", 0.7, 0.020)]

@@ -33,7 +33,7 @@ def test_dots_are_means_over_splits_lines_their_intervals_and_ticks_single_split
         assert ticks.get_xdata().tolist() == ([0.5, 0.6, 0.7] if name == "paper" else [0.65] * 3)
         assert right.get_lines()[place].get_xydata().tolist() == [[row["mse_mean"], place]]
     assert "The paper has no numbers for mydata: heads beside each other alone." in caption
-    assert "n = 300 images" in caption
+    assert "n = 300 images." in caption
 
 
 def test_the_papers_numbers_stand_among_them_for_its_datasets_and_the_test_part_alone() -> None:

@@ -116,7 +116,7 @@ def test_every_command_of_the_readme_works(desk: Path) -> None:
     page = (desk / "report.html").read_text()
     assert page.count('"picture":"UklGR') > 10  # WebP
     assert "have no picture" not in page
-    assert '"problem":"not there' not in page
+    assert '"problem":"gone' not in page
     for written in ("scores.csv", "maps/x.jpg.npy", "maps/x.jpg.png", "cache/all/manifest.json"):
         assert (desk / written).is_file(), written
 

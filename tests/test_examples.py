@@ -70,6 +70,6 @@ def test_photographs_that_are_gone_or_changed_are_named(
     found = draw_examples(cache, evaluation)
     assert len(found.drawings) == 4
     assert found.left_out == [
-        f"attention maps: {gone} (unreadable: No such file or directory), {changed} (changed: not the file that was "
+        f"attention maps: {gone} (gone: no such file), {changed} (changed: not the file that was "
         f"extracted); looked for in {tmp_path / 'data' / 'images'}"
     ]

@@ -202,8 +202,7 @@ def test_a_picture_is_of_the_file_that_was_extracted_or_there_is_none(
     nul = ImageRow("a\0b", good.sha256, good.width, good.height)
     found = thumbnails_of([gone, changed, cut, outside, rooted, nul, good], folder, budget=10**7)
     assert [one.problem.partition(":")[0] for one in found] == [
-        "not there", "changed since it was extracted", "truncated",
-        *["its name leaves the folder of images"] * 2, "not there", "",
+        "gone", "changed", "truncated", "unsafe", "unsafe", "gone", "",
     ]  # fmt: skip
     assert [bool(one.data) for one in found] == [False] * 6 + [True]
 

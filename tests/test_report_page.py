@@ -363,8 +363,8 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = folder / "report.html"
     done = amnet("report", "--cache", cache, "--runs", folder / "runs", "--out", out)
     assert "warning: 2 of 4 images have no picture:" in done.stderr
-    assert "not there" in done.stderr
-    assert "changed since it was extracted" in done.stderr
+    assert "gone: no such file" in done.stderr
+    assert "changed: not the file that was extracted" in done.stderr
     assert "Pass the dataset's folder as --root DIR if it has moved." in done.stderr
     return out
 
@@ -384,7 +384,10 @@ def test_names_are_text_and_never_markup(browser: Any, hostile: Path) -> None:
         assert page.evaluate("window.hit") is None
         heads = page.locator(".scores button").evaluate_all("all => all.map((one) => one.textContent)")
         assert heads == ["".join(HOSTILE)]
-        assert sorted(page.locator(".card .gone").all_inner_texts()) == ["changed since it was extracted", "not there"]
+        assert sorted(page.locator(".card .gone").all_inner_texts()) == [
+            "changed: not the file that was extracted",
+            "gone: no such file",
+        ]
         assert page.locator(".card img").count() == 2
 
 
@@ -449,7 +452,7 @@ def test_a_moved_dataset_is_found_by_its_root(
     arguments = ["report", "--cache", cache.path, "--runs", runs, "--split", "1", "--root", moved]
     done = amnet(*arguments, "--out", tmp_path / "page.html", "--json")
     assert json.loads(done.stdout)["without_picture"] == 1
-    assert f"{name}: not there" in done.stderr
+    assert f"{name}: gone: no such file" in done.stderr
 
 
 def test_what_names_nothing_is_refused_before_anything_is_scored(

@@ -71,3 +71,10 @@ def test_a_batch_is_one_read(cache: FeatureCache, monkeypatch: pytest.MonkeyPatc
 def test_what_the_cache_does_not_have_is_refused(cache: FeatureCache, given: dict, message: str) -> None:
     with pytest.raises(InvalidSettings, match=message):
         FeatureDataset(cache, **given)
+
+
+def test_a_batch_with_an_item_that_is_not_there_is_an_error(tiny_cache: Path) -> None:
+    dataset = FeatureDataset(open_cache(tiny_cache), "1", "test")
+    with pytest.raises(IndexError, match=f"item {len(dataset)} of {len(dataset)}"):
+        dataset.__getitems__([0, len(dataset)])
+    torch.testing.assert_close(dataset.__getitems__([-1])[0], dataset[len(dataset) - 1])

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from head.compare import Comparison
-from head.resampled import CORRECTION
-from head.rows import Row
-
+from ..compare import Comparison
+from ..resampled import CORRECTION
+from ..rows import Row
 from .heads import cut_note, scope
 from .published import SOURCE, TABLES, PublishedTable
 from .style import BLUE, GREY, INK, RED, WIDTH, new_figure, settled, shortened

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from featcache.errors import printable
-from head.history import HISTORY_NAME, read_history
-from head.rows import Row
-from head.score import Scored
 
+from ..history import HISTORY_NAME, read_history
+from ..rows import Row
+from ..score import Scored
 from .heads import runs_named
 from .style import BLUE, PALETTE, WIDTH, new_figure, settled, wrapped
 

@@ -9,14 +9,14 @@ from PIL import Image
 from featcache.cache import FeatureCache
 from featcache.dataset import images_of
 from featcache.errors import BadImage, printable
-from featcache.images import decode_file
-from head.data import EVAL_VIEW
-from head.evaluation import Evaluation
-from head.maps import has_maps
-from head.metrics import Scores
-from head.runs import TrainedHead, load_head
-from head.score import Scored
+from featcache.originals import original
 
+from ..data import EVAL_VIEW
+from ..evaluation import Evaluation
+from ..maps import has_maps
+from ..metrics import Scores
+from ..runs import TrainedHead, load_head
+from ..score import Scored
 from .figures import Drawing, Drawings
 from .overlay import draw_maps, seen_box
 from .style import check_matplotlib, shortened
@@ -40,7 +40,7 @@ def draw_examples(cache: FeatureCache, evaluation: Evaluation, *, root: Path | N
     for number, place in enumerate(chosen(scored.prediction).tolist(), start=1):
         row = rows[scored.names[place]]
         try:
-            picture = _picture(cache, row, folder)
+            picture = original(cache.images[row], folder)
         except BadImage as error:
             absent.append(f"{cache.images[row].name} ({error})")
             continue
@@ -59,15 +59,6 @@ def chosen(prediction: Scores) -> NDArray[np.int64]:
     ]
     places: NDArray[np.int64] = order[np.unique(ranks)]
     return places
-
-
-def _picture(cache: FeatureCache, row: int, folder: Path) -> Image.Image:
-    """Return the photograph of a row; raise `BadImage` if it is not there any more, or another."""
-    image = cache.images[row]
-    decoded = decode_file(folder / image.name)
-    if decoded.sha256 != image.sha256:
-        raise BadImage("changed", "not the file that was extracted")
-    return decoded.rgb
 
 
 def _drawing(

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from featcache.cache import FeatureCache
 from featcache.files import make_folder, write_durably
-from head.evaluation import Evaluation
-from head.rows import Row
 
+from ..evaluation import Evaluation
+from ..rows import Row
 from .comparison import draw_comparison, draw_differences
 from .curves import draw_curves, without_curves
 from .distributions import draw_distributions
@@ -72,7 +72,8 @@ def draw_all(cache: FeatureCache, evaluation: Evaluation) -> Drawings:
     if not rows:
         return Drawings([], ["figures: no run could be scored"])
     dataset = cache.manifest.source.get("dataset", "")
-    table = table_of(dataset, rows[0].scored[0].part)
+    public = "images" not in cache.manifest.source  # a table of one's own may have any name
+    table = table_of(dataset, rows[0].scored[0].part) if public else None
     found = Drawings([], [])
     with styled():
         figure, caption = draw_comparison(rows, table, dataset)

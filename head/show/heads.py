@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from featcache.errors import printable
-from head.metrics import Scores
-from head.rows import Row
 
+from ..metrics import Scores
+from ..rows import Row
 from .style import shortened
 
 _MOST_NAMED = 6
@@ -38,12 +38,18 @@ def without_scores(row: Row) -> str:
 
 
 def scope(rows: Sequence[Row]) -> str:
-    """Return which part, splits, seeds and how many images rows are of, as a sentence; a split's images count once."""
+    """Return which part, splits, seeds and how many images rows are of, as a sentence; seeds count once."""
     first = rows[0].scored[0]
-    counts = [sum({one.run.split: one.metrics.n for one in row.scored}.values()) for row in rows]
-    n = f"{counts[0]:,}" if len(set(counts)) == 1 else f"{min(counts):,} to {max(counts):,}"
+    predictions = _span([sum({one.run.split: one.metrics.n for one in row.scored}.values()) for row in rows])
+    images = _span([len({name for one in row.scored for name in one.names}) for row in rows])
+    n = f"{images} images" if images == predictions else f"{predictions} predictions of {images} images"
     views = "evaluation view" if first.views == "eval" else "mean over all views"
-    return f"{first.part.capitalize()} part of {runs_named(rows)}, {views}; n = {n} images."
+    return f"{first.part.capitalize()} part of {runs_named(rows)}, {views}; n = {n}."
+
+
+def _span(counts: Sequence[int]) -> str:
+    low, high = min(counts), max(counts)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def runs_named(rows: Sequence[Row]) -> str:

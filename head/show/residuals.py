@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from head.metrics import Scores
-from head.rows import Row
-
+from ..metrics import Scores
+from ..rows import Row
 from .heads import Results, results_of, scope
 from .style import BLUE, GREY, INK, label_lowest, panels, settled, wrapped
 

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from head.metrics import Scores, spearman
-from head.rows import Row
-
+from ..metrics import Scores, spearman
+from ..rows import Row
 from .heads import results_of, scope, without_scores
 from .style import BLUE, GREY, INK, ORANGE, WIDTH, new_figure, settled, wrapped
 

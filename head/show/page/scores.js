@@ -73,7 +73,8 @@ function headline() {
     : `None of the ${others.length} others differs from it significantly (Holm p below 0.05).`;
   return [
     el("p", { class: "headline" }, "On images it has not seen, ", el("b", {}, broken(row.name)), " ranks with a correlation of ", el("b", {}, rank),
-      row.rho_low === null ? null : ` (95% ${interval(row.rho_low, row.rho_high)})`, "."),
+      row.rho_low === null ? null : ` (95% ${interval(row.rho_low, row.rho_high)})`,
+      row.rho_low !== null && row.rho_low <= 0 && row.rho_high >= 0 ? ", which may be none" : "", "."),
     el("p", { class: "lead" }, `Mean over ${count(row.splits, "split")} of Spearman\u2019s \u03c1 on the ${part} part. ${rows[0] === row ? "It is the best on validation. " : ""}`, verdict),
   ];
 }

@@ -3,14 +3,14 @@
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from featcache.cache import FeatureCache
 from featcache.cores import usable_threads
 from featcache.dataset import images_of
 from featcache.errors import BadImage, InvalidSettings
-from featcache.images import decode_file
 from featcache.layout import ImageRow
+from featcache.originals import original
 from featcache.progress import OnProgress, Progress, silent
 
 from .packed import Thumbnail, make_thumbnail
@@ -55,15 +55,7 @@ def _all_of(images: Sequence[ImageRow], folder: Path, side: int, on_progress: On
 
 
 def _thumbnail(image: ImageRow, folder: Path, side: int) -> Thumbnail:
-    place = PurePosixPath(image.name)
-    if place.is_absolute() or ".." in place.parts:
-        return Thumbnail(problem="its name leaves the folder of images")
     try:
-        decoded = decode_file(folder / place)
+        return make_thumbnail(original(image, folder), side)
     except BadImage as error:
-        return Thumbnail(problem="not there" if not (folder / place).exists() else str(error))
-    except ValueError:
-        return Thumbnail(problem="not there")  # a name with a null byte, which no file has
-    if decoded.sha256 != image.sha256:
-        return Thumbnail(problem="changed since it was extracted")
-    return make_thumbnail(decoded.rgb, side)
+        return Thumbnail(problem=str(error))
