@@ -4,6 +4,7 @@ All of it is read-only: copy before changing.
 """
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,12 +21,34 @@ from featcache.views import ViewRecipe
 from head.settings import TrainSettings
 from head.train import train_split
 
+CAPABILITIES = torch.cpu.get_capabilities
 IMAGES, SPLITS = 41, ("1", "2")
 PART_SIZES = {"train": 23, "val": 7, "test": 11}
-TINY_EXTRACT = ExtractSettings(augs=2, backbone="resnet18", weights="random", views=ViewRecipe(image_size=64))
-TINY_TRAIN = TrainSettings(hidden_size=16, regressor_size=8, dropout=0.1, lr=0.01, batch_size=10, epochs=12)
+TINY_EXTRACT = ExtractSettings(
+    augs=2, backbone="resnet18", weights="random", views=ViewRecipe(image_size=64), precision="fp32"
+)
+TINY_TRAIN = TrainSettings(
+    hidden_size=16, regressor_size=8, dropout=0.1, lr=0.01, batch_size=10, epochs=12, precision="fp32"
+)
 
 torch.set_num_threads(1)  # the sizes are tiny, and two threads wait for each other on a busy machine
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_bfloat16() -> Iterator[None]:
+    """Let 'auto' be fp32 on every CPU, so that a test means the same everywhere; tests of bf16 ask for it.
+
+    A test whose commands start processes asks for fp32 itself, or takes `real_cpu`.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cpu, "get_capabilities", dict)
+        yield
+
+
+@pytest.fixture
+def real_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let 'auto' be what this CPU has in hardware, as it is in processes that a test starts."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", CAPABILITIES)
 
 
 @pytest.fixture(scope="session")

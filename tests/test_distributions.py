@@ -24,7 +24,7 @@ def test_bars_are_the_shares_of_images_by_truth_and_prediction() -> None:
         expected[-1] = np.mean((both >= edges[-2]) & (both <= edges[-1]))
         assert heights.tolist() == pytest.approx(expected)
         assert heights.sum() == pytest.approx(1)
-    assert caption.endswith("Test part of splits 1, 2, evaluation view; n = 128 images.")
+    assert caption.endswith("Test part of splits 1, 2, evaluation view; n = 128 predictions of 97 images.")
 
 
 def test_bins_are_shared_by_heads() -> None:

@@ -108,6 +108,7 @@ def run_all(document: str, *, address: str = "") -> None:
         run(arguments, address=address)
 
 
+@pytest.mark.usefixtures("real_cpu")
 def test_every_command_of_the_readme_works(desk: Path) -> None:
     named = {arguments[0] for arguments in commands("README.md")}
     assert named > {"extract", "train-head", "score-cache", "report", "predict", "import-head", "verify-cache"}
@@ -117,7 +118,9 @@ def test_every_command_of_the_readme_works(desk: Path) -> None:
     assert page.count('"picture":"UklGR') > 10  # WebP
     assert "have no picture" not in page
     assert '"problem":"gone' not in page
-    for written in ("scores.csv", "maps/x.jpg.npy", "maps/x.jpg.png", "cache/all/manifest.json"):
+    for written in (
+        "scores.csv", "maps/x.jpg.npy", "maps/x.jpg.png", "cache/all/manifest.json", "exported/model.onnx",
+    ):  # fmt: skip
         assert (desk / written).is_file(), written
 
 
@@ -135,6 +138,10 @@ def test_the_python_of_the_readme_and_the_guide_works(desk: Path) -> None:
 @pytest.mark.parametrize("document", ["docs/tutorial.md", "docs/datasets.md"])
 def test_every_command_of_the_guides_works(desk: Path, document: str) -> None:
     run_all(document)
+
+
+def test_no_command_of_the_readme_stands_in_its_text_where_none_would_be_run() -> None:
+    assert re.findall(r"`amnet [^`]+`", (ROOT / "README.md").read_text(encoding="utf-8")) == []
 
 
 def test_what_the_readme_asks_make_and_pip_for_is_there() -> None:

@@ -60,7 +60,9 @@ def archive_file(folder: Path, data: bytes) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("name", "data"), [("a.tar", TAR), ("a.tar.gz", gzip.compress(TAR)), ("a.zip", zip_of(DATASET))]
+    ("name", "data"),
+    [("a.tar", TAR), ("a.tar.gz", gzip.compress(TAR)), ("a.zip", zip_of(DATASET))],
+    ids=["tar", "tar.gz", "zip"],
 )
 def test_a_dataset_is_downloaded_unpacked_and_in_place(tmp_path: Path, name: str, data: bytes) -> None:
     with serving(Served(data)) as url:

@@ -200,9 +200,7 @@ def test_the_command_says_what_it_needs_before_it_scores(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_table_of_ones_own_is_not_compared_with_the_papers_whatever_its_name(
-    evaluation: Evaluation
-) -> None:
+def test_a_table_of_ones_own_is_not_compared_with_the_papers_whatever_its_name(evaluation: Evaluation) -> None:
     cache = cache_of("lamem")
     assert "Table 1" in draw_all(cache, evaluation).drawings[0].caption
     cache.manifest.source["images"] = "/photos"  # as a CSV's has

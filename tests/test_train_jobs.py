@@ -29,7 +29,7 @@ from head.training_jobs import TrainingJob, train_all
 
 TWO = Workers(jobs=2)
 OPTIONS = ["--split", "all", "--name", "paper", "--hidden-size", "7", "--epochs", "3"]
-OPTIONS += ["--batch-size", "11", "--lr", "0.01"]
+OPTIONS += ["--batch-size", "11", "--lr", "0.01", "--precision", "fp32"]
 
 
 @pytest.fixture
