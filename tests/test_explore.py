@@ -30,7 +30,7 @@ from PIL import Image
 
 from featcache.errors import InvalidSettings
 from head.predict import Predictor
-from head.show.page import server
+from head.show.page import app, server
 from head.show.page.app import MOST_BYTES, MOST_WAITING, explore_app, refusal
 from head.show.page.server import bound_socket, is_loopback, url_of
 from head.show.page.uploads import predict_bytes
@@ -210,12 +210,13 @@ SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><script>ale
         (b"only text, called photo.jpg", "unidentified: not one of JPEG, PNG"),
         (SVG, "unidentified: not one of JPEG, PNG"),
         (png_that_declares(60_000, 60_000), "too-large: "),
+        (png_that_declares(5_001, 8_000), "too-large: "),
         (png_that_declares(100_000, 30), "degenerate: 100000 x 30 pixels"),
         (png_that_declares(300, 300), "truncated: "),
         (b"%PDF-1.7\n", "unidentified: "),
         (b"\x80\x04\x95cposix\nsystem\n", "unidentified: "),
     ],
-    ids=["empty", "text", "svg", "bomb", "long", "short", "pdf", "pickle"],
+    ids=["empty", "text", "svg", "bomb", "forty million", "long", "short", "pdf", "pickle"],
 )
 def test_what_is_no_image_is_refused_with_the_reason(served: str, data: bytes, message: str) -> None:
     status, found = ask(served, data)
@@ -327,6 +328,42 @@ def test_more_uploads_than_can_wait_are_told_to_come_again() -> None:
     assert sorted(status for status, _ in answers) == [200] * MOST_WAITING + [503] * 3
     assert (503, {"error": "busy with other images; try again in a moment"}) in answers
     assert most == 1
+
+
+def test_slow_uploads_give_up_their_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "UPLOAD_SECONDS", 1.0)
+    with (
+        contextlib.ExitStack() as stack,
+        in_thread(explore_app("", lambda data: {"score": 1}, host="127.0.0.1")) as url,
+    ):
+        host, port = url.removeprefix("http://").rstrip("/").split(":")
+        head = (
+            f"POST /predict HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/octet-stream\r\nContent-Length: 9\r\n"
+        )
+        slow = [
+            stack.enter_context(socket.create_connection((host, int(port)), timeout=30)) for _ in range(MOST_WAITING)
+        ]
+        for connection in slow:
+            connection.sendall(f"{head}\r\nabc".encode())  # and no more
+        wait_until(lambda: ask(url, b"x")[0] == 503)
+        assert [connection.recv(100)[:12] for connection in slow] == [b"HTTP/1.1 408"] * MOST_WAITING
+        assert ask(url, b"x") == (200, {"score": 1})
+
+
+def test_an_answer_of_a_failure_has_the_headers_of_every_other() -> None:
+    def broken(data: bytes) -> dict[str, Any]:
+        raise RuntimeError("secret")
+
+    with in_thread(explore_app("", broken, host="127.0.0.1")) as url:
+        connection = http.client.HTTPConnection(url.removeprefix("http://").rstrip("/"), timeout=30)
+        connection.request("POST", "/predict", b"x", BINARY)
+        answer = connection.getresponse()
+        assert (answer.status, json.loads(answer.read())) == (
+            500,
+            {"error": "this program failed; its own window says how"},
+        )
+        assert answer.headers["Cache-Control"] == "no-store"
+        connection.close()
 
 
 def wait_until(true: Callable[[], bool]) -> None:

@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
@@ -36,7 +35,7 @@ _HEADERS = {
 }
 
 
-def explore_app(page: str, predict: Callable[[bytes], dict[str, Any]], *, host: str) -> Starlette:
+def explore_app(page: str, predict: Callable[[bytes], dict[str, Any]], *, host: str) -> ASGIApp:
     """Return the application that shows page and answers POST /predict with what predict says of the body.
 
     predict is called in a thread, once at a time; its `FeatcacheError` becomes an answer of status 422. host is what
@@ -50,11 +49,11 @@ def explore_app(page: str, predict: Callable[[bytes], dict[str, Any]], *, host: 
     async def take(request: Request) -> Response:
         return JSONResponse(await queue.answer(request))
 
-    return Starlette(
+    answers = Starlette(
         routes=[Route("/", show, methods=["GET"]), Route("/predict", take, methods=["POST"])],
-        middleware=[Middleware(_Guard, host=host)],
         exception_handlers={HTTPException: _refused, Exception: _failed},
     )
+    return _Guard(answers, host=host)  # outside of all, so that answers of status 500 have the headers too
 
 
 def refusal(method: str, headers: dict[str, str], host: str) -> tuple[int, str] | None:
