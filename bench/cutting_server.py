@@ -49,8 +49,7 @@ class Served:
 @contextlib.contextmanager
 def serving(served: Served) -> Iterator[str]:
     """Serve for the length of the block; yield http://127.0.0.1:PORT."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(served))
-    server.daemon_threads = True
+    server = _Server(served)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
@@ -62,67 +61,75 @@ def serving(served: Served) -> Iterator[str]:
         server.server_close()
 
 
-def _handler(served: Served) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
 
-        def log_message(self, format: str, *args: Any) -> None:
-            """Say nothing."""
+    def __init__(self, served: Served) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.served = served
 
-        def do_GET(self) -> None:
-            self.close_connection = True
-            served.requests.append(dict(self.headers))
-            if served.answers:
-                status, headers, body = served.answers.pop(0)
-                self._head(status, {"Content-Length": str(len(body)), **headers})
-                self.wfile.write(body)
-                return
-            self._file()
 
-        def _file(self) -> None:
-            size, first, status = len(served.data), 0, 200
-            wanted = self.headers.get("Range", "")
-            if wanted and served.ranges and self.headers.get("If-Range") in (served.etag, served.last_modified):
-                first, status = int(wanted.removeprefix("bytes=").rstrip("-")), 206
-            headers = {"ETag": served.etag, "Last-Modified": served.last_modified}
-            headers = {name: value for name, value in headers.items() if value}
-            if first >= size and status == 206:
-                self._head(416, {"Content-Range": f"bytes */{size}", "Content-Length": "0"})
-                return
-            if status == 206:
-                headers["Content-Range"] = f"bytes {first}-{size - 1}/{size}"
-            if served.chunked:
-                headers["Transfer-Encoding"] = "chunked"
-            elif served.length:
-                headers["Content-Length"] = str(size - first)
-            self._head(status, headers | served.extra)
-            cut = served.cuts.pop(0) if served.cuts else None
-            self._body(first, size if cut is None else cut, whole=cut is None)
+class _Handler(BaseHTTPRequestHandler):
+    server: "_Server"
+    protocol_version = "HTTP/1.1"
 
-        def _head(self, status: int, headers: dict[str, str]) -> None:
-            self.send_response(status)
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.end_headers()
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing."""
 
-        def _body(self, first: int, end: int, *, whole: bool) -> None:
-            at, number = first, len(served.at)
-            served.at.append(at)
-            with contextlib.suppress(OSError):
-                while at < end:
-                    piece = served.data[at : min(end, at + (1 << 18))]
-                    self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece) if served.chunked else piece)
-                    at += len(piece)
-                    served.at[number] = at
-                if served.chunked and whole:
-                    self.wfile.write(b"0\r\n\r\n")
-                elif served.hang and not whole:
-                    self.wfile.flush()
-                    served.release.wait()
-                elif served.reset and not whole:
-                    self.wfile.flush()
-                    self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                    self.connection.close()
-            served.sent.append((first, at))
+    def do_GET(self) -> None:
+        self.close_connection = True
+        self.server.served.requests.append(dict(self.headers))
+        if self.server.served.answers:
+            status, headers, body = self.server.served.answers.pop(0)
+            self._head(status, {"Content-Length": str(len(body)), **headers})
+            self.wfile.write(body)
+            return
+        self._file()
 
-    return Handler
+    def _file(self) -> None:
+        served, first, status = self.server.served, 0, 200
+        size = len(served.data)
+        wanted = self.headers.get("Range", "")
+        if wanted and served.ranges and self.headers.get("If-Range") in (served.etag, served.last_modified):
+            first, status = int(wanted.removeprefix("bytes=").rstrip("-")), 206
+        headers = {"ETag": served.etag, "Last-Modified": served.last_modified}
+        headers = {name: value for name, value in headers.items() if value}
+        if first >= size and status == 206:
+            self._head(416, {"Content-Range": f"bytes */{size}", "Content-Length": "0"})
+            return
+        if status == 206:
+            headers["Content-Range"] = f"bytes {first}-{size - 1}/{size}"
+        if served.chunked:
+            headers["Transfer-Encoding"] = "chunked"
+        elif served.length:
+            headers["Content-Length"] = str(size - first)
+        self._head(status, headers | served.extra)
+        cut = served.cuts.pop(0) if served.cuts else None
+        self._body(first, size if cut is None else cut, whole=cut is None)
+
+    def _head(self, status: int, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def _body(self, first: int, end: int, *, whole: bool) -> None:
+        served, at = self.server.served, first
+        number = len(served.at)
+        served.at.append(at)
+        with contextlib.suppress(OSError):
+            while at < end:
+                piece = served.data[at : min(end, at + (1 << 18))]
+                self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece) if served.chunked else piece)
+                at += len(piece)
+                served.at[number] = at
+            if served.chunked and whole:
+                self.wfile.write(b"0\r\n\r\n")
+            elif served.hang and not whole:
+                self.wfile.flush()
+                served.release.wait()
+            elif served.reset and not whole:
+                self.wfile.flush()
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                self.connection.close()
+        served.sent.append((first, at))

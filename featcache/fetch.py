@@ -49,6 +49,25 @@ class Fetched:
         return found | {"archive": str(self.archive) if self.archive else None}
 
 
+@dataclass(frozen=True)
+class _Source:
+    """Where an archive comes from, a URL or a file that is there; sha256 is what it must have, '' if not known."""
+
+    url: str
+    file: Path | None
+    sha256: str
+
+
+@dataclass(frozen=True)
+class _Archive:
+    """An archive that is on the disk; received counts the bytes that came over the network now."""
+
+    path: Path
+    size: int
+    sha256: str
+    received: int
+
+
 def fetch(
     name: str,
     root: str | Path | None = None,
@@ -88,7 +107,8 @@ def fetch(
             found = _already(name, root)
         else:
             _refuse_half(root)
-            found = _make(name, root, url, file, sha256, patience, limits, on_progress)
+            source = _Source(url, file, sha256)
+            found = _make(name, root, source, patience=patience, limits=limits, on_progress=on_progress)
         archive = _tidy(work, work / _file_name(url) if url else None, kept)
     return replace(found, archive=archive)
 
@@ -96,37 +116,22 @@ def fetch(
 def _make(
     name: str,
     root: Path,
-    url: str,
-    file: Path | None,
-    sha256: str,
+    source: _Source,
+    *,
     patience: Patience | None,
     limits: Limits | None,
     on_progress: OnProgress,
 ) -> Fetched:
-    """Download, unpack, check and put in place; the caller holds the lock."""
+    """Get the archive, unpack, check and put in place; the caller holds the lock."""
     work = root / WORK
     for leftover in ("raw", "unpacked"):
         if (work / leftover).exists():
             with storage_errors(work / leftover):
                 shutil.rmtree(work / leftover)
-    received = 0
-    if file is not None:
-        archive, digest = file, digest_of_file(file)
-    else:
-        archive = work / _file_name(url)
-        done = download(url, archive, patience=patience, copies=2, on_progress=on_progress)
-        digest, received = done.sha256, done.received
-    if sha256 and digest != sha256:
-        way_out = "Get the right one" if file else f"If --sha256 is right, the server has another file: remove {work}"
-        raise Mismatch(
-            f"{archive}: expected sha256 {sha256}, found {digest}; nothing was unpacked. "
-            f"{way_out}, then run the command again."
-        )
-    with reading_errors(archive):
-        size = archive.stat().st_size
-    members = list_members(archive, limits=limits, on_progress=on_progress)
-    unpack_dataset(name, archive, members, work, limits, on_progress)
-    dataset = _checked(name, work / "unpacked", archive)
+    archive = _archive(source, work, patience, on_progress)
+    members = list_members(archive.path, limits=limits, on_progress=on_progress)
+    unpack_dataset(name, archive.path, members, work, limits, on_progress)
+    dataset = _checked(name, work / "unpacked", archive.path)
     os.sync()  # once for all files: an fsync each would take minutes for LaMem's 58,741
     with storage_errors(work):
         (work / "unpacked").rename(work / "ready")
@@ -137,12 +142,30 @@ def _make(
         root=root,
         images=len(dataset.names),
         splits=len(dataset.splits),
-        source=url or str(file),
-        size=size,
-        sha256=digest,
-        received=received,
+        source=source.url or str(source.file),
+        size=archive.size,
+        sha256=archive.sha256,
+        received=archive.received,
         warnings=_warnings(name, dataset),
     )
+
+
+def _archive(source: _Source, work: Path, patience: Patience | None, on_progress: OnProgress) -> _Archive:
+    """Return the archive, downloaded into work if it is not a file already; raise `Mismatch` if it is another."""
+    if source.file is not None:
+        path, sha256, received = source.file, digest_of_file(source.file), 0
+    else:
+        path = work / _file_name(source.url)
+        done = download(source.url, path, patience=patience, copies=2, on_progress=on_progress)
+        sha256, received = done.sha256, done.received
+    if source.sha256 and sha256 != source.sha256:
+        other = f"If --sha256 is right, the server has another file: remove {work}"
+        raise Mismatch(
+            f"{path}: expected sha256 {source.sha256}, found {sha256}; nothing was unpacked. "
+            f"{'Get the right one' if source.file else other}, then run the command again."
+        )
+    with reading_errors(path):
+        return _Archive(path, path.stat().st_size, sha256, received)
 
 
 def _check_options(name: str, *, url: str, file: Path | None, sha256: str, keep: bool) -> None:

@@ -1,5 +1,7 @@
 """The command line as a test calls it."""
 
+import signal
+
 from click.testing import CliRunner, Result
 
 from cli import main
@@ -12,3 +14,8 @@ def amnet(*arguments: object, status: int = 0) -> Result:
     if result.exception is not None:
         assert isinstance(result.exception, SystemExit), result.exception
     return result
+
+
+def interruptible() -> None:
+    """Take SIGINT again, in a process before it starts: those of a shell's background ignore it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 import pytest
-from command_line import amnet
+from command_line import amnet, interruptible
 from PIL import Image
 
 from cli import main
@@ -254,7 +254,7 @@ def test_a_full_disk_ends_with_status_8_and_nothing_is_left_behind(here: Path, t
 def test_a_signal_ends_the_run_in_good_order(here: Path, tiny_dataset: Path, number: int, status: int) -> None:
     process = subprocess.Popen(
         [sys.executable, ROOT / "cli.py", *EXTRACT, "--image-size=224", "--augs=100", "--dataset", tiny_dataset],
-        stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+        stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, preexec_fn=interruptible,
     )  # fmt: skip
     while not (here / "cache" / "tiny" / "lock").exists():
         assert process.poll() is None

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from clusters import running_cluster
-from command_line import amnet
+from command_line import amnet, interruptible
 from PIL import Image
 from reference_published import random_checkpoint
 
@@ -89,15 +89,11 @@ def run(arguments: list[str], *, address: str = "") -> None:
 def serve_and_stop(arguments: list[str]) -> None:
     """Run a command that serves until Ctrl-C, and end it so, once it says where."""
     command = [sys.executable, str(ROOT / "cli.py"), *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=_interruptible) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=interruptible) as process:
         assert process.stdout is not None
         assert process.stdout.readline().startswith("http://127.0.0.1:")
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=60) in (0, 130)  # 130 if it is not quite ready
-
-
-def _interruptible() -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def run_all(document: str, *, address: str = "") -> None:

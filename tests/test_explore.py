@@ -25,7 +25,7 @@ import numpy as np
 import pytest
 import uvicorn
 from browser import needs_chromium, opened_page, running_chromium
-from command_line import amnet
+from command_line import amnet, interruptible
 from PIL import Image
 
 from featcache.errors import InvalidSettings
@@ -58,7 +58,7 @@ def started(*arguments: object, folder: Path) -> subprocess.Popen[str]:
     """Start explore in a process of its own, whose temporary files are in folder."""
     command = [sys.executable, str(ROOT / "cli.py"), "explore", *map(str, arguments)]
     return subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=interruptible,
         env={**os.environ, "TMPDIR": str(folder)},
     )  # fmt: skip
 

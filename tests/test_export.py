@@ -10,9 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 from command_line import amnet
+from PIL import Image
 from reference_published import random_checkpoint
 
 import head.share.export as share
@@ -22,6 +24,7 @@ from head.import_head import import_head
 from head.predict import Predictor
 from head.runs import find_runs, read_run
 from head.score import score_run
+from head.share.card import onnx_example
 from head.share.export import Exported, export_head, networks_of
 from head.share.onnx import Graph
 
@@ -98,6 +101,31 @@ def test_the_cards_examples_run_and_agree(
         printed.append(float(out.getvalue().strip().strip("[]")))
     wanted = Predictor.load(".").predict([Path("photo.jpg")])[0].score
     assert printed == pytest.approx([wanted, wanted], abs=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "L", "P", "1", "CMYK"])
+def test_the_cards_example_sees_every_kind_of_image_as_predict_does(
+    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (70, 90, 4), np.uint8)
+    image = Image.fromarray(pixels, "RGBA").convert(mode)
+    options = {"transparency": 3} if mode == "P" else {}
+    image.save(tmp_path / "photo.jpg", "TIFF" if mode == "CMYK" else "PNG", **options)
+    monkeypatch.chdir(tmp_path)
+    example = onnx_example(exported.run.recipe).replace("model.onnx", str(exported.run.folder / "model.onnx"))
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        exec(example, {})
+    wanted = Predictor.load(exported.run.folder).predict([Path("photo.jpg")])[0].score
+    assert float(out.getvalue().strip().strip("[]")) == pytest.approx(wanted, abs=1e-4)
+
+
+def test_the_cards_example_takes_no_image_of_16_bits(
+    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.fromarray(np.zeros((9, 9), np.uint16)).save(tmp_path / "photo.jpg", "PNG")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(AssertionError, match="16 bits a channel: divide by 257 first"):
+        exec(onnx_example(exported.run.recipe), {})
 
 
 @pytest.mark.usefixtures("no_graphs")

@@ -153,7 +153,7 @@ def test_libraries_in_a_worker_use_the_threads_of_a_job() -> None:
 
 
 def test_what_cannot_be_sent_to_a_process_is_refused_before_one_starts() -> None:
-    with pytest.raises(AttributeError, match="pickle local object"):
+    with pytest.raises(AttributeError, match="local object"):
         list(run_jobs(lambda number: number, [1], TWO))
 
 

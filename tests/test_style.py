@@ -11,7 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from featcache.errors import InvalidSettings
+from featcache.errors import InvalidSettings, printable
 from head.show.style import PALETTE, as_png, as_svg, check_matplotlib, new_figure, settled, shortened, styled, wrapped
 
 # linear RGB as people without one kind of cone see it, at full severity: Machado, Oliveira and Fernandes 2009
@@ -113,7 +113,9 @@ def test_pyplot_and_its_global_figures_are_not_used() -> None:
 def test_any_name_can_be_drawn(name: str) -> None:
     figure = drawn(shortened(name))
     as_png(figure, 50)
-    ElementTree.fromstring(as_svg(figure, name="x", title=name))
+    drawing = ElementTree.fromstring(as_svg(figure, name="x", title=name))
+    assert drawing.get("aria-label") == printable(name)
+    assert shortened(name) in "".join(drawing.itertext())
 
 
 def test_long_names_lose_their_middle_and_break_behind_a_comma() -> None:

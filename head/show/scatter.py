@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_MOST_POINTS = 1000  # more are counted in hexagons, which an SVG can hold for any number of images
+_MOST_POINTS = 1000  # of more in any panel all are counted in hexagons, which an SVG can hold however many there are
 _HEXAGONS = 36
 
 
@@ -22,9 +22,10 @@ def draw_scatter(rows: Sequence[Row]) -> "tuple[Figure, str]":
     """Return a figure with a panel for each row, and what it shows."""
     results = [results_of(row) for row in rows]
     low, high = shared_range(results)
+    counted = any(len(one.truth) > _MOST_POINTS for one in results)
     figure, grid = panels(len(rows), height=3.0, sharex=True, sharey=True)
     for axes, row, one in zip(grid, rows, results, strict=True):
-        _points(axes, one, (low, high))
+        _points(axes, one, (low, high), counted=counted)
         axes.plot([low, high], [low, high], color=INK, linewidth=1, linestyle=":", label="identity")
         if (line := fitted_line(one)) is not None:
             axes.plot([low, high], np.polyval(line, [low, high]), color=ORANGE, linewidth=1.6, label="best fit")
@@ -68,10 +69,10 @@ def density(x: Scores, y: Scores) -> Scores | None:
         return None
 
 
-def _points(axes: "Axes", results: Results, span: tuple[float, float]) -> None:
-    """Draw images as points coloured by how many are near, the densest on top; very many as hexagons."""
+def _points(axes: "Axes", results: Results, span: tuple[float, float], *, counted: bool) -> None:
+    """Draw images as points coloured by how many are near, the densest on top; or counted in hexagons."""
     x, y = results.truth, results.prediction
-    if len(x) > _MOST_POINTS:
+    if counted:
         axes.hexbin(x, y, gridsize=_HEXAGONS, extent=(*span, *span), mincnt=1, cmap=density_colours(), linewidths=0.2)
         return
     near = density(x, y)
