@@ -49,11 +49,10 @@ def report(
     settings = ReportSettings(root=root, head=head, most=images)
     opened = open_cache(find_cache(cache))
     found = evaluate_for(opened, runs, settings, splits=split, part=part, against=against)
-    if map_folder:
-        write_raw_maps(map_folder, opened, found, settings)
+    maps = write_raw_maps(map_folder, opened, found, settings) if map_folder else []
     with progress_bar() as progress:
         made = build_report(opened, found, settings, on_progress=progress)
-    written = write_report(out, made)
+    written = write_report(out, made, maps=maps)
     show(written.as_json() if as_json else str(written))
     tell(*found.warnings(), *made.warnings())
     if found.errors:

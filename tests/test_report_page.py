@@ -508,7 +508,8 @@ def test_raw_maps_of_the_shown_row_lie_beside_the_page(
     cache: FeatureCache, runs: Path, evaluation: Evaluation, tmp_path: Path
 ) -> None:
     given = ("report", "--cache", cache.path, "--runs", runs, "--out", tmp_path / "page.html")
-    amnet(*given, "--head", "paper", "--maps", tmp_path / "maps")
+    done = amnet(*given, "--head", "paper", "--maps", tmp_path / "maps")
+    assert done.stdout.splitlines()[1:] == [str(tmp_path / "maps" / f"split-{split}.npy") for split in "12"]
     assert sorted(path.name for path in (tmp_path / "maps").iterdir()) == [
         "split-1.csv", "split-1.npy", "split-2.csv", "split-2.npy"]  # fmt: skip
     rows = {image.name: row for row, image in enumerate(cache.images)}

@@ -64,20 +64,25 @@ class Report:
 
 @dataclass(frozen=True)
 class WrittenReport:
-    """The file of a report and its size in bytes; whose maps it has, of how many images, how many without a picture."""
+    """The file of a report and its size in bytes; whose maps it has, of how many images, how many without a picture.
+
+    maps are the files of maps as they are, if they were asked for.
+    """
 
     path: Path
     bytes: int
     head: str
     images: int
     without_picture: int
+    maps: Sequence[Path] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return it as a JSON object."""
-        return {**asdict(self), "path": str(self.path)}
+        return {**asdict(self), "path": str(self.path), "maps": [str(path) for path in self.maps]}
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.images:,} images, attention maps of {self.head}, {self.bytes / 1e6:.1f} MB"
+        page = f"{self.path}: {self.images:,} images, attention maps of {self.head}, {self.bytes / 1e6:.1f} MB"
+        return "\n".join([page, *map(str, self.maps)])
 
 
 def evaluate_for(
@@ -137,12 +142,12 @@ def report_data(
     return data, Report("", evaluation.rows[gallery.shown].name, len(images), problems)
 
 
-def write_report(path: Path, report: Report) -> WrittenReport:
-    """Write the page at once, durably."""
+def write_report(path: Path, report: Report, *, maps: Sequence[Path] = ()) -> WrittenReport:
+    """Write the page at once, durably; maps are what `write_raw_maps` wrote for it."""
     data = report.page.encode()
     make_folder(path.parent)
     write_durably(path, data)
-    return WrittenReport(path, len(data), report.head, report.images, len(report.problems))
+    return WrittenReport(path, len(data), report.head, report.images, len(report.problems), maps)
 
 
 def write_raw_maps(folder: Path, cache: FeatureCache, evaluation: Evaluation, settings: ReportSettings) -> list[Path]:
