@@ -5,19 +5,16 @@ from typing import Any
 
 import click
 
-from .options import DIRECTORY, JSON, show, tell
+from .options import AGAINST, CACHE, DIRECTORY, JSON, PART, ROOT, RUNS, SPLITS, show, tell
 
 
 @click.command()
-@click.option("--cache", type=DIRECTORY, help="Cache to read.  [default: the only one in cache/]")
-@click.option("--runs", type=DIRECTORY, default=Path("runs"), show_default=True, help="Runs, or a folder of some.")
-@click.option("--split", default="all", show_default=True, metavar="K,...|all", help="Splits to score.")
-@click.option("--part", default="test", show_default=True, type=click.Choice(["train", "val", "test"]))
-@click.option("--against", metavar="NAME",
-              help="Row that others are compared with.  [default: of those with most splits the one of best "
-              "validation rho]")  # fmt: skip
-@click.option("--root", type=DIRECTORY, metavar="DIR",
-              help="The dataset's folder, or that of a CSV's paths.  [default: where extract found it]")  # fmt: skip
+@CACHE
+@RUNS
+@SPLITS
+@PART
+@AGAINST
+@ROOT
 @click.option("--out", type=DIRECTORY, default=Path("figures"), show_default=True, help="Folder for NAME.png and .svg.")
 @JSON
 def figures(cache: Path | None, out: Path, as_json: bool, **options: Any) -> None:

@@ -10,12 +10,29 @@ import click
 from featcache.errors import FeatcacheError
 from head.settings import HEADS, POOLED, PRECISIONS, RECIPES, SELECTIONS
 
-from .options import CLUSTER, DEVICE, DIRECTORY, EXISTING_FILE, FILE, HEAD, JSON, progress_bar, setting, show, tell
+from .options import (
+    AGAINST,
+    CACHE,
+    CLUSTER,
+    DEVICE,
+    DIRECTORY,
+    EXISTING_FILE,
+    FILE,
+    HEAD,
+    JSON,
+    PART,
+    RUNS,
+    SPLITS,
+    progress_bar,
+    setting,
+    show,
+    tell,
+)
 
 
 @click.command("train-head")
 @click.option("--split", required=True, metavar="K,...|all", help="Splits to train on.")
-@click.option("--cache", type=DIRECTORY, help="Cache to read.  [default: the only one in cache/]")
+@CACHE
 @setting("recipe", click.Choice(tuple(RECIPES)), "Eq. 3-15 of the paper, or its authors' code; decides defaults.")
 @setting("head", click.Choice(HEADS), "The recipe's head, or a baseline on pooled features.")
 @setting("attention", click.BOOL, "With off every position counts the same.", metavar="on|off")
@@ -83,15 +100,13 @@ def train_head(split: str, cache: Path | None, runs: Path, name: str | None, as_
 
 
 @click.command("score-cache")
-@click.option("--cache", type=DIRECTORY, help="Cache to read.  [default: the only one in cache/]")
-@click.option("--runs", type=DIRECTORY, default=Path("runs"), show_default=True, help="Runs, or a folder of some.")
-@click.option("--split", default="all", show_default=True, metavar="K,...|all", help="Splits to score.")
-@click.option("--part", default="test", show_default=True, type=click.Choice(["train", "val", "test"]))
+@CACHE
+@RUNS
+@SPLITS
+@PART
 @click.option("--views", default="eval", show_default=True, type=click.Choice(["eval", "all"]),
               help="Evaluation view, or the mean over all views.")  # fmt: skip
-@click.option("--against", metavar="NAME",
-              help="Row that others are compared with.  [default: of those with most splits the one of best "
-              "validation rho]")  # fmt: skip
+@AGAINST
 @JSON
 def score_cache(
     cache: Path | None, runs: Path, split: str, part: str, views: str, against: str | None, as_json: bool
@@ -138,15 +153,17 @@ def predict(
     Example: amnet predict --head runs/lamem/paper/split-1 photos/ --csv scores.csv
     """
     from featcache.files import make_folder
-    from head.maps import map_files
+    from head.maps import check_map_files, map_files
     from head.predict import Predictor, list_images
     from head.table import format_predictions, prediction_warnings, write_predictions
 
     paths = list_images(images)
+    files = map_files(map_folder, paths, images) if map_folder else []
+    if map_folder:
+        check_map_files(map_folder, files, paths, images)
     predictor = Predictor.load(run, weights=str(weights) if weights else None, device=device)
     if predictor.run.imported:
         tell("warning: which images an imported head was trained on is unknown; its scores of those say nothing")
-    files = map_files(map_folder, paths, images) if map_folder else []
     if csv_path is not None:
         make_folder(csv_path.parent)  # so that a place that takes no file is known before anything is scored
     draw = None

@@ -23,6 +23,23 @@ CLUSTER = click.option(
     "--cluster", default="", metavar="ADDRESS", help="Dask scheduler, tcp://HOST:8786, whose workers do it."
 )
 
+CACHE = click.option("--cache", type=DIRECTORY, help="Cache to read.  [default: the only one in cache/]")
+RUNS = click.option(
+    "--runs", type=DIRECTORY, default=Path("runs"), show_default=True, help="Runs, or a folder of some."
+)
+SPLITS = click.option("--split", default="all", show_default=True, metavar="K,...|all", help="Splits to score.")
+PART = click.option("--part", default="test", show_default=True, type=click.Choice(["train", "val", "test"]))
+AGAINST = click.option(
+    "--against",
+    metavar="NAME",
+    help="Row that others are compared with.  [default: of those with most splits the one of best validation rho]",
+)
+ROOT = click.option(
+    "--root",
+    type=DIRECTORY,
+    metavar="DIR",
+    help="The dataset's folder, or that of a CSV's paths.  [default: where extract found it]",
+)
 HEAD = click.option(
     "--head", "run", required=True, metavar="RUN", help="Folder of one run, RUNS/.../split-K, or hf://OWNER/NAME."
 )

@@ -4,20 +4,34 @@ from pathlib import Path
 
 import click
 
-from .options import DEVICE, DIRECTORY, FILE, HEAD, JSON, progress_bar, show, tell
+from .options import (
+    AGAINST,
+    CACHE,
+    DEVICE,
+    DIRECTORY,
+    FILE,
+    HEAD,
+    JSON,
+    PART,
+    ROOT,
+    RUNS,
+    SPLITS,
+    progress_bar,
+    show,
+    tell,
+)
 
 
 @click.command()
-@click.option("--cache", type=DIRECTORY, help="Cache to read.  [default: the only one in cache/]")
-@click.option("--runs", type=DIRECTORY, default=Path("runs"), show_default=True, help="Runs, or a folder of some.")
-@click.option("--root", type=DIRECTORY, metavar="DIR",
-              help="The dataset's folder, or that of a CSV's paths.  [default: where extract found it]")  # fmt: skip
-@click.option("--split", default="all", show_default=True, metavar="K,...|all", help="Splits to report.")
-@click.option("--part", default="test", show_default=True, type=click.Choice(["train", "val", "test"]))
+@CACHE
+@RUNS
+@ROOT
+@SPLITS
+@PART
 @click.option("--head", metavar="NAME",
               help="Row whose attention maps are shown.  [default: that of --against, or the best one with "
               "attention]")  # fmt: skip
-@click.option("--against", metavar="NAME", help="Row that others are compared with, as in score-cache.")
+@AGAINST
 @click.option("--images", default=2000, show_default=True, metavar="N", help="Most images that are shown.")
 @click.option("--out", type=FILE, default=Path("report.html"), show_default=True, help="The page.")
 @click.option("--maps", "map_folder", type=DIRECTORY,
@@ -46,7 +60,7 @@ def report(
     from featcache.errors import join_errors
     from head.show.page.report import ReportSettings, build_report, evaluate_for, write_raw_maps, write_report
 
-    settings = ReportSettings(root=root, head=head, most=images)
+    settings = ReportSettings(root=root, head=head, most=images, maps=map_folder)
     opened = open_cache(find_cache(cache))
     found = evaluate_for(opened, runs, settings, splits=split, part=part, against=against)
     maps = write_raw_maps(map_folder, opened, found, settings) if map_folder else []
@@ -54,7 +68,7 @@ def report(
         made = build_report(opened, found, settings, on_progress=progress)
     written = write_report(out, made, maps=maps)
     show(written.as_json() if as_json else str(written))
-    tell(*found.warnings(), *made.warnings())
+    tell(*found.warnings(), *made.warnings(), *written.warnings())
     if found.errors:
         raise join_errors(found.errors, "not all could be scored and compared:", "The page has the others.")
 

@@ -94,7 +94,7 @@ def fetch(
     if _is_there(root) and not work.exists():
         return _already(name, root)
     kept = root / _file_name(url).partition("-")[2] if keep else None
-    if kept is not None and (os.path.lexists(kept) or kept.name in (*FOLDERS, WORK)):
+    if kept is not None and (_is_taken(kept, work / _file_name(url)) or kept.name in (*FOLDERS, WORK)):
         raise InvalidSettings(f"--keep: the archive would be {kept}, which is taken; move that away, or omit --keep")
     if not work.exists():
         _refuse_half(root)
@@ -248,13 +248,22 @@ def _put_in_place(ready: Path, root: Path) -> None:
                 sync_folder(root)
 
 
+def _is_taken(kept: Path, archive: Path) -> bool:
+    """Whether there is a file where the archive is to be kept: not one that a killed call moved there."""
+    return os.path.lexists(kept) and (archive.exists() or not archive.parent.is_dir())
+
+
 def _tidy(work: Path, archive: Path | None, kept: Path | None) -> Path | None:
     """Remove the work folder; the archive is first moved to kept, if it is to be, and its place returned."""
-    if archive is None or kept is None or not archive.is_file():
+    if archive is None or kept is None:
         kept = None
-    else:
+    elif archive.is_file():
         with storage_errors(kept):
-            os.link(archive, kept)  # unlike a rename, never in the place of another file
+            if _is_taken(kept, archive):
+                raise InvalidSettings(f"--keep: the archive would be {kept}, which is taken; move that away")
+            archive.rename(kept)
+    elif not kept.is_file():
+        kept = None
     with storage_errors(work):
         shutil.rmtree(work)
         sync_folder(work.parent)

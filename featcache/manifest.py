@@ -1,6 +1,7 @@
 """manifest.json: what a sealed cache consists of. Its rename seals the cache; without it there is no cache yet."""
 
 import hashlib
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -88,7 +89,7 @@ def read_manifest(folder: Path) -> Manifest:
     """Return the manifest of a sealed cache.
 
     Raises `CacheIncomplete` when there is none, `Mismatch` when it is of a newer version, `CorruptFile`
-    when it does not have its digest, `HostileFile` when it names a file outside shards/.
+    when it does not have its digest, `HostileFile` when it names a file outside shards/ or a split as none is named.
     """
     path = folder / FILE_NAME
     if not path.is_file():
@@ -117,6 +118,9 @@ def read_manifest(folder: Path) -> Manifest:
             digest=digest,
         )
         _check(manifest)
+        odd = [split for split in manifest.splits if not re.fullmatch(r"\w+", split)]
+        if odd:  # runs and maps are files named after splits
+            raise HostileFile(f"{path}: {odd[0]!r} is not the name of a split")
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         if isinstance(error, FeatcacheError):
             raise

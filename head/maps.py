@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from featcache.cache import FeatureCache
+from featcache.errors import InvalidSettings
 from featcache.files import make_folder, write_durably
 
 from .data import EVAL_VIEW
@@ -29,10 +30,9 @@ def has_maps(module: nn.Module) -> bool:
 
 def attention_of(cache: FeatureCache, run: Run, rows: NDArray[np.int64]) -> Iterator[NDArray[np.float32]] | None:
     """Return where a run's head looks in the evaluation view of rows, in batches (B, T, H, W); None if it does not."""
-    head = load_head(run)
-    if not has_maps(head.module) or not run.attends:
+    if not run.attends:
         return None
-    grid = run.input.grid(run.recipe)
+    head, grid = load_head(run), run.input.grid(run.recipe)
     batches = (rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH))
     maps = (head.predict(run.input.read(cache, batch, EVAL_VIEW))[2].numpy() for batch in batches)  # (B, T, L)
     return (batch.reshape(len(batch), -1, grid.height, grid.width) for batch in maps)
@@ -62,6 +62,21 @@ def map_files(folder: Path, paths: Sequence[Path], arguments: Sequence[Path]) ->
         folders |= {_key(parent) for parent in name.parents}
         names.append(folder / name)
     return names
+
+
+def check_map_files(folder: Path, files: Sequence[Path], paths: Sequence[Path], arguments: Sequence[Path]) -> None:
+    """Raise `InvalidSettings` if maps would take an image's place, or be among the images of the same command later.
+
+    files are those of `map_files` for the other three; each has a drawing beside it, under the same name with .png.
+    """
+    images = {path.resolve() for path in paths}
+    replaced = [file for file in files if images & {file.resolve(), file.with_suffix(".png").resolve()}]
+    home = folder.resolve()
+    inside = [argument for argument in arguments if argument.is_dir() and home.is_relative_to(argument.resolve())]
+    if replaced:
+        raise InvalidSettings(f"--maps {folder}: {replaced[0]} or its .png would replace an image; give another folder")
+    if inside:
+        raise InvalidSettings(f"--maps {folder}: lies in {inside[0]}, whose images are scored; give another folder")
 
 
 def write_maps(path: Path, maps: NDArray[np.float32]) -> None:

@@ -18,7 +18,7 @@ from featcache.loading import load_decoded
 from featcache.progress import OnProgress, Progress, silent
 from featcache.recipe import backbone_of
 
-from .maps import has_maps, write_maps
+from .maps import write_maps
 from .runs import Run, TrainedHead, load_head, read_run
 from .share.hub import run_folder
 
@@ -154,8 +154,8 @@ class Predictor:
 
     def check_maps(self) -> None:
         """Raise `InvalidSettings` if the head has no attention maps."""
-        if not has_maps(self.head.module):
-            raise InvalidSettings(f"{self.run.folder}: a baseline, which has no attention maps; leave --maps out")
+        if not self.run.attends:
+            raise InvalidSettings(f"{self.run.folder}: a head without attention, which has no maps; leave --maps out")
 
     def stream(self, images: Iterable[ImageLike]) -> Iterator[Prediction]:
         """Yield a prediction for each image, in order, as batches of them are scored; a bad one has its problem."""
@@ -186,14 +186,14 @@ class Predictor:
 
     def _prediction(self, image: _Loaded, score: float, steps: NDArray[Any], maps: NDArray[np.float32]) -> Prediction:
         if not np.isfinite(score):
-            return replace(image.result, problem="the backbone gave a feature that is not finite")
+            return replace(image.result, problem="the score is not finite")
         unknown = self.run.imported or not image.sha256
         return replace(
             image.result,
             score=float(score),
             step_scores=tuple(steps.tolist()),
             in_training=None if unknown else image.sha256 in self.head.train_images,
-            attention=maps if has_maps(self.head.module) else None,
+            attention=maps if self.run.attends else None,
         )
 
     def _score(
@@ -207,7 +207,7 @@ class Predictor:
             read = self.run.input.of_maps(features, self.head.constants, self.run.recipe)
         score, steps, looks = self.head.predict(read)
         maps = looks.numpy()  # (B, T, L)
-        if has_maps(self.head.module):
+        if self.run.attends:
             shape = self.run.input.grid(self.run.recipe)
             maps = maps.reshape(*maps.shape[:2], shape.height, shape.width)
         return score.numpy(), steps.numpy(), maps

@@ -1,4 +1,6 @@
-"""Every command and every line of Python in the documents is run as it stands there, on small data in their place.
+"""Every command of the README and the guides, and the Python of README and docs/python.md, is run as it stands there.
+
+Data are small ones in the place of those that the documents speak of.
 
 What makes them fast is added behind: small images, random weights where a download would be needed. Heads train for
 one epoch.
@@ -113,7 +115,7 @@ def test_every_command_of_the_readme_works(desk: Path) -> None:
     page = (desk / "report.html").read_text()
     assert page.count('"picture":"UklGR') > 10  # WebP
     assert "have no picture" not in page
-    assert '"problem":"gone' not in page
+    assert '"problem":"unreadable' not in page
     for written in (
         "scores.csv", "maps/x.jpg.npy", "maps/x.jpg.png", "cache/all/manifest.json", "exported/model.onnx",
     ):  # fmt: skip

@@ -8,6 +8,7 @@ import pytest
 
 from featcache.cache import FeatureCache, open_cache
 from head.evaluation import Evaluation, evaluate
+from head.show import examples
 from head.show.examples import chosen, draw_examples
 
 
@@ -31,6 +32,20 @@ def test_the_lowest_the_middle_and_the_highest_are_chosen_each_once() -> None:
     assert scores[chosen(scores)].tolist() == [0, 0.1, 0.4, 0.5, 0.9, 1.0]
     for few in range(1, 7):
         assert sorted(chosen(scores[:few]).tolist()) == list(range(few))
+
+
+def test_images_without_a_number_are_not_chosen() -> None:
+    assert chosen(np.array([0.5, np.nan, 0.1, -np.inf, np.inf])).tolist() == [2, 0]
+    assert chosen(np.array([np.nan])).tolist() == []
+
+
+def test_maps_that_are_no_numbers_are_left_out_and_named(
+    cache: FeatureCache, evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(examples, "attention_of", lambda *_: iter([np.full((1, 3, 4, 4), np.nan, np.float32)]))
+    found = draw_examples(cache, evaluation)
+    assert found.drawings == []
+    assert found.left_out[0].count("attention maps that are not finite") == 6
 
 
 def test_an_example_shows_the_score_the_truth_and_the_step_scores(cache: FeatureCache, evaluation: Evaluation) -> None:
@@ -70,6 +85,6 @@ def test_photographs_that_are_gone_or_changed_are_named(
     found = draw_examples(cache, evaluation)
     assert len(found.drawings) == 4
     assert found.left_out == [
-        f"attention maps: {gone} (gone: no such file), {changed} (changed: not the file that was "
+        f"attention maps: {gone} (unreadable: No such file or directory), {changed} (changed: not the file that was "
         f"extracted); looked for in {tmp_path / 'data' / 'images'}"
     ]

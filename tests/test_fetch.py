@@ -288,6 +288,20 @@ def test_a_kill_at_any_step_leaves_all_or_nothing_and_the_same_call_goes_on(
     assert len(served.requests) == 1
 
 
+def test_a_kill_after_the_archive_was_kept_does_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    root = tmp_path / "root"
+    with serving(Served(TAR)) as url:
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(module.shutil, "rmtree", die)
+            fetch("lamem", root, url=f"{url}/a.tar", keep=True)
+        done = fetch("lamem", root, url=f"{url}/a.tar", keep=True)
+    assert (done.already, done.archive) == (True, root / "a.tar")
+    assert files_in(root) == FILES | {"a.tar": TAR}
+
+
 def test_a_kill_between_the_two_folders_is_mended(tmp_path: Path) -> None:
     root = tmp_path / "root"
     fetch("lamem", root, file=archive_file(tmp_path, TAR))

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from head.evaluation import Evaluation, evaluate
 from head.maps import attention_of
 from head.rows import rows_of
 from head.runs import load_head, read_run
-from head.show.page.gallery import Gallery, find_row, gallery_of, shown_row
+from head.show.page.gallery import Entry, Gallery, find_row, gallery_of, shown_row
 from head.show.page.packed import Thumbnail, pack_maps
 from head.show.page.thumbnails import SMALLEST_SIDE, images_folder, thumbnails_of
 
@@ -93,10 +94,12 @@ def test_packed_maps_are_in_units_of_an_even_share() -> None:
 def test_images_are_as_many_as_their_maps_have_room_for(cache: FeatureCache, evaluation: Evaluation) -> None:
     shown = shown_row(evaluation, "paper")
     every = gallery_of(cache, evaluation, shown=shown)
-    taken = sum(len(entry.maps.as_json()["levels"]) for entry in every.entries if entry.maps)
+    taken = len(json.dumps([entry.as_json() for entry in every.entries]))
     few = gallery_of(cache, evaluation, shown=shown, budget=taken // 2)
-    assert (len(few.rows), few.images) == (every.images // 2, every.images)
-    assert gallery_of(cache, evaluation, shown=shown, budget=taken).rows == every.rows
+    assert every.images // 3 < len(few.rows) <= every.images // 2
+    assert (few.images, few.ratings) == (every.images, every.ratings)
+    assert all(entry.maps and entry.steps for entry in few.entries)
+    assert gallery_of(cache, evaluation, shown=shown, budget=taken * 3 // 2).rows == every.rows
     assert len(gallery_of(cache, evaluation, shown=shown, budget=1).rows) == 1
 
 
@@ -202,7 +205,7 @@ def test_a_picture_is_of_the_file_that_was_extracted_or_there_is_none(
     nul = ImageRow("a\0b", good.sha256, good.width, good.height)
     found = thumbnails_of([gone, changed, cut, outside, rooted, nul, good], folder, budget=10**7)
     assert [one.problem.partition(":")[0] for one in found] == [
-        "gone", "changed", "truncated", "unsafe", "unsafe", "gone", "",
+        "unreadable", "changed", "truncated", "unsafe", "unsafe", "unreadable", "",
     ]  # fmt: skip
     assert [bool(one.data) for one in found] == [False] * 6 + [True]
 
@@ -222,6 +225,18 @@ def test_pictures_are_as_small_as_they_can_be_where_there_is_no_room(
     assert all(one.problem for one in thumbnails_of(images, tmp_path, budget=budget))  # and none at all is no error
 
 
-def test_entries_are_json_without_nan(gallery: Gallery) -> None:
+def test_what_is_not_finite_is_null_in_json(gallery: Gallery) -> None:
+    entry = Entry("1", 0, 0.5, (math.nan, None, math.inf, 0.25), (math.nan, 1.0), pack_maps(np.full((1, 2, 2), np.nan)))
+    found = json.loads(json.dumps(entry.as_json(), allow_nan=False))
+    assert (found["predictions"], found["steps"], found["maps"]) == ([None, None, None, 0.25], [None, 1.0], None)
+
+
+def test_ratings_are_quantiles_of_the_scores_of_all_images(cache: FeatureCache, gallery: Gallery) -> None:
+    scores = {entry.row: entry.truth for entry in gallery.entries}
+    assert (gallery.ratings[0], gallery.ratings[-1]) == (min(scores.values()), max(scores.values()))
+    assert gallery.ratings[50] == pytest.approx(np.median(list(scores.values())))
+
+
+def test_entries_are_json(gallery: Gallery) -> None:
     text = json.dumps([entry.as_json() for entry in gallery.entries], allow_nan=False)
     assert json.loads(text)[0]["maps"]["shape"] == [3, 4, 4]

@@ -74,6 +74,14 @@ def test_nonsense_is_corrupt(cache: Path, text: str) -> None:
         read_manifest(cache)
 
 
+@pytest.mark.parametrize("name", ["x/../../../../escaped", "", "a b", "1\n"])
+def test_a_split_that_files_could_not_be_named_after_is_hostile(cache: Path, name: str) -> None:
+    parts = json.loads((cache / "manifest.json").read_text())["splits"]["1"]
+    rewrite(cache, splits={name: parts})
+    with pytest.raises(HostileFile, match="is not the name of a split"):
+        read_manifest(cache)
+
+
 @pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "00000-0123456789abcdef.h5/x", "a.h5"])
 def test_a_shard_outside_the_folder_is_hostile(cache: Path, name: str) -> None:
     entry = {"file": name, "rows": [0, 13], "views": [0, 2], "bytes": 1, "sha256": "0" * 64}

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from head.maps import map_files, write_maps
+from featcache.errors import InvalidSettings
+from head.maps import check_map_files, map_files, write_maps
 
 OUT = Path("maps")
 NAMES = st.text(st.sampled_from("aAé.1-"), min_size=1, max_size=4).filter(lambda name: name.strip("."))
@@ -50,6 +51,30 @@ def test_many_images_take_time_in_proportion() -> None:
     same = names([f"{folder}/s/x.jpg" for folder in folders], folders)
     assert time.perf_counter() - started < 20  # 1 s; two minutes and more if each looked at all before it
     assert (found[-1], same[-1]) == ("s/2999.jpg.npy", "s/x.jpg-3000.npy")
+
+
+def test_maps_never_take_the_place_of_an_image(tmp_path: Path) -> None:
+    def refused(folder: str, *arguments: str) -> str:
+        given = [tmp_path / argument for argument in arguments]
+        paths = [path for one in given for path in (sorted(one.iterdir()) if one.is_dir() else [one])]
+        files = map_files(tmp_path / folder, paths, given)
+        try:
+            check_map_files(tmp_path / folder, files, paths, given)
+        except InvalidSettings as error:
+            return str(error)
+        return ""
+
+    (tmp_path / "photos").mkdir()
+    for name in ("a.jpg", "a.jpg.png", "b.npy"):
+        (tmp_path / "photos" / name).touch()
+    assert "would replace an image; give another folder" in refused("photos", "photos")
+    assert "would replace an image" in refused("photos", "photos/a.jpg", "photos/a.jpg.png")
+    assert "would replace an image" in refused("photos/../photos", "photos")
+    (tmp_path / "photos" / "a.jpg.png").unlink()
+    assert "lies in" in refused("photos/maps", "photos")
+    assert "whose images are scored" in refused("photos", "photos")
+    assert not refused("photos", "photos/a.jpg")
+    assert not refused("maps", "photos")
 
 
 def test_nothing_leaves_the_folder() -> None:

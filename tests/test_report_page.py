@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -363,7 +364,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = folder / "report.html"
     done = amnet("report", "--cache", cache, "--runs", folder / "runs", "--out", out)
     assert "warning: 2 of 4 images have no picture:" in done.stderr
-    assert "gone: no such file" in done.stderr
+    assert "unreadable: No such file or directory" in done.stderr
     assert "changed: not the file that was extracted" in done.stderr
     assert "Pass the dataset's folder as --root DIR if it has moved." in done.stderr
     return out
@@ -386,7 +387,7 @@ def test_names_are_text_and_never_markup(browser: Any, hostile: Path) -> None:
         assert heads == ["".join(HOSTILE)]
         assert sorted(page.locator(".card .gone").all_inner_texts()) == [
             "changed: not the file that was extracted",
-            "gone: no such file",
+            "unreadable: No such file or directory",
         ]
         assert page.locator(".card img").count() == 2
 
@@ -401,6 +402,7 @@ def test_the_same_files_give_the_same_bytes(written: Path, cache: FeatureCache, 
         "head": "paper",
         "images": len({name for split in "12" for name in names_in(cache, split)}),
         "without_picture": 0,
+        "maps": [],
     }
 
 
@@ -408,10 +410,10 @@ def test_a_page_is_no_larger_than_allowed_with_smaller_pictures(
     cache: FeatureCache, evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(report, "_figures", lambda cache, evaluation: {"drawings": [], "left_out": []})
-    whole = len(report.build_report(cache, evaluation, report.ReportSettings()).page)
+    whole = len(report.page_text(report.build_report(cache, evaluation, report.ReportSettings())))
     monkeypatch.setattr(report, "_PAGE_ITSELF", 60_000)
     monkeypatch.setattr(report, "LARGEST_PAGE", whole - 5_000)
-    page = report.build_report(cache, evaluation, report.ReportSettings()).page
+    page = report.page_text(report.build_report(cache, evaluation, report.ReportSettings()))
     assert whole // 2 < len(page) <= whole - 5_000
     assert page.count('"problem":""') == len({*names_in(cache, "1"), *names_in(cache, "2")})
 
@@ -422,7 +424,7 @@ def test_more_images_than_are_made_at_once_are_made_when_they_come_near(
 ) -> None:
     made = report.build_report(cache, evaluation, report.ReportSettings(head="paper"))
     path = tmp_path / "page.html"
-    page_of_few = made.page.replace("const AT_ONCE = 240;", "const AT_ONCE = 4;").replace("1500px", "0px")
+    page_of_few = report.page_text(made).replace("const AT_ONCE = 240;", "const AT_ONCE = 4;").replace("1500px", "0px")
     policy = '<meta http-equiv="Content-Security-Policy"'
     path.write_text(page_of_few.replace(policy, "<meta name=none"))  # its digest of the script is another
     with opened_page(browser, path.as_uri(), still=True) as page:
@@ -452,7 +454,7 @@ def test_a_moved_dataset_is_found_by_its_root(
     arguments = ["report", "--cache", cache.path, "--runs", runs, "--split", "1", "--root", moved]
     done = amnet(*arguments, "--out", tmp_path / "page.html", "--json")
     assert json.loads(done.stdout)["without_picture"] == 1
-    assert f"{name}: gone: no such file" in done.stderr
+    assert f"{name}: unreadable: No such file or directory" in done.stderr
 
 
 def test_what_names_nothing_is_refused_before_anything_is_scored(
@@ -527,5 +529,26 @@ def test_raw_maps_of_the_shown_row_lie_beside_the_page(
 def test_raw_maps_of_a_head_without_attention_are_refused(cache: FeatureCache, runs: Path, tmp_path: Path) -> None:
     given = ("report", "--cache", cache.path, "--runs", runs, "--out", tmp_path / "page.html")
     refused = amnet(*given, "--head", "plain", "--maps", tmp_path / "maps", status=2)
-    assert "plain has no attention" in refused.stderr
+    assert "--maps: plain has no attention; leave --maps out" in refused.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_head_that_gives_no_number_is_shown_without(
+    cache: FeatureCache, evaluation: Evaluation, tmp_path: Path
+) -> None:
+    paper = next(number for number, row in enumerate(evaluation.rows) if row.name == "paper")
+    broken = [replace(one, prediction=one.prediction * np.nan, step_scores=one.step_scores * np.nan)
+              for one in evaluation.rows[paper].scored]  # fmt: skip
+    rows = [replace(row, scored=tuple(broken)) if row.name == "paper" else row for row in evaluation.rows]
+    made = report.build_report(cache, replace(evaluation, rows=rows), report.ReportSettings(head="paper"))
+    report.write_report(tmp_path / "page.html", made)
+    assert all(entry["predictions"][paper] is None for entry in made.data["gallery"]["entries"])
+
+
+def test_a_page_that_is_larger_than_allowed_is_told(
+    cache: FeatureCache, evaluation: Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "LARGEST_PAGE", 1000)
+    made = report.build_report(cache, evaluation, report.ReportSettings())
+    written = report.write_report(tmp_path / "page.html", made)
+    assert "MB, which opens slowly; --images takes fewer" in written.warnings()[0]

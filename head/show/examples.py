@@ -8,14 +8,13 @@ from PIL import Image
 
 from featcache.cache import FeatureCache
 from featcache.dataset import images_of
-from featcache.errors import BadImage, printable
+from featcache.errors import BadInput, printable
 from featcache.originals import original
 
-from ..data import EVAL_VIEW
+from ..data import present_part
 from ..evaluation import Evaluation
-from ..maps import has_maps
+from ..maps import attention_of
 from ..metrics import Scores
-from ..runs import TrainedHead, load_head
 from ..score import Scored
 from .figures import Drawing, Drawings
 from .overlay import draw_maps, seen_box
@@ -32,27 +31,26 @@ def draw_examples(cache: FeatureCache, evaluation: Evaluation, *, root: Path | N
     """
     check_matplotlib()
     scored = next((one for row in evaluation.rows for one in row.scored if one.run.attends), None)
-    head = load_head(scored.run) if scored else None
-    if scored is None or head is None or not has_maps(head.module):
+    if scored is None:
         return Drawings([], ["attention maps: no head here has attention"])
-    rows = {image.name: row for row, image in enumerate(cache.images)}
+    rows = present_part(cache, cache.splits[scored.run.split][scored.part]).rows
     found, absent, folder = Drawings([], []), [], images_of(cache.manifest.source, root)
     for number, place in enumerate(chosen(scored.prediction).tolist(), start=1):
-        row = rows[scored.names[place]]
+        row = rows[place]
         try:
             picture = original(cache.images[row], folder)
-        except BadImage as error:
+            found.drawings.append(_drawing(cache, scored, picture, place=place, row=row, name=f"attention-{number}"))
+        except BadInput as error:
             absent.append(f"{cache.images[row].name} ({error})")
-            continue
-        found.drawings.append(_drawing(cache, scored, head, picture, place=place, row=row, name=f"attention-{number}"))
     if absent:
         found.left_out.append(f"attention maps: {', '.join(absent)}; looked for in {folder}")
     return found
 
 
 def chosen(prediction: Scores) -> NDArray[np.int64]:
-    """Return the places of the two lowest, the two middle and the two highest predictions, in that order; each once."""
+    """Return the places of the two lowest, middle and highest predictions that are finite, in that order; each once."""
     order = np.argsort(prediction, kind="stable")
+    order = order[np.isfinite(prediction[order])]
     middle = max(0, len(order) // 2 - _EACH // 2)
     ranks = np.r_[
         : min(_EACH, len(order)), middle : min(middle + _EACH, len(order)), max(0, len(order) - _EACH) : len(order)
@@ -61,17 +59,14 @@ def chosen(prediction: Scores) -> NDArray[np.int64]:
     return places
 
 
-def _drawing(
-    cache: FeatureCache, scored: Scored, head: TrainedHead, picture: Image.Image, *, place: int, row: int, name: str
-) -> Drawing:
+def _drawing(cache: FeatureCache, scored: Scored, picture: Image.Image, *, place: int, row: int, name: str) -> Drawing:
     run = scored.run
-    score, steps, maps = head.predict(run.input.read(cache, np.array([row]), EVAL_VIEW))
-    grid = run.input.grid(run.recipe)
+    maps = next(attention_of(cache, run, np.array([row])) or iter(()))
     figure = draw_maps(
         picture,
-        maps[0].numpy().reshape(-1, grid.height, grid.width),
-        step_scores=steps[0].tolist(),
-        score=float(score[0]),
+        maps[0],
+        step_scores=scored.step_scores[place].tolist(),
+        score=float(scored.prediction[place]),
         truth=float(scored.truth[place]),
         title=scored.names[place],
         box=seen_box(cache.recipe.view_recipe, width=picture.width, height=picture.height),

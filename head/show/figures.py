@@ -71,9 +71,9 @@ def draw_all(cache: FeatureCache, evaluation: Evaluation) -> Drawings:
     rows = list(evaluation.rows)
     if not rows:
         return Drawings([], ["figures: no run could be scored"])
-    dataset = cache.manifest.source.get("dataset", "")
-    public = "images" not in cache.manifest.source  # a table of one's own may have any name
-    table = table_of(dataset, rows[0].scored[0].part) if public else None
+    source = cache.manifest.source
+    dataset = "" if "images" in source else source.get("dataset", "")  # a table of one's own may be called lamem, too
+    table = table_of(dataset, rows[0].scored[0].part)
     found = Drawings([], [])
     with styled():
         figure, caption = draw_comparison(rows, table, dataset)

@@ -14,6 +14,7 @@ from PIL import Image
 from featcache.errors import BadInput, InvalidSettings
 from featcache.views import Box, ViewRecipe, view_of
 
+from ..data import EVAL_VIEW
 from .style import GREY, INK, LEAST_SCALE, WIDTH, new_figure, shortened, styled
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def draw_maps(
 
 def seen_box(recipe: ViewRecipe, *, width: int, height: int) -> Box:
     """Return what a head sees of an image width x height pixels, in its pixels: all that the evaluation view shows."""
-    return view_of(recipe, "", 0, width=width, height=height).box
+    return view_of(recipe, "", EVAL_VIEW, width=width, height=height).box
 
 
 def upsampled(one: Map, height: int, width: int) -> Map:

@@ -23,7 +23,7 @@ from featcache.errors import FeatcacheError
 from .server import is_loopback
 
 MOST_BYTES = 32_000_000
-MOST_WAITING = 16  # uploads at once, so at most half a gigabyte of them
+MOST_WAITING = 16  # uploads at once, so at most a gigabyte of them, each held twice for a moment
 UPLOAD_SECONDS = 60.0
 _HEADERS = {
     "Cache-Control": "no-store",

@@ -17,7 +17,7 @@ _UNSAFE = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}
 
 
 def page_of(data: dict[str, Any], *, title: str) -> str:
-    """Return the page that shows data, as `head.show.page.report.report_data` and its like make it."""
+    """Return the page that shows data, as `head.show.page.report.build_report` and its like make it."""
     style, script = _packaged("page.css"), "\n".join(map(_packaged, SCRIPTS))
     return Template(_packaged("page.html")).substitute(
         policy=policy_of(style, script, live="live" in data),

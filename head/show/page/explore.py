@@ -14,7 +14,7 @@ from ...runs import Run
 from .app import MOST_BYTES, explore_app
 from .document import page_of
 from .facts import run_facts
-from .report import ReportSettings, evaluate_for, report_data
+from .report import ReportSettings, build_report, evaluate_for
 from .uploads import predict_bytes
 
 
@@ -40,14 +40,16 @@ def exploration(
     host is the address that it will be served on. Raises what `evaluate_for` raises.
     """
     run = predictor.run
-    data: dict[str, Any] = {"live": {"run": run_facts(run), "most_bytes": MOST_BYTES}}
+    data: dict[str, Any] = {
+        "live": {"run": {**run_facts(run), "recipe": run.config["recipe"]}, "most_bytes": MOST_BYTES}
+    }
     warnings: list[str] = []
     if cache is not None:
         settings = ReportSettings(root=root)
         found = evaluate_for(cache, runs, settings)
         settings = replace(settings, head=_row_of(run, found))
-        report, about = report_data(cache, found, settings, on_progress=on_progress)
-        data |= report
+        about = build_report(cache, found, settings, on_progress=on_progress)
+        data |= about.data
         warnings += [*map(str, found.errors), *found.warnings(), *about.warnings()]
     page = page_of(data, title=f"{run.name}: explore")
     return Exploration(explore_app(page, lambda image: predict_bytes(predictor, image).as_json(), host=host), warnings)

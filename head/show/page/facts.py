@@ -11,7 +11,7 @@ from ...rows import Row
 from ...runs import Run
 from ...score import Scored
 
-_OF_RESULT = ("split", "n", "absent", "rho", "rho_low", "rho_high", "mse", "prediction_sd", "best_epoch")
+_OF_RESULT = ("split", "n", "absent", "rho", "rho_low", "rho_high", "mse", "best_epoch")
 
 
 def cache_facts(cache: FeatureCache) -> dict[str, Any]:
@@ -65,7 +65,6 @@ def run_facts(run: Run) -> dict[str, Any]:
         "imported": run.imported,
         "settings": config["settings"],
         "result": config["result"],
-        "recipe": config["recipe"],
     }
 
 

@@ -1,8 +1,9 @@
 """What a page knows of each image: its score in a split, what every head predicts, and where one head looks."""
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import cycle
+from dataclasses import dataclass, replace
+from itertools import cycle, repeat
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,15 @@ from featcache.split_files import natural_key
 from ...data import present_part
 from ...evaluation import Evaluation
 from ...maps import attention_of
+from ...metrics import json_number
 from ...rows import Row, without_seed
 from ...runs import Run
 from ...score import Scored
-from .packed import PackedMaps, pack_maps
+from .packed import PackedMaps, pack_maps, text_bytes
 
-LARGEST_MAPS = 16_000_000  # bytes of all maps of a page
+LARGEST_ENTRIES = 16_000_000  # bytes of all entries of a page with their maps
+_QUANTILES = 101
+_LABELS = 60  # bytes around the levels of an entry's maps
 
 
 @dataclass(frozen=True)
@@ -34,16 +38,16 @@ class Entry:
     truth: float
     predictions: tuple[float | None, ...]
     steps: tuple[float, ...]
-    maps: PackedMaps | None
+    maps: PackedMaps | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as a JSON object, scores to six digits."""
+        """Return it as a JSON object, scores to six digits; what is not finite becomes null."""
         return {
             "split": self.split,
             "row": self.row,
             "truth": round(self.truth, 6),
-            "predictions": [None if value is None else round(value, 6) for value in self.predictions],
-            "steps": [round(value, 6) for value in self.steps],
+            "predictions": [None if value is None else _rounded(value) for value in self.predictions],
+            "steps": [_rounded(value) for value in self.steps],
             "maps": self.maps.as_json() if self.maps else None,
         }
 
@@ -52,12 +56,14 @@ class Entry:
 class Gallery:
     """Entries by split and place in its part; shown is the number of the table row whose maps they have.
 
-    images counts all of the part, of which the entries may be a choice.
+    images counts all of the part, of which the entries may be a choice; ratings are quantiles of the scores of all, in
+    even steps from the least to the largest.
     """
 
     shown: int
     entries: Sequence[Entry]
     images: int
+    ratings: Sequence[float]
 
     @property
     def rows(self) -> list[int]:
@@ -97,20 +103,23 @@ def find_row(rows: Mapping[str, Sequence[Run]], name: str) -> int:
 
 
 def gallery_of(
-    cache: FeatureCache, evaluation: Evaluation, *, shown: int = 0, most: int = 2000, budget: int = LARGEST_MAPS
+    cache: FeatureCache, evaluation: Evaluation, *, shown: int = 0, most: int = 2000, budget: int = LARGEST_ENTRIES
 ) -> Gallery:
     """Return the gallery of all images that were scored, or of so many: half by lot, the others at the extremes.
 
-    There are no more than have maps of about budget bytes together, as text. Of a row with several seeds, the
-    predictions are those of the first.
+    There are no more than make about budget bytes of text with their maps. Of a row with several seeds, the predictions
+    are those of the first.
     """
     firsts = [first_seeds(row) for row in evaluation.rows]
     splits = sorted({result.run.split for result in evaluation.scored}, key=natural_key)
-    entries = [entry for split in splits for entry in _of_split(cache, split, firsts, shown)]
-    images = len({entry.row for entry in entries})
-    taken = sum(entry.maps.text_bytes for entry in entries if entry.maps)
-    kept = _chosen(entries, shown, min(most, max(1, images * budget // max(1, taken))))
-    return Gallery(shown, [entry for entry in entries if entry.row in kept], images)
+    entries = [entry for split in splits for entry in _of_split(cache, split, firsts)]
+    scores = {entry.row: entry.truth for entry in entries}
+    taken = sum(len(json.dumps(entry.as_json())) for entry in entries) + _map_bytes(firsts[shown], entries)
+    kept = _chosen(entries, shown, min(most, max(1, len(scores) * budget // taken)))
+    found = [entry for entry in entries if entry.row in kept]
+    ratings = np.quantile(list(scores.values()), np.linspace(0, 1, _QUANTILES)).tolist()
+    looked_at = [entry for split in splits for entry in _with_looks(cache, split, firsts[shown].get(split), found)]
+    return Gallery(shown, looked_at, len(scores), ratings)
 
 
 def first_seeds(row: Row) -> dict[str, Scored]:
@@ -119,24 +128,45 @@ def first_seeds(row: Row) -> dict[str, Scored]:
     return {one.run.split: one for one in ordered}
 
 
-def _of_split(cache: FeatureCache, split: str, firsts: Sequence[dict[str, Scored]], shown: int) -> list[Entry]:
+def _of_split(cache: FeatureCache, split: str, firsts: Sequence[dict[str, Scored]]) -> list[Entry]:
+    """Return the entries of a split, without steps and maps."""
     results = [first.get(split) for first in firsts]
     part = next(result.part for result in results if result)
     present = present_part(cache, cache.splits[split][part])
-    one = results[shown]
-    batches = attention_of(cache, one.run, present.rows) if one else None
-    maps = None if batches is None else [pack_maps(maps) for batch in batches for maps in batch]
+    predictions = zip(*(result.prediction if result else repeat(None) for result in results), strict=False)
     return [
-        Entry(
-            split=split,
-            row=int(row),
-            truth=float(truth),
-            predictions=tuple(float(result.prediction[k]) if result else None for result in results),
-            steps=tuple(one.step_scores[k].tolist()) if one else (),
-            maps=maps[k] if maps else None,
-        )
-        for k, (row, truth) in enumerate(zip(present.rows, present.scores, strict=True))
+        Entry(split, int(row), float(truth), tuple(None if value is None else float(value) for value in values), ())
+        for row, truth, values in zip(present.rows, present.scores, predictions, strict=True)
     ]
+
+
+def _map_bytes(first: dict[str, Scored], entries: Sequence[Entry]) -> int:
+    """Return about how many bytes steps and maps of a row's runs will take as text."""
+    taken = 0
+    for entry in entries:
+        scored = first.get(entry.split)
+        if scored and scored.run.attends:
+            steps = scored.step_scores.shape[1]
+            taken += text_bytes(steps * scored.run.input.grid(scored.run.recipe).positions) + 12 * steps + _LABELS
+    return taken
+
+
+def _with_looks(cache: FeatureCache, split: str, scored: Scored | None, entries: Sequence[Entry]) -> list[Entry]:
+    """Return a split's entries with the steps and maps of a run, if it is there and looks."""
+    own = [entry for entry in entries if entry.split == split]
+    if scored is None:
+        return own
+    rows = present_part(cache, cache.splits[split][scored.part]).rows
+    steps = dict(zip(rows.tolist(), scored.step_scores.tolist(), strict=True))
+    batches = attention_of(cache, scored.run, np.array([entry.row for entry in own], np.int64))
+    maps = repeat(None) if batches is None else (pack_maps(one) for batch in batches for one in batch)
+    return [
+        replace(entry, steps=tuple(steps[entry.row]), maps=packed) for entry, packed in zip(own, maps, strict=False)
+    ]
+
+
+def _rounded(value: float) -> float | None:
+    return json_number(round(value, 6))
 
 
 def _chosen(entries: Sequence[Entry], shown: int, most: int) -> set[int]:

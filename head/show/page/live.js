@@ -33,7 +33,7 @@ function liveSection() {
     } catch {
       throw new Error("The program that serves this page does not answer; start it again.");
     }
-    const found = await answer.json();
+    const found = await answer.json().catch(() => ({ error: "The program is busy; try again in a moment." })); // the server's own refusal is no JSON
     if (!answer.ok) throw new Error(found.error);
     return found;
   }
@@ -51,15 +51,14 @@ function liveResult(name, found) {
   const rank = rankOf(found.score);
   return el("article", { class: "result" }, el("h3", {}, name),
     el("dl", { class: "verdict" }, el("div", { class: "predicted" }, el("dt", {}, "Predicted"), el("dd", {}, number(found.score))),
-      rank === null ? null : el("div", {}, el("dt", {}, `Above the ratings of`), el("dd", {}, `${rank}%`))),
+      rank === null ? null : el("div", {}, el("dt", {}, `Above the ratings of, in percent of ${data.gallery.of.toLocaleString("en")} images`), el("dd", {}, `${rank}%`))),
     found.in_training ? el("p", { class: "refused" }, "The head was trained on this very image, so its score says nothing.") : null,
     looksOf(image, surfaces, found.steps), surfaces ? el("div", { class: "beneath" }, sumOf(found.steps, found.score), legend(surfaces.top, data.live.run.name)) : null);
 }
 
-// The share of rated images, in percent, whose rating is below a score; null without a gallery.
+// The share of rated images, in percent, whose rating is below a score, by quantiles; null without a gallery.
 function rankOf(score) {
   if (!data.gallery) return null;
-  const ratings = new Map(data.gallery.entries.map((entry) => [entry.row, entry.truth]));
-  const below = [...ratings.values()].filter((rating) => rating < score).length;
-  return Math.round((100 * below) / ratings.size);
+  const { ratings } = data.gallery;
+  return Math.round((100 * ratings.filter((rating) => rating < score).length) / ratings.length);
 }

@@ -1,6 +1,7 @@
 """What a page holds instead of arrays and files: maps of one byte a place, thumbnails, both as text."""
 
 import base64
+import math
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -18,11 +19,6 @@ class PackedMaps:
 
     levels: NDArray[np.uint8]
     high: float
-
-    @property
-    def text_bytes(self) -> int:
-        """Bytes of the levels in base64."""
-        return -(-self.levels.nbytes // 3) * 4
 
     def as_json(self) -> dict[str, Any]:
         """Return a JSON object; high is in even shares, 1/L, which every place has without attention."""
@@ -46,9 +42,19 @@ class Thumbnail:
         return base64.b64encode(self.data).decode()
 
 
-def pack_maps(maps: NDArray[np.float32]) -> PackedMaps:
-    """Round the maps of one image (T, H, W), which sum to 1, to 256 levels from 0 to their largest value."""
+def text_bytes(levels: int) -> int:
+    """Return how many bytes so many levels take in base64."""
+    return -(-levels // 3) * 4
+
+
+def pack_maps(maps: NDArray[np.float32]) -> PackedMaps | None:
+    """Round the maps of one image (T, H, W), which sum to 1, to 256 levels from 0 to their largest value.
+
+    None if they are not finite.
+    """
     high = float(maps.max())
+    if not math.isfinite(high):
+        return None
     return PackedMaps(np.rint(maps.astype(np.float64) / high * 255).astype(np.uint8), high)
 
 

@@ -56,7 +56,8 @@ function subscript(t) {
 // Places on a line of numbers, in percent of its width, with a margin on both sides.
 function scaleOf(values) {
   const finite = values.filter((value) => Number.isFinite(value));
-  let low = Math.min(...finite), high = Math.max(...finite);
+  let low = finite.reduce((one, other) => Math.min(one, other), Infinity);
+  let high = finite.reduce((one, other) => Math.max(one, other), -Infinity); // not of all as arguments, which have a limit
   if (!finite.length || low === high) [low, high] = [(finite[0] ?? 0.5) - 0.5, (finite[0] ?? 0.5) + 0.5];
   const at = (value) => 4 + (92 * (Math.min(high, Math.max(low, value)) - low)) / (high - low);
   return { low, high, at };

@@ -12,6 +12,7 @@ from featcache.errors import InvalidSettings, join_errors, list_problems, printa
 from featcache.files import make_folder, write_durably
 from featcache.progress import OnProgress, silent
 
+from ...data import EVAL_VIEW, present_part
 from ...evaluation import Evaluation, evaluate
 from ...maps import attention_of, write_maps
 from ...rows import named_groups
@@ -31,12 +32,13 @@ _FEW = 8
 @dataclass(frozen=True)
 class ReportSettings:
     """What a report shows: root is the dataset's folder if it has moved, head the row whose maps are shown, most the
-    number of images in the gallery.
+    number of images in the gallery. maps is the folder that takes the maps as they are, if they are asked for.
     """
 
     root: Path | None = None
     head: str | None = None
     most: int = 2000
+    maps: Path | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.most <= 10_000:
@@ -45,9 +47,9 @@ class ReportSettings:
 
 @dataclass(frozen=True)
 class Report:
-    """A page as text, the row whose maps it shows, how many images it has, and the problem of each left without."""
+    """What a page shows, as a JSON object, the row whose maps it has, how many images, and which have no picture."""
 
-    page: str
+    data: dict[str, Any]
     head: str
     images: int
     problems: Sequence[tuple[str, str]]
@@ -84,6 +86,12 @@ class WrittenReport:
         page = f"{self.path}: {self.images:,} images, attention maps of {self.head}, {self.bytes / 1e6:.1f} MB"
         return "\n".join([page, *map(str, self.maps)])
 
+    def warnings(self) -> list[str]:
+        """Return what to know of its size."""
+        if self.bytes <= LARGEST_PAGE:
+            return []
+        return [f"warning: {self.path} has {self.bytes / 1e6:.1f} MB, which opens slowly; --images takes fewer"]
+
 
 def evaluate_for(
     cache: FeatureCache,
@@ -100,32 +108,30 @@ def evaluate_for(
     errors.
     """
     images_folder(cache, settings.root)
-    if settings.head is not None:
-        finished = [run for run in find_runs_of(cache, runs, splits)[0] if run.finished]
-        groups = named_groups(finished)
-        find_row({name: [finished[place] for place in places] for name, places in groups}, settings.head)
+    if settings.head is not None or settings.maps is not None:
+        _check_head(cache, runs, splits, settings)
     found = evaluate(cache, runs, splits=splits, part=part, against=against)
     if not found.scored:
         raise join_errors(found.errors, "no run could be scored:", "Train one, or name others with --runs.")
     return found
 
 
+def _check_head(cache: FeatureCache, runs: Path, splits: str, settings: ReportSettings) -> None:
+    """Raise `InvalidSettings` unless the row that is named exists, and has maps if they are asked for."""
+    finished = [run for run in find_runs_of(cache, runs, splits)[0] if run.finished]
+    rows = {name: [finished[place] for place in places] for name, places in named_groups(finished)}
+    meant = finished if settings.head is None else list(rows.values())[find_row(rows, settings.head)]
+    if settings.maps is not None and not any(run.attends for run in meant):
+        raise InvalidSettings(f"--maps: {settings.head or 'no head here'} has no attention; leave --maps out")
+
+
 def build_report(
     cache: FeatureCache, evaluation: Evaluation, settings: ReportSettings, *, on_progress: OnProgress = silent
 ) -> Report:
-    """Return the report of an evaluation, the same text for equal files.
+    """Return the report of an evaluation, equal for equal files.
 
     Raises `InvalidSettings` if root or head names nothing.
     """
-    data, report = report_data(cache, evaluation, settings, on_progress=on_progress)
-    page = page_of(data, title=f"{cache.name}: {report.head}")
-    return Report(page, report.head, report.images, report.problems)
-
-
-def report_data(
-    cache: FeatureCache, evaluation: Evaluation, settings: ReportSettings, *, on_progress: OnProgress = silent
-) -> tuple[dict[str, Any], Report]:
-    """Return what a page shows, as a JSON object, beside a report without its page. Raises as `build_report` does."""
     folder = images_folder(cache, settings.root)
     gallery = gallery_of(cache, evaluation, shown=shown_row(evaluation, settings.head), most=settings.most)
     images = [cache.images[row] for row in gallery.rows]
@@ -139,15 +145,20 @@ def report_data(
     thumbnails = thumbnails_of(images, folder, budget=room * 3 // 4 - 2 * len(images), on_progress=on_progress)
     data["gallery"] = _gallery_data(cache, gallery, thumbnails)
     problems = [(image.name, one.problem) for image, one in zip(images, thumbnails, strict=True) if one.problem]
-    return data, Report("", evaluation.rows[gallery.shown].name, len(images), problems)
+    return Report(data, evaluation.rows[gallery.shown].name, len(images), problems)
+
+
+def page_text(report: Report) -> str:
+    """Return the page of a report."""
+    return page_of(report.data, title=f"{report.data['cache']['name']}: {report.head}")
 
 
 def write_report(path: Path, report: Report, *, maps: Sequence[Path] = ()) -> WrittenReport:
     """Write the page at once, durably; maps are what `write_raw_maps` wrote for it."""
-    data = report.page.encode()
+    page = page_text(report).encode()
     make_folder(path.parent)
-    write_durably(path, data)
-    return WrittenReport(path, len(data), report.head, report.images, len(report.problems), maps)
+    write_durably(path, page)
+    return WrittenReport(path, len(page), report.head, report.images, len(report.problems), maps)
 
 
 def write_raw_maps(folder: Path, cache: FeatureCache, evaluation: Evaluation, settings: ReportSettings) -> list[Path]:
@@ -156,10 +167,9 @@ def write_raw_maps(folder: Path, cache: FeatureCache, evaluation: Evaluation, se
     Image k of it is line k of split-K.csv, which has its prediction. Raises `InvalidSettings` if the row does not look.
     """
     row = evaluation.rows[shown_row(evaluation, settings.head)]
-    places = {image.name: place for place, image in enumerate(cache.images)}
     found = []
     for split, scored in first_seeds(row).items():
-        batches = attention_of(cache, scored.run, np.array([places[name] for name in scored.names]))
+        batches = attention_of(cache, scored.run, present_part(cache, cache.splits[split][scored.part]).rows)
         if batches is None:
             raise InvalidSettings(f"--maps: {row.name} has no attention; name a row that has by --head")
         path = folder / f"split-{split}.npy"
@@ -173,11 +183,12 @@ def _gallery_data(cache: FeatureCache, gallery: Gallery, thumbnails: Sequence[Th
     return {
         "shown": gallery.shown,
         "of": gallery.images,
+        "ratings": [round(rating, 6) for rating in gallery.ratings],
         "images": {
             row: {
                 "name": cache.images[row].name,
                 "size": [cache.images[row].width, cache.images[row].height],
-                "box": cache.box[row, 0].tolist(),
+                "box": cache.box[row, EVAL_VIEW].tolist(),
                 "picture": thumbnail.as_text(),
                 "problem": thumbnail.problem,
             }

@@ -51,7 +51,7 @@ function intervalPlot(row, scale) {
 function splitTable(row) {
   const seeds = row.seeds > 1;
   const titles = ["Split", ...(seeds ? ["Seed"] : []), "\u03c1", "95% interval", "MSE", "Images", "Epoch"];
-  const cells = (one) => [one.split, ...(seeds ? [one.seed] : []), number(one.rho), interval(one.rho_low, one.rho_high), number(one.mse, 5), one.n, one.best_epoch ?? "unknown"];
+  const cells = (one) => [one.split, ...(seeds ? [one.seed] : []), number(one.rho), interval(one.rho_low, one.rho_high), number(one.mse, 5), one.absent ? `${one.n}, ${one.absent} absent` : one.n, one.best_epoch ?? "unknown"];
   const compared = row.comparison;
   return el("div", { class: "within" },
     el("table", {}, el("thead", {}, el("tr", {}, titles.map((title) => el("th", { scope: "col" }, title)))),
@@ -72,9 +72,9 @@ function headline() {
     : different.length ? `Of ${count(others.length, "other head")}, ${different.length} ${different.length === 1 ? "differs" : "differ"} from it significantly (Holm p below 0.05).`
     : `None of the ${others.length} others differs from it significantly (Holm p below 0.05).`;
   return [
-    el("p", { class: "headline" }, "On images it has not seen, ", el("b", {}, broken(row.name)), " ranks with a correlation of ", el("b", {}, rank),
+    el("p", { class: "headline" }, row.runs.some((run) => run.imported) ? "" : "On images it has not seen, ", el("b", {}, broken(row.name)), " ranks with a correlation of ", el("b", {}, rank),
       row.rho_low === null ? null : ` (95% ${interval(row.rho_low, row.rho_high)})`,
       row.rho_low !== null && row.rho_low <= 0 && row.rho_high >= 0 ? ", which may be none" : "", "."),
-    el("p", { class: "lead" }, `Mean over ${count(row.splits, "split")} of Spearman\u2019s \u03c1 on the ${part} part. ${rows[0] === row ? "It is the best on validation. " : ""}`, verdict),
+    el("p", { class: "lead" }, `Mean over ${count(row.splits, "split")} of Spearman\u2019s \u03c1 on the ${part} part. ${rows.length > 1 && rows[0] === row && row.val_rho_mean !== null && !row.optimistic ? "It is the best on validation. " : ""}`, verdict),
   ];
 }

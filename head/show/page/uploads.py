@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from featcache.images import decode_bytes
-from featcache.views import Box, view_of
+from featcache.views import Box
 
-from ...data import EVAL_VIEW
 from ...predict import Predictor
+from ..overlay import seen_box
 from .packed import PackedMaps, Thumbnail, make_thumbnail, pack_maps
 
 SIDE = 640  # pixels of the picture that is sent back
@@ -56,9 +56,9 @@ def predict_bytes(predictor: Predictor, data: bytes) -> LiveResult:
     return LiveResult(
         score=float(found),
         steps=found.step_scores,
-        maps=pack_maps(found.attention) if found.attention is not None and run.attends else None,
+        maps=pack_maps(found.attention) if found.attention is not None else None,
         in_training=None if run.imported else decoded.sha256 in predictor.head.train_images,
         size=(width, height),
-        box=view_of(run.recipe.view_recipe, "", EVAL_VIEW, width=width, height=height).box,
+        box=seen_box(run.recipe.view_recipe, width=width, height=height),
         picture=make_thumbnail(decoded.rgb, SIDE),
     )
