@@ -475,4 +475,4 @@ def test_baselines_go_the_whole_way_on_the_command_line(
         ["predict", "--head", str(runs[0]), str(torn_dataset / "images" / name), "--maps", str(tmp_path / "maps")],
     )
     assert no_maps.exit_code == 2
-    assert "has no attention maps; leave --maps out" in no_maps.stderr
+    assert "a head without attention, which has no maps; leave --maps out" in no_maps.stderr
