@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from .options import DIRECTORY, FILE, HEAD, JSON, show
+from .options import DIRECTORY, FILE, HEAD, JSON, show, tell
 
 
 @click.command("export-head")
@@ -40,3 +40,4 @@ def export_head(
         license_id=license_id,
     )
     show(exported.as_json() if as_json else describe_export(exported))
+    tell(*exported.warnings())

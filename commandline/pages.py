@@ -1,5 +1,6 @@
 """Commands of pages: report, explore."""
 
+import contextlib
 from pathlib import Path
 
 import click
@@ -58,8 +59,10 @@ def report(
     """
     from featcache.cache import find_cache, open_cache
     from featcache.errors import join_errors
+    from featcache.files import check_output
     from head.show.page.report import ReportSettings, build_report, evaluate_for, write_raw_maps, write_report
 
+    check_output(out)  # before anything is scored
     settings = ReportSettings(root=root, head=head, most=images, maps=map_folder)
     opened = open_cache(find_cache(cache))
     found = evaluate_for(opened, runs, settings, splits=split, part=part, against=against)
@@ -116,5 +119,6 @@ def explore(
         tell(*made.warnings)
         if not is_loopback(host):
             tell(f"warning: other machines can reach {host}, and whoever does can use this page")
-        show({"url": url_of(listening)} if as_json else url_of(listening))
-        serve(made.app, listening)
+        with contextlib.suppress(KeyboardInterrupt):  # from the moment that the address can be read
+            show({"url": url_of(listening)} if as_json else url_of(listening))
+            serve(made.app, listening)

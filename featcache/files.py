@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .errors import CorruptFile, StorageError
+from .errors import CorruptFile, InvalidSettings, StorageError
 
 TEMPORARY_PREFIX = ".tmp-"
 _WRITE_SIZE = 16 << 20
@@ -35,6 +35,19 @@ def write_durably(path: Path, data: bytes | memoryview) -> str:
             temporary.unlink(missing_ok=True)  # whatever ended the writing; after the rename there is none
         sync_folder(path.parent)
     return digest
+
+
+def check_output(path: Path) -> None:
+    """Make the folder of a file that a user named; raise `InvalidSettings` if a device or a pipe would be replaced."""
+    if path.exists() and not path.is_file():
+        raise InvalidSettings(f"{path}: is no regular file, and would be replaced; name another")
+    make_folder(path.parent)
+
+
+def write_output(path: Path, data: bytes) -> None:
+    """Write a file that a user named as `write_durably` does; a link is followed. Raises as `check_output` does too."""
+    check_output(path)
+    write_durably(path.resolve(), data)
 
 
 def _write_and_sync(path: Path, data: memoryview) -> None:

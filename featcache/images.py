@@ -125,7 +125,7 @@ def _open_header(data: bytes) -> Image.Image:
         except UnidentifiedImageError:
             raise BadImage("unidentified", f"not one of {', '.join(FORMATS)}") from None
         except Image.DecompressionBombError as error:
-            raise BadImage("too-large", _first_line(error)) from error
+            raise BadImage("too-large", f"more than {2 * MOST_PIXELS:,} pixels") from error
         except _DAMAGE as error:
             raise BadImage("damaged", _first_line(error)) from error
 

@@ -186,12 +186,20 @@ def find_runs_of(cache: FeatureCache, runs: Path, splits: str = "all") -> tuple[
     else:
         missing = [] if any(run.finished for run in found) else ["all"]
     if missing and not errors:
-        split, unfinished = ",".join(missing), sum(not run.finished for run in found)
-        raise InvalidSettings(
-            f"{folder}: no finished run of split {split} on {cache.name}, and {unfinished} unfinished; "
-            f"make one with train-head --cache {cache.path} --split {split}"
-        )
+        unfinished = sum(not run.finished for run in found)
+        raise InvalidSettings(_nothing_found(cache, folder, ",".join(missing), unfinished, readable))
     return sorted(found, key=lambda run: (run.name, natural_key(run.split))), errors
+
+
+def _nothing_found(cache: FeatureCache, folder: Path, splits: str, unfinished: int, runs: Sequence[Run]) -> str:
+    """Return that no run of splits, or of 'all', is finished, and the way out; runs are all that are there."""
+    which = "any split" if splits == "all" else f"split {splits}"
+    names = {run.config["cache"] for run in runs if run.config["fingerprint"] == cache.fingerprint} - {cache.name}
+    renamed = f"; runs of these features are there for {min(names)}: give the cache that name again" if names else ""
+    return (
+        f"{folder}: no finished run of {which} on {cache.name}, and {unfinished} unfinished; make one with "
+        f"train-head --cache {cache.path} --split {splits}{renamed}"
+    )
 
 
 def _is_of(run: Run, cache: FeatureCache, folder: Path) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from featcache.errors import printable
-from featcache.files import write_durably
+from featcache.files import write_output
 
 from .compare import Comparison
 from .evaluation import Evaluation
@@ -164,7 +164,7 @@ def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerows(_prediction_lines(predictions))
-    write_durably(path, text.getvalue().encode())
+    write_output(path, text.getvalue().encode())
 
 
 def format_predictions(predictions: Sequence[Prediction]) -> str:

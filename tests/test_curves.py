@@ -71,4 +71,4 @@ def test_heads_without_epochs_say_why(tmp_path: Path) -> None:
         "\xff",
     ):
         (paper.run.folder / "history.csv").write_text(damage, encoding="latin-1")
-        assert without_curves(row(paper)) == "history.csv of a run is missing or damaged"
+        assert without_curves(row(paper)) == "history.csv of split-1 is missing or damaged"

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,18 @@ def test_the_cards_examples_run_and_agree(
         printed.append(float(out.getvalue().strip().strip("[]")))
     wanted = Predictor.load(".").predict([Path("photo.jpg")])[0].score
     assert printed == pytest.approx([wanted, wanted], abs=1e-4)
+
+
+def test_a_head_of_other_arithmetic_than_the_graphs_is_warned_of(exported: Exported) -> None:
+    assert exported.warnings() == []
+    config = exported.run.config
+    run = replace(exported.run, config={**config, "recipe": {**config["recipe"], "precision": "bf16-openvino"}})
+    (warning,) = replace(exported, run=run).warnings()
+    assert warning.startswith(
+        "warning: this head's features are bf16, in which predict computes; model.onnx computes in"
+    )
+    assert "extract with --precision fp32" in warning
+    assert replace(exported, run=run, files={"head.onnx": 1}).warnings() == []
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "L", "P", "1", "CMYK"])

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featcache import files
-from featcache.errors import CorruptFile, StorageError
+from featcache.errors import CorruptFile, InvalidSettings, StorageError
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -227,3 +227,23 @@ def test_a_file_system_that_cannot_fsync_is_refused(tmp_path: Path, monkeypatch:
     with pytest.raises(StorageError, match="this file system cannot fsync, so nothing on it is safe"):
         files.write_durably(tmp_path / "f", b"x")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_a_user_names_is_written_where_a_link_leads(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link.csv").symlink_to(tmp_path / "real" / "there.csv")
+    files.write_output(tmp_path / "link.csv", b"1")
+    assert (tmp_path / "link.csv").is_symlink()
+    assert (tmp_path / "real" / "there.csv").read_bytes() == b"1"
+    files.write_output(tmp_path / "new" / "folder" / "a.csv", b"2")
+    assert (tmp_path / "new" / "folder" / "a.csv").read_bytes() == b"2"
+
+
+def test_a_pipe_or_a_device_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path / "pipe", Path("/dev/null"), tmp_path):
+        with pytest.raises(InvalidSettings, match="is no regular file, and would be replaced; name another"):
+            files.check_output(place)
+        with pytest.raises(InvalidSettings):
+            files.write_output(place, b"1")
+    assert (tmp_path / "pipe").is_fifo()

@@ -200,3 +200,10 @@ def test_the_box_is_the_one_that_the_cache_was_cut_by(tiny_cache: object) -> Non
         box = seen_box(cache.recipe.view_recipe, width=image.width, height=image.height)
         assert tuple(box) == tuple(cache.box[row, 0].tolist())
     assert seen_box(ViewRecipe(eval_view="squash"), width=120, height=90) == (0, 0, 120, 90)
+
+
+@pytest.mark.parametrize("size", [(4000, 400), (3000, 31), (400, 4000)])
+def test_drawings_of_long_images_stay_small(size: tuple[int, int]) -> None:
+    maps = np.full((3, 4, 4), 1 / 16, np.float32)
+    figure = draw_maps(Image.new("RGB", size), maps, step_scores=[0.1] * 3, score=0.3)
+    assert max(figure.get_size_inches()) < 20

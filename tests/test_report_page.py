@@ -545,6 +545,33 @@ def test_a_head_that_gives_no_number_is_shown_without(
     assert all(entry["predictions"][paper] is None for entry in made.data["gallery"]["entries"])
 
 
+@needs_chromium
+def test_the_headline_says_what_holds(
+    browser: Any, cache: FeatureCache, evaluation: Evaluation, tmp_path: Path
+) -> None:
+    def headline(**changes: Any) -> str:
+        made = report.build_report(cache, evaluation, report.ReportSettings())
+        row = made.data["scores"]["rows"][0]
+        row.update({key: value for key, value in changes.items() if key in row})
+        for run in row["runs"]:
+            run["imported"] = changes.get("imported", False)
+        report.write_report(tmp_path / "page.html", made)
+        with opened_page(browser, (tmp_path / "page.html").as_uri()) as page:
+            return " ".join(page.locator(".headline, .lead").all_inner_texts())
+
+    name = evaluation.rows[0].name
+    numbers = {"rho_mean": 0.5, "rho_low": 0.4, "rho_high": 0.6}
+    usual = headline(**numbers)
+    assert usual.startswith(
+        f"On images it has not seen, {name} ranks with a correlation of 0.500 (95% 0.400 to 0.600). "
+    )
+    assert "It is the best on validation." in usual
+    assert headline(**numbers, imported=True).startswith(f"{name} ranks with a correlation of 0.500")
+    assert "best on validation" not in headline(**numbers, optimistic=True)
+    assert "0.600), which may be none. " in headline(**{**numbers, "rho_low": -0.1})
+    assert headline(rho_mean=None).startswith(f"The correlation of {name} with people is undefined")
+
+
 def test_a_page_that_is_larger_than_allowed_is_told(
     cache: FeatureCache, evaluation: Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

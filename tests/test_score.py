@@ -239,7 +239,7 @@ def test_runs_on_another_cache_are_left_alone(runs_copy: Path, cache: FeatureCac
     for path in runs_copy.rglob("config.json"):
         path.write_text(json.dumps({**json.loads(path.read_text()), "cache": "other"}))
     (runs_copy / "tiny").rename(runs_copy / "other")
-    with pytest.raises(InvalidSettings, match="no finished run of split all on tiny"):
+    with pytest.raises(InvalidSettings, match="no finished run of any split on tiny"):
         find_runs_of(cache, runs_copy)
 
 
@@ -256,6 +256,14 @@ def test_unfinished_runs_are_found_beside_finished_ones(runs_copy: Path, cache: 
     assert [run.finished for run in find_runs_of(cache, runs_copy)[0]] == [True, False, True]
 
 
+def test_a_cache_that_was_renamed_is_told_its_name(tiny_cache: Path, tiny_runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_cache, tmp_path / "other")
+    with pytest.raises(
+        InvalidSettings, match="runs of these features are there for tiny: give the cache that name again"
+    ):
+        find_runs_of(open_cache(tmp_path / "other"), tiny_runs)
+
+
 def test_without_a_finished_run_the_way_to_one_is_named(runs_copy: Path, cache: FeatureCache, tmp_path: Path) -> None:
     with pytest.raises(InvalidSettings, match="no finished run of split 7,8 on tiny, and 0 unfinished"):
         find_runs_of(cache, runs_copy, "1,7,8")
@@ -263,7 +271,7 @@ def test_without_a_finished_run_the_way_to_one_is_named(runs_copy: Path, cache: 
     with pytest.raises(InvalidSettings, match=rf"no finished run of split 7 on tiny, and 0 unfinished; {way_out} 7"):
         find_runs_of(cache, runs_copy, "7")
     with pytest.raises(
-        InvalidSettings, match=rf"no finished run of split all on tiny, and 0 unfinished; {way_out} all"
+        InvalidSettings, match=rf"no finished run of any split on tiny, and 0 unfinished; {way_out} all"
     ):
         find_runs_of(cache, tmp_path / "nowhere")
     forget_results(runs_copy)

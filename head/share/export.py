@@ -13,6 +13,7 @@ from featcache.files import make_folder, reading_errors, remove_temporaries, sto
 from featcache.lock import writer_lock
 from featcache.networks import TORCHVISION, Extractor, build_timm, build_torchvision
 from featcache.recipe import backbone_of
+from featcache.runtimes import split_arithmetic
 from featcache.weights import seeded
 
 from ..import_head import BACKBONE_NAME
@@ -53,6 +54,17 @@ class Exported:
             "files": self.files,
             "differences": self.differences,
         }
+
+    def warnings(self) -> list[str]:
+        """Return what to know of graphs that compute in another arithmetic than predict does."""
+        precision = split_arithmetic(self.run.recipe.precision)[0]
+        if precision == "fp32" or MODEL_GRAPH not in self.files:
+            return []
+        return [
+            f"warning: this head's features are {precision}, in which predict computes; {MODEL_GRAPH} computes in "
+            "float32, and its scores differ from predict's by up to a tenth of their deviation. For graphs that agree "
+            "to 1e-4, extract with --precision fp32, then train and export."
+        ]
 
 
 def export_head(

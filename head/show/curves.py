@@ -30,8 +30,8 @@ def without_curves(row: Row) -> str:
         return "imported, so its training is not known"
     if "hyperparameters" in run.config["result"] or run.config["settings"].get("head", "amnet") != "amnet":
         return "fitted in one go, without epochs"
-    if not all(_history(one) for one in row.scored):
-        return f"{HISTORY_NAME} of a run is missing or damaged"
+    if bad := [one.run.folder.name for one in row.scored if not _history(one)]:
+        return f"{HISTORY_NAME} of {', '.join(bad)} is missing or damaged"
     return ""
 
 

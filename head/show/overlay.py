@@ -160,10 +160,11 @@ def _spline_integral(x: Map) -> Map:
 
 def _panels(count: int, aspect: float, *, titled: bool) -> "tuple[Figure, list[Axes], Axes]":
     """Return a figure, count panels for images of an aspect, width over height, and the axes of the bar of colours."""
-    rows = -(-count // _COLUMNS)
+    most = max(1, min(_COLUMNS, int(2 * WIDTH / (_LEAST_SIDE * aspect))))  # of a wide image they stand above each other
+    rows = -(-count // most)
     columns = -(-count // rows)
     height = min(max(min((WIDTH - _BAR) / columns - _GAP, 1.9) / aspect, _LEAST_SIDE), 2.8)
-    width = max(height * aspect, _LEAST_SIDE) + _GAP
+    width = min(max(height * aspect, _LEAST_SIDE), WIDTH) + _GAP
     line = height + _LABELS  # of panels, in inches
     tall, wide = rows * line + (_TITLE if titled else _GAP), columns * width + _BAR
     figure = new_figure(tall, width=wide, laid_out=False)

@@ -50,7 +50,8 @@ def exploration(
         settings = replace(settings, head=_row_of(run, found))
         about = build_report(cache, found, settings, on_progress=on_progress)
         data |= about.data
-        warnings += [*map(str, found.errors), *found.warnings(), *about.warnings()]
+        left_out = dict.fromkeys(f"warning: not in the page: {error}" for error in found.errors)
+        warnings += [*left_out, *found.warnings(), *about.warnings()]
     page = page_of(data, title=f"{run.name}: explore")
     return Exploration(explore_app(page, lambda image: predict_bytes(predictor, image).as_json(), host=host), warnings)
 

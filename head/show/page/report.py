@@ -9,7 +9,7 @@ import numpy as np
 
 from featcache.cache import FeatureCache
 from featcache.errors import InvalidSettings, join_errors, list_problems, printable
-from featcache.files import make_folder, write_durably
+from featcache.files import write_durably, write_output
 from featcache.progress import OnProgress, silent
 
 from ...data import EVAL_VIEW, present_part
@@ -83,7 +83,7 @@ class WrittenReport:
         return {**asdict(self), "path": str(self.path), "maps": [str(path) for path in self.maps]}
 
     def __str__(self) -> str:
-        page = f"{self.path}: {self.images:,} images, attention maps of {self.head}, {self.bytes / 1e6:.1f} MB"
+        page = f"{self.path}: {self.images:,} images, as {self.head} sees them, {self.bytes / 1e6:.1f} MB"
         return "\n".join([page, *map(str, self.maps)])
 
     def warnings(self) -> list[str]:
@@ -156,8 +156,7 @@ def page_text(report: Report) -> str:
 def write_report(path: Path, report: Report, *, maps: Sequence[Path] = ()) -> WrittenReport:
     """Write the page at once, durably; maps are what `write_raw_maps` wrote for it."""
     page = page_text(report).encode()
-    make_folder(path.parent)
-    write_durably(path, page)
+    write_output(path, page)
     return WrittenReport(path, len(page), report.head, report.images, len(report.problems), maps)
 
 

@@ -67,12 +67,12 @@ function headline() {
   const row = rows.find((one) => one.name === against) ?? rows[0];
   const others = rows.filter((one) => one.comparison && one.comparison.p_holm !== null);
   const different = others.filter((one) => one.comparison.p_holm < 0.05);
-  const rank = row.rho_mean === null ? "undefined" : number(row.rho_mean);
   const verdict = !others.length ? null
     : different.length ? `Of ${count(others.length, "other head")}, ${different.length} ${different.length === 1 ? "differs" : "differ"} from it significantly (Holm p below 0.05).`
     : `None of the ${others.length} others differs from it significantly (Holm p below 0.05).`;
+  if (row.rho_mean === null) return el("p", { class: "headline" }, "The correlation of ", el("b", {}, broken(row.name)), " with people is undefined, as it is for one image or for equal scores.");
   return [
-    el("p", { class: "headline" }, row.runs.some((run) => run.imported) ? "" : "On images it has not seen, ", el("b", {}, broken(row.name)), " ranks with a correlation of ", el("b", {}, rank),
+    el("p", { class: "headline" }, row.runs.some((run) => run.imported) ? "" : "On images it has not seen, ", el("b", {}, broken(row.name)), " ranks with a correlation of ", el("b", {}, number(row.rho_mean)),
       row.rho_low === null ? null : ` (95% ${interval(row.rho_low, row.rho_high)})`,
       row.rho_low !== null && row.rho_low <= 0 && row.rho_high >= 0 ? ", which may be none" : "", "."),
     el("p", { class: "lead" }, `Mean over ${count(row.splits, "split")} of Spearman\u2019s \u03c1 on the ${part} part. ${rows.length > 1 && rows[0] === row && row.val_rho_mean !== null && !row.optimistic ? "It is the best on validation. " : ""}`, verdict),

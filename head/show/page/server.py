@@ -1,8 +1,10 @@
 """Where an application is served: a socket bound before anything is computed, and a server that ends cleanly."""
 
 import contextlib
+import errno
 import importlib.util
 import ipaddress
+import logging
 import socket
 from typing import Any
 
@@ -40,8 +42,9 @@ def bound_socket(host: str, port: int) -> socket.socket:
         listening.listen()  # at once, so that a port that is taken is known before anything is computed
     except OSError as error:
         listening.close()
+        option = "--host" if error.errno == errno.EADDRNOTAVAIL else "--port"
         reason = error.strerror or error
-        raise InvalidSettings(f"cannot listen on {host} port {port}: {reason}; choose another --port") from error
+        raise InvalidSettings(f"cannot listen on {host} port {port}: {reason}; choose another {option}") from error
     return listening
 
 
@@ -59,5 +62,11 @@ def serve(app: Any, listening: socket.socket) -> None:
         app, access_log=False, log_level="warning", server_header=False, lifespan="off", ws="none",
         timeout_graceful_shutdown=_SECONDS_TO_END, limit_concurrency=200,
     )  # fmt: skip
+    logging.getLogger("uvicorn.error").addFilter(_is_failure)
     with listening, contextlib.suppress(KeyboardInterrupt):  # which uvicorn raises again when it has ended
         uvicorn.Server(config).run(sockets=[listening])
+
+
+def _is_failure(record: logging.LogRecord) -> bool:
+    """Whether a line of the log is of this program's own failure: not of what clients send, or leave unfinished."""
+    return record.exc_info is not None

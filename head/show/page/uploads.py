@@ -13,7 +13,7 @@ from ..overlay import seen_box
 from .packed import PackedMaps, Thumbnail, make_thumbnail, pack_maps
 
 SIDE = 640  # pixels of the picture that is sent back
-MOST_PIXELS = 40_000_000  # of an upload: a small file may declare far more, and each takes some 30 bytes of memory
+MOST_PIXELS = 40_000_000  # of an upload: a small file may declare far more, and each takes up to 50 bytes of memory
 
 
 @dataclass(frozen=True)
