@@ -152,7 +152,7 @@ def predict(
 
     Example: amnet predict --head runs/lamem/paper/split-1 photos/ --csv scores.csv
     """
-    from featcache.files import check_output
+    from featcache.files import check_output, make_folder
     from head.maps import check_map_files, map_files
     from head.predict import Predictor, list_images
     from head.table import format_predictions, prediction_warnings, write_predictions
@@ -165,7 +165,7 @@ def predict(
     if predictor.run.imported:
         tell("warning: which images an imported head was trained on is unknown; its scores of those say nothing")
     if csv_path is not None:
-        check_output(csv_path)  # before anything is scored
+        make_folder(check_output(csv_path).parent)  # known to take a file before anything is scored
     draw = None
     if files and importlib.util.find_spec("matplotlib"):
         from head.show.predicted import draw_prediction

@@ -92,8 +92,8 @@ def opened_archive(archive: Path, limits: Limits) -> Iterator[Reader]:
         except _DAMAGE as error:
             why = printable(str(error)) or type(error).__name__
             raise CorruptFile(
-                f"{archive}: damaged or cut short ({why}). Remove it, then run the same command again; "
-                "get a file of your own again."
+                f"{archive}: damaged or cut short ({why}). Remove what was downloaded, or get the file of "
+                "--file anew, then run the same command again."
             ) from error
 
 

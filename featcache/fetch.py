@@ -24,6 +24,7 @@ from .progress import OnProgress, silent
 from .ranges import check_url
 
 WORK = ".fetch"
+_KEPT = "kept"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -94,7 +95,7 @@ def fetch(
     if _is_there(root) and not work.exists():
         return _already(name, root)
     kept = root / _file_name(url).partition("-")[2] if keep else None
-    if kept is not None and (_is_taken(kept, work / _file_name(url)) or kept.name in (*FOLDERS, WORK)):
+    if kept is not None and (_is_taken(kept, work) or kept.name in (*FOLDERS, WORK)):
         raise InvalidSettings(f"--keep: the archive would be {kept}, which is taken; move that away, or omit --keep")
     if not work.exists():
         _refuse_half(root)
@@ -248,9 +249,9 @@ def _put_in_place(ready: Path, root: Path) -> None:
                 sync_folder(root)
 
 
-def _is_taken(kept: Path, archive: Path) -> bool:
-    """Whether there is a file where the archive is to be kept: not one that a killed call moved there."""
-    return os.path.lexists(kept) and (archive.exists() or not archive.parent.is_dir())
+def _is_taken(kept: Path, work: Path) -> bool:
+    """Whether there is a file where the archive is to be kept: not one that a killed call had moved there."""
+    return os.path.lexists(kept) and not (work / _KEPT).exists()
 
 
 def _tidy(work: Path, archive: Path | None, kept: Path | None) -> Path | None:
@@ -258,11 +259,13 @@ def _tidy(work: Path, archive: Path | None, kept: Path | None) -> Path | None:
     if archive is None or kept is None:
         kept = None
     elif archive.is_file():
+        if _is_taken(kept, work):
+            raise InvalidSettings(f"--keep: the archive would be {kept}, which is taken; move that away")
         with storage_errors(kept):
-            if _is_taken(kept, archive):
-                raise InvalidSettings(f"--keep: the archive would be {kept}, which is taken; move that away")
+            (work / _KEPT).touch()  # from here on a file there is the archive
+            sync_folder(work)
             archive.rename(kept)
-    elif not kept.is_file():
+    elif not (work / _KEPT).exists():
         kept = None
     with storage_errors(work):
         shutil.rmtree(work)

@@ -37,17 +37,25 @@ def write_durably(path: Path, data: bytes | memoryview) -> str:
     return digest
 
 
-def check_output(path: Path) -> None:
-    """Make the folder of a file that a user named; raise `InvalidSettings` if a device or a pipe would be replaced."""
-    if path.exists() and not path.is_file():
-        raise InvalidSettings(f"{path}: is no regular file, and would be replaced; name another")
-    make_folder(path.parent)
+def check_output(path: Path) -> Path:
+    """Return where a file that a user named will be: where links lead.
+
+    Raises `InvalidSettings` if that is a folder, or a device or pipe, which would be replaced; `StorageError`.
+    """
+    place = Path(os.path.realpath(path))
+    with storage_errors(path):
+        if place.is_dir():
+            raise InvalidSettings(f"{path}: is a folder; name a file")
+        if place.exists() and not place.is_file():
+            raise InvalidSettings(f"{path}: is no regular file, and would be replaced; name another")
+    return place
 
 
 def write_output(path: Path, data: bytes) -> None:
-    """Write a file that a user named as `write_durably` does; a link is followed. Raises as `check_output` does too."""
-    check_output(path)
-    write_durably(path.resolve(), data)
+    """Write a file that a user named as `write_durably` does, its folder made first. Raises as `check_output`."""
+    place = check_output(path)
+    make_folder(place.parent)
+    write_durably(place, data)
 
 
 def _write_and_sync(path: Path, data: memoryview) -> None:

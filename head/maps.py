@@ -76,7 +76,9 @@ def check_map_files(folder: Path, files: Sequence[Path], paths: Sequence[Path], 
     if replaced:
         raise InvalidSettings(f"--maps {folder}: {replaced[0]} or its .png would replace an image; give another folder")
     if inside:
-        raise InvalidSettings(f"--maps {folder}: lies in {inside[0]}, whose images are scored; give another folder")
+        raise InvalidSettings(
+            f"--maps {folder}: drawings there would be scored with {inside[0]} the next time; give another"
+        )
 
 
 def write_maps(path: Path, maps: NDArray[np.float32]) -> None:

@@ -31,7 +31,7 @@ class Prediction:
 
     path is its file, if it has one. in_training says that the head was trained on this very image, so that its score
     says nothing; None that nobody knows, as for an image that is no file. attention holds its attention maps (T, H, W),
-    which baselines do not have, and maps is the file they were written to, if that was asked for.
+    which a head without attention does not have, and maps is the file they were written to, if that was asked for.
     """
 
     path: Path | None

@@ -194,7 +194,8 @@ def find_runs_of(cache: FeatureCache, runs: Path, splits: str = "all") -> tuple[
 def _nothing_found(cache: FeatureCache, folder: Path, splits: str, unfinished: int, runs: Sequence[Run]) -> str:
     """Return that no run of splits, or of 'all', is finished, and the way out; runs are all that are there."""
     which = "any split" if splits == "all" else f"split {splits}"
-    names = {run.config["cache"] for run in runs if run.config["fingerprint"] == cache.fingerprint} - {cache.name}
+    alike = [run for run in runs if not run.imported and run.config["fingerprint"] == cache.fingerprint]
+    names = {run.config["cache"] for run in alike} - {cache.name}
     renamed = f"; runs of these features are there for {min(names)}: give the cache that name again" if names else ""
     return (
         f"{folder}: no finished run of {which} on {cache.name}, and {unfinished} unfinished; make one with "

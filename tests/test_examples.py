@@ -42,7 +42,7 @@ def test_images_without_a_number_are_not_chosen() -> None:
 def test_maps_that_are_no_numbers_are_left_out_and_named(
     cache: FeatureCache, evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(examples, "attention_of", lambda *_: iter([np.full((1, 3, 4, 4), np.nan, np.float32)]))
+    monkeypatch.setattr(examples, "attention_of", lambda *_: iter([np.full((6, 3, 4, 4), np.nan, np.float32)]))
     found = draw_examples(cache, evaluation)
     assert found.drawings == []
     assert found.left_out[0].count("attention maps that are not finite") == 6

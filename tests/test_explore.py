@@ -36,6 +36,7 @@ from head.show.page.server import bound_socket, is_loopback, url_of
 from head.show.page.uploads import predict_bytes
 
 ROOT = Path(__file__).parents[1]
+GALLERY = "JSON.parse(document.getElementById('data').textContent).gallery"
 BINARY = {"Content-Type": "application/octet-stream"}
 
 
@@ -283,6 +284,13 @@ def test_the_page_is_refused_under_another_name_too(served: str) -> None:
     assert ask(served, b"", {}, method="GET", path="/predict")[0] == 405
 
 
+def test_what_is_no_http_is_answered_and_not_logged(served: str) -> None:
+    host, port = served.removeprefix("http://").rstrip("/").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(b"nonsense\r\n\r\n")
+        assert connection.recv(100).startswith(b"HTTP/1.1 400")  # and `served` checks what was printed
+
+
 def test_the_page_may_not_be_framed_or_kept(served: str) -> None:
     connection = http.client.HTTPConnection(served.removeprefix("http://").rstrip("/"), timeout=30)
     connection.request("GET", "/")
@@ -397,7 +405,13 @@ def test_a_page_with_a_cache_is_its_report_too(browser: Any, served: str, photog
         assert page.input_value("#row") == "0"
         page.set_input_files("#file", str(photograph))
         page.wait_for_selector(".result")
-        assert "Above the ratings of" in page.inner_text(".result .verdict")
+        verdict = page.inner_text(".result .verdict")
+        scores = {entry["row"]: entry["truth"] for entry in page.evaluate(GALLERY)["entries"]}
+        below = sum(score < float(re.search(r"\d\.\d+", verdict)[0]) for score in scores.values())  # type: ignore[index]
+        share = re.search(r"Above the ratings of\s+(\d+)% of (\d+) images", verdict)
+        assert share is not None
+        assert int(share[2]) == len(scores)
+        assert abs(int(share[1]) - 100 * below / len(scores)) < 2
 
 
 @pytest.mark.slow
@@ -429,6 +443,7 @@ def test_addresses_that_cannot_be_bound_are_refused_before_anything_is_loaded(ru
     assert "--port must be 0 to 65535, found 70000" in amnet("explore", "--head", run, "--port", 70000, status=2).stderr
     done = amnet("explore", "--head", run, "--host", "192.0.2.1", status=2)
     assert "cannot listen on 192.0.2.1 port 0" in done.stderr
+    assert "choose another --host" in done.stderr
     assert "no run there" in amnet("explore", "--head", run / "nothing", status=2).stderr
 
 

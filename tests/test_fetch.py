@@ -236,7 +236,7 @@ def test_a_damaged_download_is_told_and_removing_it_mends_it(tmp_path: Path) -> 
     damaged[len(damaged) // 2] ^= 8
     served = Served(bytes(damaged))
     with serving(served) as url:
-        with pytest.raises(CorruptFile, match="Remove it, then run the same command again"):
+        with pytest.raises(CorruptFile, match="Remove what was downloaded, or get the file of --file anew, then run"):
             fetch("lamem", tmp_path / "root", url=f"{url}/a.tgz")
         served.data = gzip.compress(TAR)
         (whole,) = (tmp_path / "root" / WORK).glob("*-a.tgz")
@@ -300,6 +300,15 @@ def test_a_kill_after_the_archive_was_kept_does_no_harm(tmp_path: Path, monkeypa
         done = fetch("lamem", root, url=f"{url}/a.tar", keep=True)
     assert (done.already, done.archive) == (True, root / "a.tar")
     assert files_in(root) == FILES | {"a.tar": TAR}
+
+
+def test_a_file_of_the_users_is_known_beside_a_download_that_was_cut(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    (root / WORK).mkdir(parents=True)
+    (root / "a.tar").write_text("mine")
+    with pytest.raises(InvalidSettings, match="which is taken"):
+        fetch("lamem", root, url="http://127.0.0.1:9/a.tar", keep=True)
+    assert (root / "a.tar").read_text() == "mine"
 
 
 def test_a_kill_between_the_two_folders_is_mended(tmp_path: Path) -> None:

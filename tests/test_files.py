@@ -241,9 +241,23 @@ def test_a_file_that_a_user_names_is_written_where_a_link_leads(tmp_path: Path) 
 
 def test_a_pipe_or_a_device_is_not_replaced(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    for place in (tmp_path / "pipe", Path("/dev/null"), tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    for place in (tmp_path / "pipe", Path("/dev/null"), tmp_path / "link"):
         with pytest.raises(InvalidSettings, match="is no regular file, and would be replaced; name another"):
             files.check_output(place)
         with pytest.raises(InvalidSettings):
             files.write_output(place, b"1")
     assert (tmp_path / "pipe").is_fifo()
+
+
+def test_links_that_lead_nowhere_and_names_that_cannot_be_are_no_tracebacks(tmp_path: Path) -> None:
+    (tmp_path / "far").symlink_to(tmp_path / "new" / "a.csv")
+    files.write_output(tmp_path / "far", b"1")
+    assert (tmp_path / "new" / "a.csv").read_bytes() == b"1"
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    files.write_output(tmp_path / "loop", b"2")
+    assert (tmp_path / "loop").read_bytes() == b"2"
+    with pytest.raises(InvalidSettings, match="is a folder; name a file"):
+        files.check_output(tmp_path)
+    with pytest.raises(StorageError):
+        files.write_output(tmp_path / ("x" * 300), b"3")

@@ -71,8 +71,8 @@ def test_maps_never_take_the_place_of_an_image(tmp_path: Path) -> None:
     assert "would replace an image" in refused("photos", "photos/a.jpg", "photos/a.jpg.png")
     assert "would replace an image" in refused("photos/../photos", "photos")
     (tmp_path / "photos" / "a.jpg.png").unlink()
-    assert "lies in" in refused("photos/maps", "photos")
-    assert "whose images are scored" in refused("photos", "photos")
+    assert "would be scored with" in refused("photos/maps", "photos")
+    assert "the next time; give another" in refused("photos", "photos")
     assert not refused("photos", "photos/a.jpg")
     assert not refused("maps", "photos")
 

@@ -530,7 +530,10 @@ def test_raw_maps_of_a_head_without_attention_are_refused(cache: FeatureCache, r
     given = ("report", "--cache", cache.path, "--runs", runs, "--out", tmp_path / "page.html")
     refused = amnet(*given, "--head", "plain", "--maps", tmp_path / "maps", status=2)
     assert "--maps: plain has no attention; leave --maps out" in refused.stderr
-    assert not list(tmp_path.iterdir())
+    plain = shutil.copytree(runs / "tiny" / "plain", tmp_path / "runs" / "plain")
+    given = ("report", "--cache", cache.path, "--runs", plain, "--out", tmp_path / "new" / "page.html")
+    assert "--maps: no head here has attention" in amnet(*given, "--maps", tmp_path / "maps", status=2).stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
 
 
 def test_a_head_that_gives_no_number_is_shown_without(

@@ -62,8 +62,8 @@ class Exported:
             return []
         return [
             f"warning: this head's features are {precision}, in which predict computes; {MODEL_GRAPH} computes in "
-            "float32, and its scores differ from predict's by up to a tenth of their deviation. For graphs that agree "
-            "to 1e-4, extract with --precision fp32, then train and export."
+            "float32, and its scores differ from predict's, in one measurement by up to a tenth of their deviation. "
+            "For graphs that agree to 1e-4, extract with --precision fp32, then train and export."
         ]
 
 

@@ -33,15 +33,17 @@ def draw_examples(cache: FeatureCache, evaluation: Evaluation, *, root: Path | N
     scored = next((one for row in evaluation.rows for one in row.scored if one.run.attends), None)
     if scored is None:
         return Drawings([], ["attention maps: no head here has attention"])
-    rows = present_part(cache, cache.splits[scored.run.split][scored.part]).rows
+    places = chosen(scored.prediction)
+    rows = present_part(cache, cache.splits[scored.run.split][scored.part]).rows[places]
+    maps = [one for batch in attention_of(cache, scored.run, rows) or () for one in batch]
     found, absent, folder = Drawings([], []), [], images_of(cache.manifest.source, root)
-    for number, place in enumerate(chosen(scored.prediction).tolist(), start=1):
-        row = rows[place]
+    for number, (place, row, one) in enumerate(zip(places.tolist(), rows, maps, strict=True), start=1):
+        image = cache.images[row]
         try:
-            picture = original(cache.images[row], folder)
-            found.drawings.append(_drawing(cache, scored, picture, place=place, row=row, name=f"attention-{number}"))
+            drawing = _drawing(cache, scored, original(image, folder), one, place=place, name=f"attention-{number}")
+            found.drawings.append(drawing)
         except BadInput as error:
-            absent.append(f"{cache.images[row].name} ({error})")
+            absent.append(f"{image.name} ({error})")
     if absent:
         found.left_out.append(f"attention maps: {', '.join(absent)}; looked for in {folder}")
     return found
@@ -59,12 +61,13 @@ def chosen(prediction: Scores) -> NDArray[np.int64]:
     return places
 
 
-def _drawing(cache: FeatureCache, scored: Scored, picture: Image.Image, *, place: int, row: int, name: str) -> Drawing:
+def _drawing(
+    cache: FeatureCache, scored: Scored, picture: Image.Image, maps: NDArray[np.float32], *, place: int, name: str
+) -> Drawing:
     run = scored.run
-    maps = next(attention_of(cache, run, np.array([row])) or iter(()))
     figure = draw_maps(
         picture,
-        maps[0],
+        maps,
         step_scores=scored.step_scores[place].tolist(),
         score=float(scored.prediction[place]),
         truth=float(scored.truth[place]),

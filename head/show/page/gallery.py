@@ -117,7 +117,7 @@ def gallery_of(
     taken = sum(len(json.dumps(entry.as_json())) for entry in entries) + _map_bytes(firsts[shown], entries)
     kept = _chosen(entries, shown, min(most, max(1, len(scores) * budget // taken)))
     found = [entry for entry in entries if entry.row in kept]
-    ratings = np.quantile(list(scores.values()), np.linspace(0, 1, _QUANTILES)).tolist()
+    ratings = np.quantile(list(scores.values()), np.linspace(0, 1, _QUANTILES), method="inverted_cdf").tolist()
     looked_at = [entry for split in splits for entry in _with_looks(cache, split, firsts[shown].get(split), found)]
     return Gallery(shown, looked_at, len(scores), ratings)
 

@@ -33,8 +33,8 @@ function liveSection() {
     } catch {
       throw new Error("The program that serves this page does not answer; start it again.");
     }
-    const found = await answer.json().catch(() => ({ error: "The program is busy; try again in a moment." })); // the server's own refusal is no JSON
-    if (!answer.ok) throw new Error(found.error);
+    const found = await answer.json().catch(() => ({ error: `No answer that could be read (${answer.status}); try again in a moment.` })); // the server's own refusal is no JSON
+    if (found.error) throw new Error(found.error);
     return found;
   }
 
@@ -51,7 +51,7 @@ function liveResult(name, found) {
   const rank = rankOf(found.score);
   return el("article", { class: "result" }, el("h3", {}, name),
     el("dl", { class: "verdict" }, el("div", { class: "predicted" }, el("dt", {}, "Predicted"), el("dd", {}, number(found.score))),
-      rank === null ? null : el("div", {}, el("dt", {}, `Above the ratings of, in percent of ${data.gallery.of.toLocaleString("en")} images`), el("dd", {}, `${rank}%`))),
+      rank === null ? null : el("div", {}, el("dt", {}, `Above the ratings of`), el("dd", {}, `${rank}% of ${count(data.gallery.of, "image")}`))),
     found.in_training ? el("p", { class: "refused" }, "The head was trained on this very image, so its score says nothing.") : null,
     looksOf(image, surfaces, found.steps), surfaces ? el("div", { class: "beneath" }, sumOf(found.steps, found.score), legend(surfaces.top, data.live.run.name)) : null);
 }

@@ -121,8 +121,9 @@ def _check_head(cache: FeatureCache, runs: Path, splits: str, settings: ReportSe
     finished = [run for run in find_runs_of(cache, runs, splits)[0] if run.finished]
     rows = {name: [finished[place] for place in places] for name, places in named_groups(finished)}
     meant = finished if settings.head is None else list(rows.values())[find_row(rows, settings.head)]
-    if settings.maps is not None and not any(run.attends for run in meant):
-        raise InvalidSettings(f"--maps: {settings.head or 'no head here'} has no attention; leave --maps out")
+    if settings.maps is not None and meant and not any(run.attends for run in meant):
+        who = f"{settings.head} has no" if settings.head else "no head here has"
+        raise InvalidSettings(f"--maps: {who} attention; leave --maps out")
 
 
 def build_report(

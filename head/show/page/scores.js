@@ -70,7 +70,7 @@ function headline() {
   const verdict = !others.length ? null
     : different.length ? `Of ${count(others.length, "other head")}, ${different.length} ${different.length === 1 ? "differs" : "differ"} from it significantly (Holm p below 0.05).`
     : `None of the ${others.length} others differs from it significantly (Holm p below 0.05).`;
-  if (row.rho_mean === null) return el("p", { class: "headline" }, "The correlation of ", el("b", {}, broken(row.name)), " with people is undefined, as it is for one image or for equal scores.");
+  if (row.rho_mean === null) return el("p", { class: "headline" }, "The correlation of ", el("b", {}, broken(row.name)), " with people is undefined, as it is for one image, for equal scores, and for scores that are no numbers.");
   return [
     el("p", { class: "headline" }, row.runs.some((run) => run.imported) ? "" : "On images it has not seen, ", el("b", {}, broken(row.name)), " ranks with a correlation of ", el("b", {}, number(row.rho_mean)),
       row.rho_low === null ? null : ` (95% ${interval(row.rho_low, row.rho_high)})`,

@@ -69,4 +69,4 @@ def serve(app: Any, listening: socket.socket) -> None:
 
 def _is_failure(record: logging.LogRecord) -> bool:
     """Whether a line of the log is of this program's own failure: not of what clients send, or leave unfinished."""
-    return record.exc_info is not None
+    return record.levelno >= logging.ERROR and not record.getMessage().startswith("Cancel ")
