@@ -13,11 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
-from featcache.cache import open_cache
+from featcache.cache import FeatureCache, open_cache
 from featcache.dataset import open_dataset
 from featcache.extract import extract
 from featcache.settings import ExtractSettings
 from featcache.views import ViewRecipe
+from head.evaluation import Evaluation, evaluate
 from head.settings import TrainSettings
 from head.train import train_split
 
@@ -117,6 +118,23 @@ def tiny_runs(tiny_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     for name, settings, split in (("paper", TINY_TRAIN, "1"), ("paper", TINY_TRAIN, "2"), ("plain", plain, "1")):
         train_split(cache, split, settings, home / cache.name / name / f"split-{split}", name=name)
     return home
+
+
+@pytest.fixture(scope="module")
+def cache(tiny_cache: Path) -> FeatureCache:
+    return open_cache(tiny_cache)
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of `tiny_runs`, which scoring writes into."""
+    return Path(shutil.copytree(tiny_runs, tmp_path_factory.mktemp("scored") / "runs"))
+
+
+@pytest.fixture(scope="module")
+def evaluation(cache: FeatureCache, runs: Path) -> Evaluation:
+    """The scores of `runs` on `cache`."""
+    return evaluate(cache, runs)
 
 
 @pytest.fixture(scope="session")

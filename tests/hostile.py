@@ -1,6 +1,8 @@
-"""A pickle that executes something where it is loaded without care."""
+"""What executes where it is taken without care: a pickle that is loaded, and names that become markup."""
 
 from pathlib import Path
+
+MARKUP = ("</script><script>window.hit=1</script>", "\"'><img src=x onerror=window.hit=1>", "a\u2028b${1}`&amp;")
 
 
 class Hostile:

@@ -13,33 +13,17 @@ import pytest
 from PIL import Image
 from results import scored
 
-from featcache.cache import FeatureCache, open_cache
+from featcache.cache import FeatureCache
 from featcache.errors import InvalidSettings
 from featcache.layout import ImageRow
 from head.compare import compare
-from head.evaluation import Evaluation, evaluate
+from head.evaluation import Evaluation
 from head.maps import attention_of
 from head.rows import rows_of
 from head.runs import load_head, read_run
 from head.show.page.gallery import Entry, Gallery, find_row, gallery_of, shown_row
 from head.show.page.packed import Thumbnail, pack_maps
 from head.show.page.thumbnails import SMALLEST_SIDE, images_folder, thumbnails_of
-
-
-@pytest.fixture(scope="module")
-def cache(tiny_cache: Path) -> FeatureCache:
-    return open_cache(tiny_cache)
-
-
-@pytest.fixture(scope="module")
-def runs(tiny_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of `tiny_runs`, which scoring writes into."""
-    return Path(shutil.copytree(tiny_runs, tmp_path_factory.mktemp("gallery") / "runs"))
-
-
-@pytest.fixture(scope="module")
-def evaluation(cache: FeatureCache, runs: Path) -> Evaluation:
-    return evaluate(cache, runs)
 
 
 @pytest.fixture(scope="module")
