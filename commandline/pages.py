@@ -66,7 +66,7 @@ def report(
     settings = ReportSettings(root=root, head=head, most=images, maps=map_folder)
     opened = open_cache(find_cache(cache))
     found = evaluate_for(opened, runs, settings, splits=split, part=part, against=against)
-    maps = write_raw_maps(map_folder, opened, found, settings) if map_folder else []
+    maps = write_raw_maps(opened, found, settings)
     with progress_bar() as progress:
         made = build_report(opened, found, settings, on_progress=progress)
     written = write_report(out, made, maps=maps)

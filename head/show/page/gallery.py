@@ -1,6 +1,7 @@
 """What a page knows of each image: its score in a split, what every head predicts, and where one head looks."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle, repeat
@@ -142,12 +143,11 @@ def _of_split(cache: FeatureCache, split: str, firsts: Sequence[dict[str, Scored
 
 def _map_bytes(first: dict[str, Scored], entries: Sequence[Entry]) -> int:
     """Return about how many bytes steps and maps of a row's runs will take as text."""
-    taken = 0
-    for entry in entries:
-        scored = first.get(entry.split)
-        if scored and scored.run.attends:
-            steps = scored.step_scores.shape[1]
-            taken += text_bytes(steps * scored.run.input.grid(scored.run.recipe).positions) + 12 * steps + _LABELS
+    counts, taken = Counter(entry.split for entry in entries), 0
+    for split, scored in first.items():
+        if scored.run.attends:
+            steps, positions = scored.step_scores.shape[1], scored.run.input.grid(scored.run.recipe).positions
+            taken += counts[split] * (text_bytes(steps * positions) + 12 * steps + _LABELS)
     return taken
 
 

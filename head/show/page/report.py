@@ -161,18 +161,20 @@ def write_report(path: Path, report: Report, *, maps: Sequence[Path] = ()) -> Wr
     return WrittenReport(path, len(page), report.head, report.images, len(report.problems), maps)
 
 
-def write_raw_maps(folder: Path, cache: FeatureCache, evaluation: Evaluation, settings: ReportSettings) -> list[Path]:
-    """Write the maps of the row that the page shows: split-K.npy (n, T, H, W) for each split, of first seeds.
+def write_raw_maps(cache: FeatureCache, evaluation: Evaluation, settings: ReportSettings) -> list[Path]:
+    """Write the maps of the row that the page shows, if asked for: split-K.npy (n, T, H, W) of each split's first seed.
 
     Image k of it is line k of split-K.csv, which has its prediction. Raises `InvalidSettings` if the row does not look.
     """
+    if settings.maps is None:
+        return []
     row = evaluation.rows[shown_row(evaluation, settings.head)]
     found = []
     for split, scored in first_seeds(row).items():
         batches = attention_of(cache, scored.run, present_part(cache, cache.splits[split][scored.part]).rows)
         if batches is None:
             raise InvalidSettings(f"--maps: {row.name} has no attention; name a row that has by --head")
-        path = folder / f"split-{split}.npy"
+        path = settings.maps / f"split-{split}.npy"
         write_maps(path, np.concatenate(list(batches)))
         write_durably(path.with_suffix(".csv"), predictions_csv(scored))
         found.append(path)

@@ -1,6 +1,5 @@
 """Where an application is served: a socket bound before anything is computed, and a server that ends cleanly."""
 
-import contextlib
 import errno
 import importlib.util
 import ipaddress
@@ -55,7 +54,7 @@ def url_of(listening: socket.socket) -> str:
 
 
 def serve(app: Any, listening: socket.socket) -> None:
-    """Serve an ASGI application on a socket until SIGINT; SIGTERM ends it as it ends any command."""
+    """Serve an ASGI application on a socket until SIGINT, which is raised again; SIGTERM ends it as any command."""
     import uvicorn
 
     config = uvicorn.Config(
@@ -63,7 +62,7 @@ def serve(app: Any, listening: socket.socket) -> None:
         timeout_graceful_shutdown=_SECONDS_TO_END, limit_concurrency=200,
     )  # fmt: skip
     logging.getLogger("uvicorn.error").addFilter(_is_failure)
-    with listening, contextlib.suppress(KeyboardInterrupt):  # which uvicorn raises again when it has ended
+    with listening:
         uvicorn.Server(config).run(sockets=[listening])
 
 
