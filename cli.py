@@ -14,7 +14,9 @@ import click
 
 from commandline import export, fetch, figures, heads, pages, store
 from commandline.options import tell
-from featcache.errors import FeatcacheError, ResourceError, StorageError
+from featcache.errors import FeatcacheError, ResourceError, StorageError, ran_out_of_memory
+
+_MORE_MEMORY = "use a smaller --batch-size, or raise a limit of the address space (ulimit -v)"
 
 
 class _Commands(click.Group):
@@ -37,11 +39,12 @@ def _reported_errors() -> Iterator[None]:
         _fail("interrupted; run the same command again to go on", 130)
     except FeatcacheError as error:
         _fail(f"error: {error}", error.exit_code)
-    except MemoryError:
-        _fail("error: out of memory; use a smaller --batch-size", ResourceError.exit_code)
-    except OSError as error:
-        if error.errno == errno.EPIPE:  # the reader of our output has gone; click ends quietly
-            raise
+    except Exception as error:
+        if ran_out_of_memory(error):
+            reason = f" ({error})" if str(error) else ""
+            _fail(f"error: out of memory{reason}; {_MORE_MEMORY}", ResourceError.exit_code)
+        if not isinstance(error, OSError) or error.errno == errno.EPIPE:
+            raise  # a bug; or the reader of our output has gone, and click ends quietly
         _fail(f"error: {error}", StorageError.exit_code)
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from .errors import ResourceError
+from .errors import ResourceError, ran_out_of_memory
 
 
 def devices_for(device: torch.device) -> tuple[str, ...]:
@@ -47,8 +47,9 @@ def memory_errors(device: torch.device, hint: str) -> Iterator[None]:
     """Turn the block's running out of memory into a `ResourceError`; hint says at what size, and the way out."""
     try:
         yield
-    except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is one; on a CPU only the message tells
-        known = isinstance(error, MemoryError | torch.OutOfMemoryError) and not isinstance(error, ResourceError)
-        if not known and "allocate memory" not in str(error):
+    except ResourceError:
+        raise
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, torch.OutOfMemoryError) and not ran_out_of_memory(error):
             raise
         raise ResourceError(f"{device} is out of memory {hint}") from error

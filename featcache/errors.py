@@ -3,10 +3,13 @@
 A message says what, where (path, row or line), expected, found, and what to do next.
 """
 
+import errno
+import resource
 from collections.abc import Iterable, Sequence
 from typing import Self
 
 MOST_PROBLEMS_SHOWN = 1000
+_SHORT_OF_MEMORY = ("allocate memory", "failed to map segment", "start new thread")  # of PyTorch, the loader, Python
 
 
 class FeatcacheError(Exception):
@@ -83,6 +86,21 @@ class HostileFile(FeatcacheError, ValueError):
     """A file that tries to do more than hold data (exit 10)."""
 
     exit_code = 10
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Say whether memory had run out where error was raised, whatever its class.
+
+    Few libraries raise MemoryError: PyTorch raises RuntimeError on a CPU, the loader of libraries ImportError. Where
+    the address space is limited (`ulimit -v`), CPython 3.11 was seen to raise a bare SystemError during imports, and
+    oneDNN not to say why it has no primitive.
+    """
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    if isinstance(error, SystemError) or "could not create a primitive" in str(error):
+        return resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
+    known = isinstance(error, RuntimeError | ImportError) and any(sign in str(error) for sign in _SHORT_OF_MEMORY)
+    return known or isinstance(error, MemoryError)
 
 
 def printable(text: str) -> str:

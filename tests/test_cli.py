@@ -250,6 +250,18 @@ def test_a_full_disk_ends_with_status_8_and_nothing_is_left_behind(here: Path, t
     assert not list((here / "cache" / "tiny" / "shards").iterdir())
 
 
+def test_an_address_space_too_small_for_the_libraries_ends_with_status_9(tiny_dataset: Path, tmp_path: Path) -> None:
+    arguments = ["extract", "--dataset", str(tiny_dataset), "--out", str(tmp_path / "cache"), "--weights", "random"]
+    limited = (
+        "import resource; resource.setrlimit(resource.RLIMIT_AS, (1 << 29, 1 << 29)); from cli import main; main()"
+    )
+    ended = subprocess.run([sys.executable, "-c", limited, *arguments], capture_output=True, text=True, check=False)
+    assert ended.returncode == 9, ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert ended.stderr.startswith("error: out of memory (lib")
+    assert "raise a limit of the address space (ulimit -v)" in ended.stderr
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_the_run_in_good_order(here: Path, tiny_dataset: Path, number: int, status: int) -> None:
     process = subprocess.Popen(

@@ -1,13 +1,15 @@
 """Messages list every problem; each error has its exit status and survives the way between two processes."""
 
 import copyreg
+import errno
 import pickle
+import resource
 
 import pytest
 import tblib.pickling_support
 
 from featcache import errors
-from featcache.errors import BadImage, FeatcacheError, join_errors, list_problems, printable
+from featcache.errors import BadImage, FeatcacheError, join_errors, list_problems, printable, ran_out_of_memory
 
 
 def test_up_to_twenty_problems_are_listed_in_full() -> None:
@@ -20,6 +22,32 @@ def test_of_very_many_problems_a_thousand_and_the_number_of_the_others_are_liste
     lines = list_problems("t", [f"p{n}" for n in range(1257)], "w").splitlines()
     assert lines[1:1001] == [f"  p{n}" for n in range(1000)]
     assert lines[1001:] == ["  ... and 257 more", "w"]
+
+
+@pytest.mark.parametrize(
+    ("error", "limited", "expected"),
+    [
+        (MemoryError(), False, True),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), False, True),
+        (OSError(errno.ENOSPC, "No space left on device"), True, False),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory"), False, True),
+        (RuntimeError("can't start new thread"), False, True),
+        (ImportError("libtorch_cpu.so: failed to map segment from shared object"), False, True),
+        (ImportError("No module named 'timm'"), True, False),
+        (SystemError("error return without exception set"), True, True),
+        (SystemError("error return without exception set"), False, False),
+        (RuntimeError("could not create a primitive"), True, True),
+        (RuntimeError("could not create a primitive"), False, False),
+        (ValueError("can't allocate memory"), True, False),
+    ],
+    ids=repr,
+)
+def test_what_ran_out_of_memory_is_known_whatever_its_class(
+    error: Exception, limited: bool, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = 1 << 30 if limited else resource.RLIM_INFINITY
+    monkeypatch.setattr(resource, "getrlimit", lambda number: (limit, limit))
+    assert ran_out_of_memory(error) == expected
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 The command ends in the exact cache, or with the exit status that says why not; then the next run does.
 """
 
-import functools
 import locale
 import os
 import random
@@ -16,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from featcache.errors import ResourceError
+from featcache.extract import load_backbone
+from featcache.settings import ExtractSettings
 
 from . import children, stub
 from .trial import Campaign
@@ -105,8 +106,12 @@ def _then_finished(ground: Ground, out: Path) -> str:
 
 def _little_memory(ground: Ground, out: Path, rng: random.Random) -> str:
     """Ask for views so large that a batch of them does not fit."""
+
+    def before() -> None:  # what is imported takes as much: it is there before the limit
+        load_backbone(ExtractSettings(backbone=UNFIT[1], weights="random"), views=1)
+        children.limit_memory(LITTLE_MEMORY)
+
     for size in UNFIT_SIZES:
-        before = functools.partial(children.limit_memory, LITTLE_MEMORY)
         status = _status(ground, out, before, *UNFIT, "--image-size", str(size))
         if status != ResourceError.exit_code:
             return f"at {size} pixels ended with {status}, expected {ResourceError.exit_code}"
