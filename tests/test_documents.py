@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 import torch
@@ -24,6 +25,7 @@ from command_line import amnet, interruptible
 from PIL import Image
 from reference_published import random_checkpoint
 
+from cli import main
 from head.trainer import State, Trainer
 
 ROOT = Path(__file__).parents[1]
@@ -136,6 +138,16 @@ def test_the_python_of_the_readme_and_the_guide_works(desk: Path) -> None:
 @pytest.mark.parametrize("document", ["docs/tutorial.md", "docs/datasets.md"])
 def test_every_command_of_the_guides_works(desk: Path, document: str) -> None:
     run_all(document)
+
+
+@pytest.mark.parametrize("document", sorted(path.name for path in (ROOT / "docs").glob("*.md")))
+def test_the_options_of_every_command_of_the_documents_exist(document: str) -> None:
+    for name, *arguments in commands(f"docs/{document}"):
+        command = main.commands[name]
+        values, _, _ = command.make_parser(click.Context(command)).parse_args(arguments)  # opens nothing
+        for option in command.params:
+            if isinstance(option.type, click.Choice) and option.name in values:
+                option.type_cast_value(click.Context(command), values[option.name])
 
 
 def test_no_command_of_the_readme_stands_in_its_text_where_none_would_be_run() -> None:
