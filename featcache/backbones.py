@@ -177,12 +177,8 @@ def build_backbone(
     if len(set(layers)) != len(layers):
         raise InvalidSettings(f"--layer names a layer twice: {', '.join(layers)}")
     target = resolve_device(device)
-    execution = Execution(
-        target,
-        resolve_precision(precision, target),
-        resolve_runtime(runtime, target, views),
-        usable_threads(threads),
-    )
+    resolved = resolve_precision(precision, target)
+    execution = Execution(target, resolved, resolve_runtime(runtime, target, views, resolved), usable_threads(threads))
     build = build_torchvision if name in TORCHVISION else build_timm
     extractor = weights_module.seeded(seed, lambda: build(name, tuple(layers), weights))
     return Backbone(

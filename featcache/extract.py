@@ -32,7 +32,7 @@ from .production import Order, make_here, make_with_workers, work_of
 from .progress import OnProgress, Progress, silent
 from .recipe import Recipe, Target, recipe_of
 from .report import ExtractReport
-from .runtimes import has_openvino, resolve_device, split_arithmetic
+from .runtimes import check_computable, has_openvino, resolve_device, split_arithmetic
 from .seal import seal
 from .settings import ExtractSettings, load_backbone, source_of_weights
 from .shard import WAY_OUT, Shard, open_shard
@@ -102,8 +102,8 @@ def follow(settings: ExtractSettings, out: Path) -> ExtractSettings:
     precision, runtime = split_arithmetic(like.precision)
     if settings.precision not in ("auto", precision):
         return settings  # which is said later, with all else that differs
-    if precision == "fp16" and resolve_device(settings.device).type == "cpu":
-        raise Mismatch(f"{where}: made in fp16, on a GPU; go on there, or give another folder with --out")
+    way_out = "go on there, or give another folder with --out"
+    check_computable(like.precision, resolve_device(settings.device), where=str(where), way_out=way_out)
     return replace(settings, precision=precision, runtime=runtime if settings.runtime == "auto" else settings.runtime)
 
 

@@ -17,7 +17,7 @@ from .choices import ENCODINGS
 from .encoding import Constants
 from .errors import CorruptFile, Mismatch, list_problems
 from .files import canonical_json
-from .runtimes import available_runtime, resolve_device, split_arithmetic
+from .runtimes import available_runtime, check_computable, resolve_device, split_arithmetic
 from .views import CENTER_FRACTION, FLIP_PROBABILITY, INTERPOLATION, ViewRecipe
 
 FORMAT_VERSION = 1
@@ -148,10 +148,13 @@ def backbone_of(
     for fp16, and PyTorch where there is no OpenVINO: for looking at features, not for storing them beside others.
     """
     precision, needed = split_arithmetic(recipe.precision)
-    if nearest and precision == "fp16" and resolve_device(device).type == "cpu":
+    target = resolve_device(device)
+    if not nearest:
+        check_computable(recipe.precision, target, where=where, way_out="do this on a machine like the one it is from")
+    elif precision == "fp16" and target.type == "cpu":
         precision, needed = "fp32", "torch"
-    if nearest and needed != "auto":
-        needed = "torch" if needed == "compile" else available_runtime(needed, device)
+    elif needed != "auto":
+        needed = "torch" if needed == "compile" else available_runtime(needed, device, precision)
     backbone = build_backbone(
         recipe.backbone,
         layers=recipe.layer_names,

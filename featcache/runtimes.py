@@ -7,6 +7,7 @@ all, never on how many are left, so that a run that goes on is computed as it wa
 """
 
 import contextlib
+import functools
 import importlib.util
 import os
 import shutil
@@ -21,12 +22,13 @@ import torch
 from torch import Tensor, nn
 
 from .choices import PRECISIONS, RUNTIMES
-from .errors import InvalidSettings, ResourceError
+from .errors import InvalidSettings, Mismatch, ResourceError
 
 OPENVINO_FROM = 1_000  # views that repay converting the network: 4 s, against 20 to 30 ms saved on each (ResNet50)
 COMPILE_FROM = 10_000  # views that repay torch.compile: 25 to 40 s, against about 10 ms saved on each (ResNet50)
 _MOST_STREAMS = 8  # bounds memory on machines of many cores
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_OPENVINO_NAMES = {"fp32": "f32", "bf16": "bf16"}
 
 Maps = Sequence[Tensor]
 
@@ -103,8 +105,17 @@ def split_arithmetic(arithmetic: str) -> tuple[str, str]:
     return precision, runtime or ("auto" if precision == "fp32" else "torch")
 
 
-def resolve_runtime(runtime: str, device: torch.device, views: int) -> str:
-    """Return 'torch', 'compile' or 'openvino'; auto is the fastest for so many views in all.
+def check_computable(arithmetic: str, device: torch.device, *, where: str, way_out: str) -> None:
+    """Raise `Mismatch` if device cannot compute what is stored at where in an `Execution.arithmetic`."""
+    precision, runtime = split_arithmetic(arithmetic)
+    if precision == "fp16" and device.type == "cpu":
+        raise Mismatch(f"{where}: made in fp16, on a GPU; {way_out}")
+    if runtime == "openvino" and has_openvino() and not openvino_computes(precision):
+        raise Mismatch(f"{where}: made in {precision} by OpenVINO, which has none on this CPU; {way_out}")
+
+
+def resolve_runtime(runtime: str, device: torch.device, views: int, precision: str = "fp32") -> str:
+    """Return 'torch', 'compile' or 'openvino'; auto is the fastest that has the precision, for so many views in all.
 
     Raises `InvalidSettings` for a runtime that is not there, or not for this device.
     """
@@ -114,19 +125,23 @@ def resolve_runtime(runtime: str, device: torch.device, views: int) -> str:
         raise InvalidSettings(f"--runtime openvino runs on the CPU, not on {device}; use --device cpu")
     if runtime == "openvino" and not has_openvino():
         raise InvalidSettings("--runtime openvino: not installed; pip install 'amnet-featcache[openvino]'")
+    if runtime == "openvino" and not openvino_computes(precision):
+        raise InvalidSettings(
+            f"--runtime openvino has no {precision} on this CPU; use --runtime torch or --precision fp32"
+        )
     if runtime == "compile" and not _can_compile(device):
         raise InvalidSettings(f"--runtime compile: no compiler for {device} found; use --runtime torch")
     if runtime != "auto":
         return runtime
-    if device.type == "cpu" and has_openvino() and views >= OPENVINO_FROM:
+    if device.type == "cpu" and views >= OPENVINO_FROM and openvino_computes(precision):
         return "openvino"
     return "compile" if views >= COMPILE_FROM and _can_compile(device) else "torch"
 
 
-def available_runtime(runtime: str, device: str) -> str:
-    """Return the runtime that a cache was made with if it is there for device, else 'torch'."""
+def available_runtime(runtime: str, device: str, precision: str = "fp32") -> str:
+    """Return the runtime that a cache was made with if it is there for device and precision, else 'torch'."""
     try:
-        return resolve_runtime(runtime, resolve_device(device), views=1)
+        return resolve_runtime(runtime, resolve_device(device), views=1, precision=precision)
     except InvalidSettings:
         return "torch"
 
@@ -134,6 +149,26 @@ def available_runtime(runtime: str, device: str) -> str:
 def has_openvino() -> bool:
     """Whether OpenVINO is installed."""
     return importlib.util.find_spec("openvino") is not None
+
+
+def openvino_computes(precision: str) -> bool:
+    """Whether OpenVINO is installed and has the precision on this CPU.
+
+    It has bf16 where there is AVX-512 or AVX2-VNNI-2, if only to emulate it. Elsewhere it computes in float32 without
+    a word when asked for bf16, and the features would not be what the recipe says.
+    """
+    known = precision in _OPENVINO_NAMES and has_openvino()
+    return known and (precision == "fp32" or _openvino_takes(precision))
+
+
+@functools.cache
+def _openvino_takes(precision: str) -> bool:
+    """Ask OpenVINO for a precision, and then which it took."""
+    import openvino
+
+    core, name = openvino.Core(), "INFERENCE_PRECISION_HINT"
+    core.set_property("CPU", {name: _OPENVINO_NAMES[precision]})
+    return bool(core.get_property("CPU", name).to_string() == _OPENVINO_NAMES[precision])
 
 
 def _can_compile(device: torch.device) -> bool:
@@ -155,15 +190,17 @@ def explain_execution(execution: Execution, precision: str, runtime: str, views:
         reduced = "bfloat16 units" if on_cpu else "float16 units"
         parts.append(f"precision auto: this {'CPU' if on_cpu else 'device'} {hardware} {reduced}")
     if runtime == "auto" and on_cpu and execution.runtime != "openvino":
-        parts.append(f"runtime auto: {_why_not_openvino(views)}")
+        parts.append(f"runtime auto: {_why_not_openvino(execution.precision, views)}")
     return "; ".join(parts)
 
 
-def _why_not_openvino(views: int) -> str:
+def _why_not_openvino(precision: str, views: int) -> str:
     if views < OPENVINO_FROM:
         return f"fewer than {OPENVINO_FROM:,} views"
     if not has_openvino():
         return "OpenVINO is faster, but not installed: pip install 'amnet-featcache[openvino]'"
+    if not openvino_computes(precision):
+        return f"OpenVINO has no {precision} on this CPU"
     return "OpenVINO cannot run this network"
 
 
@@ -269,7 +306,7 @@ def _prepare_torch(network: nn.Module, execution: Execution) -> Callable[[Tensor
 def _compile_openvino(network: nn.Module, execution: Execution, example: Tensor) -> Any:
     """Return OpenVINO's compiled model; raise `InvalidSettings` if the network cannot be converted."""
     options = {
-        "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[execution.precision],
+        "INFERENCE_PRECISION_HINT": _OPENVINO_NAMES[execution.precision],
         "NUM_STREAMS": execution.streams,
         "INFERENCE_NUM_THREADS": execution.streams * execution.threads_per_stream,
         "ENABLE_CPU_PINNING": False,  # cores are shared with decoding, and with other processes

@@ -2,12 +2,16 @@
 
 import dataclasses
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from synthetic import RECIPE
 
+from featcache import extract
 from featcache.errors import CorruptFile, Mismatch
-from featcache.recipe import check_same, recipe_from_json
+from featcache.recipe import backbone_of, check_same, recipe_from_json
+from featcache.settings import ExtractSettings
 
 
 def test_the_fingerprint_is_pinned() -> None:
@@ -79,3 +83,15 @@ def test_impossible_values_are_refused(field: str, value: object) -> None:
 def test_an_unknown_field_is_not_ignored() -> None:
     with pytest.raises(Mismatch, match="fields this version does not know"):
         recipe_from_json({**RECIPE.as_json(), "mystery": 1}, "here")
+
+
+def test_features_of_an_arithmetic_that_is_not_here_are_gone_on_with_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = dataclasses.replace(RECIPE, precision="fp16")
+    with pytest.raises(Mismatch, match="^cache/mine: made in fp16, on a GPU; do this on a machine like the one"):
+        backbone_of(made, weights="random", batch_size=1, device="cpu", where="cache/mine", way_out="")
+    monkeypatch.setattr(extract, "read_manifest", lambda folder: SimpleNamespace(recipe=made))
+    settings = ExtractSettings(calibrate_like="cache/mine", encoding="uint8", device="cpu")
+    with pytest.raises(Mismatch, match="^cache/mine: made in fp16, on a GPU; go on there, or give another folder"):
+        extract.follow(settings, tmp_path)

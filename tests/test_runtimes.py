@@ -18,7 +18,7 @@ from torchvision.models import get_model
 from featcache import runtimes
 from featcache.backbones import Backbone
 from featcache.dataset import open_dataset
-from featcache.errors import InvalidSettings, ResourceError
+from featcache.errors import InvalidSettings, Mismatch, ResourceError
 from featcache.forecast import forecast
 from featcache.networks import Extractor, build_torchvision, fold_batch_norms
 from featcache.runtimes import (
@@ -27,7 +27,9 @@ from featcache.runtimes import (
     Execution,
     Runner,
     available_runtime,
+    check_computable,
     explain_execution,
+    openvino_computes,
     resolve_runtime,
     start,
 )
@@ -50,6 +52,17 @@ def batches(count: int) -> list[Tensor]:
     return list(views.split(3))
 
 
+class Listed(nn.Module):
+    """A network whose output is in a list, as `Runner` takes them."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, values: Tensor) -> list[Tensor]:
+        return [self.network(values)]
+
+
 def kept(maps: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return a copy of what `maps` gave, which the next call may overwrite."""
     return {layer: values.clone() for layer, values in maps.items()}
@@ -63,7 +76,8 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """Say what this machine has: OpenVINO, and a compiler for the CPU and for GPUs."""
 
-    def has(*, openvino: bool, compiler: bool) -> None:
+    def has(*, openvino: bool, compiler: bool, openvino_bf16: bool = True) -> None:
+        monkeypatch.setattr(runtimes, "_openvino_takes", lambda precision: openvino_bf16)
         there = {"openvino": openvino, "triton": compiler}
         monkeypatch.setattr(runtimes.importlib.util, "find_spec", lambda name: there[name] or None)
         monkeypatch.delenv("CXX", raising=False)
@@ -130,6 +144,46 @@ def test_a_runtime_that_is_not_there_says_the_way_out(
     machine(openvino=False, compiler=False)
     with pytest.raises(InvalidSettings, match=message):
         resolve_runtime(runtime, device, 10**6)
+
+
+def test_openvino_is_not_asked_for_an_arithmetic_that_it_would_not_take(machine: Any) -> None:
+    machine(openvino=True, compiler=True, openvino_bf16=False)
+    assert resolve_runtime("auto", CPU, OPENVINO_FROM, "fp32") == "openvino"
+    assert resolve_runtime("auto", CPU, OPENVINO_FROM, "bf16") == "torch"
+    assert [available_runtime("openvino", "cpu", precision) for precision in ("fp32", "bf16")] == ["openvino", "torch"]
+    with pytest.raises(InvalidSettings, match="openvino has no bf16 on this CPU; use --runtime torch or --precision f"):
+        resolve_runtime("openvino", CPU, 1, "bf16")
+    text = explain_execution(Execution(CPU, "bf16", "torch", 2), "bf16", "auto", views=OPENVINO_FROM)
+    assert text.endswith("; runtime auto: OpenVINO has no bf16 on this CPU")
+    machine(openvino=True, compiler=True)
+    assert resolve_runtime("auto", CPU, OPENVINO_FROM, "bf16") == "openvino"
+
+
+def test_what_cannot_be_computed_here_is_said_of_what_is_stored(machine: Any) -> None:
+    machine(openvino=True, compiler=True, openvino_bf16=False)
+    told = {"where": "cache/mine", "way_out": "go on there"}
+    with pytest.raises(
+        Mismatch, match="^cache/mine: made in bf16 by OpenVINO, which has none on this CPU; go on there$"
+    ):
+        check_computable("bf16-openvino", CPU, **told)
+    with pytest.raises(Mismatch, match="^cache/mine: made in fp16, on a GPU; go on there$"):
+        check_computable("fp16-compile", CPU, **told)
+    for arithmetic, device in [("fp32", CPU), ("bf16", CPU), ("bf16-compile", CPU), ("fp16", CUDA)]:
+        check_computable(arithmetic, device, **told)
+    machine(openvino=True, compiler=True)
+    check_computable("bf16-openvino", CPU, **told)
+
+
+@needs_openvino
+def test_openvino_says_which_arithmetic_it_took() -> None:
+    assert openvino_computes("fp32")
+    assert not openvino_computes("fp16")
+    network, values = nn.Linear(64, 64, bias=False), torch.rand(16, 64)
+    exact, reduced = (
+        Runner(Listed(network), Execution(CPU, precision, "openvino", 1), values)(values)[0].clone()
+        for precision in ("fp32", "bf16")
+    )
+    assert openvino_computes("bf16") == (not torch.equal(exact, reduced))
 
 
 def test_the_compiler_is_the_one_that_cxx_names(machine: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -314,6 +368,10 @@ def test_features_do_not_depend_on_the_views_they_are_among(runtime: str) -> Non
 
 @both_runtimes
 def test_bf16_is_near_fp32_and_not_the_same(runtime: str) -> None:
+    if runtime == "openvino" and not openvino_computes("bf16"):
+        with pytest.raises(InvalidSettings, match="openvino has no bf16 on this CPU"):
+            tiny(runtime, 1, "bf16")
+        return
     exact, reduced = tiny(runtime, 1)(pixels(3)), tiny(runtime, 1, "bf16")(pixels(3))
     for layer, features in exact.items():
         assert reduced[layer].dtype == torch.float32

@@ -151,9 +151,8 @@ def _spline_means(cells: int, pixels: int) -> Map:
 
 def _spline_integral(x: Map) -> Map:
     """Return the integral up to x of the quadratic B-spline around 0, which is that from -3/2 to 3/2 and 1 in all."""
-    powers = (
-        np.clip(np.asarray(x)[None] + np.array([1.5, 0.5, -0.5, -1.5]).reshape(-1, *[1] * np.ndim(x)), 0, None) ** 3
-    )
+    inside = np.clip(np.asarray(x), -1.5, 1.5)  # beyond, cubes would grow that cancel
+    powers = np.clip(inside[None] + np.array([1.5, 0.5, -0.5, -1.5]).reshape(-1, *[1] * np.ndim(x)), 0, None) ** 3
     found: Map = np.tensordot([1 / 6, -1 / 2, 1 / 2, -1 / 6], powers, axes=1)
     return found
 
