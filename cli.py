@@ -16,7 +16,7 @@ from commandline import export, fetch, figures, heads, pages, store
 from commandline.options import tell
 from featcache.errors import FeatcacheError, ResourceError, StorageError, ran_out_of_memory
 
-_MORE_MEMORY = "use a smaller --batch-size, or raise a limit of the address space (ulimit -v)"
+_MORE_MEMORY = "free some, raise a limit of the address space (ulimit -v), or use a smaller --batch-size"
 
 
 class _Commands(click.Group):
@@ -41,7 +41,7 @@ def _reported_errors() -> Iterator[None]:
         _fail(f"error: {error}", error.exit_code)
     except Exception as error:
         if ran_out_of_memory(error):
-            reason = f" ({error})" if str(error) else ""
+            reason = f" ({' '.join(str(error).split())})" if str(error) else ""
             _fail(f"error: out of memory{reason}; {_MORE_MEMORY}", ResourceError.exit_code)
         if not isinstance(error, OSError) or error.errno == errno.EPIPE:
             raise  # a bug; or the reader of our output has gone, and click ends quietly

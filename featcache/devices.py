@@ -50,6 +50,6 @@ def memory_errors(device: torch.device, hint: str) -> Iterator[None]:
     except ResourceError:
         raise
     except (RuntimeError, MemoryError) as error:
-        if not isinstance(error, torch.OutOfMemoryError) and not ran_out_of_memory(error):
+        if not ran_out_of_memory(error):
             raise
         raise ResourceError(f"{device} is out of memory {hint}") from error

@@ -9,7 +9,11 @@ from collections.abc import Iterable, Sequence
 from typing import Self
 
 MOST_PROBLEMS_SHOWN = 1000
-_SHORT_OF_MEMORY = ("allocate memory", "failed to map segment", "start new thread")  # of PyTorch, the loader, Python
+_NO_MEMORY = ("allocate memory", "out of memory", "bad_alloc")  # of PyTorch, on a CPU and on GPUs
+# in a limited address space, what the loader of libraries, Python, the kernel and oneDNN say; elsewhere it means else
+_UNDER_A_LIMIT = (
+    "failed to map segment", "start new thread", "Resource temporarily unavailable", "could not create a primitive",
+)  # fmt: skip
 
 
 class FeatcacheError(Exception):
@@ -91,16 +95,17 @@ class HostileFile(FeatcacheError, ValueError):
 def ran_out_of_memory(error: BaseException) -> bool:
     """Say whether memory had run out where error was raised, whatever its class.
 
-    Few libraries raise MemoryError: PyTorch raises RuntimeError on a CPU, the loader of libraries ImportError. Where
-    the address space is limited (`ulimit -v`), CPython 3.11 was seen to raise a bare SystemError during imports, and
-    oneDNN not to say why it has no primitive.
+    Few libraries raise MemoryError: PyTorch raises RuntimeError, the loader of libraries ImportError. Where the address
+    space is limited (`ulimit -v`), CPython 3.11 was seen to raise a bare SystemError during imports.
     """
+    text = str(error)
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    if isinstance(error, SystemError) or "could not create a primitive" in str(error):
+    if isinstance(error, SystemError) or any(sign in text for sign in _UNDER_A_LIMIT):
         return resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
-    known = isinstance(error, RuntimeError | ImportError) and any(sign in str(error) for sign in _SHORT_OF_MEMORY)
-    return known or isinstance(error, MemoryError)
+    if isinstance(error, RuntimeError | ImportError):  # static TLS is a fault of the order in which libraries load
+        return any(sign in text for sign in _NO_MEMORY) and "static TLS" not in text
+    return isinstance(error, MemoryError)
 
 
 def printable(text: str) -> str:

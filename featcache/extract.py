@@ -102,8 +102,10 @@ def follow(settings: ExtractSettings, out: Path) -> ExtractSettings:
     precision, runtime = split_arithmetic(like.precision)
     if settings.precision not in ("auto", precision):
         return settings  # which is said later, with all else that differs
-    way_out = "go on there, or give another folder with --out"
-    check_computable(like.precision, resolve_device(settings.device), where=str(where), way_out=way_out)
+    other = "give another folder with --out" if where == out else "leave out --calibrate-like"
+    check_computable(
+        like.precision, resolve_device(settings.device), where=str(where), way_out=f"do this there, or {other}"
+    )
     return replace(settings, precision=precision, runtime=runtime if settings.runtime == "auto" else settings.runtime)
 
 

@@ -222,7 +222,7 @@ def _connected(address: str) -> Iterator[Any]:
     """Give a client of a scheduler that has a worker."""
     try:
         from distributed import Client, Security
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise InvalidSettings(f"--cluster needs Dask: pip install '{PACKAGE}[cluster]'") from error
     if address.startswith("tls:") and Security().get_connection_args("client")["ssl_context"] is None:
         raise InvalidSettings(

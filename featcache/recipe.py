@@ -17,7 +17,7 @@ from .choices import ENCODINGS
 from .encoding import Constants
 from .errors import CorruptFile, Mismatch, list_problems
 from .files import canonical_json
-from .runtimes import available_runtime, check_computable, resolve_device, split_arithmetic
+from .runtimes import available_runtime, check_computable, openvino_computes, resolve_device, split_arithmetic
 from .views import CENTER_FRACTION, FLIP_PROBABILITY, INTERPOLATION, ViewRecipe
 
 FORMAT_VERSION = 1
@@ -145,14 +145,17 @@ def backbone_of(
     """Return the backbone that made the features of recipe; raise `Mismatch` if weights are not its weights.
 
     runtime is what may run it where that does not matter, in float32. nearest allows float32 where there is no GPU
-    for fp16, and PyTorch where there is no OpenVINO: for looking at features, not for storing them beside others.
+    for fp16, or no OpenVINO that has bf16 for what it made so; and PyTorch instead of torch.compile: for looking at
+    features, not for storing them beside others.
     """
     precision, needed = split_arithmetic(recipe.precision)
     target = resolve_device(device)
     if not nearest:
-        check_computable(recipe.precision, target, where=where, way_out="do this on a machine like the one it is from")
-    elif precision == "fp16" and target.type == "cpu":
-        precision, needed = "fp32", "torch"
+        check_computable(recipe.precision, target, where=where, way_out="do this there")
+    elif target.type == "cpu" and (
+        precision == "fp16" or (needed == "openvino" and not openvino_computes(precision))
+    ):  # on a CPU that has none, bf16 is no nearer, and 7 times slower (ResNet50)
+        precision, needed = "fp32", "auto"
     elif needed != "auto":
         needed = "torch" if needed == "compile" else available_runtime(needed, device, precision)
     backbone = build_backbone(

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from .choices import PRECISIONS, RUNTIMES
-from .errors import InvalidSettings, Mismatch, ResourceError
+from .errors import InvalidSettings, Mismatch, ResourceError, ran_out_of_memory
 
 OPENVINO_FROM = 1_000  # views that repay converting the network: 4 s, against 20 to 30 ms saved on each (ResNet50)
 COMPILE_FROM = 10_000  # views that repay torch.compile: 25 to 40 s, against about 10 ms saved on each (ResNet50)
@@ -163,12 +163,18 @@ def openvino_computes(precision: str) -> bool:
 
 @functools.cache
 def _openvino_takes(precision: str) -> bool:
-    """Ask OpenVINO for a precision, and then which it took."""
-    import openvino
+    """Ask OpenVINO for a precision, and then which it took; a broken installation takes none."""
+    name, wanted = "INFERENCE_PRECISION_HINT", _OPENVINO_NAMES[precision]
+    try:
+        import openvino
 
-    core, name = openvino.Core(), "INFERENCE_PRECISION_HINT"
-    core.set_property("CPU", {name: _OPENVINO_NAMES[precision]})
-    return bool(core.get_property("CPU", name).to_string() == _OPENVINO_NAMES[precision])
+        core = openvino.Core()
+        core.set_property("CPU", {name: wanted})
+        return bool(core.get_property("CPU", name).to_string() == wanted)
+    except (ImportError, RuntimeError) as error:
+        if ran_out_of_memory(error):
+            raise
+        return False
 
 
 def _can_compile(device: torch.device) -> bool:
@@ -250,7 +256,7 @@ class Runner:
             with self.pool() as pool:
                 pool.submit(self._run_torch, example).result()
         except (RuntimeError, OSError, subprocess.CalledProcessError) as error:
-            if isinstance(error, torch.OutOfMemoryError):
+            if ran_out_of_memory(error):
                 raise
             reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
             raise InvalidSettings(f"--runtime compile fails here ({reason}); use --runtime torch") from error
@@ -318,6 +324,8 @@ def _compile_openvino(network: nn.Module, execution: Execution, example: Tensor)
             exported = torch.export.export(network, (example,))
         return openvino.Core().compile_model(openvino.convert_model(exported), "CPU", options)
     except _failures_to_convert() as error:
+        if ran_out_of_memory(error):
+            raise
         lines = str(error).strip().splitlines() or [type(error).__name__]
         reason = next((line for line in lines if line.startswith("No conversion rule")), lines[0])[:200]
         raise InvalidSettings(f"--runtime openvino cannot run this network ({reason}); use --runtime torch") from error

@@ -268,7 +268,7 @@ def test_a_call_leaves_its_views_as_they_were() -> None:
 
 def test_a_full_device_names_the_batch_and_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(self: Runner, pixels: Tensor) -> Sequence[Tensor]:
-        raise torch.OutOfMemoryError
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     monkeypatch.setattr(Runner, "__call__", full)
     with pytest.raises(ResourceError, match="cpu is out of memory at a batch of 3; use a smaller --batch-size"):

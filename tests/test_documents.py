@@ -140,9 +140,10 @@ def test_every_command_of_the_guides_works(desk: Path, document: str) -> None:
     run_all(document)
 
 
-@pytest.mark.parametrize("document", sorted(path.name for path in (ROOT / "docs").glob("*.md")))
-def test_the_options_of_every_command_of_the_documents_exist(document: str) -> None:
-    for name, *arguments in commands(f"docs/{document}"):
+def test_the_options_of_every_command_of_the_documents_exist() -> None:
+    given = [arguments for path in (ROOT / "docs").glob("*.md") for arguments in commands(f"docs/{path.name}")]
+    assert len(given) > 40
+    for name, *arguments in given:
         command = main.commands[name]
         values, _, _ = command.make_parser(click.Context(command)).parse_args(arguments)  # opens nothing
         for option in command.params:

@@ -8,10 +8,12 @@ from types import SimpleNamespace
 import pytest
 from synthetic import RECIPE
 
-from featcache import extract
+from featcache import extract, runtimes
+from featcache.backbones import build_backbone
 from featcache.errors import CorruptFile, Mismatch
-from featcache.recipe import backbone_of, check_same, recipe_from_json
+from featcache.recipe import backbone_of, check_same, recipe_from_json, recipe_of
 from featcache.settings import ExtractSettings
+from featcache.views import ViewRecipe
 
 
 def test_the_fingerprint_is_pinned() -> None:
@@ -89,9 +91,20 @@ def test_features_of_an_arithmetic_that_is_not_here_are_gone_on_with_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = dataclasses.replace(RECIPE, precision="fp16")
-    with pytest.raises(Mismatch, match="^cache/mine: made in fp16, on a GPU; do this on a machine like the one"):
+    with pytest.raises(Mismatch, match="^cache/mine: made in fp16, on a GPU; do this there$"):
         backbone_of(made, weights="random", batch_size=1, device="cpu", where="cache/mine", way_out="")
     monkeypatch.setattr(extract, "read_manifest", lambda folder: SimpleNamespace(recipe=made))
     settings = ExtractSettings(calibrate_like="cache/mine", encoding="uint8", device="cpu")
-    with pytest.raises(Mismatch, match="^cache/mine: made in fp16, on a GPU; go on there, or give another folder"):
+    with pytest.raises(Mismatch, match="^cache/mine: made in fp16, on a GPU; do this there, or leave out --cal"):
         extract.follow(settings, tmp_path)
+
+
+@pytest.mark.parametrize("precision", ["fp16-compile", "bf16-openvino"])
+def test_features_are_looked_at_in_float32_where_their_arithmetic_is_not_here(
+    precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtimes, "_openvino_takes", lambda precision: False)
+    built = build_backbone("timm:test_resnet", layers=("layer3",), weights="random", image_size=64, device="cpu")
+    made = dataclasses.replace(recipe_of(built, ViewRecipe(image_size=64)), precision=precision)
+    again = backbone_of(made, weights="random", batch_size=1, device="cpu", nearest=True, where="a run", way_out="")
+    assert (again.execution.precision, again.execution.runtime) == ("fp32", "torch")

@@ -1,7 +1,7 @@
 """A network gives the same features however it is executed, and what 'auto' stands for can be told beforehand."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
@@ -61,6 +61,15 @@ class Listed(nn.Module):
 
     def forward(self, values: Tensor) -> list[Tensor]:
         return [self.network(values)]
+
+
+def failing(error: Exception) -> Callable[..., Any]:
+    """Return a function that raises error whatever it is called with."""
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise error
+
+    return fail
 
 
 def kept(maps: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -157,6 +166,18 @@ def test_openvino_is_not_asked_for_an_arithmetic_that_it_would_not_take(machine:
     assert text.endswith("; runtime auto: OpenVINO has no bf16 on this CPU")
     machine(openvino=True, compiler=True)
     assert resolve_runtime("auto", CPU, OPENVINO_FROM, "bf16") == "openvino"
+
+
+@needs_openvino
+def test_a_broken_openvino_has_no_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    import openvino
+
+    monkeypatch.setattr(openvino, "Core", failing(RuntimeError("Cannot load library libopenvino_intel_cpu_plugin.so")))
+    openvino_takes = runtimes._openvino_takes.__wrapped__
+    assert not openvino_takes("bf16")
+    monkeypatch.setattr(openvino, "Core", failing(RuntimeError("DefaultCPUAllocator: can't allocate memory")))
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        openvino_takes("bf16")
 
 
 def test_what_cannot_be_computed_here_is_said_of_what_is_stored(machine: Any) -> None:
@@ -443,8 +464,7 @@ def test_what_waits_in_a_pool_that_ends_is_dropped_and_no_thread_is_left() -> No
 # --- networks that cannot be converted
 
 
-def unexportable(*_: Any, **__: Any) -> Any:
-    raise RuntimeError("a loop that depends on data\nand a long story")
+unexportable = failing(RuntimeError("a loop that depends on data\nand a long story"))
 
 
 @needs_openvino
@@ -473,14 +493,20 @@ def test_a_network_that_cannot_be_exported_is_an_error_where_openvino_was_asked_
 def test_an_error_without_words_is_told_by_its_name(
     monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
 ) -> None:
-    def export(*_: Any) -> Any:
-        raise error
-
-    monkeypatch.setattr(torch.export, "export", export)
+    monkeypatch.setattr(torch.export, "export", failing(error))
     execution = Execution(CPU, "fp32", "openvino", 1)
     with pytest.raises(InvalidSettings, match=f"cannot run this network .*{told}.*; use --runtime torch"):
         start(nn.Identity(), execution, torch.zeros(1), fall_back=False)
     assert start(nn.Identity(), execution, torch.zeros(1), fall_back=True).execution.runtime == "torch"
+
+
+@needs_openvino
+def test_memory_that_runs_out_while_a_network_is_converted_is_no_reason_for_another_runtime(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.export, "export", failing(RuntimeError("DefaultCPUAllocator: can't allocate memory")))
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        start(nn.Identity(), Execution(CPU, "fp32", "openvino", 1), torch.zeros(1), fall_back=True)
 
 
 @needs_openvino

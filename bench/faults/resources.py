@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from featcache.errors import ResourceError
-from featcache.extract import load_backbone
-from featcache.settings import ExtractSettings
+from featcache.settings import ExtractSettings, load_backbone
 
 from . import children, stub
 from .trial import Campaign

@@ -72,7 +72,7 @@ def _require_hub() -> Any:
         import huggingface_hub
         import huggingface_hub.errors
         import huggingface_hub.utils
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise InvalidSettings(
             f"runs on the Hub need {error.name}, which is not installed: pip install 'amnet-featcache[hub]'"
         ) from error

@@ -53,7 +53,7 @@ def require_onnx() -> ModuleType:
         import onnx  # noqa: F401
         import onnxruntime
         import onnxscript  # noqa: F401
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise InvalidSettings(
             f"ONNX files need {error.name}, which is not installed: pip install 'amnet-featcache[onnx]'"
         ) from error
