@@ -30,6 +30,23 @@ def running_chromium() -> Iterator[Any]:
         browser.close()
 
 
+_STANDS_STILL = """async (element) => {
+    for (let last, frames = 0; frames < 10; frames++) {
+        await new Promise(requestAnimationFrame);
+        const { top } = element.getBoundingClientRect();
+        if (top !== last) frames = 0;
+        last = top;
+    }
+}"""
+
+
+def click(locator: Any) -> None:
+    """Click what may move still: sections of a page take their real height once they are near the view."""
+    locator.scroll_into_view_if_needed()
+    locator.evaluate(_STANDS_STILL)
+    locator.click()
+
+
 @contextmanager
 def opened_page(
     browser: Any,

@@ -11,7 +11,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pytest
-from browser import needs_chromium, opened_page, running_chromium, wait_until
+from browser import click, needs_chromium, opened_page, running_chromium, wait_until
 from command_line import amnet
 from conftest import TINY_EXTRACT, TINY_TRAIN
 from hostile import MARKUP
@@ -179,7 +179,7 @@ def test_maps_lie_where_the_head_saw_and_are_brightest_where_it_looks(
     results = {one.run.split: one for one in evaluation.scored if one.run.name == "paper"}
     for k in (0, 5, 13):
         name, split = re.match("(.*), split (.),", shown(page)[k]).groups()  # type: ignore[union-attr]
-        page.locator(".card").nth(k).click()
+        click(page.locator(".card").nth(k))
         result, row = results[split], rows[name]
         maps = load_head(result.run).predict(result.run.input.read(cache, np.array([row]), 0))[2].numpy()[0]
         steps = result.step_scores[result.names.index(name)]
@@ -246,7 +246,7 @@ def test_scores_are_those_of_score_cache_and_splits_open(page: Any, evaluation: 
         found = [line.split("\t")[:2] for line in splits.locator("tbody").inner_text().splitlines()]
         assert found == [[one.run.split, f"{one.metrics.rho:.3f}".replace("-", "\u2212")] for one in row.scored]
         assert body.locator("button").get_attribute("aria-expanded") == "true"
-    page.locator("#runs summary").first.click()
+    click(page.locator("#runs summary").first)
     assert evaluation.rows[0].scored[0].run.config["fingerprint"] in page.inner_text("#runs")
 
 
@@ -287,10 +287,10 @@ CONTRASTS = """() => {
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_all_text_stands_out_in_light_and_dark(browser: Any, written: Path, scheme: str) -> None:
     with opened_page(browser, written.as_uri(), scheme=scheme) as page:
-        page.locator(".scores button").first.click()
+        click(page.locator(".scores button").first)
         ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
         found = page.evaluate(CONTRASTS)
-        page.locator(".card").first.click()
+        click(page.locator(".card").first)
         found += page.evaluate(CONTRASTS)
     assert len(found) > 100
     assert [text for ratio, text in found if ratio < 4.5] == []
@@ -302,10 +302,10 @@ def test_all_text_stands_out_in_light_and_dark(browser: Any, written: Path, sche
 def test_nothing_is_wider_than_a_narrow_screen(browser: Any, written: Path, width: int) -> None:
     with opened_page(browser, written.as_uri(), width=width, height=740) as page:
         for summary in page.locator("summary").all():
-            summary.click()
-        page.locator(".scores button").first.click()
+            click(summary)
+        click(page.locator(".scores button").first)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
-        page.locator(".card").first.click()
+        click(page.locator(".card").first)
         assert page.evaluate("document.getElementById('detail').scrollWidth") <= width
 
 
@@ -352,10 +352,10 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_names_are_text_and_never_markup(browser: Any, hostile: Path) -> None:
     with opened_page(browser, hostile.as_uri()) as page:
         for summary in page.locator("summary").all():
-            summary.click()
+            click(summary)
         assert page.locator(".card").count() == 4
         for label in (f"6{MARKUP[0]}.png", f"7{MARKUP[1]}.png"):
-            page.locator(f".card[title={json.dumps(label)}]").click()
+            click(page.locator(f".card[title={json.dumps(label)}]"))
             assert page.inner_text("#detail-name") == label
             page.keyboard.press("Escape")
         assert page.locator("script").count() == 2
