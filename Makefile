@@ -32,7 +32,7 @@ docs: $(READY)  ## the documents as a site in build/docs; any warning is an erro
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
 
 faults: $(READY)  ## the short fault campaign, under four minutes
-	$(BIN)/python -m bench.faults --quick
+	$(BIN)/python -m faults --quick
 
 check: $(READY)  ## format, lint, type and test
 	$(BIN)/ruff format .

@@ -14,7 +14,7 @@ import click
 
 from commandline import export, fetch, figures, heads, pages, store
 from commandline.options import tell
-from featcache.errors import FeatcacheError, ResourceError, StorageError, ran_out_of_memory
+from featcache.base.errors import FeatcacheError, ResourceError, StorageError, ran_out_of_memory
 
 _MORE_MEMORY = "free some, raise a limit of the address space (ulimit -v), or use a smaller --batch-size"
 

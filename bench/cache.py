@@ -7,15 +7,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from featcache.builder import ShardBuilder
-from featcache.encoding import digest_of_constants, encode
-from featcache.files import make_folder, write_durably
-from featcache.layout import Block, ImageRow, shard_name
-from featcache.manifest import Splits
-from featcache.recipe import Recipe, Target
-from featcache.seal import seal
-from featcache.shard import open_shard
-from featcache.views import Box, View
+from featcache.base.files import make_folder, write_durably
+from featcache.datasets.splits import Splits
+from featcache.images.identity import ImageRow
+from featcache.images.views import Box, View
+from featcache.recipe import Recipe
+from featcache.store.shards.encoding import digest_of_constants, encode
+from featcache.store.shards.format import Block, Target, shard_name
+from featcache.store.shards.opening import open_shard
+from featcache.store.shards.writer import ShardBuilder
+from featcache.store.writer import seal
 
 LAYER = "layer3"
 

@@ -16,10 +16,9 @@ import hdf5plugin
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.codec import Codec
-from featcache.layout import FEATURE_CODECS
-
-from .features import as_encoding, drawn, real
+from bench.features import as_encoding, drawn, real
+from featcache.store.shards.codec import Codec
+from featcache.store.shards.format import FEATURE_CODECS
 
 REPEATS = 3
 

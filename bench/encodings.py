@@ -21,7 +21,7 @@ def error_of(reference: Any, other: Any) -> dict[str, float]:
     """
     import torch
 
-    from featcache.encoding import decode
+    from featcache.store.shards.encoding import decode
 
     if reference.images != other.images or not np.array_equal(reference.box[:, 0], other.box[:, 0]):
         raise click.UsageError("the caches do not hold the same views of the same images")
@@ -51,9 +51,9 @@ def error_of(reference: Any, other: Any) -> dict[str, float]:
 
 def mean_rho(cache: Any, home: Path, **settings: Any) -> float:
     """Return the mean test rho over splits of heads with such settings; their runs are in home/NAME/split-K."""
-    from head.score import score_run
+    from head.evaluation.score import score_run
     from head.settings import TrainSettings
-    from head.train import train_split
+    from head.training.train import train_split
 
     wanted = TrainSettings(**settings)
     name = wanted.default_name()
@@ -83,7 +83,7 @@ def paired(differences: list[float]) -> dict[str, Any]:
 @click.option("--first-seed", default=0, show_default=True)
 def main(exact: Path, coded: Path, runs: Path, seeds: int, first_seed: int) -> None:
     """Print one JSON line: bytes, error, and the paired difference (uint8 - float16) of test rho."""
-    from featcache.cache import open_cache
+    from featcache.store.cache import open_cache
 
     float16, uint8 = open_cache(exact), open_cache(coded)
     result: dict[str, Any] = {

@@ -42,9 +42,10 @@ def main(folder: Path, images: Path, weights: str | None, limit: int) -> None:
     """Print one JSON line: of each graph and output the largest absolute difference, on the scale of the data."""
     import torch
 
-    from featcache.loading import load_image
-    from head.predict import list_images
-    from head.runs import load_head, read_run
+    from featcache.images.loading import load_image
+    from head.prediction.predictor import list_images
+    from head.runs.head_file import load_head
+    from head.runs.run import read_run
     from head.share.export import networks_of
     from head.share.onnx import head_graph, model_graph, torch_outputs
 

@@ -27,7 +27,7 @@ import click
 import numpy as np
 
 if TYPE_CHECKING:
-    from featcache.dataset import Dataset
+    from featcache.datasets.dataset import Dataset
     from featcache.settings import ExtractSettings
 
 SIDES = ("plain", "ours", "limit")
@@ -48,7 +48,8 @@ class Case:
 
     def dataset(self) -> "Dataset":
         """Return the dataset, cut off behind its first images."""
-        from featcache.dataset import Part, open_dataset
+        from featcache.datasets.dataset import open_dataset
+        from featcache.datasets.splits import Part
 
         whole = open_dataset(self.folder)
         limit = self.limit or len(whole.names)
@@ -61,8 +62,7 @@ class Case:
 
     def settings(self) -> "ExtractSettings":
         """Return extract's default settings, but for weights that would have to be downloaded."""
-        from featcache.settings import ExtractSettings
-        from featcache.views import ViewRecipe
+        from featcache.settings import ExtractSettings, ViewRecipe
 
         weights = "imagenet" if self.backbone == "efficientnet_lite0" else "random"
         views = ViewRecipe(image_size=self.image_size, eval_view="squash")
@@ -89,7 +89,7 @@ class Clock:
 
 def run_plain(case: Case, out: Path) -> dict[str, Any]:
     """Extract as a plain loop does; return its figures."""
-    from .plain import extract_plainly
+    from bench.plain import extract_plainly
 
     dataset, settings, clock = case.dataset(), case.settings(), Clock()
     extract_plainly(dataset, settings, out, per_view=case.per_view, on_views=clock.note)
@@ -98,7 +98,7 @@ def run_plain(case: Case, out: Path) -> dict[str, Any]:
 
 def run_ours(case: Case, out: Path) -> dict[str, Any]:
     """Extract into the folder out; return figures, peak memory, and what the time went to."""
-    from featcache.extract import extract
+    from featcache.extraction.extract import extract
 
     dataset, settings, clock = case.dataset(), case.settings(), Clock()
     report = extract(dataset, settings, out, on_progress=lambda _: clock.note(0))  # told before views are computed
@@ -116,7 +116,7 @@ def run_limit(case: Case) -> dict[str, Any]:
     """Return figures of the backbone alone, on random pixels in memory, while all its streams are busy."""
     import torch
 
-    from featcache.settings import load_backbone
+    from featcache.backbones.backbone import load_backbone
 
     settings = case.settings()
     backbone = load_backbone(settings, views=len(case.dataset().names) * (1 + case.augs))
@@ -161,7 +161,7 @@ def least_cosine(case: Case, plain: Path, ours: Path) -> float:
     """Return the least cosine similarity of the two sides' features of a view, over the first images."""
     import h5py
 
-    from featcache.cache import open_cache
+    from featcache.store.cache import open_cache
 
     cache, cosines = open_cache(ours), []
     row_of = {image.name: row for row, image in enumerate(cache.images)}
@@ -242,7 +242,7 @@ def processor() -> str:
 @click.option("--rounds", default=3, show_default=True)
 def main(images: Path | None, limit: int, rounds: int, **options: Any) -> None:
     """Print one JSON line: views/s of every side, ours over plain and over the limit, and peak megabytes."""
-    from featcache.extract import versions
+    from featcache.extraction.extract import versions
 
     found = []
     with tempfile.TemporaryDirectory() as home:

@@ -23,7 +23,7 @@ def constants_of(features: NDArray[np.float16]) -> Any:
     """Return the uint8 constants (2, D) calibrated on the features themselves: the best case."""
     import torch
 
-    from featcache.encoding import calibrate
+    from featcache.store.shards.encoding import calibrate
 
     return calibrate([torch.from_numpy(features).float()])
 
@@ -32,7 +32,7 @@ def as_encoding(features: NDArray[np.float16], encoding: str) -> NDArray[Any]:
     """Return features as they are stored in an encoding."""
     import torch
 
-    from featcache.encoding import quantize
+    from featcache.store.shards.encoding import quantize
 
     if encoding == "float16":
         return features
@@ -44,7 +44,8 @@ def photographs(folder: Path | None, views: int) -> NDArray[np.uint8]:
     """Return pixels (views, 224, 224, 3) of crops of the photographs in a folder, or of two that scikit-learn has."""
     from PIL import Image
 
-    from featcache.views import ViewRecipe, render, view_of
+    from featcache.images.views import render, view_of
+    from featcache.settings import ViewRecipe
 
     if folder is None:
         from sklearn.datasets import load_sample_images
@@ -65,7 +66,7 @@ def real(folder: Path | None, views: int) -> Mapping[str, NDArray[np.float16]]:
     """Return features (views, L, D) of photographs: EfficientNet-Lite0 (trained) and ResNet50 layer3 (untrained)."""
     import torch
 
-    from featcache.backbones import build_backbone
+    from featcache.backbones.backbone import build_backbone
 
     pixels = torch.from_numpy(photographs(folder, views))
     lite0 = build_backbone("efficientnet_lite0")

@@ -20,8 +20,8 @@ from typing import Any
 
 import click
 
-from .cutting_server import Served, serving
-from .hostile_archives import hostile_archives, tar_of
+from bench.cutting_server import Served, serving
+from bench.hostile_archives import hostile_archives, tar_of
 
 
 def dataset_archive(megabytes: int, seed: int) -> bytes:
@@ -34,8 +34,8 @@ def dataset_archive(megabytes: int, seed: int) -> bytes:
 
 def cut_connections(data: bytes, cuts: int, seed: int, folder: Path) -> dict[str, Any]:
     """Fetch through a server that cuts so many connections; return what it sent and what came out."""
-    from featcache.download import Patience
-    from featcache.fetch import fetch
+    from featcache.datasets.fetch.download import Patience
+    from featcache.datasets.fetch.fetch import fetch
 
     offsets = sorted(random.Random(seed).sample(range(1, len(data)), cuts))
     served = Served(data, cuts=offsets)
@@ -60,7 +60,10 @@ def killed_process(data: bytes, kills: int, seed: int, folder: Path) -> dict[str
     """Fetch by a process that is killed so many times at drawn offsets, then let it end."""
     offsets = sorted(random.Random(seed).sample(range(1, len(data)), kills))
     served = Served(data, hang=True, cuts=list(offsets))
-    code = "import sys\nfrom featcache.fetch import fetch\nprint(fetch('lamem', sys.argv[1], url=sys.argv[2]).sha256)"
+    code = (
+        "import sys\nfrom featcache.datasets.fetch.fetch import fetch\n"
+        "print(fetch('lamem', sys.argv[1], url=sys.argv[2]).sha256)"
+    )
     with serving(served) as url:
         command = [sys.executable, "-c", code, str(folder), f"{url}/lamem.tar"]
         for number in range(kills):
@@ -79,8 +82,8 @@ def killed_process(data: bytes, kills: int, seed: int, folder: Path) -> dict[str
 
 def hostile(folder: Path) -> dict[str, Any]:
     """Fetch every hostile archive; return what came of each and what changed outside the work folder."""
-    from featcache.errors import CorruptFile, HostileFile
-    from featcache.fetch import WORK, fetch
+    from featcache.base.errors import CorruptFile, HostileFile
+    from featcache.datasets.fetch.fetch import WORK, fetch
 
     outcomes: dict[str, int] = {}
     folder.mkdir(parents=True)

@@ -16,7 +16,8 @@ import click
 import torch
 from torch import Tensor
 
-from head.attention import (
+from bench.features import CHANNELS, POSITIONS
+from head.models.fused.attention import (
     energies,
     energies_formula,
     key_gradient_,
@@ -24,8 +25,6 @@ from head.attention import (
     state_gradient,
     state_gradient_formula,
 )
-
-from .features import CHANNELS, POSITIONS
 
 
 @click.command()

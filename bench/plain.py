@@ -15,11 +15,11 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms.v2 import Normalize, functional
 
-from featcache.dataset import Dataset
-from featcache.networks import TORCHVISION, Extractor, build_timm, build_torchvision
+from featcache.backbones.networks import TORCHVISION, Extractor, build_timm, build_torchvision
+from featcache.backbones.weights import seeded
+from featcache.datasets.dataset import Dataset
+from featcache.images.views import View, view_of
 from featcache.settings import ExtractSettings
-from featcache.views import View, view_of
-from featcache.weights import seeded
 
 BATCH = 16
 WORKERS = 2

@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional
 
-from head.model import AMNetHead, HeadOutput
+from head.models.amnet import AMNetHead, HeadOutput
 
 
 def plain_output(head: AMNetHead, features: torch.Tensor) -> HeadOutput:

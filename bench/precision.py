@@ -15,7 +15,7 @@ from typing import Any
 import click
 import numpy as np
 
-from .encodings import error_of, mean_rho, paired
+from bench.encodings import error_of, mean_rho, paired
 
 REFERENCE = ("fp32", "torch")
 MODES = {
@@ -29,10 +29,9 @@ MODES = {
 
 def extracted(dataset: Any, backbone: str, weights: str, mode: tuple[str, str], home: Path) -> Any:
     """Return the cache of the evaluation views that a mode gives."""
-    from featcache.cache import open_cache
-    from featcache.extract import extract
-    from featcache.settings import ExtractSettings
-    from featcache.views import ViewRecipe
+    from featcache.extraction.extract import extract
+    from featcache.settings import ExtractSettings, ViewRecipe
+    from featcache.store.cache import open_cache
 
     precision, runtime = mode
     settings = ExtractSettings(
@@ -57,7 +56,7 @@ def extracted(dataset: Any, backbone: str, weights: str, mode: tuple[str, str], 
 @click.option("--no-attention", is_flag=True, help="Train heads without attention, which takes a tenth of the time.")
 def main(dataset: str, backbone: str, weights: str, modes: tuple[str, ...], seeds: int, no_attention: bool) -> None:
     """Print one JSON line: of each mode, feature error and the paired difference (mode - float32) of test rho."""
-    from featcache.dataset import open_dataset
+    from featcache.datasets.dataset import open_dataset
 
     chosen = modes or [name for name in MODES if name != "fp16-cuda"]
     found = open_dataset(dataset)

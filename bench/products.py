@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from .encodings import mean_rho, paired
+from bench.encodings import mean_rho, paired
 
 
 @click.command()
@@ -24,7 +24,7 @@ from .encodings import mean_rho, paired
 @click.option("--no-attention", is_flag=True)
 def main(folder: Path, runs: Path, seeds: int, epochs: int, no_attention: bool) -> None:
     """Print one JSON line: mean test rho of both, and the paired difference (bf16 - fp32)."""
-    from featcache.cache import open_cache
+    from featcache.store.cache import open_cache
 
     cache = open_cache(folder)
     settings = {"epochs": epochs, "attention": not no_attention}

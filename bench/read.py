@@ -23,13 +23,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from featcache.cache import FeatureCache, open_cache
-from featcache.layout import chunk_digest
-from featcache.plan import existing_shards
-from featcache.shard import opened
-
-from .cache import LAYER, make_cache
-from .features import constants_of, drawn
+from bench.cache import LAYER, make_cache
+from bench.features import constants_of, drawn
+from featcache.store.cache import FeatureCache, open_cache
+from featcache.store.folder import existing_shards
+from featcache.store.shards.format import chunk_digest
+from featcache.store.shards.shard import opened
 
 Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
 Read = Callable[[Pairs, NDArray[Any]], object]

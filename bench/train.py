@@ -28,30 +28,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from featcache.cache import FeatureCache, open_cache
-from featcache.dataset import Part
-from featcache.progress import silent
-from head.data import split_data
-from head.history import ignored
-from head.model import AMNetHead, HeadOutput, HeadShape, loss
-from head.published import PublishedHead, PublishedShape
+from bench.cache import make_cache
+from bench.features import CHANNELS, POSITIONS, drawn
+from bench.plain_head import plain_output
+from bench.read import H5pyViews
+from featcache.base.progress import silent
+from featcache.datasets.splits import Part
+from featcache.store.cache import FeatureCache, open_cache
+from head.data.batches import split_data
+from head.models.amnet import AMNetHead, HeadOutput, HeadShape, loss
+from head.models.published import PublishedHead, PublishedShape
+from head.runs.history import ignored
 from head.settings import TrainSettings
-from head.trainer import State, Trainer
-
-from .cache import make_cache
-from .features import CHANNELS, POSITIONS, drawn
-from .plain_head import plain_output
-from .read import H5pyViews
+from head.training.trainer import State, Trainer
 
 LAMEM_TRAIN, LAMEM_VAL = 45_000, 3_741
 _READY = 3  # batches: the first, and one that each worker of a DataLoader has read by then
 _FIRST_STEP = """
 import sys, time
 from pathlib import Path
-from featcache.cache import open_cache
+from featcache.store.cache import open_cache
 from head.settings import TrainSettings
-from head.train import train_split
-from head.trainer import Trainer
+from head.training.train import train_split
+from head.training.trainer import Trainer
 cache, folder, attention, started = sys.argv[1:]
 settings, step = TrainSettings(epochs=2, attention=attention == "True"), Trainer.step
 def timed(*arguments):

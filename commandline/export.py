@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from .options import DIRECTORY, FILE, HEAD, JSON, show, tell
+from commandline.options import DIRECTORY, FILE, HEAD, JSON, show, tell
 
 
 @click.command("export-head")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from .options import DIRECTORY, FILE, JSON, progress_bar, show, tell
+from commandline.options import DIRECTORY, FILE, JSON, progress_bar, show, tell
 
 
 @click.command()
@@ -23,8 +23,8 @@ def fetch(name: str, root: Path | None, url: str, file: Path | None, sha256: str
 
     Example: amnet fetch --dataset lamem
     """
-    from featcache.fetch import describe_fetched
-    from featcache.fetch import fetch as run_fetch
+    from featcache.datasets.fetch.fetch import describe_fetched
+    from featcache.datasets.fetch.fetch import fetch as run_fetch
 
     with progress_bar() as progress:
         done = run_fetch(name, root, url=url, file=file, sha256=sha256, keep=keep, on_progress=progress)

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from .options import AGAINST, CACHE, DIRECTORY, JSON, PART, ROOT, RUNS, SPLITS, show, tell
+from commandline.options import AGAINST, CACHE, DIRECTORY, JSON, PART, ROOT, RUNS, SPLITS, show, tell
 
 
 @click.command()
@@ -26,11 +26,11 @@ def figures(cache: Path | None, out: Path, as_json: bool, **options: Any) -> Non
     from head.show.style import check_matplotlib
 
     check_matplotlib()  # before anything is scored
-    from featcache.cache import find_cache, open_cache
-    from featcache.errors import join_errors
-    from head.evaluation import evaluate
-    from head.show.examples import draw_examples
-    from head.show.figures import draw_all, save
+    from featcache.base.errors import join_errors
+    from featcache.store.cache import find_cache, open_cache
+    from head.evaluation.evaluate import evaluate
+    from head.show.figures.examples import draw_examples
+    from head.show.figures.figures import draw_all, save
 
     opened = open_cache(find_cache(cache))
     found = evaluate(opened, options["runs"], splits=options["split"], part=options["part"], against=options["against"])

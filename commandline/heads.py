@@ -7,10 +7,7 @@ from typing import Any
 
 import click
 
-from featcache.errors import FeatcacheError
-from head.settings import HEADS, POOLED, PRECISIONS, RECIPES, SELECTIONS
-
-from .options import (
+from commandline.options import (
     AGAINST,
     CACHE,
     CLUSTER,
@@ -28,6 +25,8 @@ from .options import (
     show,
     tell,
 )
+from featcache.base.errors import FeatcacheError
+from head.settings import HEADS, POOLED, PRECISIONS, RECIPES, SELECTIONS
 
 
 @click.command("train-head")
@@ -71,14 +70,14 @@ def train_head(split: str, cache: Path | None, runs: Path, name: str | None, as_
     Example: amnet train-head --split all --cache cache/lamem
              amnet train-head --split all --cache cache/lamem --attention on,off --steps 2,3,4,5,6
     """
-    from featcache.cache import find_cache, open_cache
-    from featcache.errors import join_errors
-    from featcache.jobs import Workers
-    from head.grid import given_values, grid
-    from head.history import check_tensorboard
-    from head.runs import Run
-    from head.table import describe_runs, runs_as_json
-    from head.training_jobs import jobs_of, train_all
+    from featcache.base.errors import join_errors
+    from featcache.base.jobs import Workers
+    from featcache.store.cache import find_cache, open_cache
+    from head.runs.events import check_tensorboard
+    from head.runs.run import Run
+    from head.training.fitted import describe_runs, runs_as_json
+    from head.training.grid import given_values, grid
+    from head.training.jobs import jobs_of, train_all
 
     workers = Workers(options.pop("jobs"), options.pop("cluster"))
     how = {"resume": options.pop("resume"), "device": options.pop("device"), "events": options.pop("tensorboard")}
@@ -116,10 +115,10 @@ def score_cache(
 
     Example: amnet score-cache --cache cache/lamem
     """
-    from featcache.cache import find_cache, open_cache
-    from featcache.errors import join_errors
-    from head.evaluation import evaluate
-    from head.table import format_evaluation
+    from featcache.base.errors import join_errors
+    from featcache.store.cache import find_cache, open_cache
+    from head.evaluation.evaluate import evaluate
+    from head.evaluation.text import format_evaluation
 
     opened = open_cache(find_cache(cache))
     found = evaluate(opened, runs, splits=split, part=part, views=views, against=against)
@@ -152,10 +151,10 @@ def predict(
 
     Example: amnet predict --head runs/lamem/paper/split-1 photos/ --csv scores.csv
     """
-    from featcache.files import check_output, make_folder
-    from head.maps import check_map_files, map_files
-    from head.predict import Predictor, list_images
-    from head.table import format_predictions, prediction_warnings, write_predictions
+    from featcache.base.files import check_output, make_folder
+    from head.prediction.map_files import check_map_files, map_files
+    from head.prediction.predictor import Predictor, list_images
+    from head.prediction.text import format_predictions, prediction_warnings, write_predictions
 
     paths = list_images(images)
     files = map_files(map_folder, paths, images) if map_folder else []
@@ -168,7 +167,7 @@ def predict(
         make_folder(check_output(csv_path).parent)  # known to take a file before anything is scored
     draw = None
     if files and importlib.util.find_spec("matplotlib"):
-        from head.show.predicted import draw_prediction
+        from head.show.overlay import draw_prediction
 
         draw = partial(draw_prediction, predictor.run)
     elif files:
@@ -199,8 +198,8 @@ def import_head(file: Path, out: Path, name: str, split: str, steps: int, as_jso
 
     Example: amnet import-head split1.pkl --out runs/published/split-1 --split 1
     """
-    from head.import_head import import_head as run_import
-    from head.table import describe_import, format_names
+    from head.share.import_head import describe_import, format_names
+    from head.share.import_head import import_head as run_import
 
     imported = run_import(file, out, name=name, split=split, steps=steps)
     if imported.unknown_keys:
@@ -221,8 +220,8 @@ def demo(out: Path, images: int, augs: int, seed: int, as_json: bool) -> None:
     Example: amnet demo
     """
     from head.demo import next_steps, run_demo
-    from head.rows import rows_of
-    from head.table import format_table
+    from head.evaluation.summary import rows_of
+    from head.evaluation.text import format_table
 
     with progress_bar() as progress:
         scored = run_demo(out, images=images, augs=augs, seed=seed, on_progress=progress)

@@ -58,7 +58,7 @@ def tell(*messages: str) -> None:
 
 @contextlib.contextmanager
 def progress_bar() -> Iterator[Any]:
-    from featcache.progress import TerminalProgress
+    from featcache.base.progress import TerminalProgress
 
     progress = TerminalProgress()
     try:

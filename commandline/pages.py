@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from .options import (
+from commandline.options import (
     AGAINST,
     CACHE,
     DEVICE,
@@ -57,9 +57,9 @@ def report(
 
     Example: amnet report --cache cache/lamem --out lamem.html
     """
-    from featcache.cache import find_cache, open_cache
-    from featcache.errors import join_errors
-    from featcache.files import check_output
+    from featcache.base.errors import join_errors
+    from featcache.base.files import check_output
+    from featcache.store.cache import find_cache, open_cache
     from head.show.page.report import ReportSettings, build_report, evaluate_for, write_raw_maps, write_report
 
     check_output(out)  # before anything is scored
@@ -104,13 +104,13 @@ def explore(
 
     Example: amnet explore --head runs/lamem/paper/split-1 --cache cache/lamem
     """
-    from head.show.page.server import bound_socket, check_web, is_loopback, serve, url_of
+    from head.show.page.live.server import bound_socket, check_web, is_loopback, serve, url_of
 
     check_web()
     with bound_socket(host, port) as listening:
-        from featcache.cache import open_cache
-        from head.predict import Predictor
-        from head.show.page.explore import exploration
+        from featcache.store.cache import open_cache
+        from head.prediction.predictor import Predictor
+        from head.show.page.live.explore import exploration
 
         predictor = Predictor.load(run, weights=str(weights) if weights else None, device=device)
         opened = open_cache(cache) if cache else None

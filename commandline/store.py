@@ -5,10 +5,19 @@ from typing import Any
 
 import click
 
-from featcache import choices
-from featcache.errors import InvalidSettings
-
-from .options import CLUSTER, DEVICE, DIRECTORY, EXISTING_DIRECTORY, EXISTING_FILE, JSON, progress_bar, show, tell
+from commandline.options import (
+    CLUSTER,
+    DEVICE,
+    DIRECTORY,
+    EXISTING_DIRECTORY,
+    EXISTING_FILE,
+    JSON,
+    progress_bar,
+    show,
+    tell,
+)
+from featcache import settings
+from featcache.base.errors import InvalidSettings
 
 
 @click.command()
@@ -22,18 +31,18 @@ from .options import CLUSTER, DEVICE, DIRECTORY, EXISTING_DIRECTORY, EXISTING_FI
 @click.option("--layer", "layers", multiple=True, help="Map to keep; may be repeated.  [default: last of stride 16]")
 @click.option("--image-size", default=224, show_default=True, help="Side of a view in pixels.")
 @click.option("--weights", default="imagenet", show_default=True, help="imagenet, a weights file, or random.")
-@click.option("--recipe", default="paper", show_default=True, type=click.Choice(choices.RECIPES),
+@click.option("--recipe", default="paper", show_default=True, type=click.Choice(settings.RECIPES),
               help="Views as in the paper, or as in its authors' code, which squashes images first.")  # fmt: skip
-@click.option("--eval-view", type=click.Choice(choices.EVAL_VIEWS),
+@click.option("--eval-view", type=click.Choice(settings.EVAL_VIEWS),
               help="View 0: central square, or the whole image squashed; wins over --recipe.  "
               "[default: center; squash if published]")  # fmt: skip
 @click.option("--crop-scale", nargs=2, type=float, default=(0.08, 1.0), show_default=True,
               help="Range of area of an augmented crop, as fractions.")  # fmt: skip
-@click.option("--precision", default="auto", show_default=True, type=click.Choice(choices.PRECISIONS),
+@click.option("--precision", default="auto", show_default=True, type=click.Choice(settings.PRECISIONS),
               help="Arithmetic of the backbone; auto is bf16 or fp16 where the hardware has it.")  # fmt: skip
-@click.option("--runtime", default="auto", show_default=True, type=click.Choice(choices.RUNTIMES),
+@click.option("--runtime", default="auto", show_default=True, type=click.Choice(settings.RUNTIMES),
               help="What runs the backbone; auto is the fastest there is for so many views.")  # fmt: skip
-@click.option("--encoding", default="float16", show_default=True, type=click.Choice(choices.ENCODINGS),
+@click.option("--encoding", default="float16", show_default=True, type=click.Choice(settings.ENCODINGS),
               help="How features are stored; uint8 is half the size and not exact.")  # fmt: skip
 @click.option("--calibrate-like", default="", metavar="DIR",
               help="Take uint8's constants from that cache, to merge later.")  # fmt: skip
@@ -41,7 +50,7 @@ from .options import CLUSTER, DEVICE, DIRECTORY, EXISTING_DIRECTORY, EXISTING_FI
 @click.option("--batch-size", default=16, show_default=True, help="Views per call of the network.")
 @click.option("--seed", default=0, show_default=True, help="Decides the augmented views, and random weights.")
 @click.option("--out", type=DIRECTORY, help="Folder of the cache.  [default: cache/NAME]")
-@click.option("--on-bad-image", default="skip", show_default=True, type=click.Choice(choices.BAD_IMAGE_POLICIES),
+@click.option("--on-bad-image", default="skip", show_default=True, type=click.Choice(settings.BAD_IMAGE_POLICIES),
               help="Leave a bad image out and go on, or stop at the first.")  # fmt: skip
 @click.option("--jobs", default=1, show_default=True, metavar="J",
               help="Processes here, one a GPU if there are several.")  # fmt: skip
@@ -55,10 +64,9 @@ def extract(dataset: str, root: Path | None, out: Path | None, dry_run: bool, as
 
     Example: amnet extract --dataset lamem --root data/lamem --augs 10
     """
-    from featcache.dataset import open_dataset
-    from featcache.jobs import Workers
-    from featcache.settings import ExtractSettings
-    from featcache.views import view_recipe_of
+    from featcache.base.jobs import Workers
+    from featcache.datasets.dataset import open_dataset
+    from featcache.settings import ExtractSettings, view_recipe_of
 
     workers = Workers(options.pop("jobs"), options.pop("cluster"))
     views = view_recipe_of(
@@ -82,7 +90,7 @@ def extract(dataset: str, root: Path | None, out: Path | None, dry_run: bool, as
 
 
 def _dry_run(dataset: Any, settings: Any, folder: Path, as_json: bool) -> None:
-    from featcache.forecast import describe_forecast, forecast
+    from featcache.extraction.forecast import describe_forecast, forecast
 
     result = forecast(dataset, settings, folder)
     show(result.as_json() if as_json else describe_forecast(result))
@@ -91,8 +99,8 @@ def _dry_run(dataset: Any, settings: Any, folder: Path, as_json: bool) -> None:
 
 
 def _extract(dataset: Any, settings: Any, folder: Path, workers: Any, as_json: bool) -> None:
-    from featcache.extract import extract as run_extract
-    from featcache.report import describe_absent, describe_report
+    from featcache.extraction.extract import extract as run_extract
+    from featcache.extraction.report import describe_absent, describe_report
 
     with progress_bar() as progress:
         report = run_extract(dataset, settings, folder, workers=workers, on_progress=progress)
@@ -112,8 +120,8 @@ def cache_info(cache: Path | None, as_json: bool) -> None:
 
     Example: amnet cache-info --cache cache/lamem
     """
-    from featcache.cache import find_cache
-    from featcache.info import describe_cache, format_info
+    from featcache.maintenance.info import describe_cache, format_info
+    from featcache.store.cache import find_cache
 
     info = describe_cache(find_cache(cache))
     show(info if as_json else format_info(info))
@@ -130,7 +138,7 @@ def merge_caches(out: Path, inputs: tuple[Path, ...], as_json: bool) -> None:
 
     Example: amnet merge-caches cache/all cache/machine-1 cache/machine-2
     """
-    from featcache.merge import merge_caches as run_merge
+    from featcache.maintenance.merge import merge_caches as run_merge
 
     with progress_bar() as progress:
         report = run_merge(out, inputs, on_progress=progress)
@@ -157,15 +165,15 @@ def verify_cache(
 
     Example: amnet verify-cache --cache cache/lamem --repair
     """
-    from featcache import verify
-    from featcache.cache import find_cache
+    from featcache.maintenance import verify
+    from featcache.store.cache import find_cache
 
     if not repair and (root or weights or device != "auto"):
         raise InvalidSettings("--root, --weights and --device go with --repair")
     folder = find_cache(cache)
     with progress_bar() as progress:
         if repair:
-            from featcache.repair import format_repair, repair_cache
+            from featcache.maintenance.repair import format_repair, repair_cache
 
             mended = repair_cache(
                 folder, root=root, weights=str(weights) if weights else None, device=device, on_progress=progress

@@ -6,19 +6,14 @@ holds is not, so a cache can grow; neither is how chunks are compressed.
 """
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
 
-from .backbones import Backbone, LayerShape, build_backbone
-from .choices import ENCODINGS
-from .encoding import Constants
-from .errors import CorruptFile, Mismatch, list_problems
-from .files import canonical_json
-from .runtimes import available_runtime, check_computable, openvino_computes, resolve_device, split_arithmetic
-from .views import CENTER_FRACTION, FLIP_PROBABILITY, INTERPOLATION, ViewRecipe
+from featcache.base.errors import CorruptFile, Mismatch, list_problems
+from featcache.base.files import canonical_json
+from featcache.settings import CENTER_FRACTION, ENCODINGS, FLIP_PROBABILITY, INTERPOLATION, ViewRecipe
 
 FORMAT_VERSION = 1
 _LEFT_OUT = {"calibration": "", "pre_squash": 0}  # of the JSON where they have this value, so older fingerprints stay
@@ -26,11 +21,25 @@ FEATURE_DTYPES: dict[str, np.dtype[Any]] = dict(zip(ENCODINGS, (np.dtype("<f2"),
 
 
 @dataclass(frozen=True)
+class LayerShape:
+    """A feature map of height x width positions and channels D; L = height * width, row-major."""
+
+    height: int
+    width: int
+    channels: int
+
+    @property
+    def positions(self) -> int:
+        """L."""
+        return self.height * self.width
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Flat and JSON-able. layers holds (name, height, width, D) of each map; mean and std normalise pixels in [0, 1].
 
     weights is the sha256 of the parameters and buffers that are used; interpolation, flip_probability and
-    center_fraction are constants of `featcache.views`, here so that a later change of them shows. calibration is
+    center_fraction are constants of `featcache.images.views`, here so that a later change of them shows. calibration is
     the digest of the constants of encoding uint8, '' for float16. pre_squash is the side of the square that augmented
     views are cut from, 0 if that is the image itself.
     """
@@ -101,78 +110,6 @@ class Recipe:
         """Return the uncompressed bytes of one view's features, all layers together."""
         values = sum(self.layer_shape(name).positions * self.layer_shape(name).channels for name in self.layer_names)
         return values * FEATURE_DTYPES[self.encoding].itemsize
-
-
-@dataclass(frozen=True)
-class Target:
-    """What shards are made with: the recipe, and each layer's constants (2, D) if its encoding is uint8."""
-
-    recipe: Recipe
-    constants: Mapping[str, Constants] = field(default_factory=dict)
-
-
-def recipe_of(backbone: Backbone, views: ViewRecipe, encoding: str = "float16", calibration: str = "") -> Recipe:
-    """Return the recipe of features that backbone makes of the views of images, stored in an encoding."""
-    return Recipe(
-        backbone=backbone.name,
-        weights=backbone.weights_sha256,
-        layers=tuple((name, shape.height, shape.width, shape.channels) for name, shape in backbone.shapes.items()),
-        precision=backbone.execution.arithmetic,
-        mean=backbone.mean,
-        std=backbone.std,
-        image_size=views.image_size,
-        eval_view=views.eval_view,
-        crop_scale=views.crop_scale,
-        crop_ratio=views.crop_ratio,
-        seed=views.seed,
-        encoding=encoding,
-        calibration=calibration,
-        pre_squash=views.pre_squash,
-    )
-
-
-def backbone_of(
-    recipe: Recipe,
-    *,
-    weights: str,
-    batch_size: int,
-    device: str = "auto",
-    runtime: str = "auto",
-    nearest: bool = False,
-    where: str,
-    way_out: str,
-) -> Backbone:
-    """Return the backbone that made the features of recipe; raise `Mismatch` if weights are not its weights.
-
-    runtime is what may run it where that does not matter, in float32. nearest allows float32 where there is no GPU
-    for fp16, or no OpenVINO that has bf16 for what it made so; and PyTorch instead of torch.compile: for looking at
-    features, not for storing them beside others.
-    """
-    precision, needed = split_arithmetic(recipe.precision)
-    target = resolve_device(device)
-    if not nearest:
-        check_computable(recipe.precision, target, where=where, way_out="do this there")
-    elif target.type == "cpu" and (
-        precision == "fp16" or (needed == "openvino" and not openvino_computes(precision))
-    ):  # on a CPU that has none, bf16 is no nearer, and 7 times slower (ResNet50)
-        precision, needed = "fp32", "auto"
-    elif needed != "auto":
-        needed = "torch" if needed == "compile" else available_runtime(needed, device, precision)
-    backbone = build_backbone(
-        recipe.backbone,
-        layers=recipe.layer_names,
-        weights=weights,
-        image_size=recipe.image_size,
-        seed=recipe.seed,
-        device=device,
-        precision=precision,
-        runtime=runtime if needed == "auto" else needed,
-        batch_size=batch_size,
-    )
-    made = recipe_of(backbone, recipe.view_recipe, recipe.encoding, recipe.calibration)
-    made = replace(made, precision=recipe.precision) if nearest else made
-    check_same(made, recipe, where=where, way_out=way_out)
-    return backbone
 
 
 def recipe_from_json(value: Any, place: str) -> Recipe:

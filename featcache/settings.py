@@ -1,13 +1,52 @@
 """What an extraction is asked to do, checked, and the backbone that it asks for."""
 
+import math
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from .backbones import Backbone, build_backbone
-from .choices import BAD_IMAGE_POLICIES, ENCODINGS
-from .errors import InvalidSettings
-from .manifest import LARGEST_BATCH
-from .views import ViewRecipe
+from featcache.base.errors import InvalidSettings
+
+RECIPES = ("paper", "published")
+EVAL_VIEWS = ("center", "squash")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+RUNTIMES = ("auto", "torch", "compile", "openvino")
+ENCODINGS = ("float16", "uint8")
+BAD_IMAGE_POLICIES = ("skip", "stop")
+LARGEST_BATCH = 4096  # views
+FLIP_PROBABILITY = 0.5
+INTERPOLATION = "bilinear-antialias"
+CENTER_FRACTION = 224 / 256  # the ImageNet convention: shorter side to 256, then the central 224
+PRE_SQUASH_FRACTION = 264 / 224  # the published code crops 224 from 264
+
+
+@dataclass(frozen=True)
+class ViewRecipe:
+    """How views are cut: size in pixels, crop_scale a range of area fractions, crop_ratio of width / height.
+
+    pre_squash is the side of the square to which an image is squashed before augmented views are cut from it; 0 cuts
+    them from the image itself. View 0 is always cut from the image itself.
+    """
+
+    image_size: int = 224
+    eval_view: str = "center"
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    seed: int = 0
+    pre_squash: int = 0
+
+    def __post_init__(self) -> None:
+        if not 16 <= self.image_size <= 4096:
+            raise InvalidSettings(f"--image-size must be 16 to 4096 pixels, found {self.image_size}")
+        if self.eval_view not in EVAL_VIEWS:
+            raise InvalidSettings(f"--eval-view must be one of {', '.join(EVAL_VIEWS)}, found {self.eval_view!r}")
+        if not 0 <= self.seed < 2**63:
+            raise InvalidSettings(f"--seed must be 0 to 2^63 - 1, found {self.seed}")
+        low, high = self.crop_scale
+        if not 0 < low <= high <= 1:
+            raise InvalidSettings(f"--crop-scale must be two numbers with 0 < LOW <= HIGH <= 1, found {low} {high}")
+        if not 0 < self.crop_ratio[0] <= self.crop_ratio[1] < math.inf:
+            raise InvalidSettings(f"the crop ratio must be 0 < LOW <= HIGH, found {self.crop_ratio}")
+        if self.pre_squash and not 16 <= self.pre_squash <= 8192:
+            raise InvalidSettings(f"pre_squash must be 0 or 16 to 8192 pixels, found {self.pre_squash}")
 
 
 @dataclass(frozen=True)
@@ -46,24 +85,26 @@ class ExtractSettings:
             raise InvalidSettings("--calibrate-like goes with --encoding uint8: float16 has no constants")
 
 
-def load_backbone(settings: ExtractSettings, *, views: int = 1, threads: int | None = None) -> Backbone:
-    """Return the backbone that settings ask for, to compute so many views in all on so many cores."""
-    return build_backbone(
-        settings.backbone,
-        layers=settings.layers,
-        weights=settings.weights,
-        image_size=settings.views.image_size,
-        seed=settings.views.seed,
-        device=settings.device,
-        precision=settings.precision,
-        runtime=settings.runtime,
-        batch_size=settings.batch_size,
-        views=views,
-        threads=threads,
+def view_recipe_of(
+    name: str,
+    *,
+    image_size: int = 224,
+    eval_view: str | None = None,
+    crop_scale: tuple[float, float] = (0.08, 1.0),
+    seed: int = 0,
+) -> ViewRecipe:
+    """Return how the recipe called name, one of `RECIPES`, cuts views; eval_view overrides its evaluation view.
+
+    'paper' is section 3.5 with a central evaluation view; 'published' is the authors' code, which squashes the whole
+    image: to image_size for the evaluation view, to 264/224 of it before a crop.
+    """
+    if name not in RECIPES:
+        raise InvalidSettings(f"--recipe must be one of {', '.join(RECIPES)}, found {name!r}")
+    published = name == "published"
+    return ViewRecipe(
+        image_size=image_size,
+        eval_view=eval_view or ("squash" if published else "center"),
+        crop_scale=crop_scale,
+        seed=seed,
+        pre_squash=round(PRE_SQUASH_FRACTION * image_size) if published else 0,
     )
-
-
-def source_of_weights(settings: ExtractSettings) -> str:
-    """Return 'imagenet', 'random', or the absolute path of the weights file."""
-    known = settings.weights in ("imagenet", "random")
-    return settings.weights if known else str(Path(settings.weights).resolve())

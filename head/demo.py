@@ -13,17 +13,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from featcache.cache import open_cache
-from featcache.dataset import open_dataset
-from featcache.errors import InvalidSettings
-from featcache.extract import extract
-from featcache.files import make_folder, read_json, write_durably
-from featcache.progress import OnProgress, Progress, silent
+from featcache.base.errors import InvalidSettings
+from featcache.base.files import make_folder, read_json, write_durably
+from featcache.base.progress import OnProgress, Progress, silent
+from featcache.datasets.dataset import open_dataset
+from featcache.extraction.extract import extract
 from featcache.settings import ExtractSettings
-
-from .score import Scored, score_run, write_scores
-from .settings import TrainSettings
-from .train import train_split
+from featcache.store.cache import open_cache
+from head.evaluation.score import Scored, score_run, write_scores
+from head.settings import TrainSettings
+from head.training.train import train_split
 
 BACKBONE = "efficientnet_lite0"
 SPLITS = 3

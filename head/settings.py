@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from featcache.errors import InvalidSettings, list_problems
+from featcache.base.errors import InvalidSettings, list_problems
 
 HEADS = ("amnet", "linear", "ridge", "svr", "mlp")
 POOLED = ("mean", "mean+deviation")

@@ -13,24 +13,15 @@ import pytest
 import torch
 from PIL import Image
 
-from featcache.cache import FeatureCache, open_cache
-from featcache.dataset import open_dataset
-from featcache.extract import extract
-from featcache.settings import ExtractSettings
-from featcache.views import ViewRecipe
-from head.evaluation import Evaluation, evaluate
+from featcache.datasets.dataset import open_dataset
+from featcache.extraction.extract import extract
+from featcache.store.cache import FeatureCache, open_cache
+from head.evaluation.evaluate import Evaluation, evaluate
 from head.settings import TrainSettings
-from head.train import train_split
+from head.training.train import train_split
+from tests.helpers.tiny import IMAGES, PART_SIZES, SPLITS, TINY_EXTRACT, TINY_TRAIN
 
 CAPABILITIES = torch.cpu.get_capabilities
-IMAGES, SPLITS = 41, ("1", "2")
-PART_SIZES = {"train": 23, "val": 7, "test": 11}
-TINY_EXTRACT = ExtractSettings(
-    augs=2, backbone="resnet18", weights="random", views=ViewRecipe(image_size=64), precision="fp32"
-)
-TINY_TRAIN = TrainSettings(
-    hidden_size=16, regressor_size=8, dropout=0.1, lr=0.01, batch_size=10, epochs=12, precision="fp32"
-)
 
 torch.set_num_threads(1)  # the sizes are tiny, and two threads wait for each other on a busy machine
 

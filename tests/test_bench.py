@@ -18,7 +18,7 @@ import bench.plain
 import bench.products
 import bench.read
 import bench.train
-from featcache.dataset import open_dataset
+from featcache.datasets.dataset import open_dataset
 
 
 def test_readers_read_the_same_and_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,13 +12,13 @@ from typing import Any
 
 import click
 import pytest
-from command_line import amnet, interruptible
 from PIL import Image
 
 from cli import main
-from featcache.lock import writer_lock
+from featcache.base.lock import writer_lock
+from tests.helpers.command_line import amnet, interruptible
+from tests.helpers.tiny import ROOT
 
-ROOT = Path(__file__).parents[1]
 EXTRACT = ["extract", "--backbone", "resnet18", "--weights", "random", "--image-size", "64"]
 TRAIN = ["train-head", "--name", "paper", "--hidden-size", "16", "--epochs", "3", "--batch-size", "8", "--lr", "0.01"]
 
@@ -191,7 +191,7 @@ def test_missing_weights_name_the_file_its_digest_and_the_way_out(
     import torch
 
     monkeypatch.setattr(torch.hub, "_hub_dir", str(here))
-    monkeypatch.setattr("featcache.weights.torch.hub.load_state_dict_from_url", _unreachable)
+    monkeypatch.setattr("featcache.backbones.weights.torch.hub.load_state_dict_from_url", _unreachable)
     error = amnet("extract", "--dataset", tiny_dataset, status=3).stderr
     assert "resnet50-0676ba61.pth (its sha256 starts with 0676ba61) cannot be downloaded" in error
     assert f"put it into {here / 'checkpoints'} or pass --weights FILE" in error

@@ -20,15 +20,15 @@ import click
 import numpy as np
 import pytest
 import torch
-from clusters import running_cluster
-from command_line import amnet, interruptible
 from PIL import Image
-from reference_published import random_checkpoint
 
 from cli import main
-from head.trainer import State, Trainer
+from head.training.trainer import State, Trainer
+from tests.helpers.clusters import running_cluster
+from tests.helpers.command_line import amnet, interruptible
+from tests.helpers.reference_published import random_checkpoint
+from tests.helpers.tiny import ROOT
 
-ROOT = Path(__file__).parents[1]
 SMALL = ["--image-size", "64"]
 
 

@@ -13,14 +13,15 @@ from typing import Any
 
 import pytest
 
-from bench.faults import calls, children, disk, golden, mutants, mutate
-from bench.faults.disk import Change, Entry, Loss, Sync
-from bench.faults.guards import MUTANTS, Mutant
-from bench.faults.trial import SIZES, Campaign, Tally, Verdict, exact_or
-from featcache.errors import CorruptFile, StorageError
-from featcache.files import write_durably
+from faults.campaigns import golden, mutants
+from faults.harness import calls, children, disk, mutate
+from faults.harness.disk import Change, Entry, Loss, Sync
+from faults.harness.guards import MUTANTS, Mutant
+from faults.harness.trial import SIZES, Campaign, Tally, Verdict, exact_or
+from featcache.base.errors import CorruptFile, StorageError
+from featcache.base.files import write_durably
+from tests.helpers.tiny import ROOT
 
-ROOT = Path(__file__).parents[1]
 FOLDER, TEMPORARY, FINAL = Path("/f"), Path("/f/t"), Path("/f/x")
 WRITTEN = [Entry(TEMPORARY, 1), Change(1, 0, b"a" * 5000)]
 RENAMED = Entry(FINAL, 1, freed=TEMPORARY)
@@ -29,7 +30,7 @@ fork = pytest.mark.filterwarnings("ignore:.*fork")
 
 def run(folder: Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
     """Run the campaign's command in folder; return exit status, its JSON line, and what it says on stderr."""
-    command = [sys.executable, "-m", "bench.faults", "--small", "--keep", str(folder / "kept"), *arguments]
+    command = [sys.executable, "-m", "faults", "--small", "--keep", str(folder / "kept"), *arguments]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.stdout.count("\n") == 1, done.stderr
     return done.returncode, json.loads(done.stdout), done.stderr

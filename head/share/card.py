@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from featcache.errors import CorruptFile, printable
-from featcache.files import read_json
+from featcache.backbones.execution import split_arithmetic
+from featcache.base.errors import CorruptFile, printable
+from featcache.base.files import read_json
 from featcache.recipe import Recipe
-from featcache.runtimes import split_arithmetic
-
-from ..kinds import kind_of
-from ..maps import has_maps
-from ..runs import Run, TrainedHead
+from head.models.kinds import has_maps, kind_of
+from head.runs.head_file import TrainedHead
+from head.runs.run import Run
 
 CARD_NAME = "README.md"
 SCORES_NAME = "scores.json"
@@ -178,7 +177,7 @@ def _use(run: Run, head: TrainedHead, facts: CardFacts) -> str:
         "## Use\n\nWith amnet-featcache, in the folder of this file (or `--head hf://OWNER/NAME`, from the Hub):\n\n"
         "```sh\namnet predict --head . photo.jpg\n```\n\n"
         "```python\n"
-        "from head.predict import Predictor\n"
+        "from head.prediction.predictor import Predictor\n"
         'print(Predictor.load(".")("photo.jpg").score)\n'
         "```\n"
     )

@@ -7,19 +7,19 @@ from typing import Any
 
 import safetensors.torch
 
-from featcache.backbones import Backbone
-from featcache.errors import CorruptFile, InvalidSettings, Mismatch
-from featcache.files import make_folder, reading_errors, remove_temporaries, storage_errors, write_durably
-from featcache.lock import writer_lock
-from featcache.networks import TORCHVISION, Extractor, build_timm, build_torchvision
-from featcache.recipe import backbone_of
-from featcache.runtimes import split_arithmetic
-from featcache.weights import seeded
-
-from ..import_head import BACKBONE_NAME
-from ..runs import CONFIG_NAME, HEAD_NAME, Run, load_head, read_run, write_config
-from .card import CARD_NAME, CardFacts, model_card, read_scores
-from .onnx import head_graph, model_graph, require_onnx
+from featcache.backbones.backbone import Backbone
+from featcache.backbones.execution import split_arithmetic
+from featcache.backbones.networks import TORCHVISION, Extractor, build_timm, build_torchvision
+from featcache.backbones.of_recipe import backbone_of
+from featcache.backbones.weights import seeded
+from featcache.base.errors import CorruptFile, InvalidSettings, Mismatch
+from featcache.base.files import make_folder, reading_errors, remove_temporaries, storage_errors, write_durably
+from featcache.base.lock import writer_lock
+from head.runs.head_file import load_head
+from head.runs.run import CONFIG_NAME, HEAD_NAME, Run, read_run, write_config
+from head.share.card import CARD_NAME, CardFacts, model_card, read_scores
+from head.share.import_head import BACKBONE_NAME
+from head.share.onnx import head_graph, model_graph, require_onnx
 
 HEAD_GRAPH, MODEL_GRAPH = "head.onnx", "model.onnx"
 UNKNOWN_LICENSE = "unknown"
@@ -156,7 +156,7 @@ def _read_head(run: Run) -> bytes:
 
 
 def _as_safetensors(extractor: Extractor) -> bytes:
-    """Return the weights that are used, under the names that `featcache.weights.load_into` looks for."""
+    """Return the weights that are used, under the names that `featcache.backbones.weights.load_into` looks for."""
     state = extractor.module.state_dict()
     tensors = {key: value.contiguous().clone() for key, value in state.items() if not key.endswith("batches_tracked")}
     data: bytes = safetensors.torch.save(tensors)

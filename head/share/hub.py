@@ -12,11 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from featcache.errors import BadInput, InvalidSettings, StorageError, list_problems, printable
-from featcache.files import read_json
-
-from ..runs import CONFIG_NAME, HEAD_NAME
-from .card import CARD_NAME
+from featcache.base.errors import BadInput, InvalidSettings, StorageError, list_problems, printable
+from featcache.base.files import read_json
+from head.runs.run import CONFIG_NAME, HEAD_NAME
+from head.share.card import CARD_NAME
 
 PREFIX = "hf://"
 _REFERENCE = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([\w.+/-]+))?")

@@ -19,18 +19,18 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from featcache.backbones import Backbone
-from featcache.cores import usable_threads
-from featcache.errors import InvalidSettings, Mismatch, printable
-from featcache.files import canonical_json
-from featcache.networks import Extractor, fold_batch_norms
-
-from ..baselines import Standardise
-from ..maps import has_maps
-from ..model import AMNetHead
-from ..published import PublishedHead
-from ..runs import Run, TrainedHead
-from .plain import HeadGraph, ModelGraph
+from featcache.backbones.backbone import Backbone
+from featcache.backbones.networks import Extractor, fold_batch_norms
+from featcache.base.cores import usable_threads
+from featcache.base.errors import InvalidSettings, Mismatch, printable
+from featcache.base.files import canonical_json
+from head.models.amnet import AMNetHead
+from head.models.baselines import Standardise
+from head.models.kinds import has_maps
+from head.models.published import PublishedHead
+from head.runs.head_file import TrainedHead
+from head.runs.run import Run
+from head.share.graphs import HeadGraph, ModelGraph
 
 OPSET = 18  # of 2023; what runs a graph reads all that are older than itself
 LARGEST_DIFFERENCE = 1e-4

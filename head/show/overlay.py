@@ -11,15 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from featcache.errors import BadInput, InvalidSettings
-from featcache.views import Box, ViewRecipe, view_of
-
-from ..data import EVAL_VIEW
-from .style import GREY, INK, LEAST_SCALE, WIDTH, new_figure, shortened, styled
+from featcache.base.errors import BadInput, InvalidSettings
+from featcache.images.decode import decode_file
+from featcache.images.views import Box, view_of
+from featcache.settings import ViewRecipe
+from head.data.batches import EVAL_VIEW
+from head.prediction.predictor import Prediction
+from head.runs.run import Run
+from head.show.style import GREY, INK, LEAST_SCALE, WIDTH, as_png, new_figure, shortened, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
 
 Map = NDArray[np.float64]
 COLOURS = "viridis"  # perceptually uniform, and as good to colour-blind readers
@@ -30,6 +34,7 @@ _BAR, _LABELS, _TITLE, _GAP = 1.0, 0.42, 0.32, 0.06  # inches beside, below, abo
 _LEAST_SIDE = 0.9  # inches, of a panel: as its labels need
 _LONGEST_SIDE = 512  # pixels of the image as it is drawn
 _COLUMNS = 5
+_DPI = 150
 
 
 def draw_maps(
@@ -212,3 +217,22 @@ def _add_scale(axes: "Axes", top: float) -> None:
 
 def _lowered(number: int) -> str:
     return "".join(chr(0x2080 + int(digit)) for digit in str(number))
+
+
+def draw_prediction(run: Run, prediction: Prediction) -> bytes:
+    """Return a PNG of the image's file with its maps, step scores and score; raise `BadImage` if the file is gone.
+
+    prediction is one of `head.prediction.predictor.Predictor.stream` for a file, with its attention.
+    """
+    if prediction.path is None or prediction.attention is None or prediction.score is None:
+        raise ValueError("only an image's file with a score and maps can be drawn")
+    image = decode_file(prediction.path).rgb
+    figure = draw_maps(
+        image,
+        prediction.attention,
+        step_scores=prediction.step_scores,
+        score=prediction.score,
+        title=prediction.path.name,
+        box=seen_box(run.recipe.view_recipe, width=image.width, height=image.height),
+    )
+    return as_png(figure, _DPI)

@@ -52,7 +52,7 @@ def policy_of(style: str, script: str, *, live: bool) -> str:
 
 
 def _packaged(name: str) -> str:
-    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+    return resources.files(__package__).joinpath("assets", name).read_text(encoding="utf-8")
 
 
 def _digest(text: str) -> str:

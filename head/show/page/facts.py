@@ -3,13 +3,12 @@
 from collections.abc import Iterable
 from typing import Any
 
-from featcache.cache import FeatureCache
-
-from ...evaluation import Evaluation
-from ...resampled import CORRECTION
-from ...rows import Row
-from ...runs import Run
-from ...score import Scored
+from featcache.store.cache import FeatureCache
+from head.evaluation.evaluate import Evaluation
+from head.evaluation.score import Scored
+from head.evaluation.statistics import CORRECTION
+from head.evaluation.summary import Row
+from head.runs.run import Run
 
 _OF_RESULT = ("split", "n", "absent", "rho", "rho_low", "rho_high", "mse", "best_epoch")
 

@@ -9,18 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from featcache.cache import FeatureCache
-from featcache.errors import InvalidSettings
-from featcache.split_files import natural_key
-
-from ...data import present_part
-from ...evaluation import Evaluation
-from ...maps import attention_of
-from ...metrics import json_number
-from ...rows import Row, without_seed
-from ...runs import Run
-from ...score import Scored
-from .packed import PackedMaps, pack_maps, text_bytes
+from featcache.base.errors import InvalidSettings
+from featcache.datasets.splits import natural_key
+from featcache.store.cache import FeatureCache
+from head.data.batches import present_part
+from head.evaluation.evaluate import Evaluation
+from head.evaluation.metrics import json_number
+from head.evaluation.score import Scored, attention_of
+from head.evaluation.summary import Row, without_seed
+from head.runs.run import Run
+from head.show.page.packed import PackedMaps, pack_maps, text_bytes
 
 LARGEST_ENTRIES = 16_000_000  # bytes of all entries of a page with their maps
 _QUANTILES = 101

@@ -7,22 +7,22 @@ from typing import Any
 
 import numpy as np
 
-from featcache.cache import FeatureCache
-from featcache.errors import InvalidSettings, join_errors, list_problems, printable
-from featcache.files import write_durably, write_output
-from featcache.progress import OnProgress, silent
-
-from ...data import EVAL_VIEW, present_part
-from ...evaluation import Evaluation, evaluate
-from ...maps import attention_of, write_maps
-from ...rows import named_groups
-from ...score import find_runs_of, predictions_csv
-from ..figures import draw_all, svg_of
-from .document import json_block, page_of
-from .facts import cache_facts, score_facts
-from .gallery import Gallery, find_row, first_seeds, gallery_of, shown_row
-from .packed import Thumbnail
-from .thumbnails import images_folder, thumbnails_of
+from featcache.base.errors import InvalidSettings, join_errors, list_problems, printable
+from featcache.base.files import write_durably, write_output
+from featcache.base.progress import OnProgress, silent
+from featcache.store.cache import FeatureCache
+from head.data.batches import EVAL_VIEW, present_part
+from head.evaluation.evaluate import Evaluation, evaluate
+from head.evaluation.score import attention_of, predictions_csv
+from head.evaluation.summary import named_groups
+from head.prediction.map_files import write_maps
+from head.runs.find import find_runs_of
+from head.show.figures.figures import draw_all, svg_of
+from head.show.page.document import json_block, page_of
+from head.show.page.facts import cache_facts, score_facts
+from head.show.page.gallery import Gallery, find_row, first_seeds, gallery_of, shown_row
+from head.show.page.packed import Thumbnail
+from head.show.page.thumbnails import images_folder, thumbnails_of
 
 LARGEST_PAGE = 40_000_000  # bytes, unless maps and figures alone take more
 _PAGE_ITSELF = 100_000  # bytes of style and script, and of what is said of pictures that are missing

@@ -5,15 +5,13 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from featcache.cache import FeatureCache
-from featcache.cores import usable_threads
-from featcache.dataset import images_of
-from featcache.errors import BadImage, InvalidSettings
-from featcache.layout import ImageRow
-from featcache.originals import original
-from featcache.progress import OnProgress, Progress, silent
-
-from .packed import Thumbnail, make_thumbnail
+from featcache.base.cores import usable_threads
+from featcache.base.errors import BadImage, InvalidSettings
+from featcache.base.progress import OnProgress, Progress, silent
+from featcache.datasets.dataset import images_of
+from featcache.images.identity import ImageRow, original
+from featcache.store.cache import FeatureCache
+from head.show.page.packed import Thumbnail, make_thumbnail
 
 LARGEST_SIDE, SMALLEST_SIDE = 360, 48
 

@@ -1,0 +1,1 @@
+"""The fault campaigns, one file each."""

@@ -1,0 +1,225 @@
+"""Sealed caches of every released format version, in tests/golden: read bit for bit, and refused if they were newer.
+
+`make_golden` wrote them, from arrays of random numbers alone; it is here to say how, not to be run again.
+"""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from faults.harness import stub
+from faults.harness.trial import Campaign
+from featcache.base.errors import Mismatch
+from featcache.base.files import canonical_json, make_folder, write_durably
+from featcache.datasets.splits import Part
+from featcache.images.identity import ImageRow
+from featcache.images.views import Box, View
+from featcache.maintenance.verify import verify_cache
+from featcache.recipe import Recipe
+from featcache.store.cache import open_cache
+from featcache.store.shards.encoding import digest_of_constants
+from featcache.store.shards.format import Block, Target, array_specs, shard_name
+from featcache.store.shards.opening import open_shard
+from featcache.store.shards.writer import ShardBuilder
+from featcache.store.writer import seal
+
+HOME = Path(__file__).parents[2] / "tests" / "golden"
+ROWS, VIEWS, ABSENT = 5, 3, 2
+BLOCKS = (Block((0, 5), (0, 2)), Block((0, 5), (2, 3)))
+SPLITS = {
+    "1": {
+        "train": Part(np.array([4, 0, 2]), np.array([0.25, 0.5, 1.0])),
+        "test": Part(np.array([1]), np.array([0.125])),
+    }
+}
+LAYERS = (("first", 1, 3, 5), ("second.bn", 7, 1, 11))
+
+
+def run(campaign: Campaign) -> None:
+    """Read every golden cache, and a copy that claims to be of the next version."""
+    folders = sorted(path.parent for path in HOME.glob("v*/*/manifest.json"))
+    if not folders:
+        campaign.bad(f"{HOME}: no golden cache there")
+    for folder in folders:
+        name = f"{folder.parent.name} {folder.name}"
+        problem = _difference(folder)
+        if problem:
+            campaign.bad(f"{name}: {problem}")
+        else:
+            campaign.good(f"{name}: exact")
+        for place, copy in (("manifest", _newer_manifest), ("shard", _newer_shard)):
+            _judge_newer(campaign, f"{name}, newer {place}", copy(folder, campaign.folder("newer") / "cache"))
+
+
+def _difference(folder: Path) -> str:
+    """Say where a golden cache reads differently from what was put into it."""
+    cache = open_cache(folder)
+    with np.load(folder.with_name(f"{folder.name}.npz")) as file:
+        expected = dict(file)
+    if cache.fingerprint != str(expected.pop("fingerprint")):
+        return f"fingerprint {cache.fingerprint}"
+    found = _contents(folder)
+    if found.keys() != expected.keys():
+        return f"holds {sorted(found)}, expected {sorted(expected)}"
+    if different := [name for name in found if not np.array_equal(found[name], expected[name])]:
+        return f"differs in {different}"
+    if not stub.same(
+        stub.arrays_by_hdf5(folder), {n: a for n, a in found.items() if n.startswith(("features", "pooled"))}
+    ):
+        return "HDF5 reads other arrays through cache.h5"
+    report = verify_cache(folder, threads=1)
+    return "" if report.ok else f"verify says {report.problems}"
+
+
+def _contents(folder: Path) -> stub.Contents:
+    """Return everything in a cache, and each layer's constants."""
+    cache = open_cache(folder)
+    constants = {f"constants/{layer}": cache.constants(layer) for layer in cache.recipe.layer_names}
+    return {**stub.contents(folder), **{name: values for name, values in constants.items() if values is not None}}
+
+
+def _newer_manifest(folder: Path, copy: Path) -> Path:
+    """Copy a cache and have its manifest claim the next format version, with the right digest."""
+    shutil.copytree(folder, copy)
+    body: dict[str, Any] = json.loads((copy / "manifest.json").read_text())
+    del body["digest"]
+    body["format_version"] += 1
+    digest = hashlib.sha256(canonical_json(body).encode()).hexdigest()
+    (copy / "manifest.json").write_text(canonical_json({**body, "digest": digest}))
+    return copy
+
+
+def _newer_shard(folder: Path, copy: Path) -> Path:
+    """Copy a cache and have one of its shards claim the next format version."""
+    import h5py
+
+    shutil.copytree(folder, copy)
+    with h5py.File(min((copy / "shards").iterdir()), "r+", libver="latest", locking=False) as file:
+        file.attrs.modify("format_version", file.attrs["format_version"] + 1)
+    return copy
+
+
+def _judge_newer(campaign: Campaign, name: str, folder: Path) -> None:
+    try:
+        stub.contents(folder)
+    except Mismatch as error:
+        if "version 2" in str(error):
+            campaign.good("newer version: Mismatch")
+        else:
+            campaign.bad(f"{name}: refused for another reason: {error}")
+    except Exception as error:  # noqa: BLE001  # whatever it is, it is the result
+        campaign.bad(f"{name}: {error!r}, expected Mismatch")
+    else:
+        campaign.bad(f"{name}: read without an error", silent=True)
+
+
+def make_golden(home: Path) -> None:
+    """Write a cache of each encoding into home, and NAME.npz beside it with all that must be read from it."""
+    for encoding in ("float16", "uint8"):
+        rng = np.random.default_rng(1)
+        constants = (
+            {layer: _constants(rng, channels) for layer, _, _, channels in LAYERS} if encoding == "uint8" else {}
+        )
+        target = Target(_recipe(encoding, digest_of_constants(constants)), constants)
+        arrays = _arrays(rng, target.recipe)
+        _write_cache(home / encoding, arrays, target)
+        expected: stub.Contents = {f"constants/{layer}": values for layer, values in constants.items()}
+        expected |= {**_expected(arrays), "fingerprint": np.array(target.recipe.fingerprint)}
+        np.savez_compressed(home / f"{encoding}.npz", **expected)  # type: ignore[arg-type]
+
+
+def _recipe(encoding: str, calibration: str) -> Recipe:
+    return Recipe(
+        backbone="golden",
+        weights="0123456789abcdef" * 4,
+        layers=LAYERS,
+        precision="fp32",
+        mean=(0.5, 0.25, 0.125),
+        std=(0.25, 0.5, 1.0),
+        image_size=32,
+        eval_view="center",
+        crop_scale=(0.08, 1.0),
+        crop_ratio=(0.75, 4 / 3),
+        seed=3,
+        encoding=encoding,
+        calibration=calibration,
+    )
+
+
+def _constants(rng: np.random.Generator, channels: int) -> NDArray[np.float32]:
+    return np.stack([rng.uniform(0.01, 1, channels), rng.integers(0, 256, channels)]).astype("<f4")
+
+
+def _arrays(rng: np.random.Generator, recipe: Recipe) -> stub.Contents:
+    """Draw contents (N, V, ...) for every array, the smallest and largest numbers of its type among them."""
+    arrays = {}
+    for name, spec in array_specs(recipe).items():
+        shape = (ROWS, VIEWS, *spec.chunk_shape)
+        if spec.dtype.kind == "u":
+            arrays[name] = rng.integers(0, 256, shape).astype(spec.dtype)
+        else:
+            info = np.finfo(spec.dtype)
+            arrays[name] = rng.normal(size=shape).astype(spec.dtype)
+            arrays[name][0, 0].flat[:5] = info.max, info.min, info.smallest_subnormal, 0.0, -0.0
+    return arrays
+
+
+def _image(row: int) -> ImageRow:
+    name = f"dir {row}/é{row}.jpg"
+    if row == ABSENT:
+        return ImageRow(name, absent="truncated: cut short")
+    return ImageRow(name, hashlib.sha256(name.encode()).hexdigest(), 100 + row, 200 + row)
+
+
+def _view(row: int, view: int) -> View:
+    return View(Box(view, row, view + 30, row + 70), bool((row + view) % 2))
+
+
+def _write_cache(folder: Path, arrays: stub.Contents, target: Target) -> None:
+    shards = make_folder(folder / "shards")
+    sha256 = {}
+    for block in BLOCKS:
+        data = _shard(arrays, block, target)
+        sha256[shard_name(block, data)] = write_durably(shards / shard_name(block, data), data)
+    seal(
+        folder,
+        target.recipe,
+        [open_shard(shards / name) for name in sha256],
+        rows=ROWS,
+        views=VIEWS,
+        sha256=sha256,
+        splits=SPLITS,
+        source={"dataset": "golden", "root": "nowhere", "weights": "random", "batch_size": "16"},
+        versions={"torch": "0"},
+    )
+
+
+def _shard(arrays: stub.Contents, block: Block, target: Target) -> bytes:
+    builder = ShardBuilder(target.recipe, block, target.constants)
+    views = range(*block.views)
+    for i, row in enumerate(range(*block.rows)):
+        builder.set_image(i, _image(row), [_view(row, view) for view in views] if row != ABSENT else [])
+        for j, view in enumerate(views) if row != ABSENT else ():
+            for array in array_specs(target.recipe):
+                builder.set_chunk(array, i, j, arrays[array][row, view])
+    return builder.finish()
+
+
+def _expected(arrays: stub.Contents) -> stub.Contents:
+    """Return what `stub.contents` must find."""
+    present = [row for row in range(ROWS) if row != ABSENT]
+    box, flip = np.zeros((ROWS, VIEWS, 4), np.int32), np.zeros((ROWS, VIEWS), np.uint8)
+    for row in present:
+        for view in range(VIEWS):
+            box[row, view], flip[row, view] = _view(row, view)
+    found = {name: array[present] for name, array in arrays.items()}
+    found |= {"box": box, "flip": flip, "images": np.array([repr(_image(row)) for row in range(ROWS)])}
+    for split, parts in SPLITS.items():
+        for part, values in parts.items():
+            found |= {f"{split}/{part}/row": values.rows, f"{split}/{part}/score": values.scores}
+    return found

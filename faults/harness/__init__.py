@@ -1,0 +1,1 @@
+"""What the fault campaigns run on."""

@@ -1,0 +1,1 @@
+"""Frozen networks: pixels in, features out."""

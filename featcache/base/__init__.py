@@ -1,0 +1,1 @@
+"""What every part needs: errors, durable files, locks, progress, jobs, cores and devices."""

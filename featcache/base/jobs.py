@@ -1,0 +1,257 @@
+"""One road for lists of independent jobs: one by one here, in processes here, or on a Dask cluster.
+
+joblib hands them out and brings their results; nothing here knows what a job does.
+"""
+
+import contextlib
+import importlib.metadata
+import logging
+import os
+import pickle
+import re
+import signal
+import socket
+import threading
+import time
+import warnings
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import CancelledError
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from featcache.base.cores import usable_threads
+from featcache.base.errors import FeatcacheError, InvalidSettings, Mismatch, ResourceError
+
+PACKAGE = "amnet-featcache"
+MOST_DEATHS = 3
+PATIENCE_SECONDS = 10
+WATCH_SECONDS = 0.5
+_ONE_AT_A_TIME = threading.Lock()
+_LOGGERS = ("distributed", "distributed.client", "distributed.core", "distributed.worker", "tornado.application")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Where independent jobs run: `jobs` processes here, or the Dask cluster whose scheduler is at `cluster`."""
+
+    jobs: int = 1
+    cluster: str = ""
+
+    def __post_init__(self) -> None:
+        if self.jobs < 1:
+            raise InvalidSettings(f"--jobs must be 1 or more, found {self.jobs}")
+        if self.jobs > 1 and self.cluster:
+            raise InvalidSettings(
+                f"--jobs {self.jobs} asks for processes here, --cluster {self.cluster} for others; leave one out"
+            )
+        if self.cluster and not _is_address(self.cluster):
+            raise InvalidSettings(f"--cluster must be like tcp://HOST:8786 or tls://HOST:8786, found {self.cluster!r}")
+
+
+def _is_address(text: str) -> bool:
+    found = re.fullmatch(r"(?:tcp|tls)://[^\s/]+:([0-9]{1,5})", text)
+    return found is not None and 0 < int(found[1]) < 65536
+
+
+def threads_per_job(workers: Workers) -> int:
+    """Return how many threads a job should use: this process's cores shared by the jobs; one on a cluster.
+
+    `dask worker` gives its processes one thread for arithmetic, so a cluster should have a process for each core.
+    """
+    return 1 if workers.cluster else max(1, usable_threads(None) // workers.jobs)
+
+
+def run_jobs(
+    function: Callable[[Item], Result], items: Sequence[Item], workers: Workers
+) -> Generator[tuple[int, Result], None, None]:
+    """Yield (index of the item, function(item)) as jobs finish, in any order.
+
+    With other processes at work, function (of a module, not of __main__), items and results are pickled, and an item
+    whose worker died is given to another, so function may be called again for it. To end early, close the generator
+    (`contextlib.closing`): processes here are killed, what runs on a cluster at that moment ends in its own time.
+    Raises what function raises; `ResourceError` if workers keep dying, or the cluster has none or does not answer;
+    `Mismatch` if it has another version of this package; `InvalidSettings` if Dask is not installed.
+    """
+    if workers == Workers():
+        for index, item in enumerate(items):
+            yield index, function(item)
+        return
+    calls = {index: _call(index, (function, item)) for index, item in enumerate(items)}
+    yield from _on_cluster(calls, workers.cluster) if workers.cluster else _in_processes(calls, workers)
+
+
+def _call(index: int, work: tuple[Callable[[Item], Result], Item]) -> Any:
+    """Return joblib's form of a call.
+
+    Its arguments are pickled here: what fails as they are unpickled then fails in the job, with its own error, and
+    joblib does not put them on a single worker of a cluster, to be lost with it.
+    """
+    from joblib import delayed
+
+    return delayed(_perform)(index, pickle.dumps(work), _version())
+
+
+def _perform(index: int, work: bytes, version: str) -> tuple[int, Any]:
+    """Do one job, in a worker. Random state and number of threads belong to the process: one job at a time in each."""
+    if version != _version():
+        raise Mismatch(
+            f"{socket.gethostname()}: the worker has {PACKAGE} {_version()}, this is {version}; "
+            "install the same version for every worker"
+        )
+    function, item = pickle.loads(work)
+    with _ONE_AT_A_TIME:
+        return index, function(item)
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version(PACKAGE)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _in_processes(calls: dict[int, Any], workers: Workers) -> Generator[tuple[int, Any], None, None]:
+    from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+    left, deaths = dict(calls), 0
+    while left:
+        try:
+            for index, result in _pool(left.values(), workers):
+                del left[index]
+                deaths = 0
+                yield index, result
+        except TerminatedWorkerError as error:  # of one worker; it ends the others, too
+            deaths += 1
+            if deaths == MOST_DEATHS:
+                raise ResourceError(
+                    f"worker processes died {deaths} times in a row, and {len(left)} of {len(calls)} jobs are left; "
+                    "memory is the usual reason: run the same command again with fewer --jobs or a smaller --batch-size"
+                ) from error
+
+
+def _pool(calls: Any, workers: Workers) -> Generator[tuple[int, Any], None, None]:
+    from joblib import Parallel, parallel_config
+    from joblib.externals.loky import get_reusable_executor
+
+    born = {"initializer": _end_with, "initargs": (os.getpid(),), "inner_max_num_threads": threads_per_job(workers)}
+    with parallel_config(backend="loky", **born):
+        parallel = Parallel(n_jobs=workers.jobs, return_as="generator_unordered", batch_size=1, max_nbytes=None)
+    try:
+        yield from _results(parallel, list(calls))
+    finally:
+        get_reusable_executor(reuse=True).shutdown(wait=True, kill_workers=True)  # joblib keeps them for minutes
+
+
+def _end_with(parent: int) -> None:
+    """End this worker process when its parent ends, however that ends; an interrupt at the keyboard is the parent's."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(WATCH_SECONDS)
+    os._exit(1)
+
+
+def _results(parallel: Any, calls: list[Any]) -> Generator[tuple[int, Any], None, None]:
+    results = parallel(calls)
+    try:
+        for result in results:  # noqa: UP028 - `yield from` would close results by itself, and let it warn
+            yield result
+    finally:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # joblib warns of jobs whose results nobody waits for
+            results.close()
+
+
+def _on_cluster(calls: dict[int, Any], address: str) -> Generator[tuple[int, Any], None, None]:
+    with _connected(address) as client:
+        from joblib import Parallel, parallel_config
+
+        with parallel_config(backend="dask", client=client) as config:
+            parallel = Parallel(return_as="generator_unordered", batch_size=1, pre_dispatch="all")
+        _mend(config["backend"], address)
+        try:
+            yield from _results(parallel, list(calls.values()))
+        except CancelledError as error:
+            raise ResourceError(
+                f"{address}: the connection to the scheduler was lost; see that it runs, and run the same command again"
+            ) from error
+
+
+def _mend(backend: Any, address: str) -> None:
+    """Mend two faults of joblib's Dask backend (seen in 1.6.0).
+
+    It never hears of a job that failed without having run, and waits for it for ever; and of a cluster with a
+    single core it makes no use, but runs all jobs in the calling process.
+    """
+    submit, configure = backend.submit, backend.configure
+
+    def submit_and_report(job: Any, callback: Callable[[object], None]) -> Any:
+        future = submit(job, callback)
+        future.add_done_callback(
+            lambda done: callback(_cluster_error(done.exception(), address)) if done.exception() else None
+        )
+        return future
+
+    backend.submit = submit_and_report
+    backend.configure = lambda **settings: max(2, configure(**settings))
+
+
+def _cluster_error(error: BaseException, address: str) -> FeatcacheError:
+    """Return the error to raise for a job that the cluster could not run."""
+    from distributed import KilledWorker
+
+    if isinstance(error, KilledWorker):
+        return ResourceError(
+            f"{address}: workers keep dying of one job; memory is the usual reason: see the log of "
+            f"{error.last_worker.address}, give workers more memory, or use a smaller --batch-size"
+        )
+    return Mismatch(
+        f"{address}: a worker cannot run jobs of {PACKAGE} {_version()} ({' '.join(str(error).split())}); "
+        "install the same version, with the same dask, for every worker"
+    )
+
+
+@contextlib.contextmanager
+def _connected(address: str) -> Iterator[Any]:
+    """Give a client of a scheduler that has a worker."""
+    try:
+        from distributed import Client, Security
+    except ModuleNotFoundError as error:
+        raise InvalidSettings(f"--cluster needs Dask: pip install '{PACKAGE}[cluster]'") from error
+    if address.startswith("tls:") and Security().get_connection_args("client")["ssl_context"] is None:
+        raise InvalidSettings(
+            f"{address}: no certificates for TLS; name them in Dask's configuration, distributed.comm.tls"
+        )
+    with _quiet_logs():
+        try:
+            client = Client(address, timeout=PATIENCE_SECONDS, set_as_default=False)
+        except OSError as error:
+            raise ResourceError(
+                f"{address}: no Dask scheduler answers ({error}); start one there with `dask scheduler`"
+            ) from error
+        with client:
+            try:
+                client.wait_for_workers(1, timeout=PATIENCE_SECONDS)
+            except TimeoutError as error:
+                hint = f"`dask worker {address} --nworkers CORES --nthreads 1`"
+                raise ResourceError(f"{address}: the scheduler has no workers; start some with {hint}") from error
+            yield client
+
+
+@contextlib.contextmanager
+def _quiet_logs() -> Iterator[None]:
+    """Keep what Dask logs off the terminal: what matters is raised."""
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,1 @@
+"""Which images, which scores, which splits."""

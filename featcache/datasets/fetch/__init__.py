@@ -1,0 +1,1 @@
+"""Get public datasets: download, check and unpack their archives."""

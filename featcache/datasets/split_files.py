@@ -1,0 +1,105 @@
+"""Split files of the LaMem layout, {train,val,test}_K.txt with lines `NAME SCORE`, and what is wrong with them."""
+
+import math
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from featcache.base.errors import BadInput
+from featcache.datasets.splits import PARTS, natural_key
+
+_SPLIT_FILE = re.compile(r"(train|val|test)_(\w+)\.txt")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+
+class Line(NamedTuple):
+    """An image and its score in one part of a split, and where that is written: file and line."""
+
+    place: str
+    name: str
+    score: float
+
+
+def read_split_files(folder: Path, problems: list[str]) -> dict[str, dict[str, list[Line]]]:
+    """Return the good lines of each part of each split in folder; append what is wrong with the others."""
+    splits: dict[str, dict[str, list[Line]]] = {}
+    for split, part, path in _split_files(folder):
+        splits.setdefault(split, {})[part] = _read_split_file(path, problems)
+    return splits
+
+
+def ignored_files(folder: Path) -> tuple[str, ...]:
+    """Return the names in folder that are none of split files, in order."""
+    return tuple(sorted(path.name for path in folder.iterdir() if not _SPLIT_FILE.fullmatch(path.name)))
+
+
+def _split_files(folder: Path) -> list[tuple[str, str, Path]]:
+    """Return (split, part, path) of each split file in folder, splits in natural order, parts as in PARTS."""
+    found = []
+    for path in folder.iterdir():
+        match = _SPLIT_FILE.fullmatch(path.name)
+        if match:
+            found.append((match[2], match[1], path))
+    if not found:
+        raise BadInput(f"{folder}: no file named {{train,val,test}}_K.txt")
+    return sorted(found, key=lambda file: (natural_key(file[0]), PARTS.index(file[1])))
+
+
+def _read_split_file(path: Path, problems: list[str]) -> list[Line]:
+    """Return the good lines of a file; append what is wrong with the others, each with its place."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        problems.append(f"{path}: not UTF-8 text (byte {error.start})")
+        return []
+    except OSError as error:
+        problems.append(f"{path}: cannot be read: {error.strerror}")
+        return []
+    lines: list[Line] = []
+    first_place: dict[str, int] = {}
+    for number, raw in enumerate(text.rstrip().split("\n") if text.strip() else [], start=1):
+        place = f"{path}:{number}"
+        line = _parse_line(raw.rstrip("\r"), place)
+        if isinstance(line, str):
+            problems.append(f"{place}: {line}")
+        elif line.name in first_place:
+            problems.append(f"{place}: {line.name} is already on line {first_place[line.name]}")
+        else:
+            first_place[line.name] = number
+            lines.append(line)
+    if not text.strip():
+        problems.append(f"{path}: the file is empty")
+    return lines
+
+
+def _parse_line(raw: str, place: str) -> Line | str:
+    """Return the line, or what is wrong with it."""
+    fields = raw.rsplit(maxsplit=1)
+    if len(fields) != 2:
+        return f"expected `NAME SCORE`, found {shown(raw)}"
+    name, number = fields[0].strip(), fields[1]
+    score = score_of(number)
+    if score is None:
+        return f"the score of {shown(name)} is not a finite decimal number: {shown(number)}"
+    problem = name_problem(name)
+    return problem if problem else Line(place, name, score)
+
+
+def name_problem(name: str) -> str | None:
+    """Return why a name cannot be that of an image below a folder, None if it can."""
+    folders = name.split("/")
+    if name.startswith("/") or ".." in folders:
+        return f"{shown(name)} leaves the images/ folder"
+    if not name.isprintable() or "" in folders or "." in folders:
+        return f"{shown(name)} is not a plain path inside images/"
+    return None
+
+
+def shown(text: str) -> str:
+    """Return text as messages quote it, cut where it is long."""
+    return repr(text if len(text) <= 60 else text[:57] + "...")
+
+
+def score_of(text: str) -> float | None:
+    """Return the finite number that text is, None if it is none; no NaN, no infinity, no underscores."""
+    return float(text) if _NUMBER.fullmatch(text) and math.isfinite(float(text)) else None

@@ -1,0 +1,62 @@
+"""Joining the splits of several caches: scores per (split, part, image). Knows nothing of shards."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.base.errors import BadInput, list_problems
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows of the dataset and their scores in one part of one split: int64 (n), float64 (n)."""
+
+    rows: NDArray[np.int64]
+    scores: NDArray[np.float64]
+
+
+Splits = dict[str, dict[str, Part]]
+PARTS = ("train", "val", "test")
+
+
+def merge_splits(inputs: Sequence[tuple[Splits, Mapping[int, str]]], row_of: Mapping[str, int]) -> Splits:
+    """Return the union of splits, each with the names of its rows, as rows of another cache.
+
+    Raises `BadInput` that lists every contradiction: two scores of an image in one part, or an image in two parts.
+    """
+    scores: dict[str, dict[str, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
+    problems = []
+    for splits, names in inputs:
+        for split, parts in splits.items():
+            for part, values in parts.items():
+                for row, score in zip(values.rows.tolist(), values.scores.tolist(), strict=True):
+                    name = names[row]
+                    if scores[split][part].setdefault(name, score) != score:
+                        problems.append(f"{part}_{split}: {name} has two scores")
+    for split, by_part in scores.items():
+        seen: set[str] = set()
+        for part in PARTS:
+            problems += [
+                f"split {split}: {name} is in {part} and in another part" for name in by_part[part] if name in seen
+            ]
+            seen |= set(by_part[part])
+    if problems:
+        raise BadInput(
+            list_problems("the splits of the inputs contradict each other:", problems, "Mend the split files.")
+        )
+    return {
+        split: {
+            part: Part(np.array([row_of[name] for name in found], np.int64), np.array(list(found.values()), np.float64))
+            for part in PARTS
+            if (found := scores[split][part])
+        }
+        for split in sorted(scores, key=natural_key)
+    }
+
+
+def natural_key(split: str) -> tuple[int, int, str]:
+    """Sort key that puts split '2' before split '10', and numbers before words."""
+    return (0, int(split), "") if split.isdecimal() else (1, 0, split)

@@ -1,0 +1,268 @@
+"""Stage 1: fill a cache folder with the features of a dataset, shard by shard, and seal it.
+
+A kill at any instant loses at most two shards, one being written and one being computed; the same call again goes
+on behind the shards that are there.
+"""
+
+import contextlib
+import hashlib
+import platform
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import xxhash
+
+from featcache.backbones.backbone import Backbone, load_backbone
+from featcache.backbones.execution import check_computable, has_openvino, split_arithmetic
+from featcache.backbones.of_recipe import recipe_of
+from featcache.backbones.weights import source_of_weights
+from featcache.base.cores import usable_threads
+from featcache.base.devices import resolve_device
+from featcache.base.errors import CacheIncomplete, CorruptFile, FeatcacheError, Mismatch, StorageError, list_problems
+from featcache.base.files import digest_of_file, make_folder, remove_temporaries
+from featcache.base.jobs import Workers
+from featcache.base.lock import writer_lock
+from featcache.base.progress import OnProgress, Progress, silent
+from featcache.datasets.dataset import Dataset
+from featcache.datasets.splits import Part, Splits
+from featcache.extraction.calibration import SAMPLE_IMAGES, settle_target
+from featcache.extraction.log import Ledger
+from featcache.extraction.plan import Plan, make_plan
+from featcache.extraction.report import ExtractReport
+from featcache.extraction.run import Order, make_here, make_with_workers, work_of
+from featcache.extraction.timings import bottleneck
+from featcache.recipe import Recipe
+from featcache.settings import ExtractSettings
+from featcache.store.folder import existing_shards, refuse_foreign_folder, refuse_other_recipes
+from featcache.store.manifest import Manifest, read_manifest
+from featcache.store.shards.format import Target
+from featcache.store.shards.opening import open_shard
+from featcache.store.shards.shard import WAY_OUT, Shard
+from featcache.store.writer import seal
+
+_ALONE = Workers()
+SEEN_WITHIN_SECONDS = 30.0  # a network file system shows what others wrote a little later
+
+
+def extract(
+    dataset: Dataset,
+    settings: ExtractSettings,
+    out: Path,
+    *,
+    workers: Workers = _ALONE,
+    on_progress: OnProgress = silent,
+) -> ExtractReport:
+    """Bring the cache in out up to date with dataset and settings; what is there already is not computed again.
+
+    Raises `Mismatch` if out holds features of another recipe, `Locked` if another process is writing there,
+    `BadInput` for a feature that cannot be stored or, under on_bad_image='stop', for the first bad image.
+    """
+    settings = follow(settings, out)
+    backbone = load_backbone(settings, views=len(dataset.names) * (1 + settings.augs))
+    refuse_foreign_folder(out)
+    make_folder(out)
+    with writer_lock(out):
+        make_folder(out / "shards")
+        stale = remove_temporaries(out / "shards") + remove_temporaries(out)
+        before = _present_manifest(out)
+        listed = {entry.file for entry in before.shards} if before else None
+        shards = existing_shards(out, listed)
+        images = dataset.images
+        target = target_of(backbone, settings, shards, dataset)
+        refuse_other_recipes(shards, target.recipe, out)
+        plan = make_plan(
+            shards, dataset.names, images, views=1 + settings.augs, recipe=target.recipe, listed=listed or ()
+        )
+        _refuse_changed_images(plan, dataset, out, on_progress)
+        order = Order(images.resolve(), out.resolve(), settings, target, room_for=plan.views_to_do)
+        alone = workers == _ALONE
+        ledger = Ledger(out, plan, on_progress, by_image=alone)
+        if alone:
+            made = make_here(work_of(plan), order, backbone, ledger.note_image)
+        else:
+            made = make_with_workers(work_of(plan), order, backbone, workers)
+        digests = {out / "shards" / shard.file: shard.sha256 for shard in ledger.noting(made)}
+        _refuse_unseen(digests, out)
+        if not alone:
+            stale += remove_temporaries(out / "shards")  # of workers that died
+        report = _seal(plan, dataset, target.recipe, settings, out, before, digests, stale, backbone)
+        if not digests:
+            return report
+        slowest = bottleneck(ledger.times, backbone) if alone else ledger.times.largest
+        return replace(report, stages=ledger.times.shares, bottleneck=slowest)
+
+
+def follow(settings: ExtractSettings, out: Path) -> ExtractSettings:
+    """Return settings whose 'auto' for precision and runtime is made that of the cache to go on with, or to be like."""
+    like, where = None, Path(settings.calibrate_like)
+    if settings.calibrate_like:
+        like = read_manifest(where).recipe
+    for path in sorted((out / "shards").glob("*.h5"))[:1]:
+        with contextlib.suppress(FeatcacheError):  # what is wrong with a shard is said later
+            like, where = open_shard(path).recipe, out
+    if like is None:
+        return settings
+    precision, runtime = split_arithmetic(like.precision)
+    if settings.precision not in ("auto", precision):
+        return settings  # which is said later, with all else that differs
+    other = "give another folder with --out" if where == out else "leave out --calibrate-like"
+    check_computable(
+        like.precision, resolve_device(settings.device), where=str(where), way_out=f"do this there, or {other}"
+    )
+    return replace(settings, precision=precision, runtime=runtime if settings.runtime == "auto" else settings.runtime)
+
+
+def _refuse_unseen(digests: dict[Path, str], out: Path) -> None:
+    """Raise `CacheIncomplete` if shards were made in a folder of the same name on other machines."""
+    deadline = time.monotonic() + SEEN_WITHIN_SECONDS
+    while unseen := [path.name for path in digests if not path.is_file()]:
+        if time.monotonic() > deadline:
+            way_out = (
+                "Bring the workers' folders here, join them with merge-caches, and run extract on the result; "
+                "or use a folder that all machines share."
+            )
+            title = f"{out}: workers made {len(unseen)} shards in a folder of this name that is not seen here:"
+            raise CacheIncomplete(list_problems(title, unseen, way_out))
+        time.sleep(0.5)
+
+
+def target_of(
+    backbone: Backbone,
+    settings: ExtractSettings,
+    shards: Sequence[Shard],
+    dataset: Dataset,
+    *,
+    sample: int | None = None,
+) -> Target:
+    """Return what settings ask to be made, by the backbone, beside the shards that are there."""
+    return settle_target(
+        backbone,
+        recipe_of(backbone, settings.views, settings.encoding),
+        shards,
+        dataset.names,
+        dataset.images,
+        like=Path(settings.calibrate_like) if settings.calibrate_like else None,
+        sample=sample or SAMPLE_IMAGES,
+    )
+
+
+def _refuse_changed_images(plan: Plan, dataset: Dataset, out: Path, on_progress: OnProgress) -> None:
+    """Raise `Mismatch` that lists every image that is not the file whose features the cache holds already."""
+    named = set(dataset.names)
+    shards = [*plan.kept, *plan.superseded]
+    held = {image.name: image.sha256 for shard in shards for image in shard.images if not image.absent}
+    images = dataset.images
+    work = [(name, sha256) for name, sha256 in held.items() if name in named]
+    changed = []
+    with ThreadPoolExecutor(usable_threads(None), thread_name_prefix="hash") as pool:
+        digests = pool.map(_digest_or_reason, [images / name for name, _ in work])
+        for done, ((name, sha256), found) in enumerate(zip(work, digests, strict=True), start=1):
+            if found != sha256:
+                changed.append(name if len(found) == len(sha256) else f"{name}: {found}")
+            on_progress(Progress("check images", done, len(work), "images"))
+    if changed:
+        raise Mismatch(
+            list_problems(
+                f"{out}: holds features of other images than those now in {images}:",
+                changed,
+                "Restore these images, or give another folder with --out.",
+            )
+        )
+
+
+def _digest_or_reason(path: Path) -> str:
+    """Return the sha256 of an image file, or why it cannot be read."""
+    try:
+        return digest_of_file(path) if path.is_file() else "not there, or not a file"
+    except StorageError as error:
+        return str(error).removeprefix(f"{path}: ")
+
+
+def _seal(
+    plan: Plan,
+    dataset: Dataset,
+    recipe: Recipe,
+    settings: ExtractSettings,
+    out: Path,
+    before: Manifest | None,
+    digests: dict[Path, str],
+    stale: int,
+    backbone: Backbone,
+) -> ExtractReport:
+    """Write cache.h5 and the manifest over all shards, then remove the shards that newer ones replace."""
+    shards = [*plan.kept, *(open_shard(path, recipe) for path in digests)]
+    known = {entry.file: entry.sha256 for entry in before.shards} if before else {}
+    known |= {path.name: digest for path, digest in digests.items()}
+    sha256 = {shard.path.name: known.get(shard.path.name) or _digest_of_unlisted(shard.path) for shard in shards}
+    source = dataset.source
+    made_with = {
+        "weights": source_of_weights(settings),
+        "batch_size": str(settings.batch_size),
+        "runtime": backbone.execution.runtime,
+    }
+    made_by = versions()
+    if before and not digests:  # then nothing was computed with these settings
+        made_with, made_by = before.source, before.versions
+    manifest, tables = seal(
+        out,
+        recipe,
+        shards,
+        rows=len(plan.names),
+        views=plan.views,
+        sha256=sha256,
+        splits=_splits_by_row(dataset, plan.names),
+        source=made_with | source,
+        versions=made_by,
+    )
+    for path in {shard.path for shard in plan.superseded} - {shard.path for shard in shards}:
+        path.unlink(missing_ok=True)
+    absent = [(image.name, image.absent) for image in tables.images if image.absent]
+    return ExtractReport(
+        folder=out,
+        fingerprint=recipe.fingerprint,
+        images=len(plan.names),
+        views=plan.views,
+        views_computed=plan.views_to_do,
+        bytes=sum(entry.bytes for entry in manifest.shards),
+        absent=absent,
+        stale_temporaries=stale,
+        precision=backbone.precision,
+        runtime=backbone.execution.runtime,
+    )
+
+
+def _present_manifest(out: Path) -> Manifest | None:
+    """Return the manifest that is there, if it can be read."""
+    try:
+        return read_manifest(out)
+    except (CacheIncomplete, CorruptFile):
+        return None
+
+
+def _digest_of_unlisted(path: Path) -> str:
+    """Return the sha256 of a shard that no manifest lists; raise `CorruptFile` if its name is not its content's."""
+    data = path.read_bytes()
+    if xxhash.xxh3_64_hexdigest(data) != path.stem.partition("-")[2]:
+        raise CorruptFile(f"{path}: the file is damaged. {WAY_OUT}")
+    return hashlib.sha256(data).hexdigest()
+
+
+def _splits_by_row(dataset: Dataset, names: list[str]) -> Splits:
+    """Return the dataset's splits with its rows turned into the cache's."""
+    row_of = {name: row for row, name in enumerate(names)}
+    new_row = np.array([row_of[name] for name in dataset.names], np.int64)
+    return {
+        split: {part: Part(new_row[values.rows], values.scores) for part, values in parts.items()}
+        for split, parts in dataset.splits.items()
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what a feature may depend on, to be stored beside it."""
+    packages = ["torch", "torchvision", "timm", "pillow", "h5py", "numpy", *(["openvino"] if has_openvino() else [])]
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}

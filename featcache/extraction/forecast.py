@@ -1,0 +1,154 @@
+"""What an extraction will take, before it is started: views, bytes and time, from a few batches on this machine."""
+
+import shutil
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from featcache.backbones.backbone import Backbone, load_backbone
+from featcache.backbones.execution import explain_execution
+from featcache.base.errors import BadInput
+from featcache.base.progress import duration
+from featcache.datasets.dataset import Dataset
+from featcache.extraction.extract import follow, target_of
+from featcache.extraction.pipeline import build_shards, load_for
+from featcache.extraction.plan import make_plan
+from featcache.settings import ExtractSettings
+from featcache.store.folder import existing_shards, refuse_other_recipes
+from featcache.store.shards.format import Block, Target
+
+_TIMED_BATCHES = 1  # LaMem with ResNet50 is to answer in ten seconds on two cores
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """views are to be computed, of images x views_per_image in all.
+
+    raw_bytes is before compression, bytes what they take at the encoding, by the share that a few views compressed
+    to; both count all views, bytes_to_write those to be computed. execution says how the backbone runs and why.
+    missing_weights is '' or why the extraction itself would stop now.
+    """
+
+    images: int
+    views_per_image: int
+    views: int
+    views_already_there: int
+    layers: dict[str, tuple[int, int, int]]
+    raw_bytes_per_view: int
+    raw_bytes: int
+    encoding: str
+    bytes: int
+    bytes_to_write: int
+    free_bytes: int
+    views_per_second: float
+    seconds: float
+    start_seconds: float
+    execution: str
+    missing_weights: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the forecast as a JSON object."""
+        return asdict(self)
+
+
+def forecast(dataset: Dataset, settings: ExtractSettings, out: Path) -> Forecast:
+    """Time a batch of the dataset's own images and extrapolate; nothing is written.
+
+    Weights that cannot be had do not stop it: their values change no time.
+    """
+    settings, started = follow(settings, out), time.perf_counter()
+    backbone, missing = _load_or_stand_in(settings, views=len(dataset.names) * (1 + settings.augs))
+    start_seconds = time.perf_counter() - started
+    shards = [] if missing else existing_shards(out)
+    target = target_of(backbone, settings, shards, dataset, sample=1)
+    recipe = target.recipe
+    refuse_other_recipes(shards, recipe, out)
+    plan = make_plan(shards, dataset.names, dataset.images, views=1 + settings.augs, recipe=recipe)
+    sample = _time_sample(dataset, backbone, target, 1 + settings.augs)
+    total = len(plan.names) * plan.views
+    return Forecast(
+        images=len(plan.names),
+        views_per_image=plan.views,
+        views=plan.views_to_do,
+        views_already_there=total - plan.views_to_do,
+        layers={name: (height, width, channels) for name, height, width, channels in recipe.layers},
+        raw_bytes_per_view=recipe.bytes_per_view(),
+        raw_bytes=total * recipe.bytes_per_view(),
+        encoding=recipe.encoding,
+        bytes=round(total * sample.bytes_per_view),
+        bytes_to_write=round(plan.views_to_do * sample.bytes_per_view),
+        free_bytes=shutil.disk_usage(_existing_parent(out)).free,
+        views_per_second=sample.views_per_second,
+        seconds=plan.views_to_do / sample.views_per_second,
+        start_seconds=start_seconds,
+        execution=explain_execution(backbone.execution, settings.precision, settings.runtime, total),
+        missing_weights=missing,
+    )
+
+
+def describe_forecast(result: Forecast) -> str:
+    """Return a forecast as text."""
+    layers = ", ".join(
+        f"{name} {height}x{width}x{channels}" for name, (height, width, channels) in result.layers.items()
+    )
+    there = f" ({result.views_already_there:,} are there already)" if result.views_already_there else ""
+    views = f"{result.images * result.views_per_image:,}: {result.views_per_image} per image{there}"
+    too_small = ", which is too little" if result.bytes_to_write > result.free_bytes else ""
+    return "\n".join(
+        [
+            f"images  {result.images:,}",
+            f"views   {views}",
+            f"layers  {layers}",
+            f"bytes   {result.raw_bytes:,} raw, before compression: {result.raw_bytes / 1e9:,.1f} GB, "
+            f"{result.raw_bytes_per_view:,} a view",
+            f"        about {result.bytes / 1e9:,.1f} GB as {result.encoding}, compressed as the views timed here",
+            f"disk    {result.free_bytes / 1e9:,.1f} GB free{too_small}",
+            f"runs    {result.execution}",
+            f"time    {duration(result.seconds)} at {result.views_per_second:,.1f} views/s, timed here just now, "
+            f"and {result.start_seconds:.0f} s to start",
+        ]
+    )
+
+
+def _load_or_stand_in(settings: ExtractSettings, *, views: int) -> tuple[Backbone, str]:
+    """Return the backbone, with random weights if its own cannot be had, and why they cannot."""
+    try:
+        return load_backbone(settings, views=views), ""
+    except BadInput as error:
+        return load_backbone(replace(settings, weights="random"), views=views), str(error)
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """What a few views took."""
+
+    views_per_second: float
+    bytes_per_view: float
+
+
+def _time_sample(dataset: Dataset, backbone: Backbone, target: Target, views: int) -> _Sample:
+    """Time the real pipeline on the first images of the dataset, after one batch to warm up."""
+    batches = _TIMED_BATCHES * backbone.streams
+    images = min(len(dataset.names), max(1, batches * backbone.batch_size // views))
+    _build(dataset, 1, backbone, target, views)
+    started = time.perf_counter()
+    done, size = _build(dataset, images, backbone, target, views)
+    seconds = time.perf_counter() - started
+    if not done:
+        raise BadInput(f"{dataset.images}: none of the first {images} images can be decoded, so nothing can be timed")
+    padded = -(-done // backbone.batch_size) * backbone.batch_size  # a long run pads next to nothing
+    return _Sample(padded / seconds, size / done)
+
+
+def _build(dataset: Dataset, rows: int, backbone: Backbone, target: Target, views: int) -> tuple[int, int]:
+    """Build a shard of the first rows and drop it; return how many views it has, and how many bytes."""
+    block = Block((0, rows), (0, views))
+    work = [(name, block.views) for name in dataset.names[:rows]]
+    loaded = load_for(backbone, dataset.images, work, target.recipe)
+    built = next(build_shards(loaded, [block], backbone, target))
+    return views * sum(not image.absent for image in built.rows), len(built.data)
+
+
+def _existing_parent(path: Path) -> Path:
+    return next(parent for parent in [path.absolute(), *path.absolute().parents] if parent.exists())

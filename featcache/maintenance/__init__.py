@@ -1,0 +1,1 @@
+"""A cache that is there: described, verified, merged and repaired."""

@@ -1,0 +1,90 @@
+"""What a cache folder holds, as one JSON-able object, sealed or not."""
+
+from pathlib import Path
+from typing import Any
+
+from featcache.base.errors import CacheIncomplete
+from featcache.store.cache import open_cache
+from featcache.store.folder import NAME_PATTERN
+from featcache.store.manifest import FILE_NAME as MANIFEST_NAME
+from featcache.store.shards.opening import open_shard
+
+
+def describe_cache(folder: Path) -> dict[str, Any]:
+    """Return recipe, sizes, splits and absent images of a sealed cache, or how far an unsealed one has come.
+
+    Raises `CacheIncomplete` if there is neither.
+    """
+    paths = sorted(path for path in (folder / "shards").glob("*.h5") if NAME_PATTERN.fullmatch(path.name))
+    stored = sum(path.stat().st_size for path in paths)
+    if not (folder / MANIFEST_NAME).is_file() and paths:
+        shards = [open_shard(path) for path in paths]
+        return {
+            "cache": str(folder),
+            "complete": False,
+            "images_done": sum(shard.block.shape[0] for shard in shards if shard.block.views[0] == 0),
+            "shards": len(shards),
+            "stored_bytes": stored,
+            "fingerprint": shards[0].fingerprint,
+            "recipe": shards[0].recipe.as_json(),
+        }
+    if not folder.is_dir():
+        raise CacheIncomplete(f"{folder}: no cache there; make one with extract --dataset NAME_OR_DIR --out {folder}")
+    cache = open_cache(folder)
+    raw = cache.rows * cache.views * cache.recipe.bytes_per_view()
+    return {
+        "cache": str(folder),
+        "complete": True,
+        "images": cache.rows,
+        "views": cache.views,
+        "layers": {
+            name: {
+                "positions": shape.positions,
+                "height": shape.height,
+                "width": shape.width,
+                "channels": shape.channels,
+            }
+            for name, shape in ((name, cache.recipe.layer_shape(name)) for name in cache.recipe.layer_names)
+        },
+        "shards": len(cache.manifest.shards),
+        "stored_bytes": stored,
+        "raw_bytes": raw,
+        "absent": {image.name: image.absent for image in cache.images if image.absent},
+        "splits": {
+            split: {part: len(values.rows) for part, values in parts.items()} for split, parts in cache.splits.items()
+        },
+        "fingerprint": cache.fingerprint,
+        "recipe": cache.recipe.as_json(),
+        "source": cache.manifest.source,
+        "versions": cache.manifest.versions,
+    }
+
+
+def format_info(info: dict[str, Any]) -> str:
+    """Return what `describe_cache` found as text."""
+    recipe = info["recipe"]
+    squashed = f", crops of the image squashed to {side}x{side}" if (side := recipe.get("pre_squash")) else ""
+    made = (
+        f"recipe       {recipe['backbone']}, weights {recipe['weights'][:16]}, {recipe['precision']}, "
+        f"{recipe['image_size']} pixels, {recipe['eval_view']} view{squashed}, "
+        f"seed {recipe['seed']}, {recipe['encoding']}"
+    )
+    common = [
+        made,
+        f"fingerprint  {info['fingerprint']}",
+        f"stored       {info['stored_bytes'] / 1e9:,.3f} GB in {info['shards']} shards",
+    ]
+    if not info["complete"]:
+        done = f"{info['images_done']:,} images so far"
+        return "\n".join([f"{info['cache']}: not complete, {done}; run the same extract command again", *common])
+    layers = [
+        f"layer        {name}: {layer['height']}x{layer['width']}x{layer['channels']} (L = {layer['positions']})"
+        for name, layer in info["layers"].items()
+    ]
+    splits = [
+        f"split {split:6} " + ", ".join(f"{part} {count:,}" for part, count in parts.items())
+        for split, parts in info["splits"].items()
+    ]
+    absent = [f"absent       {name}: {reason}" for name, reason in info["absent"].items()]
+    head = f"{info['cache']}: {info['images']:,} images x {info['views']} views, complete"
+    return "\n".join([head, *common, *layers, *splits, *absent])

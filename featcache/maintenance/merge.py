@@ -1,0 +1,183 @@
+"""Joining caches of one recipe: the same images extracted in parts, or different images, on different machines.
+
+Chunks are copied as they are, their digests checked. Rows stay where they are if the inputs agree about them, as
+the parts of one extraction do; else the inputs' images follow one another. Inputs are only read.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from featcache.base.errors import CacheIncomplete, InvalidSettings, list_problems
+from featcache.base.files import make_folder, refuse_full_disk, remove_temporaries, write_durably
+from featcache.base.lock import writer_lock
+from featcache.base.progress import OnProgress, Progress, silent
+from featcache.datasets.splits import Splits, merge_splits
+from featcache.images.identity import is_same_image
+from featcache.maintenance.merge_plan import Planned, Source, assign_rows, choose_pieces, held_images, plan
+from featcache.recipe import check_same
+from featcache.store.cache import open_cache, open_listed_shard
+from featcache.store.folder import existing_shards, refuse_foreign_folder
+from featcache.store.manifest import FILE_NAME as MANIFEST_NAME
+from featcache.store.manifest import Manifest, read_manifest
+from featcache.store.shards.copying import copy_row, stored_row
+from featcache.store.shards.format import shard_name
+from featcache.store.shards.opening import open_shard
+from featcache.store.shards.shard import opened
+from featcache.store.shards.writer import ShardBuilder
+from featcache.store.writer import seal
+
+_SAME_CONSTANTS = " Parts in uint8 need the same constants: extract them with --calibrate-like."
+
+
+@dataclass(frozen=True)
+class MergeReport:
+    """What the merged cache holds. complete is False where inputs were unfinished: extract goes on with it."""
+
+    folder: str
+    images: int
+    views: int
+    shards: int
+    complete: bool
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the report as a JSON object."""
+        return asdict(self)
+
+
+def merge_caches(out: Path, inputs: Sequence[Path], *, on_progress: OnProgress = silent) -> MergeReport:
+    """Write the cache that holds every image of inputs into out; run again, it goes on where it was stopped.
+
+    Raises `Mismatch` if recipes, views or images of the same name differ, `BadInput` if their splits contradict
+    each other, `CorruptFile` for damage in an input, `InvalidSettings` if out is an input or a sealed cache.
+    """
+    _refuse_out(out, inputs)
+    sources = [_open_source(folder) for folder in inputs]
+    _refuse_other_recipes(sources)
+    held = held_images(sources)
+    views = max(shard.block.views[1] for source in sources for shard in source.shards)
+    pieces = choose_pieces(held, views)
+    row_of = assign_rows(sources, held)
+    splits = merge_splits([(source.manifest.splits, source.names) for source in sources if source.manifest], row_of)
+    planned = list(plan(pieces, row_of))
+    if (out / MANIFEST_NAME).exists():
+        _refuse_another(out, planned, splits)
+        return MergeReport(str(out), len(row_of), views, len(planned), True)
+    make_folder(out)
+    with writer_lock(out):
+        make_folder(out / "shards")
+        _refuse_strangers(out, planned)
+        refuse_full_disk(out, sum(shard.path.stat().st_size for source in sources for shard in source.shards))
+        remove_temporaries(out / "shards")
+        remove_temporaries(out)
+        written = {}
+        for done, item in enumerate(planned, start=1):
+            path, sha256 = _write(out / "shards", item)
+            written[path] = sha256
+            on_progress(Progress("merge", done, len(planned), "shards"))
+        manifests = [source.manifest for source in sources if source.manifest]
+        complete = len(manifests) == len(sources)
+        if complete:
+            _seal(out, written, manifests, splits, rows=len(row_of), views=views)
+    return MergeReport(str(out), len(row_of), views, len(planned), complete)
+
+
+def _refuse_out(out: Path, inputs: Sequence[Path]) -> None:
+    if not inputs:
+        raise InvalidSettings("name at least one cache to merge")
+    if len({path.resolve() for path in inputs}) < len(inputs):
+        raise InvalidSettings(f"an input is named twice: {', '.join(map(str, inputs))}")
+    if out.resolve() in {path.resolve() for path in inputs}:
+        raise InvalidSettings(f"{out} is an input as well; give a new folder")
+    for folder in inputs:
+        if out.resolve().is_relative_to(folder.resolve()):
+            raise InvalidSettings(f"{out} lies in the input {folder}; give another folder")
+    refuse_foreign_folder(out)
+
+
+def _refuse_another(out: Path, planned: Sequence[Planned], splits: Splits) -> None:
+    """Raise `InvalidSettings` unless out is the finished result of this very merge."""
+    there = open_cache(out)
+    wanted = {row: image for item in planned for row, image in enumerate(item.images, start=item.block.rows[0])}
+    blocks = {entry.block for entry in there.manifest.shards}
+    same = (
+        there.recipe == planned[0].rows[0].shard.recipe
+        and blocks == {item.block for item in planned}
+        and all(is_same_image(image, wanted[row]) for row, image in enumerate(there.images))
+        and {split: set(parts) for split, parts in there.splits.items()}
+        == {split: set(parts) for split, parts in splits.items()}
+    )
+    if not same:
+        raise InvalidSettings(f"{out} is a finished cache of something else; give a new folder")
+
+
+def _refuse_strangers(out: Path, planned: Sequence[Planned]) -> None:
+    """Raise `InvalidSettings` if out holds shards that this merge would not write: extract would take them all."""
+    expected = {item.block: item.images for item in planned}
+    recipe = planned[0].rows[0].shard.recipe
+    foreign = [
+        shard.path.name
+        for shard in existing_shards(out)
+        if shard.recipe != recipe or expected.get(shard.block) != shard.images
+    ]
+    if foreign:
+        way_out = "Give a new folder."
+        raise InvalidSettings(list_problems(f"{out}: holds shards that are no part of this merge:", foreign, way_out))
+
+
+def _refuse_other_recipes(sources: Sequence[Source]) -> None:
+    """Raise `Mismatch`, naming the fields, if two shards have different recipes."""
+    first = sources[0].shards[0]
+    for source in sources:
+        for shard in source.shards:
+            if shard.fingerprint != first.fingerprint:
+                check_same(
+                    shard.recipe,
+                    first.recipe,
+                    where=str(source.folder),
+                    way_out=f"Only caches of the recipe of {sources[0].folder} can be merged with it."
+                    + (_SAME_CONSTANTS if first.recipe.encoding == "uint8" else ""),
+                )
+
+
+def _open_source(folder: Path) -> Source:
+    if (folder / MANIFEST_NAME).is_file():
+        manifest = read_manifest(folder)
+        return Source(folder, [open_listed_shard(folder, e, manifest.recipe) for e in manifest.shards], manifest)
+    shards = sorted(existing_shards(folder), key=lambda shard: (shard.block.rows, shard.block.views))
+    if not shards:
+        raise CacheIncomplete(f"{folder}: no cache there, and no shard of one")
+    return Source(folder, shards, None)
+
+
+def _write(folder: Path, planned: Planned) -> tuple[Path, str]:
+    """Write one shard of the merged cache; return its path and sha256."""
+    shard = planned.rows[0].shard
+    builder = ShardBuilder(shard.recipe, planned.block, shard.constants)
+    try:
+        with opened(shard) as descriptor:
+            for i, place in enumerate(planned.rows):
+                copy_row(builder, i, stored_row(shard, place.k, descriptor))
+        data = builder.finish()
+    finally:
+        builder.close()
+    path = folder / shard_name(planned.block, data)
+    return path, write_durably(path, data)
+
+
+def _seal(
+    out: Path, written: dict[Path, str], manifests: list[Manifest], splits: Splits, *, rows: int, views: int
+) -> None:
+    first = manifests[0]
+    seal(
+        out,
+        first.recipe,
+        [open_shard(path, first.recipe) for path in written],
+        rows=rows,
+        views=views,
+        sha256={path.name: sha256 for path, sha256 in written.items()},
+        splits=splits,
+        source={**first.source, "dataset": "+".join(dict.fromkeys(m.source["dataset"] for m in manifests))},
+        versions=first.versions,
+    )

@@ -1,0 +1,238 @@
+"""Making a damaged cache whole: just the damaged or missing rows are extracted again, good shards stay untouched.
+
+What is recomputed is the same file, byte for byte, on the machine and with the versions that made it. A killed
+repair goes on where it was: each shard is replaced at once or not at all.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from featcache.backbones.backbone import Backbone
+from featcache.backbones.execution import available_runtime
+from featcache.backbones.of_recipe import backbone_of
+from featcache.base.errors import Mismatch
+from featcache.base.files import make_folder, remove_temporaries, storage_errors, write_durably
+from featcache.base.lock import writer_lock
+from featcache.base.progress import OnProgress, Progress, silent
+from featcache.datasets.dataset import images_of
+from featcache.extraction.pipeline import build_shards, load_for
+from featcache.images.loading import LoadedImage
+from featcache.maintenance.repair_plan import Job, Mended, constants, plan
+from featcache.maintenance.verify import Examination, Problem, VerifyReport, examine, format_report
+from featcache.store.index import FILE_NAME as INDEX_NAME
+from featcache.store.manifest import FILE_NAME as MANIFEST_NAME
+from featcache.store.manifest import Manifest, ShardEntry, read_manifest
+from featcache.store.shards.copying import StoredRow, copy_row, stored_row
+from featcache.store.shards.format import Target, shard_name
+from featcache.store.shards.opening import open_shard
+from featcache.store.shards.shard import opened
+from featcache.store.shards.writer import ShardBuilder
+from featcache.store.writer import seal
+
+
+@dataclass(frozen=True)
+class RepairReport:
+    """What was found, which files were mended, how many rows were computed anew, and what could not be mended.
+
+    changed lists mended files whose features are not those that were lost, to the last bit: another machine or
+    other versions computed them.
+    """
+
+    found: VerifyReport
+    repaired: list[str]
+    rows_computed: int
+    changed: list[str]
+    unrepaired: list[Problem]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the report as a JSON object."""
+        return {
+            **self.found.as_json(),
+            "sound_now": not self.unrepaired,
+            "repaired": self.repaired,
+            "rows_computed": self.rows_computed,
+            "changed": self.changed,
+            "unrepaired": [problem.as_json() for problem in self.unrepaired],
+        }
+
+
+def repair_cache(
+    folder: Path,
+    *,
+    root: Path | None = None,
+    weights: str | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    on_progress: OnProgress = silent,
+) -> RepairReport:
+    """Verify a cache and compute anew what is damaged or missing, from the images below root/images.
+
+    root and weights default to those of the extraction. An image is used only if it is the file whose features
+    were lost. Raises `Locked` if another process is writing there, `Mismatch` if the weights are not those.
+    """
+    if not (folder / "shards").is_dir():
+        read_manifest(folder)  # raises if there is no cache at all
+    with writer_lock(folder):
+        make_folder(folder / "shards")
+        remove_temporaries(folder / "shards")
+        remove_temporaries(folder)
+        seen = examine(folder, threads=threads, on_progress=on_progress)
+        if seen.report.ok:
+            return RepairReport(seen.report, [], 0, [], [])
+        if seen.manifest is None:
+            return _set_aside(folder, seen)
+        images = images_of(seen.manifest.source, root)
+        jobs, mended, hopeless = plan(folder, seen.manifest, seen, images)
+        target = Target(seen.manifest.recipe, constants(folder, seen))
+        mender = _Mender(folder, seen.manifest, target, images, weights=weights, device=device)
+        mended |= mender.mend(jobs, on_progress)
+        hopeless += _conclude(folder, seen, seen.manifest, target, mended)
+        sha256 = {entry.file: entry.sha256 for entry in seen.manifest.shards}
+        return RepairReport(
+            seen.report,
+            repaired=[
+                problem.file for problem in seen.report.problems if problem.file not in {p.file for p in hopeless}
+            ],
+            rows_computed=sum(len(job.rows) for job in jobs),
+            changed=[f"shards/{file}" for file, one in mended.items() if one.sha256 != sha256[file]],
+            unrepaired=hopeless,
+        )
+
+
+def _set_aside(folder: Path, seen: Examination) -> RepairReport:
+    """Rename damaged shards of a cache that no readable manifest seals, so that extract computes their rows anew.
+
+    What cannot be read, or is of another version, is no proof of damage and stays where it is.
+    """
+    repaired, left = [], []
+    for check in seen.checks:
+        if check.problem is not None and check.damaged:
+            path = folder / check.problem.file
+            with storage_errors(path):
+                path.rename(path.with_name(f"{path.name}.damaged"))
+            repaired.append(check.problem.file)
+        elif check.problem is not None:
+            left.append(check.problem)
+    left += [problem for problem in seen.report.problems if problem.file == MANIFEST_NAME]
+    return RepairReport(seen.report, repaired, 0, [], left)
+
+
+class _Mender:
+    """Makes damaged shards anew; builds the backbone when the first row has to be computed."""
+
+    def __init__(
+        self, folder: Path, manifest: Manifest, target: Target, images: Path, *, weights: str | None, device: str
+    ) -> None:
+        self.folder, self.manifest, self.target, self.images = folder, manifest, target, images
+        self.weights, self.device = weights or manifest.source["weights"], device
+        self._backbone: Backbone | None = None
+
+    def mend(self, jobs: Sequence[Job], on_progress: OnProgress) -> dict[str, Mended]:
+        """Write each job's shard; return what became of each damaged file."""
+        mended = {}
+        for done, job in enumerate(jobs, start=1):
+            data = self._rebuilt(job)
+            path = self.folder / "shards" / shard_name(job.entry.block, data)
+            mended[job.entry.file] = Mended(path, write_durably(path, data))
+            on_progress(Progress("repair", done, len(jobs), "shards"))
+        return mended
+
+    def _rebuilt(self, job: Job) -> bytes:
+        """Return the bytes of a shard whose good rows are copied and whose lost ones are computed."""
+        with contextlib.ExitStack() as stack:
+            descriptor = stack.enter_context(opened(job.shard)) if job.shard else -1
+            rows = self._rows(job, descriptor)
+            if job.rows:
+                backbone = self._loaded_backbone()
+                return next(build_shards(rows, [job.entry.block], backbone, self.target)).data
+            builder = ShardBuilder(self.target.recipe, job.entry.block, self.target.constants)
+            stack.callback(builder.close)
+            for i, row in enumerate(rows):
+                if isinstance(row, StoredRow):
+                    copy_row(builder, i, row)
+            return builder.finish()
+
+    def _rows(self, job: Job, descriptor: int) -> Iterator[LoadedImage | StoredRow]:
+        """Yield each row of the shard: copied, or loaded from its image where it is to be computed."""
+        work = [(job.images[row].name, job.entry.block.views) for row in job.rows]
+        loaded = load_for(self._loaded_backbone(), self.images, work, self.target.recipe) if work else iter(())
+        for i, row in enumerate(range(*job.entry.block.rows)):
+            if row in job.rows:
+                image = next(loaded)
+                if image.row != job.images[row]:  # it was replaced since it was checked
+                    raise Mismatch(
+                        f"{self.images / image.row.name}: not the image whose features were lost; restore it"
+                    )
+                yield image
+            elif job.shard:
+                yield stored_row(job.shard, i, descriptor)
+            else:
+                yield StoredRow(job.images[row], [], [])
+
+    def _loaded_backbone(self) -> Backbone:
+        if self._backbone is None:
+            self._backbone = backbone_of(
+                self.target.recipe,
+                weights=self.weights,
+                batch_size=int(self.manifest.source["batch_size"]),
+                runtime=available_runtime(self.manifest.source.get("runtime", "torch"), self.device),
+                device=self.device,
+                where=str(self.folder),
+                way_out="Pass the weights that the cache was extracted with as --weights FILE.",
+            )
+        return self._backbone
+
+
+def _conclude(
+    folder: Path, seen: Examination, manifest: Manifest, target: Target, mended: dict[str, Mended]
+) -> list[Problem]:
+    """Seal the cache again if its files are not those of the manifest any more; return why it could not be."""
+    if not seen.index_problem and not any(_differs(entry, mended) for entry in manifest.shards):
+        return []
+    hopeless = [
+        entry.file
+        for entry, check in zip(manifest.shards, seen.checks, strict=True)
+        if check.problem and entry.file not in mended
+    ]
+    if hopeless:
+        what = "takes its place only when these are mended as well: " + ", ".join(hopeless)
+        waiting = [f"shards/{entry.file}" for entry in manifest.shards if _differs(entry, mended)]
+        return [Problem(file, what) for file in (*waiting, *([INDEX_NAME] if seen.index_problem else []))]
+    new = {
+        entry.file: mended.get(entry.file) or Mended(folder / "shards" / entry.file, entry.sha256)
+        for entry in manifest.shards
+    }
+    shards = [open_shard(one.path, target.recipe) for one in new.values()]
+    seal(
+        folder,
+        target.recipe,
+        shards,
+        rows=manifest.rows,
+        views=manifest.views,
+        sha256={one.path.name: one.sha256 for one in new.values()},
+        splits=manifest.splits,
+        source=manifest.source,
+        versions=manifest.versions,
+    )
+    for file, one in new.items():
+        if one.path.name != file:
+            (folder / "shards" / file).unlink(missing_ok=True)
+    return []
+
+
+def _differs(entry: ShardEntry, mended: dict[str, Mended]) -> bool:
+    return entry.file in mended and mended[entry.file].sha256 != entry.sha256
+
+
+def format_repair(report: RepairReport) -> str:
+    """Return a report as text."""
+    lines = [format_report(report.found)]
+    lines += [f"repaired {file}" for file in report.repaired]
+    lines += [f"changed  {file}: computed anew, but not the same to the last bit" for file in report.changed]
+    lines += [f"left     {problem}" for problem in report.unrepaired]
+    if report.repaired:
+        lines.append(f"{report.rows_computed:,} rows were computed anew")
+    return "\n".join(lines)

@@ -1,0 +1,202 @@
+"""manifest.json: what a sealed cache consists of. Its rename seals the cache; without it there is no cache yet."""
+
+import hashlib
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from featcache.base.errors import CacheIncomplete, CorruptFile, FeatcacheError, HostileFile, Mismatch
+from featcache.base.files import canonical_json, read_json, write_durably
+from featcache.datasets.splits import PARTS, Part, Splits, natural_key
+from featcache.recipe import FORMAT_VERSION, Recipe, recipe_from_json
+from featcache.settings import LARGEST_BATCH
+from featcache.store.folder import NAME_PATTERN
+from featcache.store.shards.format import Block
+
+FILE_NAME = "manifest.json"
+_FEWEST_BYTES = 17  # a box of four int32 and a flip, for each view
+_LARGEST = 256 << 20  # the splits of LaMem take 5 MB
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    """One shard file as it was committed: its name in shards/, what it covers, size in bytes, sha256."""
+
+    file: str
+    block: Block
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A sealed cache of rows x views. index_sha256 is that of cache.h5, which is derived from the rest.
+
+    source holds facts that change no feature: dataset and its folder, and where the weights came from. digest is
+    that of the manifest's own text, '' before it is written.
+    """
+
+    recipe: Recipe
+    rows: int
+    views: int
+    splits: Splits
+    shards: tuple[ShardEntry, ...]
+    index_sha256: str
+    source: dict[str, str]
+    versions: dict[str, str]
+    digest: str = ""
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Seal the cache in folder: replace its manifest at once, durably."""
+    body = {
+        "format_version": FORMAT_VERSION,
+        "recipe": manifest.recipe.as_json(),
+        "fingerprint": manifest.recipe.fingerprint,
+        "rows": manifest.rows,
+        "views": manifest.views,
+        "splits": {
+            split: {
+                part: {"row": values.rows.tolist(), "score": values.scores.tolist()} for part, values in parts.items()
+            }
+            for split, parts in manifest.splits.items()
+        },
+        "shards": [
+            {
+                "file": entry.file,
+                "rows": list(entry.block.rows),
+                "views": list(entry.block.views),
+                "bytes": entry.bytes,
+                "sha256": entry.sha256,
+            }
+            for entry in manifest.shards
+        ],
+        "index_sha256": manifest.index_sha256,
+        "source": manifest.source,
+        "versions": manifest.versions,
+    }
+    write_durably(folder / FILE_NAME, canonical_json({**body, "digest": _digest(body)}).encode())
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Return the manifest of a sealed cache.
+
+    Raises `CacheIncomplete` when there is none, `Mismatch` when it is of a newer version, `CorruptFile`
+    when it does not have its digest, `HostileFile` when it names a file outside shards/ or a split as none is named.
+    """
+    path = folder / FILE_NAME
+    if not path.is_file():
+        raise CacheIncomplete(_incomplete(folder))
+    try:
+        body = read_json(path, largest=_LARGEST)
+    except CorruptFile as error:
+        raise CorruptFile(f"{error}; run extract again to make it anew") from error
+    try:
+        digest = body.pop("digest", None)
+        if digest != _digest(body):
+            raise CorruptFile(f"{path}: it does not have its digest; run extract again to make it anew")
+        version = body["format_version"]
+        if type(version) is int and version > FORMAT_VERSION:
+            raise Mismatch(f"{path}: format version {version}, this program reads up to {FORMAT_VERSION}; upgrade it")
+        recipe = recipe_from_json(body["recipe"], str(path))
+        manifest = Manifest(
+            recipe=recipe,
+            rows=body["rows"],
+            views=body["views"],
+            splits={split: _parts(body["splits"][split]) for split in sorted(body["splits"], key=natural_key)},
+            shards=tuple(_entry(path, entry) for entry in body["shards"]),
+            index_sha256=body["index_sha256"],
+            source=body["source"],
+            versions=body["versions"],
+            digest=digest,
+        )
+        _check(manifest)
+        odd = [split for split in manifest.splits if not re.fullmatch(r"\w+", split)]
+        if odd:  # runs and maps are files named after splits
+            raise HostileFile(f"{path}: {odd[0]!r} is not the name of a split")
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        if isinstance(error, FeatcacheError):
+            raise
+        raise CorruptFile(f"{path}: not a manifest of this version: {error!r}") from error
+    return manifest
+
+
+def _check(manifest: Manifest) -> None:
+    """Raise `ValueError` unless every value is of its type and the shards tile rows x views exactly."""
+    texts = [manifest.index_sha256, *manifest.source.values(), *manifest.versions.values()]
+    if not all(isinstance(text, str) for text in (*texts, *(entry.sha256 for entry in manifest.shards))):
+        raise ValueError("text that is none")
+    if {"root", "weights", "batch_size"} - set(manifest.source):
+        raise ValueError("source lacks root, weights or batch_size")
+    if not 1 <= int(manifest.source["batch_size"]) <= LARGEST_BATCH:
+        raise ValueError("a batch size that cannot be")
+    if type(manifest.rows) is not int or type(manifest.views) is not int:
+        raise ValueError("rows or views that are no whole numbers")
+    views_of: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
+    for entry in manifest.shards:
+        n, m = entry.block.shape
+        if n * m * _FEWEST_BYTES > entry.bytes:
+            raise ValueError(f"{entry.file} of {entry.bytes:,} bytes cannot hold {n} rows x {m} views")
+        views_of[entry.block.rows].append(entry.block.views)
+    if not _tiles(views_of, manifest.rows) or not all(_tiles(views, manifest.views) for views in views_of.values()):
+        raise ValueError("its shards do not cover every row and view once")
+    for parts in manifest.splits.values():
+        for part in parts.values():
+            if part.rows.shape != part.scores.shape or part.rows.ndim != 1 or not np.isfinite(part.scores).all():
+                raise ValueError("a split without a score for each row")
+            if len(part.rows) and not 0 <= part.rows.min() <= part.rows.max() < manifest.rows:
+                raise ValueError("a split of rows that are not there")
+
+
+def _tiles(ranges: Iterable[tuple[int, int]], stop: int) -> bool:
+    """Whether half-open ranges follow one another from 0 to stop."""
+    position = 0
+    for start, end in sorted(ranges):
+        if not start == position < end:
+            return False
+        position = end
+    return position == stop
+
+
+def refuse_changed(folder: Path, manifest: Manifest) -> None:
+    """Raise `Mismatch` if folder is sealed by another manifest by now: then what it lacks is no damage."""
+    try:
+        digest = read_manifest(folder).digest
+    except FeatcacheError:
+        return
+    if digest != manifest.digest:
+        raise Mismatch(f"{folder}: the cache was changed while it was read; open it again")
+
+
+def _incomplete(folder: Path) -> str:
+    if not (folder / "shards").is_dir():
+        return f"{folder}: no cache there; make one with extract --dataset NAME_OR_DIR --out {folder}"
+    shards = sum(1 for path in (folder / "shards").glob("*.h5"))
+    return f"{folder}: the cache is not complete ({shards} shards so far); run the same extract command again"
+
+
+def _digest(body: dict[str, Any]) -> str:
+    return hashlib.sha256(canonical_json(body).encode()).hexdigest()
+
+
+def _parts(parts: dict[str, dict[str, list[float]]]) -> dict[str, Part]:
+    return {
+        part: Part(np.array(parts[part]["row"], np.int64), np.array(parts[part]["score"], np.float64))
+        for part in PARTS
+        if part in parts
+    }
+
+
+def _entry(path: Path, entry: dict[str, Any]) -> ShardEntry:
+    if not NAME_PATTERN.fullmatch(entry["file"]):
+        raise HostileFile(f"{path}: {entry['file']!r} is not the name of a shard")
+    (r0, r1), (v0, v1) = entry["rows"], entry["views"]
+    if not all(type(number) is int for number in (r0, r1, v0, v1, entry["bytes"])):
+        raise ValueError(f"{entry['file']} with numbers that are none")
+    block = Block((r0, r1), (v0, v1))
+    return ShardEntry(entry["file"], block, entry["bytes"], entry["sha256"])

@@ -1,0 +1,1 @@
+"""One shard: its format, its codec and encoding, written and read."""

@@ -1,0 +1,46 @@
+"""A row copied from shard to shard: chunks as they are stored, digests checked, and not decoded.
+
+The same rows in the same block give the same file, byte for byte.
+"""
+
+from dataclasses import dataclass
+
+from featcache.images.identity import ImageRow
+from featcache.images.views import Box, View
+from featcache.store.shards.shard import Shard
+from featcache.store.shards.writer import ShardBuilder
+
+
+@dataclass(frozen=True)
+class StoredRow:
+    """A row that is there already: how its views are cut, and its chunks as (array, j, stored bytes) in their order."""
+
+    row: ImageRow
+    views: list[View]
+    chunks: list[tuple[str, int, bytes]]
+
+
+def stored_row(shard: Shard, k: int, descriptor: int) -> StoredRow:
+    """Return row k of a shard that is open as descriptor; raise `CorruptFile` for a damaged chunk."""
+    if shard.images[k].absent:
+        return StoredRow(shard.images[k], [], [])
+    chunks = [
+        (array, j, shard.read_stored(descriptor, array, k, j))
+        for j in range(shard.block.shape[1])
+        for array in shard.arrays
+    ]
+    return StoredRow(shard.images[k], views_in(shard, k), chunks)
+
+
+def copy_row(builder: ShardBuilder, i: int, row: StoredRow) -> None:
+    """Put a stored row into row i of another shard of the same views."""
+    builder.set_image(i, row.row, row.views)
+    for array, j, stored in row.chunks:
+        builder.set_stored(array, i, j, stored)
+
+
+def views_in(shard: Shard, k: int) -> list[View]:
+    """Return how the views of a row were cut."""
+    return [
+        View(Box(*box), bool(flip)) for box, flip in zip(shard.box[k].tolist(), shard.flip[k].tolist(), strict=True)
+    ]

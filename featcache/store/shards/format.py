@@ -1,0 +1,126 @@
+"""What a shard consists of: its block, its rows, its chunked arrays, and the digests that bind them to their place."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from featcache.base.files import canonical_json
+from featcache.images.identity import ImageRow
+from featcache.recipe import FEATURE_DTYPES, Recipe
+from featcache.store.shards.codec import Codec
+from featcache.store.shards.encoding import Constants
+from featcache.store.shards.hdf5 import text_column
+
+CONSTANTS_GROUP = "encoding"
+FEATURE_CODECS = {  # chosen by bench/codecs.py on real features: the fastest to read that is also small
+    "float16": Codec(zstd_level=1, shuffle=True),
+    "uint8": Codec(zstd_level=1, shuffle=False),
+}
+POOLED_CODEC = Codec(zstd_level=None)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Half-open ranges of rows and views."""
+
+    rows: tuple[int, int]
+    views: tuple[int, int]
+
+    def __str__(self) -> str:
+        return f"rows {self.rows[0]}-{self.rows[1] - 1}, views {self.views[0]}-{self.views[1] - 1}"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and views of the block."""
+        return self.rows[1] - self.rows[0], self.views[1] - self.views[0]
+
+
+def shard_name(block: Block, data: bytes) -> str:
+    """Return the name of a shard's file: its first row, and the xxh3_64 of its bytes."""
+    return f"{block.rows[0]:05d}-{xxhash.xxh3_64_hexdigest(data)}.h5"
+
+
+def image_rows(tables: Mapping[str, NDArray[Any]]) -> list[ImageRow]:
+    """Return the rows that the columns images/{name,sha256,width,height,absent} hold."""
+    names, digests, absences = (
+        [item.decode() for item in tables[f"images/{column}"].tolist()] for column in ("name", "sha256", "absent")
+    )
+    widths, heights = tables["images/width"].tolist(), tables["images/height"].tolist()
+    return [ImageRow(*fields) for fields in zip(names, digests, widths, heights, absences, strict=True)]
+
+
+def table_names(recipe: Recipe) -> list[str]:
+    """Return the path of every table that a shard of this recipe holds."""
+    images = [f"images/{column}" for column in ("name", "sha256", "width", "height", "absent")]
+    constants = [f"{CONSTANTS_GROUP}/{layer}" for layer in recipe.layer_names if recipe.calibration]
+    return [*images, "views/box", "views/flip", *constants, *(f"digests/{array}" for array in array_specs(recipe))]
+
+
+def constants_in(tables: Mapping[str, NDArray[Any]]) -> dict[str, Constants]:
+    """Return the constants of each layer that tables hold."""
+    prefix = f"{CONSTANTS_GROUP}/"
+    return {path.removeprefix(prefix): values for path, values in tables.items() if path.startswith(prefix)}
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """One chunked array of a shard: a chunk is one view of one image."""
+
+    chunk_shape: tuple[int, int]
+    dtype: np.dtype[Any]
+    codec: Codec
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one decoded chunk."""
+        return self.chunk_shape[0] * self.chunk_shape[1] * self.dtype.itemsize
+
+
+def array_specs(recipe: Recipe) -> dict[str, ArraySpec]:
+    """Return the arrays that a shard of this recipe holds: features/LAYER (L, D) and pooled/LAYER (2, D)."""
+    specs = {}
+    for layer in recipe.layer_names:
+        shape = recipe.layer_shape(layer)
+        specs[f"features/{layer}"] = ArraySpec(
+            (shape.positions, shape.channels), FEATURE_DTYPES[recipe.encoding], FEATURE_CODECS[recipe.encoding]
+        )
+        specs[f"pooled/{layer}"] = ArraySpec((2, shape.channels), np.dtype("<f4"), POOLED_CODEC)
+    return specs
+
+
+def chunk_digest(stored: bytes, *, fingerprint: str, array: str, name: str, view: int) -> int:
+    """Return the digest of a stored chunk: xxh3_64 seeded with its place, so that a moved chunk does not pass."""
+    seed = xxhash.xxh3_64_intdigest(f"{fingerprint}\0{array}\0{name}\0{view}".encode())
+    return xxhash.xxh3_64_intdigest(stored, seed=seed)
+
+
+def tables_digest(attributes: dict[str, Any], tables: dict[str, NDArray[Any]]) -> str:
+    """Return the xxh3_128 over the attributes as canonical JSON and every table's path, type, shape and bytes."""
+    digest = xxhash.xxh3_128(canonical_json(attributes).encode())
+    for path, values in sorted(tables.items()):
+        digest.update(f"{path} {values.dtype.str} {values.shape}\n".encode())
+        digest.update(values.tobytes())
+    return digest.hexdigest()
+
+
+def image_tables(rows: list[ImageRow]) -> dict[str, NDArray[Any]]:
+    """Return the columns images/{name,sha256,width,height,absent} of rows; text is fixed-length UTF-8."""
+    return {
+        "images/name": text_column([row.name for row in rows]),
+        "images/sha256": text_column([row.sha256 for row in rows]),
+        "images/width": np.array([row.width for row in rows], "<i4"),
+        "images/height": np.array([row.height for row in rows], "<i4"),
+        "images/absent": text_column([row.absent for row in rows]),
+    }
+
+
+@dataclass(frozen=True)
+class Target:
+    """What shards are made with: the recipe, and each layer's constants (2, D) if its encoding is uint8."""
+
+    recipe: Recipe
+    constants: Mapping[str, Constants] = field(default_factory=dict)

@@ -1,0 +1,148 @@
+"""A shard on disk, opened: identity of its rows, places of its chunks, and the reading of one chunk outside HDF5.
+
+Checks all there is to check before it hands anything out. Knows nothing of other shards, of images or of writing.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import zstandard
+from numpy.typing import NDArray
+
+from featcache.base.errors import BadInput, CorruptFile, Mismatch, StorageError
+from featcache.images.identity import ImageRow
+from featcache.recipe import Recipe
+from featcache.store.shards.codec import Codec
+from featcache.store.shards.encoding import Constants
+from featcache.store.shards.format import Block, chunk_digest
+from featcache.store.shards.hdf5 import open_hdf5
+
+WAY_OUT = "Run verify-cache --repair on the cache: it computes what is damaged anew, and nothing else."
+
+
+@dataclass(frozen=True)
+class ChunkIndex:
+    """Where the chunks of one array lie in the file, (n, v) each: offset -1 where there is none.
+
+    codec is None if the chunks have filters that only HDF5 can undo.
+    """
+
+    offsets: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    digests: NDArray[np.uint64]
+    codec: Codec | None
+
+
+@dataclass(frozen=True)
+class Shard:
+    """An opened shard: identity of its rows and places of its chunks, in memory. Holds no file descriptor.
+
+    box (n, v, 4) int32 and flip (n, v) uint8 are the views; arrays maps 'features/LAYER' and 'pooled/LAYER';
+    constants (2, D) of each layer are those of encoding uint8.
+    """
+
+    path: Path
+    block: Block
+    images: list[ImageRow]
+    box: NDArray[np.int32]
+    flip: NDArray[np.uint8]
+    arrays: dict[str, ChunkIndex]
+    constants: dict[str, Constants]
+    fingerprint: str
+    recipe: Recipe
+
+    def read_chunk(
+        self,
+        descriptor: int,
+        array: str,
+        i: int,
+        j: int,
+        out: NDArray[np.generic],
+        decompressor: zstandard.ZstdDecompressor | None = None,
+    ) -> None:
+        """Fill out (chunk shape, C-contiguous) with row start + i, view start + j, its digest checked.
+
+        descriptor is an open file of `path`. Raises `BadInput` for an absent image, `CorruptFile` for damage.
+        """
+        stored = self.read_stored(descriptor, array, i, j)
+        codec = self.arrays[array].codec
+        try:
+            if codec is None:
+                self._read_through_hdf5(array, i, j, out)
+            else:
+                codec.decode_into(stored, out, decompressor)
+        except CorruptFile as error:
+            raise CorruptFile(f"{self.place(array, i, j)}: {error}") from error
+
+    def read_stored(self, descriptor: int, array: str, i: int, j: int) -> bytes:
+        """Return the stored bytes of a chunk, as HDF5's filters left them, digest checked; raises as `read_chunk`."""
+        index, image = self.arrays[array], self.images[i]
+        if image.absent:
+            raise BadInput(f"{image.name}: has no features in this cache ({image.absent})")
+        stored = read_exactly(
+            descriptor, int(index.sizes[i, j]), int(index.offsets[i, j]), lambda: self.place(array, i, j)
+        )
+        view = self.block.views[0] + j
+        digest = chunk_digest(stored, fingerprint=self.fingerprint, array=array, name=image.name, view=view)
+        if digest != index.digests[i, j]:
+            raise CorruptFile(f"{self.place(array, i, j)}: the stored bytes do not have their digest. {WAY_OUT}")
+        return stored
+
+    def place(self, array: str, i: int, j: int) -> str:
+        """Return where a chunk is, in words."""
+        return f"{self.path}: {array} of {self.images[i].name}, view {self.block.views[0] + j}"
+
+    def _read_through_hdf5(self, array: str, i: int, j: int, out: NDArray[np.generic]) -> None:
+        """Decode a chunk of filters that only HDF5 knows, one caller at a time; its digest was checked before."""
+        try:
+            with open_hdf5(self.path) as file:
+                file[array].read_direct(out, np.s_[i, j])
+        except OSError as error:
+            if error.errno:
+                raise StorageError(f"{self.path}: cannot read: {error.strerror}") from error
+            raise Mismatch(
+                f"{self.path}: {array} is stored with filters that are not installed ({error}); "
+                "install their HDF5 plugin, or upgrade this program"
+            ) from error
+
+
+@contextlib.contextmanager
+def opened(shard: Shard) -> Iterator[int]:
+    """Give a file descriptor of a shard; raise `CorruptFile` if it is gone, `StorageError` if it cannot be opened."""
+    try:
+        descriptor = os.open(shard.path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise CorruptFile(f"{shard.path}: the shard is missing. {WAY_OUT}") from error
+    except OSError as error:
+        raise StorageError(f"{shard.path}: cannot read: {error.strerror or error}") from error
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def read_exactly(descriptor: int, size: int, offset: int, place: Callable[[], str]) -> bytes:
+    """Return size bytes at offset of an open file; raise `CorruptFile` at its end, or when the disk fails twice."""
+    parts = []
+    while size > 0:
+        part = _read_twice(descriptor, size, offset, place)
+        if not part:
+            raise CorruptFile(f"{place()}: the file ends before byte {offset + size:,}; it was cut short. {WAY_OUT}")
+        parts.append(part)
+        size, offset = size - len(part), offset + len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _read_twice(descriptor: int, size: int, offset: int, place: Callable[[], str]) -> bytes:
+    """Read what one call gives; a disk that fails once may succeed when asked again."""
+    try:
+        return os.pread(descriptor, size, offset)
+    except OSError:
+        try:
+            return os.pread(descriptor, size, offset)
+        except OSError as error:
+            raise CorruptFile(f"{place()}: cannot be read: {error.strerror or error}. {WAY_OUT}") from error

@@ -1,0 +1,97 @@
+"""A shard while it grows: an HDF5 file in memory, which becomes bytes for others to write. Touches no disk."""
+
+import uuid
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.base.files import canonical_json
+from featcache.images.identity import ImageRow
+from featcache.images.views import View
+from featcache.recipe import FORMAT_VERSION, Recipe
+from featcache.store.shards.encoding import Constants
+from featcache.store.shards.format import CONSTANTS_GROUP, Block, array_specs, chunk_digest, image_tables, tables_digest
+from featcache.store.shards.hdf5 import create_chunked, set_attributes
+
+
+class ShardBuilder:
+    """A shard in memory while it grows; `finish` returns the bytes of its file.
+
+    Constants of each layer come with encoding uint8. All methods are for one thread, but for `encode`.
+    """
+
+    def __init__(self, recipe: Recipe, block: Block, constants: Mapping[str, Constants] = MappingProxyType({})) -> None:
+        n, v = block.shape
+        self._block, self._constants = block, constants
+        self._fingerprint = recipe.fingerprint
+        self._specs = array_specs(recipe)
+        self.rows: list[ImageRow] = [ImageRow("")] * n
+        self._box = np.zeros((n, v, 4), "<i4")
+        self._flip = np.zeros((n, v), "u1")
+        self._digests = {array: np.zeros((n, v), "<u8") for array in self._specs}
+        self._attributes = {
+            "format_version": FORMAT_VERSION,
+            "fingerprint": self._fingerprint,
+            "recipe": canonical_json(recipe.as_json()),
+            "rows": list(block.rows),
+            "views": list(block.views),
+        }
+        name = uuid.uuid4().hex  # HDF5 knows files in memory by name, and there may be several
+        self._file = h5py.File(name, "w", driver="core", backing_store=False, libver="latest")
+        self._datasets = {
+            array: create_chunked(self._file, array, (n, v, *spec.chunk_shape), spec.dtype, spec.codec)
+            for array, spec in self._specs.items()
+        }
+
+    def set_image(self, i: int, image: ImageRow, views: list[View]) -> None:
+        """Say which image row start + i is, and how its views are cut (none for an absent image)."""
+        self.rows[i] = image
+        for j, view in enumerate(views):
+            self._box[i, j], self._flip[i, j] = view.box, view.flip
+
+    def encode(self, array: str, values: NDArray[np.generic]) -> bytes:
+        """Return values as `set_stored` takes them; without Python's lock, in any thread."""
+        return self._specs[array].codec.encode(values)
+
+    def set_chunk(self, array: str, i: int, j: int, values: NDArray[np.generic]) -> None:
+        """Store the chunk of row start + i and view start + j; `set_image` comes first."""
+        self.set_stored(array, i, j, self.encode(array, values))
+
+    def set_stored(self, array: str, i: int, j: int, stored: bytes) -> None:
+        """Store a chunk that is encoded already; the order of the calls is that of the chunks in the file."""
+        self._digests[array][i, j] = chunk_digest(
+            stored,
+            fingerprint=self._fingerprint,
+            array=array,
+            name=self.rows[i].name,
+            view=self._block.views[0] + j,
+        )
+        self._datasets[array].id.write_direct_chunk((i, j, 0, 0), stored, 0)
+
+    def finish(self) -> bytes:
+        """Write tables, attributes and their digest; return the HDF5 file's bytes and drop the file."""
+        tables = self._tables()
+        for path, values in tables.items():
+            self._file.create_dataset(path, data=values)
+        set_attributes(self._file, {**self._attributes, "tables_digest": tables_digest(self._attributes, tables)})
+        self._file.flush()
+        image: bytes = self._file.id.get_file_image()
+        self.close()
+        return image
+
+    def close(self) -> None:
+        """Drop the shard in memory."""
+        self._file.close()
+
+    def _tables(self) -> dict[str, NDArray[Any]]:
+        return {
+            **image_tables(self.rows),
+            "views/box": self._box,
+            "views/flip": self._flip,
+            **{f"{CONSTANTS_GROUP}/{layer}": values for layer, values in self._constants.items()},
+            **{f"digests/{array}": values for array, values in self._digests.items()},
+        }

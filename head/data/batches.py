@@ -1,0 +1,128 @@
+"""From a cache and a split to batches: which rows train, which select the epoch, and which view is seen when."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from featcache.base.errors import BadInput, InvalidSettings
+from featcache.datasets.splits import Part
+from featcache.store.cache import FeatureCache
+from head.data.inputs import HeadInput
+from head.settings import TrainSettings
+
+EVAL_VIEW = 0
+FEWEST_IMAGES = 2
+
+
+@dataclass(frozen=True)
+class SplitData:
+    """Rows and scores to train on and to select the epoch on; absent counts images left out.
+
+    split is its number. selected_on says in words what the selection part is, for every table that shows a result.
+    """
+
+    split: str
+    train: Part
+    select: Part
+    selected_on: str
+    absent: int
+
+    def digest(self, cache: FeatureCache) -> str:
+        """Return the sha256 of rows, scores and image files: two runs with the same digest saw the same data."""
+        digest = hashlib.sha256()
+        for part in (self.train, self.select):
+            digest.update(part.rows.astype("<i8").tobytes() + part.scores.astype("<f8").tobytes())
+            digest.update("".join(cache.images[row].sha256 for row in part.rows).encode())
+        return digest.hexdigest()
+
+
+def split_data(cache: FeatureCache, split: str, settings: TrainSettings) -> SplitData:
+    """Return the data of one split; absent images are left out.
+
+    Without a val part, a seeded val_fraction of train is held out. Raises `InvalidSettings` for a split the
+    cache does not have, `BadInput` for one that cannot be trained on.
+    """
+    if split not in cache.splits:
+        raise InvalidSettings(f"{cache.path} has no split {split}; it has {', '.join(cache.splits)}")
+    parts = {name: present_part(cache, part) for name, part in cache.splits[split].items()}
+    absent = sum(len(cache.splits[split][name].rows) - len(part.rows) for name, part in parts.items())
+    if "train" not in parts:
+        raise BadInput(f"{cache.path}: split {split} has no train part")
+    train = parts["train"]
+    if settings.select_on == "test":
+        select, selected_on = parts.get("test"), "the test part itself (optimistic)"
+    elif "val" in parts:
+        select, selected_on = parts["val"], "the val part"
+    else:
+        train, select = _hold_out(train, settings)
+        selected_on = f"a held-out {settings.val_fraction:.0%} of train"
+    select_name = "test" if settings.select_on == "test" else "val"
+    return SplitData(
+        split,
+        _usable(train, f"{cache.path}: the train part of split {split}"),
+        _usable(select, f"{cache.path}: the {select_name} part of split {split}"),
+        selected_on,
+        absent,
+    )
+
+
+def _usable(part: Part | None, place: str) -> Part:
+    if part is None or len(part.rows) < FEWEST_IMAGES or np.ptp(part.scores) == 0:
+        raise BadInput(f"{place} needs at least {FEWEST_IMAGES} images with different scores")
+    return part
+
+
+def present_part(cache: FeatureCache, part: Part) -> Part:
+    """Return the rows of a part that have features."""
+    keep = cache.present[part.rows]
+    return Part(part.rows[keep], part.scores[keep])
+
+
+def _hold_out(train: Part, settings: TrainSettings) -> tuple[Part, Part]:
+    order = np.random.default_rng(settings.seed).permutation(len(train.rows))
+    held = max(FEWEST_IMAGES, round(settings.val_fraction * len(order)))
+    kept, out = np.sort(order[held:]), np.sort(order[:held])
+    return Part(train.rows[kept], train.scores[kept]), Part(train.rows[out], train.scores[out])
+
+
+def epoch_batches(
+    part: Part, *, views: int, seed: int, epoch: int, batch_size: int
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]]:
+    """Yield (rows, views, scores) of each batch of an epoch, drawn by (seed, epoch).
+
+    Each image once, in random order, as one of its augmented views; as view 0 if the cache holds no others.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    order = rng.permutation(len(part.rows))
+    seen = rng.integers(1, views, len(order)) if views > 1 else np.zeros(len(order), np.int64)
+    for start in range(0, len(order), batch_size):
+        picked = order[start : start + batch_size]
+        yield part.rows[picked], seen[start : start + batch_size], part.scores[picked]
+
+
+def feature_scale(cache: FeatureCache, part: Part, *, source: HeadInput, seed: int) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of each channel (D) over positions and one view of each image of part.
+
+    Of a single layer, and of means, they follow from what the cache has pooled; joined maps are read once.
+    """
+    joined = source.pooling == "maps" and len(source.layers) > 1
+    batches = list(epoch_batches(part, views=cache.views, seed=seed, epoch=0, batch_size=64 if joined else 1024))
+    total, squares = 0.0, 0.0
+    for rows, views, _ in batches:
+        if joined:
+            features = source.read(cache, rows, views)
+            pooled = torch.stack([features.mean(dim=1), features.std(dim=1, correction=0)], dim=1).numpy()
+        else:
+            pooled = np.concatenate([cache.read_pooled(rows, views, layer) for layer in source.layers], axis=2)
+        mean, deviation = pooled.astype(np.float64).transpose(1, 0, 2)  # (B, D) each
+        total = total + mean.sum(axis=0)
+        squares = squares + (mean**2 + deviation**2).sum(axis=0)
+    n = len(part.rows)
+    mean = total / n
+    variance = np.maximum(squares / n - mean**2, 0)
+    return torch.from_numpy(mean).float(), torch.from_numpy(np.sqrt(variance)).float()

@@ -1,0 +1,114 @@
+"""What a head reads of an image: whole feature maps of one layer, or pooled vectors of one or several."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from featcache.base.errors import InvalidSettings
+from featcache.recipe import LayerShape, Recipe
+from featcache.store.cache import FeatureCache
+from featcache.store.reading import ahead
+from featcache.store.shards.encoding import Constants, decode, encode
+
+POOLINGS = ("maps", "mean", "mean+deviation")
+
+
+@dataclass(frozen=True)
+class HeadInput:
+    """layers in order, and how each is seen: as 'maps' (B, L, D), or pooled over its positions (B, 1, D).
+
+    Several layers are joined, D the sum of theirs (twice that with deviation); maps on the grid of the smallest of
+    them, the others averaged down to it.
+    """
+
+    layers: tuple[str, ...]
+    pooling: str
+
+    def __post_init__(self) -> None:
+        if self.pooling not in POOLINGS:
+            raise InvalidSettings(f"pooling must be {', '.join(POOLINGS)}, found {self.pooling!r}")
+        if not self.layers:
+            raise InvalidSettings("a head reads at least one layer")
+
+    def grid(self, recipe: Recipe) -> LayerShape:
+        """Return the shape of the maps, all channels together; of pooled vectors, that of the smallest map."""
+        shapes = [recipe.layer_shape(layer) for layer in self.layers]
+        smallest = min(shapes, key=lambda shape: shape.positions)
+        channels = sum(shape.channels for shape in shapes) * (2 if self.pooling == "mean+deviation" else 1)
+        return LayerShape(smallest.height, smallest.width, channels)
+
+    def read(self, cache: FeatureCache, rows: NDArray[np.int64], views: NDArray[np.int64] | int) -> Tensor:
+        """Return features of (row, view) pairs, float32: (B, L, D) or pooled (B, 1, D)."""
+        if self.pooling == "maps":
+            stored = {layer: torch.from_numpy(cache.read(rows, views, layer)) for layer in self.layers}
+            return self._join_maps({k: decode(v, cache.constants(k)) for k, v in stored.items()}, cache.recipe)
+        return self._join([torch.from_numpy(cache.read_pooled(rows, views, layer)) for layer in self.layers])
+
+    def batches(
+        self, cache: FeatureCache, pairs: Iterable[tuple[NDArray[np.int64], NDArray[np.int64]]], *, pinned: bool = False
+    ) -> Iterator[Tensor]:
+        """Yield what `read` returns for each (rows, views), made ahead in threads; maps stored as float16 stay that.
+
+        A batch is valid until the next is asked for. pinned puts maps of float16 where a GPU can fetch them from.
+        """
+        if self.pooling != "maps" or len(self.layers) > 1 or self.constants(cache):
+            yield from ahead(pairs, lambda _, pair: self.read(cache, *pair), prefetch=2)
+            return
+        for stored in cache.batches(pairs, self.layers[0], allocate=_pinned if pinned else np.empty):
+            yield torch.from_numpy(stored)
+
+    def of_maps(self, maps: Mapping[str, Tensor], constants: Mapping[str, Constants], recipe: Recipe) -> Tensor:
+        """Return what `read` would, had the maps (B, L, D) of each layer been stored with these constants."""
+        stored = {layer: encode(maps[layer], constants.get(layer)) for layer in self.layers}
+        if self.pooling == "maps":
+            features = {layer: torch.from_numpy(stored[layer].features) for layer in self.layers}
+            return self._join_maps({k: decode(v, constants.get(k)) for k, v in features.items()}, recipe)
+        return self._join([torch.from_numpy(stored[layer].pooled) for layer in self.layers])
+
+    def _join_maps(self, maps: Mapping[str, Tensor], recipe: Recipe) -> Tensor:
+        """Join maps (B, L, D) of each layer on one grid."""
+        if len(self.layers) == 1:
+            return maps[self.layers[0]]
+        side = (self.grid(recipe).height, self.grid(recipe).width)
+        return torch.cat([_averaged(maps[layer], recipe.layer_shape(layer), side) for layer in self.layers], dim=2)
+
+    def _join(self, pooled: list[Tensor]) -> Tensor:
+        """Join mean and deviation (B, 2, D) of each layer."""
+        kept = pooled if self.pooling == "mean+deviation" else [vectors[:, :1] for vectors in pooled]
+        return torch.cat([vectors.flatten(1) for vectors in kept], dim=1).unsqueeze(1)
+
+    def constants(self, cache: FeatureCache) -> dict[str, Constants]:
+        """Return the constants of each layer that is stored as uint8."""
+        found = {layer: cache.constants(layer) for layer in self.layers}
+        return {layer: values for layer, values in found.items() if values is not None}
+
+    def as_json(self) -> dict[str, Any]:
+        """Return a JSON object that `input_from_json` takes."""
+        return {"layers": list(self.layers), "pooling": self.pooling}
+
+
+def _averaged(features: Tensor, shape: LayerShape, side: tuple[int, int]) -> Tensor:
+    """Return features (B, L, D) of a map as those of another grid (height, width), averaged over areas."""
+    if (shape.height, shape.width) == side:
+        return features
+    images = features.transpose(1, 2).reshape(len(features), shape.channels, shape.height, shape.width)
+    return functional.adaptive_avg_pool2d(images, side).flatten(2).transpose(1, 2)
+
+
+def _pinned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return an array in pinned memory."""
+    like = torch.from_numpy(np.empty(0, dtype))
+    return torch.empty(shape, dtype=like.dtype, pin_memory=True).numpy()
+
+
+def input_from_json(value: Any) -> HeadInput:
+    """Return the input stored in a run; raise `ValueError` for anything that is none."""
+    if not isinstance(value, dict) or set(value) != {"layers", "pooling"}:
+        raise ValueError(f"not what a head reads: {value!r}")
+    return HeadInput(tuple(map(str, value["layers"])), str(value["pooling"]))

@@ -1,0 +1,102 @@
+"""Paired comparisons between rows: which is better on test, by how much, and how sure that is."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from featcache.base.errors import InvalidSettings
+from head.evaluation.metrics import json_number
+from head.evaluation.statistics import corrected_interval, corrected_p, holm
+from head.evaluation.summary import Row, named_groups, without_seed
+from head.runs.run import Run
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Test rho of the row called name minus that of the row called against, paired by split; NaN if undefined.
+
+    p is two-sided; p_holm is p adjusted for the number of comparisons made at once (Holm 1979); p_uncorrected is
+    that of `scipy.stats.ttest_rel`, as if splits shared no images.
+    """
+
+    name: str
+    against: str
+    splits: int
+    seeds: int
+    difference: float
+    low: float
+    high: float
+    p: float
+    p_holm: float
+    p_uncorrected: float
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as a JSON object; NaN becomes null."""
+        return {key: json_number(value) if isinstance(value, float) else value for key, value in asdict(self).items()}
+
+
+def compare(rows: Sequence[Row], *, against: str | None = None) -> list[Comparison]:
+    """Compare each row with the one named against, or with the first of those with the most splits, in their order.
+
+    Only splits that both have count, and in them the seeds that both have, if there are any in common.
+    Raises `InvalidSettings` if not exactly one row can be meant.
+    """
+    if not rows:
+        return []
+    if against is None:
+        reference = max(rows, key=lambda row: len(row.splits))
+    else:
+        name = _find({row.name: _runs_of(row) for row in rows}, against)
+        reference = next(row for row in rows if row.name == name)
+    found = [_compare(row, reference) for row in rows if row is not reference]
+    adjusted = holm([one.p for one in found])
+    return [Comparison(**{**asdict(one), "p_holm": p}) for one, p in zip(found, adjusted, strict=True)]
+
+
+def check_against(runs: Sequence[Run], name: str) -> None:
+    """Raise what `compare` would raise for rows of these runs, before they are scored."""
+    _find({row: [runs[place] for place in places] for row, places in named_groups(runs)}, name)
+
+
+def _find(rows: Mapping[str, Iterable[Run]], name: str) -> str:
+    """Return the row that is called name, or else the only one with runs that are, with or without their seed."""
+    if name in rows:
+        return name
+    found = [row for row, runs in rows.items() if any(name in (run.name, without_seed(run.name)) for run in runs)]
+    if not found:
+        raise InvalidSettings(f"--against {name}: no such row; there are {', '.join(rows)}")
+    if len(found) > 1:
+        raise InvalidSettings(f"--against {name}: more than one row; name one of {', '.join(found)}")
+    return found[0]
+
+
+def _runs_of(row: Row) -> list[Run]:
+    return [result.run for result in row.scored]
+
+
+def _compare(row: Row, reference: Row) -> Comparison:
+    splits = [split for split in row.splits if split in reference.splits]
+    ours, theirs = row.of_splits(splits), reference.of_splits(splits)
+    differences, seeds = [], set[int]()
+    for split in splits:
+        one, other = ours.of_splits([split]), theirs.of_splits([split])
+        shared = set(one.seeds) & set(other.seeds)
+        differences.append(float(one.rho(seeds=shared or None)[0] - other.rho(seeds=shared or None)[0]))
+        seeds |= shared or {*one.seeds, *other.seeds}
+    values = np.array(differences)
+    share = (ours.test_share + theirs.test_share) / 2 if splits else float("nan")
+    low, high = corrected_interval(values, share)
+    return Comparison(
+        name=row.name,
+        against=reference.name,
+        splits=len(splits),
+        seeds=len(seeds),
+        difference=float(np.mean(values)) if splits else float("nan"),
+        low=low,
+        high=high,
+        p=corrected_p(values, share),
+        p_holm=float("nan"),
+        p_uncorrected=corrected_p(values, 0.0),
+    )

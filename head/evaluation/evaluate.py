@@ -1,0 +1,83 @@
+"""All runs of a cache scored, their scores written beside them, and compared: what score-cache does."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from featcache.base.errors import FeatcacheError, InvalidSettings, StorageError
+from featcache.store.cache import FeatureCache
+from head.evaluation.compare import Comparison, check_against, compare
+from head.evaluation.score import Scored, score_all, write_scores
+from head.evaluation.summary import Row, rows_of
+from head.runs.find import find_runs_of
+from head.runs.run import Run
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The runs that were found, results of those that could be scored, and the errors of others."""
+
+    runs: Sequence[Run]
+    scored: Sequence[Scored]
+    rows: Sequence[Row]
+    comparisons: Sequence[Comparison]
+    errors: Sequence[FeatcacheError]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as a JSON object."""
+        return {
+            "runs": [result.as_json() for result in self.scored],
+            "summary": [row.as_json() for row in self.rows],
+            "comparisons": [comparison.as_json() for comparison in self.comparisons],
+            "problems": [str(error) for error in self.errors],
+        }
+
+    def warnings(self) -> list[str]:
+        """Return what to know of runs that were left out, or whose training images are not known."""
+        unfinished = "not finished, left out; run the same train-head command again"
+        imported = "imported, so which images it was trained on is unknown; its scores of those say nothing"
+        return [
+            *(f"{run.folder}: {unfinished}" for run in self.runs if not run.finished),
+            *(f"warning: {run.folder}: {imported}" for run in self.runs if run.imported),
+        ]
+
+
+def evaluate(
+    cache: FeatureCache,
+    runs: Path,
+    *,
+    splits: str = "all",
+    part: str = "test",
+    views: str = "eval",
+    against: str | None = None,
+) -> Evaluation:
+    """Score the runs that `find_runs_of` finds, write their scores, and compare their rows.
+
+    Raises what `find_runs_of` and `check_against` raise, before any is scored; errors of single runs are collected,
+    and so is that none of the row named against could be scored.
+    """
+    found, errors = find_runs_of(cache, runs, splits)
+    finished = [run for run in found if run.finished]
+    if against is not None:
+        check_against(finished, against)
+    scored, failed = score_all(finished, cache, part=part, views=views)
+    errors += failed
+    errors += _written(scored)
+    rows, comparisons = rows_of(scored), list[Comparison]()
+    try:
+        comparisons = compare(rows, against=against)
+    except InvalidSettings as error:
+        errors.append(error)
+    return Evaluation(found, scored, rows, comparisons, errors)
+
+
+def _written(scored: Sequence[Scored]) -> list[FeatcacheError]:
+    """Write the scores of each; return the errors of those whose folder takes none, which are no less scored."""
+    errors: list[FeatcacheError] = []
+    for result in scored:
+        try:
+            write_scores(result)
+        except StorageError as error:
+            errors.append(error)
+    return errors

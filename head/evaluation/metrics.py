@@ -1,0 +1,99 @@
+"""How predictions are judged: tie-correct Spearman rho, MSE, intervals, and the spread that rho hides.
+
+scipy.stats takes half a second to import, so it is when it is first needed: after the first epoch of a training.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+RESAMPLES = 1000
+_ROWS_AT_ONCE = 64
+Scores = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """rho of Eq. 16 with ties averaged (NaN for constant predictions) and its 95% interval; mse of Eq. 17.
+
+    prediction_sd and the range show a collapse that rho hides.
+    """
+
+    n: int
+    rho: float
+    rho_low: float
+    rho_high: float
+    mse: float
+    prediction_sd: float
+    prediction_min: float
+    prediction_max: float
+    truth_sd: float
+
+
+def measure(prediction: Scores, truth: Scores, *, seed: int = 0) -> Metrics:
+    """Return the metrics of n predictions; the interval is a percentile bootstrap over images, seeded."""
+    low, high = bootstrap_interval(prediction, truth, seed=seed)
+    return Metrics(
+        n=len(truth),
+        rho=spearman(prediction, truth),
+        rho_low=low,
+        rho_high=high,
+        mse=mean_squared_error(prediction, truth),
+        prediction_sd=float(np.std(prediction)),
+        prediction_min=float(np.min(prediction)),
+        prediction_max=float(np.max(prediction)),
+        truth_sd=float(np.std(truth)),
+    )
+
+
+def spearman(prediction: Scores, truth: Scores) -> float:
+    """Return Spearman's rho with ties averaged, as scipy.stats.spearmanr; NaN if either side is constant."""
+    from scipy import stats
+
+    if len(truth) < 2 or np.ptp(prediction) == 0 or np.ptp(truth) == 0:
+        return float("nan")
+    return float(stats.spearmanr(prediction, truth).statistic)
+
+
+def mean_squared_error(prediction: Scores, truth: Scores) -> float:
+    """Return Eq. 17."""
+    return float(np.mean((prediction - truth) ** 2))
+
+
+def bootstrap_interval(
+    prediction: Scores, truth: Scores, *, seed: int = 0, resamples: int = RESAMPLES
+) -> tuple[float, float]:
+    """Return the 2.5th and 97.5th percentile of rho over resampled images; NaN where rho is NaN."""
+    rng = np.random.default_rng(seed)
+    rhos: list[float] = []
+    for start in range(0, resamples, _ROWS_AT_ONCE):
+        picks = rng.integers(0, len(truth), size=(min(_ROWS_AT_ONCE, resamples - start), len(truth)))
+        rhos += _row_spearman(prediction[picks], truth[picks]).tolist()
+    finite = np.array(rhos)[np.isfinite(rhos)]
+    if not len(finite):
+        return float("nan"), float("nan")
+    low, high = np.percentile(finite, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _row_spearman(a: Scores, b: Scores) -> Scores:
+    """Return rho of each row: the correlation of average ranks."""
+    from scipy import stats
+
+    ranks_a, ranks_b = (stats.rankdata(values, axis=1) for values in (a, b))
+    ranks_a -= ranks_a.mean(axis=1, keepdims=True)
+    ranks_b -= ranks_b.mean(axis=1, keepdims=True)
+    norm = np.sqrt((ranks_a**2).sum(axis=1) * (ranks_b**2).sum(axis=1))
+    rho: Scores = np.divide((ranks_a * ranks_b).sum(axis=1), norm, out=np.full(len(norm), np.nan), where=norm > 0)
+    return rho
+
+
+def json_number(value: float) -> float | None:
+    """Return a number as JSON can hold it: NaN and infinity become null."""
+    return value if np.isfinite(value) else None
+
+
+def shown(rho: float | None) -> str:
+    """Return a correlation with three digits, or 'undefined' for NaN and None."""
+    return "undefined" if rho is None or np.isnan(rho) else f"{rho:.3f}"

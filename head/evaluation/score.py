@@ -1,0 +1,172 @@
+"""Batch evaluation of runs on a cache: predictions, metrics, and the guard against scoring training images."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.base.errors import BadInput, FeatcacheError, InvalidSettings
+from featcache.base.files import write_durably
+from featcache.recipe import check_same
+from featcache.store.cache import FeatureCache
+from head.data.batches import EVAL_VIEW, present_part
+from head.evaluation.metrics import Metrics, Scores, json_number, measure
+from head.runs.head_file import TrainedHead, load_head
+from head.runs.run import Run
+
+VIEW_CHOICES = ("eval", "all")
+_BATCH = 256
+_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One run's result on one part: metrics and, row by row, prediction (n) and step scores (n, T).
+
+    absent counts images of the part that have no features.
+    """
+
+    run: Run
+    part: str
+    views: str
+    metrics: Metrics
+    absent: int
+    names: list[str]
+    truth: Scores
+    prediction: Scores
+    step_scores: Scores
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the result as a JSON object; NaN becomes null."""
+        result = self.run.config["result"]
+        return {
+            "run": str(self.run.folder),
+            "name": self.run.name,
+            "cache": self.run.config["cache"],
+            "fingerprint": self.run.config["fingerprint"],
+            "split": self.run.split,
+            "part": self.part,
+            "views": self.views,
+            "selected_on": self.run.config["selected_on"],
+            "best_epoch": result["best_epoch"],
+            "lowest_mse_epoch": result["lowest_mse_epoch"],
+            "absent": self.absent,
+            **{key: json_number(value) for key, value in asdict(self.metrics).items()},
+        }
+
+
+def score_run(run: Run, cache: FeatureCache, *, part: str = "test", views: str = "eval") -> Scored:
+    """Score a run's head on one part of its split; views 'all' averages over every view of an image.
+
+    Raises `Mismatch` if the cache has other features than the head was trained on, `BadInput` if the head
+    was trained on any of the images, `InvalidSettings` if there is no such part.
+    """
+    if views not in VIEW_CHOICES:
+        raise InvalidSettings(f"--views must be {' or '.join(VIEW_CHOICES)}, found {views!r}")
+    if run.imported and not run.split:
+        raise InvalidSettings(f"{run.folder}: unknown which split it was trained on; import it again with --split K")
+    if part not in cache.splits.get(run.split, {}):
+        raise InvalidSettings(f"{run.folder}: {cache.path} has no {part} part of split {run.split}; see --part")
+    check_same(
+        run.recipe,
+        cache.recipe,
+        where=str(run.folder),
+        way_out="Score a head on the cache it was trained on, or on one extracted with the same recipe.",
+    )
+    head = load_head(run)
+    listed = cache.splits[run.split][part]
+    present = present_part(cache, listed)
+    if not len(present.rows):
+        raise BadInput(f"{cache.path}: no image of the {part} part of split {run.split} has features")
+    refuse_training_images(head, run, [cache.images[row] for row in present.rows])
+    step_scores = predict_rows(
+        head, cache, present.rows, run, views=range(cache.views) if views == "all" else [EVAL_VIEW]
+    )
+    prediction = step_scores.sum(axis=1)
+    return Scored(
+        run=run,
+        part=part,
+        views=views,
+        metrics=measure(prediction, present.scores),
+        absent=len(listed.rows) - len(present.rows),
+        names=[cache.images[row].name for row in present.rows],
+        truth=present.scores,
+        prediction=prediction,
+        step_scores=step_scores,
+    )
+
+
+def refuse_training_images(head: TrainedHead, run: Run, images: Sequence[Any]) -> None:
+    """Raise `BadInput`, naming how many and the first few, if the head was trained on any of images."""
+    seen = [image.name for image in images if image.sha256 in head.train_images]
+    if seen:
+        raise BadInput(
+            f"{run.folder}: the head was trained on {len(seen):,} of these {len(images):,} images "
+            f"({', '.join(seen[:3])}{', ...' if len(seen) > 3 else ''}); a score on them says nothing. "
+            "Score it on images it has not seen, as in the test part of its own split; the same file under another "
+            "name counts as seen, so leave it out of that part."
+        )
+
+
+def predict_rows(
+    head: TrainedHead, cache: FeatureCache, rows: NDArray[np.int64], run: Run, *, views: Sequence[int]
+) -> Scores:
+    """Return step scores (n, T) of rows, averaged over views; they add up to the score."""
+    total = np.zeros((len(rows), head.steps))
+    starts = [(view, start) for view in views for start in range(0, len(rows), _BATCH)]
+    batches = [
+        (rows[start : start + _BATCH], np.full(len(rows[start : start + _BATCH]), view)) for view, start in starts
+    ]
+    for (_, start), features in zip(starts, run.input.batches(cache, batches), strict=True):
+        total[start : start + _BATCH] += head.predict(features)[1].numpy()
+    return total / len(views)
+
+
+def write_scores(scored: Scored) -> None:
+    """Write scores.json and predictions.csv beside the run; scores-PART-VIEWS.json for other than test and eval."""
+    folder = scored.run.folder
+    suffix = "" if (scored.part, scored.views) == ("test", "eval") else f"-{scored.part}-{scored.views}"
+    write_durably(folder / f"scores{suffix}.json", (json.dumps(scored.as_json(), indent=1) + "\n").encode())
+    write_durably(folder / f"predictions{suffix}.csv", predictions_csv(scored))
+
+
+def predictions_csv(scored: Scored) -> bytes:
+    """Return a table of the predictions, in the order of the result: name, score, prediction, m_1 to m_T."""
+    steps = [f"m_{t}" for t in range(1, scored.step_scores.shape[1] + 1)]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["name", "score", "prediction", *steps])
+    for name, truth, prediction, step in zip(
+        scored.names, scored.truth, scored.prediction, scored.step_scores, strict=True
+    ):
+        writer.writerow([name, repr(float(truth)), f"{prediction:.6f}", *(f"{value:.6f}" for value in step)])
+    return text.getvalue().encode()
+
+
+def score_all(
+    runs: Sequence[Run], cache: FeatureCache, *, part: str = "test", views: str = "eval"
+) -> tuple[list[Scored], list[FeatcacheError]]:
+    """Score runs as `score_run` does; the errors of those that cannot be scored are returned beside the results."""
+    scored: list[Scored] = []
+    errors: list[FeatcacheError] = []
+    for run in runs:
+        try:
+            scored.append(score_run(run, cache, part=part, views=views))
+        except FeatcacheError as error:
+            errors.append(error)
+    return scored, errors
+
+
+def attention_of(cache: FeatureCache, run: Run, rows: NDArray[np.int64]) -> Iterator[NDArray[np.float32]] | None:
+    """Return where a run's head looks in the evaluation view of rows, in batches (B, T, H, W); None if it does not."""
+    if not run.attends:
+        return None
+    head, grid = load_head(run), run.input.grid(run.recipe)
+    batches = (rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH))
+    maps = (head.predict(run.input.read(cache, batch, EVAL_VIEW))[2].numpy() for batch in batches)  # (B, T, L)
+    return (batch.reshape(len(batch), -1, grid.height, grid.width) for batch in maps)

@@ -1,0 +1,195 @@
+"""Rows of a table: results of the same head on several splits and with several seeds, and what they come to."""
+
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.base.files import canonical_json
+from head.evaluation.metrics import json_number
+from head.evaluation.score import Scored
+from head.evaluation.statistics import corrected_interval, deviation
+from head.runs.run import Run
+from head.settings import TrainSettings
+
+
+@dataclass(frozen=True)
+class Row:
+    """Results of runs of the same head: they share all but split and seed. name is theirs, without the seed."""
+
+    name: str
+    scored: tuple[Scored, ...]
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits, in the order of the runs."""
+        return tuple(dict.fromkeys(result.run.split for result in self.scored))
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds, in order."""
+        return tuple(sorted({_seed(result.run) for result in self.scored}))
+
+    @property
+    def optimistic(self) -> bool:
+        """Whether an epoch was picked on the test part, so that the validation rho is a test rho."""
+        return any(result.run.config["settings"].get("select_on") == "test" for result in self.scored)
+
+    @property
+    def val_rho(self) -> float:
+        """Mean over splits of the mean over seeds; NaN if one is undefined or unknown."""
+        return float(np.mean(self._by_split(_val_rho)))
+
+    @property
+    def test_share(self) -> float:
+        """Mean of n_test / n_train; NaN if a run does not say what it was trained on."""
+        return float(np.mean([one.metrics.n / (one.run.config.get("train_images") or math.nan) for one in self.scored]))
+
+    def rho(self, *, seeds: Iterable[int] | None = None) -> NDArray[np.float64]:
+        """Return the mean over seeds of rho for each split, of all seeds or of those given."""
+        return self._by_split(_rho, seeds=seeds)
+
+    def of_splits(self, splits: Iterable[str]) -> "Row":
+        """Return the row without other splits, in the order given."""
+        return Row(self.name, tuple(one for split in splits for one in self.scored if one.run.split == split))
+
+    def as_json(self) -> dict[str, Any]:
+        """Return means over splits of means over seeds, their deviation and interval, and the deviation over seeds.
+
+        n is how many images were scored, a split's once however many seeds it has.
+        """
+        rho, mse = self.rho(), self._by_split(_mse)
+        low, high = np.clip(corrected_interval(rho, self.test_share), -1, 1)
+        first = self.scored[0]
+        return {
+            "name": self.name,
+            "part": first.part,
+            "views": first.views,
+            "splits": len(self.splits),
+            "seeds": len(self.seeds),
+            "n": sum({result.run.split: result.metrics.n for result in self.scored}.values()),
+            "selected_on": first.run.config["selected_on"],
+            "optimistic": self.optimistic,
+            "val_rho_mean": json_number(self.val_rho),
+            "rho_mean": json_number(float(np.mean(rho))),
+            "rho_sd": json_number(deviation(rho)),
+            "rho_low": json_number(float(low)),
+            "rho_high": json_number(float(high)),
+            "rho_seed_sd": json_number(self._seed_deviation(_rho)),
+            "mse_mean": json_number(float(np.mean(mse))),
+            "mse_sd": json_number(deviation(mse)),
+            "mse_seed_sd": json_number(self._seed_deviation(_mse)),
+        }
+
+    def _by_split(self, value: Callable[[Scored], float], *, seeds: Iterable[int] | None = None) -> NDArray[np.float64]:
+        kept = set(self.seeds if seeds is None else seeds)
+        cells: dict[str, list[float]] = {split: [] for split in self.splits}
+        for result in self.scored:
+            if _seed(result.run) in kept:
+                cells[result.run.split].append(value(result))
+        return np.array([np.mean(values) for values in cells.values()])
+
+    def _seed_deviation(self, value: Callable[[Scored], float]) -> float:
+        """Return the deviation over seeds within a split, pooled over splits; NaN if no split has two."""
+        cells = [[value(one) for one in self.scored if one.run.split == split] for split in self.splits]
+        freedom = sum(len(cell) - 1 for cell in cells)
+        squares = sum(float(np.sum((np.array(cell) - np.mean(cell)) ** 2)) for cell in cells)
+        return math.sqrt(squares / freedom) if freedom else float("nan")
+
+
+def rows_of(scored: Sequence[Scored]) -> list[Row]:
+    """Return results as rows, by validation rho, the best first; those whose epoch was picked on test come last."""
+    grouped = named_groups([result.run for result in scored])
+    rows = [Row(name, tuple(scored[place] for place in places)) for name, places in grouped]
+    return sorted(
+        rows, key=lambda row: (row.optimistic, math.inf if math.isnan(row.val_rho) else -row.val_rho, row.name)
+    )
+
+
+def named_groups(runs: Sequence[Run]) -> list[tuple[str, list[int]]]:
+    """Return name and places in runs of each row that they make; no two rows have the same name."""
+    by_head: dict[str, list[int]] = {}
+    for place, run in enumerate(runs):
+        by_head.setdefault(_head_key(run), []).append(place)
+    groups = [group for together in by_head.values() for group in _without_repeats(together, runs)]
+    names = [_common_name([runs[place] for place in group]) for group in groups]
+    return list(zip(_told_apart(names, [runs[group[0]] for group in groups]), groups, strict=True))
+
+
+def without_seed(name: str) -> str:
+    """Return a run's name without its seed, as rows have it."""
+    return re.sub(r",seed=[0-9]+(?=,|$)", "", name)
+
+
+def _rho(result: Scored) -> float:
+    return result.metrics.rho
+
+
+def _mse(result: Scored) -> float:
+    return result.metrics.mse
+
+
+def _val_rho(result: Scored) -> float:
+    value = result.run.config["result"].get("val_rho")
+    return float("nan") if value is None else float(value)
+
+
+def _seed(run: Run) -> int:
+    return int(run.config["settings"].get("seed", 0))
+
+
+def _head_key(run: Run) -> str:
+    """Return all that makes a head but split and seed; settings that an older run does not have are the defaults."""
+    settings = {**TrainSettings().as_json(), **run.config["settings"], "seed": None}
+    return canonical_json({"settings": settings, "origin": _origin(run), "products": _products(run)})
+
+
+def _origin(run: Run) -> str:
+    """Return where a head comes from; an imported one's T is in no settings."""
+    return f"{run.config['imported'].get('steps')} steps" if run.imported else "trained here"
+
+
+def _products(run: Run) -> str:
+    """Return the arithmetic that 'auto' was where the head was trained; float32 before there was a choice."""
+    return f"products {run.config.get('products', 'fp32')}"
+
+
+def _home(run: Run) -> str:
+    """Return the folder that a run's splits and seeds share."""
+    return without_seed(str(run.folder.parent))
+
+
+def _folder(run: Run) -> str:
+    return str(run.folder)
+
+
+def _without_repeats(group: list[int], runs: Sequence[Run]) -> list[list[int]]:
+    """Return a group as it is, or by folder, if it has the same split and seed twice."""
+    if len({(runs[place].split, _seed(runs[place])) for place in group}) == len(group):
+        return [group]
+    by_home: dict[str, list[int]] = {}
+    for place in group:
+        by_home.setdefault(_home(runs[place]), []).append(place)
+    return list(by_home.values())
+
+
+def _common_name(runs: Sequence[Run]) -> str:
+    names = list(dict.fromkeys(without_seed(run.name) for run in runs))
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+
+
+def _told_apart(names: Sequence[str], firsts: Sequence[Run]) -> list[str]:
+    """Return the names of rows, where several have one each with what tells its first run from theirs."""
+    found = list(names)
+    for fact in (_origin, _products, _home, _folder):
+        facts: dict[str, set[str]] = {}
+        for name, run in zip(found, firsts, strict=True):
+            facts.setdefault(name, set()).add(fact(run))
+        found = [
+            f"{name} ({fact(run)})" if len(facts[name]) > 1 else name for name, run in zip(found, firsts, strict=True)
+        ]
+    return found

@@ -1,0 +1,102 @@
+"""Results as text and CSV: the table over runs and splits, and the table of predictions."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from head.evaluation.compare import Comparison
+from head.evaluation.evaluate import Evaluation
+from head.evaluation.metrics import json_number, shown
+from head.evaluation.score import Scored
+from head.evaluation.statistics import CORRECTION
+from head.evaluation.summary import Row, rows_of
+
+
+def format_evaluation(evaluation: Evaluation) -> str:
+    """Return results and comparisons as text."""
+    parts = [format_table(evaluation.scored), format_comparisons(evaluation.comparisons)]
+    return "\n\n".join(filter(None, parts))
+
+
+def format_table(scored: Sequence[Scored]) -> str:
+    """Return results as text: a line for each run, then a line for each row of runs that differ in split and seed."""
+    columns: list[tuple[str, Callable[[Scored], str]]] = [
+        ("run", lambda s: s.run.name),
+        ("split", lambda s: s.run.split),
+        ("rho", lambda s: shown(s.metrics.rho)),
+        ("95% interval", lambda s: f"{shown(s.metrics.rho_low)} to {shown(s.metrics.rho_high)}"),
+        ("MSE", lambda s: f"{s.metrics.mse:.5f}"),
+        ("n", lambda s: str(s.metrics.n)),
+        ("pred. sd", lambda s: f"{s.metrics.prediction_sd:.3f}"),
+        ("pred. range", lambda s: f"{s.metrics.prediction_min:.2f} to {s.metrics.prediction_max:.2f}"),
+        ("epoch", lambda s: str(s.run.config["result"]["best_epoch"] or "unknown")),
+    ]
+    lines = [[title for title, _ in columns]] + [[cell(result) for _, cell in columns] for result in scored]
+    absent = max((result.absent for result in scored), default=0)
+    left_out = f"up to {absent} images of a part have no features and were left out"
+    return "\n".join([aligned(lines), "", _summary(rows_of(scored)), *([left_out] if absent else [])])
+
+
+def _summary(rows: Sequence[Row]) -> str:
+    """Return an aligned line for each row, and what it was scored and selected on."""
+    found = [row.as_json() for row in rows]
+    first = found[0]
+    columns: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
+        ("mean over splits", lambda row: str(row["name"])),
+        ("val rho", lambda row: shown(row["val_rho_mean"]) + ("*" if row["optimistic"] else "")),
+        (f"{first['part']} rho", lambda row: _mean_and_sd(row, "rho", 3)),
+        ("95% interval", lambda row: _interval(row["rho_low"], row["rho_high"])),
+        ("seed sd", lambda row: _number(row["rho_seed_sd"], 3)),
+        ("MSE", lambda row: _mean_and_sd(row, "mse", 5)),
+        ("splits", lambda row: str(row["splits"])),
+        ("seeds", lambda row: str(row["seeds"])),
+    ]
+    lines = [[title for title, _ in columns]] + [[cell(row) for _, cell in columns] for row in found]
+    notes = [f"{first['part']} part, {first['views']} views; 95%: {CORRECTION}"]
+    for selected_on in dict.fromkeys(row["selected_on"] for row in found):
+        names = [row["name"] for row in found if row["selected_on"] == selected_on]
+        whose = "" if len(names) == len(found) else f" in {', '.join(names)}"
+        notes.append(f"epoch selected on {selected_on}{whose}")
+    if any(row["optimistic"] for row in found):
+        notes.append("* is rho of the test part, which selected the epoch")
+    return "\n".join([aligned(lines), *notes])
+
+
+def format_comparisons(comparisons: Sequence[Comparison]) -> str:
+    """Return comparisons as text, one a line; empty if there are none."""
+    if not comparisons:
+        return ""
+    title = f"compared with {comparisons[0].against}"
+    lines = [[title, "difference", "95% interval", "p", "Holm p", "splits", "seeds"]]
+    for one in comparisons:
+        difference = "undefined" if math.isnan(one.difference) else f"{one.difference:+.3f}"
+        interval = _interval(json_number(one.low), json_number(one.high), sign="+")
+        counts = [str(one.splits), str(one.seeds)]
+        lines.append([one.name, difference, interval, _p(one.p), _p(one.p_holm), *counts])
+    return f"{aligned(lines)}\npaired by split; 95% and p: {CORRECTION}"
+
+
+def _mean_and_sd(row: dict[str, Any], key: str, digits: int) -> str:
+    mean, deviation = row[f"{key}_mean"], row[f"{key}_sd"]
+    if mean is None:
+        return "undefined"
+    return f"{mean:.{digits}f}" + ("" if deviation is None else f" +- {deviation:.{digits}f}")
+
+
+def _interval(low: float | None, high: float | None, *, sign: str = "") -> str:
+    return "-" if low is None or high is None else f"{low:{sign}.3f} to {high:{sign}.3f}"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _p(value: float) -> str:
+    return "-" if math.isnan(value) else "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )

@@ -1,0 +1,131 @@
+"""The AMNet head: Eq. 3-15 of the paper as one module and one loss.
+
+Knows nothing of caches, files or training; `head.settings` says what was chosen where the paper is silent.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from head.models.fused.dropout import Dropout
+from head.models.fused.lstm import repeat
+from head.models.fused.products import autocast_type, product
+from head.models.fused.recurrence import Looks, Weights, look
+from head.models.fused.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class HeadShape:
+    """Sizes and switches that decide which function a head is; all else is training.
+
+    positions L and channels D are those of the feature map, hidden_size is H, steps is T.
+    """
+
+    positions: int
+    channels: int
+    steps: int = 3
+    hidden_size: int = 1024
+    regressor_size: int = 512
+    attention: bool = True
+    dropout: float = 0.5
+
+
+class HeadOutput(NamedTuple):
+    """score (B,) is y of Eq. 11; step_scores (B, T) are m_t of Eq. 10; maps (B, T, L) are the attention of Eq. 6."""
+
+    score: Tensor
+    step_scores: Tensor
+    maps: Tensor
+
+
+class AMNetHead(nn.Module):
+    """Score feature maps with an LSTM that looks at them T times through soft attention (Eq. 3-12).
+
+    Takes features (B, L, D) as the backbone gave them; standardises each channel with
+    the constants of `set_feature_scale`. Without attention every position counts the same (Eq. 9),
+    so the mean feature alone, as (B, 1, D), gives the same result as all L positions.
+    """
+
+    feature_mean: Tensor
+    feature_std: Tensor
+
+    def __init__(self, shape: HeadShape) -> None:
+        super().__init__()
+        self.workspace = Workspace()
+        L, D, H, R = shape.positions, shape.channels, shape.hidden_size, shape.regressor_size
+        self.shape = shape
+        self.register_buffer("feature_mean", torch.zeros(D))
+        self.register_buffer("feature_std", torch.ones(D))
+        self.init_h = nn.Linear(D, H)
+        self.init_c = nn.Linear(D, H)
+        if shape.attention:
+            self.K = nn.Linear(D, D)  # its bias is b of Eq. 8
+            self.U = nn.Linear(H, D, bias=False)
+            self.M = nn.Parameter(torch.empty(L, D).uniform_(-(D**-0.5), D**-0.5))
+        self.lstm = nn.LSTMCell(D, H)
+        self.regressor = nn.Sequential(nn.Linear(H, R), nn.ReLU(), Dropout(shape.dropout), nn.Linear(R, 1))
+        self.dropout = Dropout(shape.dropout)
+
+    def set_feature_scale(self, mean: Tensor, std: Tensor) -> None:
+        """Fix the standardisation of the D channels; a channel that never varies is only centred."""
+        self.feature_mean.copy_(mean)
+        self.feature_std.copy_(torch.where(std > 0, std, torch.ones_like(std)))
+
+    def forward(self, features: Tensor) -> HeadOutput:
+        """Map features (B, L, D), of any real type, to a `HeadOutput`; no gradient goes back to them.
+
+        Under autocast the large products of matrices are in its type, and all else in that of the weights.
+        """
+        kind = features.device.type
+        products = autocast_type(kind, self.feature_mean.dtype)
+        with torch.autocast(kind, enabled=False):
+            look_at = self._look if self.shape.attention else self._look_at_mean
+            looks = look_at(features.detach(), products)
+            m = self.regressor(self.dropout(looks.states)).squeeze(2).t()  # (B, T), Eq. 10
+        return HeadOutput(m.sum(dim=1), m, looks.maps.transpose(0, 1))  # Eq. 11
+
+    def _look(self, features: Tensor, products: torch.dtype) -> Looks:
+        x = self.workspace.take(features.shape, self.feature_mean.dtype, features.device)
+        torch.addcmul(
+            -self.feature_mean / self.feature_std, x.copy_(features), 1 / self.feature_std, out=x
+        )  # (B, L, D)
+        h, c = self._first_state(x.mean(dim=1), products)
+        if x.dtype != products:
+            narrow = self.workspace.take(x.shape, products, x.device).copy_(x)
+            self.workspace.give(x)
+            x = narrow
+        weights = Weights(
+            self.K.weight,
+            self.K.bias,
+            self.U.weight,
+            self.M,
+            self.lstm.weight_ih,
+            self.lstm.weight_hh,
+            self.lstm.bias_ih + self.lstm.bias_hh,
+        )
+        return look(x, h, c, weights, steps=self.shape.steps, workspace=self.workspace)
+
+    def _look_at_mean(self, features: Tensor, products: torch.dtype) -> Looks:
+        """Look with one weight at all positions (Eq. 9): each z (B, D) is the mean, so its product is formed once."""
+        z = (features.to(self.feature_mean.dtype).mean(dim=1) - self.feature_mean) / self.feature_std
+        h, c = self._first_state(z, products)
+        T, L, cell = self.shape.steps, self.shape.positions, self.lstm
+        bias = cell.bias_ih + cell.bias_hh
+        states = repeat(z, h, c, cell.weight_ih, cell.weight_hh, bias, steps=T, products=products)
+        return Looks(states, z.new_full((T, len(z), L), 1 / L))
+
+    def _first_state(self, mean: Tensor, products: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return h and c (B, H) from the standardised mean feature (B, D): Eq. 12."""
+        h, c = (product(mean, init.weight.to(products).t()) + init.bias for init in (self.init_h, self.init_c))
+        return torch.tanh(h), torch.tanh(c)
+
+
+def loss(output: HeadOutput, target: Tensor, *, attention_weight: float, coverage: float = 1.0) -> Tensor:
+    """Return the mean over the batch of Eq. 13: squared error plus lambda times Eq. 14.
+
+    target (B,) is on the head's own scale; attention_weight is lambda, coverage the 1 of Eq. 15.
+    """
+    penalty = (coverage - output.maps.sum(dim=1)).square().sum(dim=1)  # (B,), Eq. 14 and 15
+    return ((target - output.score).square() + attention_weight * penalty).mean()

@@ -1,0 +1,241 @@
+"""Score images that are in no cache, from features made exactly as the cache's were."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from featcache.backbones.backbone import Backbone
+from featcache.backbones.of_recipe import backbone_of
+from featcache.base.errors import BadImage, BadInput, InvalidSettings, list_problems
+from featcache.base.files import write_durably
+from featcache.base.progress import OnProgress, Progress, silent
+from featcache.images.decode import SUFFIXES, DecodedImage, decode_file, image_of_array, rgb_of
+from featcache.images.loading import load_decoded
+from head.prediction.map_files import write_maps
+from head.runs.head_file import TrainedHead, load_head
+from head.runs.run import Run, read_run
+from head.share.hub import run_folder
+
+ImageLike = str | Path | Image.Image | NDArray[np.uint8]  # a file, or pixels (H, W, 3), (H, W, 4) or (H, W)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """An image's score and the T step scores that add up to it, or the problem that left it without.
+
+    path is its file, if it has one. in_training says that the head was trained on this very image, so that its score
+    says nothing; None that nobody knows, as for an image that is no file. attention holds its attention maps (T, H, W),
+    which a head without attention does not have, and maps is the file they were written to, if that was asked for.
+    """
+
+    path: Path | None
+    score: float | None = None
+    step_scores: tuple[float, ...] = ()
+    in_training: bool | None = False
+    problem: str = ""
+    maps: Path | None = None
+    attention: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
+
+    def __float__(self) -> float:
+        """Return the score; raise `BadInput` if there is none."""
+        if self.score is None:
+            raise BadInput(f"{self.path}: {self.problem}")
+        return self.score
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the prediction as a JSON object, without its attention maps."""
+        return {
+            "path": None if self.path is None else str(self.path),
+            "score": self.score,
+            "step_scores": list(self.step_scores),
+            "in_training": self.in_training,
+            "problem": self.problem,
+            "maps": None if self.maps is None else str(self.maps),
+        }
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """An image to score: its evaluation view (S, S, 3) and its file's digest, '' for no file; or its problem."""
+
+    result: Prediction
+    pixels: NDArray[np.uint8] | None = None
+    sha256: str = ""
+
+
+class Predictor:
+    """A run's head with its own backbone: `Predictor.load(RUN)("photo.jpg").score`."""
+
+    def __init__(self, run: Run, head: TrainedHead, backbone: Backbone) -> None:
+        self.run, self.head, self.backbone = run, head, backbone
+
+    @classmethod
+    def load(cls, folder: str | Path, *, weights: str | None = None, device: str = "auto") -> Self:
+        """Return the predictor of a finished run, a folder or hf://OWNER/NAME[@REVISION] on the Hugging Face Hub.
+
+        weights overrides where the backbone's weights are looked for.
+
+        Raises `Mismatch` if the weights are not those that the head's features were made with.
+        """
+        run = read_run(run_folder(str(folder)))
+        head = load_head(run)
+        backbone = backbone_of(
+            run.recipe,
+            weights=weights or run.weights_source,
+            batch_size=run.config["batch_size"],
+            device=device,
+            nearest=True,
+            where=str(folder),
+            way_out="Import the head again."
+            if run.imported and not weights
+            else "Pass the weights that the cache was extracted with as --weights FILE.",
+        )
+        return cls(run, head, backbone)
+
+    @overload
+    def __call__(self, images: ImageLike) -> Prediction: ...
+
+    @overload
+    def __call__(self, images: list[Any] | tuple[Any, ...]) -> list[Prediction]: ...
+
+    def __call__(self, images: ImageLike | list[Any] | tuple[Any, ...]) -> Prediction | list[Prediction]:
+        """Return the prediction for an image, or one for each of several, attention maps included.
+
+        An image is a file, a Pillow image, or an array of uint8, (H, W, 3), (H, W, 4) or (H, W), and is treated as a
+        file of the same pixels would be. Raises `BadInput` that lists every image that cannot be scored.
+        """
+        if not isinstance(images, list | tuple):
+            return self([images])[0]
+        results = list(self.stream(images))
+        problems = [
+            f"{result.path if result.path is not None else f'image {place}'}: {result.problem}"
+            for place, result in enumerate(results)
+            if result.problem
+        ]
+        if problems:
+            title, way_out = "images that cannot be scored:", "Leave them out, or mend them."
+            raise BadInput(problems[0] if len(problems) == 1 else list_problems(title, problems, way_out))
+        return results
+
+    def predict(
+        self,
+        paths: Sequence[Path],
+        *,
+        map_files: Sequence[Path] = (),
+        draw: Callable[[Prediction], bytes] | None = None,
+        on_progress: OnProgress = silent,
+    ) -> list[Prediction]:
+        """Return a prediction for each image file, in order; a bad image gets its problem instead of a score.
+
+        The attention maps of each go into its own of map_files, if any: .npy, float32 (T, H, W), and what draw makes of
+        them into .png beside it. Raises `InvalidSettings` if the head has no maps.
+        """
+        if map_files:
+            self.check_maps()
+        results = []
+        for done, result in enumerate(self.stream(paths), start=1):
+            kept = replace(result, attention=None)
+            if map_files and result.attention is not None:
+                write_maps(map_files[done - 1], result.attention)
+                if draw is not None:
+                    write_durably(map_files[done - 1].with_suffix(".png"), draw(result))
+                kept = replace(kept, maps=map_files[done - 1])
+            results.append(kept)
+            if done % self.backbone.batch_size == 0 and done < len(paths):
+                on_progress(Progress("predict", done, len(paths), "images"))
+        on_progress(Progress("predict", len(paths), len(paths), "images"))
+        return results
+
+    def check_maps(self) -> None:
+        """Raise `InvalidSettings` if the head has no attention maps."""
+        if not self.run.attends:
+            raise InvalidSettings(f"{self.run.folder}: a head without attention, which has no maps; leave --maps out")
+
+    def stream(self, images: Iterable[ImageLike]) -> Iterator[Prediction]:
+        """Yield a prediction for each image, in order, as batches of them are scored; a bad one has its problem."""
+        if isinstance(images, str | Path | Image.Image | np.ndarray):
+            raise InvalidSettings("stream takes several images: a list of them, or Path(FOLDER).glob('*.jpg')")
+        waiting: list[_Loaded] = []
+        for image in images:
+            waiting.append(self._load(image))
+            if sum(one.pixels is not None for one in waiting) == self.backbone.batch_size:
+                yield from self._scored(waiting)
+                waiting = []
+        yield from self._scored(waiting)
+
+    def _load(self, image: ImageLike) -> _Loaded:
+        path = Path(image) if isinstance(image, str | Path) else None
+        try:
+            decoded = _decoded(image)
+        except (BadImage, InvalidSettings) as error:
+            return _Loaded(Prediction(path, problem=str(error)))
+        view = load_decoded(decoded, "" if path is None else path.name, (0, 1), self.run.recipe).pixels[0]
+        return _Loaded(Prediction(path), view, decoded.sha256)
+
+    def _scored(self, images: Sequence[_Loaded]) -> Iterator[Prediction]:
+        pixels = [image.pixels for image in images if image.pixels is not None]
+        of_each = zip(*self._score(pixels), strict=True) if pixels else iter(())
+        for image in images:
+            yield image.result if image.pixels is None else self._prediction(image, *next(of_each))
+
+    def _prediction(self, image: _Loaded, score: float, steps: NDArray[Any], maps: NDArray[np.float32]) -> Prediction:
+        if not np.isfinite(score):
+            return replace(image.result, problem="the score is not finite")
+        unknown = self.run.imported or not image.sha256
+        return replace(
+            image.result,
+            score=float(score),
+            step_scores=tuple(steps.tolist()),
+            in_training=None if unknown else image.sha256 in self.head.train_images,
+            attention=maps if self.run.attends else None,
+        )
+
+    def _score(
+        self, pixels: list[NDArray[np.uint8]]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float32]]:
+        """Return scores (B), step scores (B, T) and attention maps (B, T, H, W), where the head has such."""
+        features = self.backbone(torch.from_numpy(np.stack(pixels)))
+        if self.run.imported:  # whoever trained it did not round them, which changes its maps by up to 1e-4
+            read = features[self.run.input.layers[0]].cpu()
+        else:
+            read = self.run.input.of_maps(features, self.head.constants, self.run.recipe)
+        score, steps, looks = self.head.predict(read)
+        maps = looks.numpy()  # (B, T, L)
+        if self.run.attends:
+            shape = self.run.input.grid(self.run.recipe)
+            maps = maps.reshape(*maps.shape[:2], shape.height, shape.width)
+        return score.numpy(), steps.numpy(), maps
+
+
+def _decoded(image: ImageLike) -> DecodedImage:
+    """Return an image's pixels, and the digest of its file if it is one."""
+    if isinstance(image, str | Path):
+        return decode_file(Path(image))
+    return DecodedImage(rgb_of(image if isinstance(image, Image.Image) else image_of_array(np.asarray(image))), "")
+
+
+def list_images(arguments: Sequence[Path]) -> list[Path]:
+    """Return the image files among arguments and in the folders among them, recursively, in order of path.
+
+    Raises `InvalidSettings` that lists every argument that is not there, or a folder without images.
+    """
+    paths: list[Path] = []
+    problems = []
+    for argument in arguments:
+        if argument.is_dir():
+            found = sorted(path for path in argument.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+            paths += found
+            problems += [] if found else [f"{argument} holds no {', '.join(SUFFIXES)} files"]
+        elif argument.exists():
+            paths.append(argument)
+        else:
+            problems.append(f"{argument} does not exist")
+    if problems:
+        raise InvalidSettings("; ".join(problems))
+    return paths

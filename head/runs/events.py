@@ -1,0 +1,86 @@
+"""The curves of a run as TensorBoard's event files."""
+
+import importlib.util
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from featcache.base.errors import InvalidSettings, StorageError
+from featcache.base.files import make_folder
+from head.runs.history import History
+
+_TAGS = {
+    "train_loss": "train/loss",
+    "val_rho": "val/rho",
+    "val_mse": "val/mse",
+    "val_prediction_sd": "val/prediction_sd",
+    "seconds": "speed/seconds",
+    "images_per_second": "speed/images_per_second",
+    "waiting_seconds": "speed/waiting_seconds",
+}
+
+
+def check_tensorboard() -> None:
+    """Raise `InvalidSettings` if TensorBoard is not installed."""
+    if importlib.util.find_spec("tensorboard") is None:
+        raise InvalidSettings("--tensorboard needs TensorBoard: pip install 'amnet-featcache[tensorboard]'")
+
+
+class EventLog:
+    """Writes histories as scalars into TensorBoard's event files in a folder, one point an epoch.
+
+    Give it the whole history after each epoch. Files that an earlier process wrote there are replaced by one with
+    all epochs, so a run that was killed or started over has each of them once. lr is the learning rate, if there is
+    one, of all epochs.
+    """
+
+    def __init__(self, folder: Path, lr: float | None) -> None:
+        self._folder, self._lr = folder, lr
+        self._writer: Any = None
+        self._written = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    @property
+    def empty(self) -> bool:
+        """Whether there are no event files yet."""
+        return not self._files()
+
+    def _files(self) -> list[Path]:
+        return list(self._folder.glob("events.out.tfevents.*"))
+
+    def __call__(self, history: History) -> None:
+        """Write the epochs that this object has not written; raise `StorageError` if that cannot be."""
+        try:
+            earlier: list[Path] = []
+            if self._writer is None:
+                earlier = self._files()
+                self._writer = self._opened()
+            for epoch in history[self._written :]:
+                self._write(epoch)
+            self._writer.flush()
+            for path in earlier:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageError(f"{self._folder}: {error}; give another folder with --tensorboard") from error
+        self._written = len(history)
+
+    def _opened(self) -> Any:
+        """Return a writer; it tells a TensorBoard that shows this run already to forget the earlier file's epochs."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        make_folder(self._folder)
+        return SummaryWriter(str(self._folder), purge_step=1)
+
+    def _write(self, epoch: dict[str, float]) -> None:
+        step = int(epoch["epoch"])
+        for key, tag in _TAGS.items():
+            if key in epoch:
+                self._writer.add_scalar(tag, epoch[key], step)
+        if self._lr is not None:
+            self._writer.add_scalar("train/lr", self._lr, step)

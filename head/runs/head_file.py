@@ -1,0 +1,95 @@
+"""The file of a trained head, head.safetensors: weights, constants and the digests of its training images."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from featcache.base.errors import CacheIncomplete, CorruptFile
+from featcache.base.files import canonical_json, digest_of_file, write_durably
+from featcache.store.shards.encoding import Constants
+from head.models.kinds import head_as_json, head_from_json
+from head.runs.run import HEAD_NAME, Run
+
+_CONSTANTS = "feature_constants."
+_TRAIN_IMAGES = "train_images_sha256"
+
+
+@dataclass(frozen=True)
+class TrainedHead:
+    """A head in evaluation mode, the scale of its scores, and the sha256 of its training images.
+
+    A score is target_mean + target_scale * y, with y the head's own output. constants holds for each layer that was
+    stored as uint8 those (2, D) with which it was.
+    """
+
+    module: nn.Module
+    target_mean: float
+    target_scale: float
+    train_images: frozenset[str]
+    constants: Mapping[str, Constants]
+
+    @property
+    def steps(self) -> int:
+        """T, 1 for heads that look once."""
+        return int(self.module.shape.steps)  # type: ignore[union-attr, arg-type]
+
+    @torch.inference_mode()
+    def predict(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Map features (B, L, D) to scores (B), step scores (B, T) that add up to them, and maps (B, T, L)."""
+        output = self.module(features)
+        share = self.target_mean / self.steps
+        steps = output.step_scores.double() * self.target_scale + share
+        return steps.sum(dim=1), steps, output.maps
+
+
+def save_head(
+    folder: Path,
+    module: nn.Module,
+    *,
+    target_mean: float,
+    target_scale: float,
+    train_images: list[str],
+    constants: Mapping[str, Constants],
+) -> str:
+    """Write head.safetensors and return its sha256."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    digests = np.frombuffer(bytes.fromhex("".join(sorted(train_images))), np.uint8).reshape(-1, 32)
+    tensors[_TRAIN_IMAGES] = torch.from_numpy(digests.copy())
+    tensors |= {f"{_CONSTANTS}{layer}": torch.from_numpy(values) for layer, values in constants.items()}
+    facts = {**head_as_json(module), "target_mean": target_mean, "target_scale": target_scale}
+    # one key, because safetensors writes several in random order, and the same head must be the same bytes
+    return write_durably(folder / HEAD_NAME, safetensors.torch.save(tensors, {"head": canonical_json(facts)}))
+
+
+def load_head(run: Run, device: str | torch.device = "cpu") -> TrainedHead:
+    """Return the head of a finished run; raise `CacheIncomplete` if unfinished, `CorruptFile` for damage."""
+    path = run.folder / HEAD_NAME
+    if not run.finished:
+        raise CacheIncomplete(f"{run.folder}: training has not finished; run the same train-head command again")
+    if not path.is_file() or digest_of_file(path) != run.config["result"]["head_sha256"]:
+        again = "import it again" if run.imported else "run train-head again with --no-resume"
+        raise CorruptFile(f"{path}: missing or damaged; {again}")
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            facts = json.loads(file.metadata()["head"])
+            tensors = {name: file.get_tensor(name) for name in file.offset_keys()}
+        module = head_from_json(facts["kind"], facts["shape"])
+        train_images = tensors.pop(_TRAIN_IMAGES).numpy()
+        stored = [name for name in tensors if name.startswith(_CONSTANTS)]
+        constants = {name.removeprefix(_CONSTANTS): tensors.pop(name).numpy() for name in stored}
+        module.load_state_dict(tensors)
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CorruptFile(f"{path}: not a head of this version: {error}") from error
+    return TrainedHead(
+        module.eval().requires_grad_(False).to(device),
+        float(facts["target_mean"]),
+        float(facts["target_scale"]),
+        frozenset(bytes(row).hex() for row in train_images),
+        constants,
+    )

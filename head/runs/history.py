@@ -1,0 +1,39 @@
+"""What training tells of each epoch: history.csv in the run's folder, and the same as TensorBoard's event files.
+
+history.csv holds what settings, data and machine decide, to the byte; how long epochs took is TensorBoard's alone.
+"""
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from featcache.base.files import write_durably
+
+HISTORY_NAME = "history.csv"
+_TIMES = ("seconds", "images_per_second", "waiting_seconds")
+History = Sequence[dict[str, float]]  # one an epoch, from the first; each has its number as 'epoch'
+OnHistory = Callable[[History], None]
+
+
+def ignored(history: History) -> None:
+    """Tell nobody."""
+
+
+def write_history(folder: Path, history: History) -> None:
+    """Write history.csv: one line an epoch."""
+    text = io.StringIO()
+    fields = [field for field in history[0] if field not in _TIMES]
+    writer = csv.DictWriter(text, fieldnames=fields, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    write_durably(folder / HISTORY_NAME, text.getvalue().encode())
+
+
+def read_history(folder: Path) -> list[dict[str, float]]:
+    """Return the history of a finished run; empty for a head that was fitted in one go."""
+    path = folder / HISTORY_NAME
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return [{field: float(value) for field, value in line.items()} for line in csv.DictReader(file)]

@@ -1,0 +1,156 @@
+"""A run's folder: config.json, head.safetensors, history.csv, checkpoint. Nothing in it is pickled.
+
+The head's file also holds the sha256 of every image it was trained on, so the guard against scoring a head on
+its training images goes where the head goes.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from featcache.base.errors import CorruptFile, InvalidSettings, Mismatch
+from featcache.base.files import read_json, write_durably
+from featcache.recipe import Recipe, recipe_from_json
+from featcache.settings import LARGEST_BATCH
+from head.data.inputs import HeadInput, input_from_json
+from head.runs.history import HISTORY_NAME
+
+CONFIG_NAME = "config.json"
+HEAD_NAME = "head.safetensors"
+CHECKPOINT_NAME = "checkpoint"
+RUN_FORMAT_VERSION = 1
+_LARGEST_CONFIG = 16 << 20
+_LONGEST_NAME = 255  # bytes, of a folder on most file systems
+_CONFIG_FIELDS = (
+    "name",
+    "cache",
+    "fingerprint",
+    "split",
+    "input",
+    "settings",
+    "recipe",
+    "selected_on",
+    "weights_source",
+    "batch_size",
+)
+_RESULT_FIELDS = ("head_sha256", "best_epoch", "lowest_mse_epoch")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished or unfinished run. config is config.json; `finished` says whether a head is there."""
+
+    folder: Path
+    config: dict[str, Any]
+
+    @property
+    def finished(self) -> bool:
+        """Whether training has ended and the head is there."""
+        return "result" in self.config
+
+    @property
+    def name(self) -> str:
+        """The run's name, shared by its splits."""
+        return str(self.config["name"])
+
+    @property
+    def split(self) -> str:
+        """The split it was trained on."""
+        return str(self.config["split"])
+
+    @property
+    def input(self) -> HeadInput:
+        """What it reads of an image; raise `CorruptFile` if the configuration does not say."""
+        try:
+            return input_from_json(self.config["input"])
+        except (TypeError, ValueError) as error:
+            raise CorruptFile(f"{self.folder / CONFIG_NAME}: {error}") from error
+
+    @property
+    def imported(self) -> bool:
+        """Whether it is another program's checkpoint; on which images that was trained is not known."""
+        return "imported" in self.config
+
+    @property
+    def attends(self) -> bool:
+        """Whether its head could say where it looks; without attention all places are alike."""
+        settings = self.config["settings"]
+        return settings.get("head", "amnet") == "amnet" and bool(settings.get("attention", True))
+
+    @property
+    def weights_source(self) -> str:
+        """Where its backbone's weights are: 'imagenet', 'random' or a file, which may be in the run's folder."""
+        source = str(self.config["weights_source"])
+        return source if source in ("imagenet", "random") else str(self.folder / source)
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe of the features it was trained on."""
+        return recipe_from_json(self.config["recipe"], str(self.folder / CONFIG_NAME))
+
+
+def check_name(name: str) -> None:
+    """Raise `InvalidSettings` unless name can be one folder's name."""
+    if not re.fullmatch(r"\w[\w.,+=-]*", name):
+        raise InvalidSettings(f"--name must be letters, digits and . , + = - _ only, found {name!r}")
+    if len(name.encode()) > _LONGEST_NAME:
+        raise InvalidSettings(f"a run's name has at most {_LONGEST_NAME} bytes, give a shorter --name than {name!r}")
+
+
+def write_config(folder: Path, config: dict[str, Any]) -> Run:
+    """Write config.json at once, durably."""
+    write_durably(folder / CONFIG_NAME, (json.dumps(config, indent=1, sort_keys=True) + "\n").encode())
+    return Run(folder, config)
+
+
+def read_run(folder: str | Path) -> Run:
+    """Return the run in folder; raise `InvalidSettings` if there is none, `Mismatch` if it is of a newer version."""
+    folder = Path(folder)
+    path = folder / CONFIG_NAME
+    if (folder / HEAD_NAME).is_file() and not path.is_file():
+        raise CorruptFile(f"{folder}: holds a head, but lacks {CONFIG_NAME}; train or import it again there")
+    if not path.is_file():
+        inside = [str(run.folder) for run in find_runs(folder)] if folder.is_dir() else []
+        hint = f"name one of {', '.join(inside[:8])}" if inside else "make one with train-head"
+        raise InvalidSettings(f"{folder}: no run there; {hint}")
+    try:
+        config = read_json(path, largest=_LARGEST_CONFIG)
+    except CorruptFile as error:
+        raise CorruptFile(f"{error}; train the run again with --no-resume, or import it again") from error
+    if not isinstance(config.get("run_format_version"), int):
+        raise CorruptFile(f"{path}: not the configuration of a run; train it again with --no-resume, or import it")
+    if config["run_format_version"] > RUN_FORMAT_VERSION:
+        raise Mismatch(f"{path}: run format {config['run_format_version']}, this program reads {RUN_FORMAT_VERSION}")
+    again = "import it again" if "imported" in config else "train the run again with --no-resume"
+    missing = [field for field in _CONFIG_FIELDS if field not in config]
+    if not isinstance(config.get("imported", {}), dict):
+        raise CorruptFile(f"{path}: what it was imported from is not an object; {again}")
+    if not isinstance(config.get("result", {}), dict):
+        raise CorruptFile(f"{path}: its result is not an object; {again}")
+    missing += [field for field in _RESULT_FIELDS if field not in config.get("result", _RESULT_FIELDS)]
+    missing += ["result"] if "imported" in config and "result" not in config else []  # it is written last, with it
+    if missing:
+        raise CorruptFile(f"{path}: lacks {', '.join(missing)}; {again}")
+    batch_size = config["batch_size"]
+    if not isinstance(batch_size, int) or not 1 <= batch_size <= LARGEST_BATCH:
+        raise CorruptFile(f"{path}: batch_size must be 1 to {LARGEST_BATCH}, found {batch_size!r}; {again}")
+    return Run(folder, config)
+
+
+def find_runs(folder: Path) -> list[Run]:
+    """Return every run in folder or below it, in order of path."""
+    return [read_run(found) for found in run_folders(folder)]
+
+
+def run_folders(folder: Path) -> list[Path]:
+    """Return folder and those below it that hold a run, or what is left of one, in order."""
+    return sorted({path.parent for name in (CONFIG_NAME, HEAD_NAME) for path in folder.rglob(name)})
+
+
+def remove_results(folder: Path) -> None:
+    """Remove an earlier head of this folder and what was made with it: a new head must not stand beside old scores."""
+    for pattern in (HEAD_NAME, HISTORY_NAME, "scores*.json", "predictions*.csv"):
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)

@@ -1,0 +1,102 @@
+"""Heads, and whole models from pixels on, written out plainly, so that they can be traced. Knows nothing of ONNX.
+
+The heads themselves cannot be: they have what training needs, gradients by hand, compiled loops, and memory that is
+used again. In evaluation these compute the same.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from featcache.backbones.networks import Extractor
+from featcache.store.shards.encoding import LEVELS, Constants
+from head.data.inputs import HeadInput
+from head.models.plain import plain_head
+from head.runs.head_file import TrainedHead
+from head.runs.run import Run
+
+
+class HeadGraph(nn.Module):
+    """Features (B, L, D) float32 to score (B), step_scores (B, T) and, where the head has them, maps (B, T, L)."""
+
+    def __init__(self, head: TrainedHead) -> None:
+        super().__init__()
+        self.plain = plain_head(head.module)
+        self.share, self.scale = head.target_mean / head.steps, head.target_scale
+
+    def forward(self, features: Tensor) -> tuple[Tensor, ...]:
+        """Map features to outputs on the scale of the data, float32."""
+        m, maps = self.plain(features)
+        steps = m.double() * self.scale + self.share  # (B, T)
+        score = steps.sum(dim=1)
+        return (score.float(), steps.float()) + (() if maps is None else (maps,))
+
+
+class ModelGraph(nn.Module):
+    """Pixels (B, S, S, 3) uint8 of evaluation views to what `HeadGraph` gives of their features.
+
+    Features are rounded as they are where a cache stores them, which is what the head was trained on.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, extractor: Extractor, run: Run, head: TrainedHead) -> None:
+        super().__init__()
+        self.network, self.maps_of, self.layers = extractor.module, extractor.maps, extractor.layers
+        self.register_buffer("mean", 255 * torch.tensor(extractor.mean))
+        self.register_buffer("std", 255 * torch.tensor(extractor.std))
+        self.reading = Reading(run, head.constants)
+        self.head = HeadGraph(head)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """Map pixels to outputs on the scale of the data, float32."""
+        x = ((pixels.float() - self.mean) / self.std).permute(0, 3, 1, 2)  # (B, 3, S, S)
+        maps = dict(zip(self.layers, self.maps_of(x), strict=True))
+        outputs: tuple[Tensor, ...] = self.head(self.reading(maps))
+        return outputs
+
+
+class Reading(nn.Module):
+    """Maps (B, D, height, width) of each layer to what a head reads of them, as `HeadInput.of_maps` does."""
+
+    def __init__(self, run: Run, constants: Mapping[str, Constants]) -> None:
+        super().__init__()
+        self.input: HeadInput = run.input
+        self.rounded = not run.imported  # whoever trained an imported head did not round
+        grid = run.input.grid(run.recipe)
+        for k, layer in enumerate(self.input.layers):
+            shape = run.recipe.layer_shape(layer)
+            same = (shape.height, shape.width) == (grid.height, grid.width)
+            one = torch.eye(shape.positions).reshape(shape.positions, shape.height, shape.width)
+            share = functional.adaptive_avg_pool2d(one, (grid.height, grid.width)).flatten(1).t()  # (L of grid, L)
+            self.register_buffer(f"share{k}", None if same or self.input.pooling != "maps" else share)
+            values = constants.get(layer)
+            self.register_buffer(f"constants{k}", None if values is None else torch.from_numpy(values))
+
+    def forward(self, maps: Mapping[str, Tensor]) -> Tensor:
+        """Map each layer's map to features (B, L, D), or (B, 1, D) where they are pooled."""
+        return torch.cat([self._read(k, maps[layer]) for k, layer in enumerate(self.input.layers)], dim=2)
+
+    def _read(self, k: int, fmap: Tensor) -> Tensor:
+        features = fmap.flatten(2).transpose(1, 2)  # (B, L, D)
+        if self.rounded:
+            features = _stored(features, getattr(self, f"constants{k}"))
+        if self.input.pooling == "maps":
+            share = getattr(self, f"share{k}")
+            return features if share is None else share @ features
+        mean = features.mean(dim=1, keepdim=True)  # (B, 1, D)
+        if self.input.pooling == "mean":
+            return mean
+        return torch.cat([mean, (features - mean).square().mean(dim=1, keepdim=True).sqrt()], dim=2)
+
+
+def _stored(features: Tensor, constants: Tensor | None) -> Tensor:
+    """Return features (B, L, D) float32 as a cache gives them back, rounded to float16 or to 8 bits."""
+    if constants is None:
+        return features.to(torch.float16).float()
+    scale, zero = constants[0], constants[1]
+    codes: Tensor = ((features / scale).round() + zero).clamp(0, LEVELS)
+    return (codes - zero) * scale

@@ -1,0 +1,236 @@
+"""A checkpoint of the authors' published models becomes a run with a backbone of its own. Nothing in it is executed."""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import nn
+
+from featcache.backbones.backbone import Backbone, build_backbone
+from featcache.backbones.of_recipe import recipe_of
+from featcache.backbones.weights import State, load_into, problems_of, read_weights_file
+from featcache.base.errors import InvalidSettings, Mismatch, list_problems, printable
+from featcache.base.files import digest_of_file, make_folder, remove_temporaries, write_durably
+from featcache.base.lock import writer_lock
+from featcache.settings import view_recipe_of
+from head.data.inputs import HeadInput
+from head.models.published import TARGET_MEAN, TARGET_SCALE, PublishedHead, PublishedShape
+from head.runs.head_file import save_head
+from head.runs.run import CONFIG_NAME, HEAD_NAME, RUN_FORMAT_VERSION, Run, check_name, read_run, write_config
+
+BACKBONE, LAYER, STRIDE = "resnet50", "layer3", 16
+BACKBONE_NAME = "backbone.safetensors"
+BACKBONE_PREFIX = "core_cnn.core_cnn."
+UNKNOWN_SELECTION = "unknown (imported)"
+_BATCH_SIZE = 16
+_LARGEST = 65536
+_OWN_FILES = {BACKBONE_NAME, HEAD_NAME, CONFIG_NAME, "lock"}
+_FEW, _LONGEST_NAME = 8, 60
+
+
+@dataclass(frozen=True)
+class Imported:
+    """The run that a checkpoint became, the head's shape, and the keys of the file that were not expected."""
+
+    run: Run
+    shape: PublishedShape
+    unknown_keys: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what was imported as a JSON object."""
+        return {
+            "run": str(self.run.folder),
+            "name": self.run.name,
+            "split": self.run.split,
+            "fingerprint": self.run.config["fingerprint"],
+            "positions": self.shape.positions,
+            "channels": self.shape.channels,
+            "steps": self.shape.steps,
+            "hidden_size": self.shape.hidden_size,
+            "regressor_size": self.shape.regressor_size,
+            "unknown_keys": list(self.unknown_keys),
+        }
+
+
+def import_head(file: Path, out: Path, *, name: str = "imported", split: str = "", steps: int = 3) -> Imported:
+    """Make the run in folder out of a checkpoint; importing it again there gives the same run, or renames it.
+
+    split is that on which the head was trained, for `score_run`; steps is T, which the file does not tell.
+    Raises `Mismatch` that lists everything the file lacks or has in another shape, or if out holds another run, and
+    what `read_weights_file` raises.
+    """
+    check_name(name)
+    if not re.fullmatch(r"[\w.-]*", split):
+        raise InvalidSettings(f"--split must be the name of a split, such as 1, found {split!r}")
+    if not 1 <= steps <= 20:
+        raise InvalidSettings(f"--steps must be 1 to 20, found {steps}")
+    state = _without_wrapper(read_weights_file(file))
+    backbone, whole = _resnet()
+    shape, head = _checked(file, state, backbone, steps)
+    known = {*head.state_dict(), *(BACKBONE_PREFIX + key for key in whole.state_dict())}
+    source = {"file": file.name, "sha256": digest_of_file(file), "steps": steps}
+    make_folder(out)
+    with writer_lock(out):
+        remove_temporaries(out)
+        _prepare(out, source, name, split)
+        _write_backbone(out, state, backbone)
+        run = _write_run(out, head, source, name, split)
+    return Imported(run, shape, tuple(key for key in state if key not in known))
+
+
+def _without_wrapper(state: State) -> State:
+    """Return state without the prefix that torch's DataParallel gives every name."""
+    if not all(key.startswith("module.") for key in state):
+        return state
+    return {key.removeprefix("module."): tensor for key, tensor in state.items()}
+
+
+def _resnet() -> tuple[nn.Module, nn.Module]:
+    """Return the authors' backbone up to the layer that is used, and the whole of it, both without weights."""
+    from torchvision.models import get_model
+    from torchvision.models.feature_extraction import create_feature_extractor
+
+    with torch.device("meta"):
+        whole: nn.Module = get_model(BACKBONE, weights=None).eval()
+        return create_feature_extractor(whole, [LAYER], suppress_diff_warning=True), whole
+
+
+def _checked(file: Path, state: State, backbone: nn.Module, steps: int) -> tuple[PublishedShape, PublishedHead]:
+    """Return the head with the file's weights; raise `Mismatch` with all that head and backbone do not find there."""
+    positions = _size(state, "eh1.weight", 0, usual=196)
+    shape = PublishedShape(
+        positions=positions,
+        channels=backbone.state_dict()[f"{LAYER}.0.conv3.weight"].shape[0],
+        steps=steps,
+        hidden_size=_size(state, "rnn.weight_hh_l0", 1, usual=1024),
+        regressor_size=_size(state, "regnet1.weight", 0, usual=512),
+    )
+    with torch.device("meta"):
+        head = PublishedHead(shape)
+    problems = [*_problems(head, state, ""), *_problems(backbone, state, BACKBONE_PREFIX)]
+    if math.isqrt(positions) ** 2 != positions:
+        problems.append(f"eh1.weight: for {positions} positions, which no square map has")
+    deeper = rf"{re.escape(BACKBONE_PREFIX)}layer[123]\.\d+\..*"
+    own = {BACKBONE_PREFIX + key for key in backbone.state_dict()}
+    problems += [
+        f"{printable(key)}: {BACKBONE} has no such layer"
+        for key in state
+        if re.fullmatch(deeper, key) and key not in own
+    ]
+    if problems:
+        way_out = "Pass a checkpoint of the authors' published ResNet50 models."
+        raise Mismatch(list_problems(f"{file}: not a head that can be imported:", problems, way_out))
+    head = head.to_empty(device="cpu")
+    load_into(head, state, str(file))
+    head.bn1.num_batches_tracked = torch.tensor(0)  # which some files lack, and nothing reads
+    return shape, head
+
+
+def _size(state: State, key: str, axis: int, *, usual: int) -> int:
+    """Return the size of one axis of a matrix in state; what it usually is where there is no such matrix."""
+    shape = state[key].shape if key in state else ()
+    return shape[axis] if len(shape) == 2 and 0 < shape[axis] <= _LARGEST else usual
+
+
+def _problems(module: nn.Module, state: State, prefix: str) -> list[str]:
+    """Return in words what state lacks or has otherwise than module, the type of numbers included."""
+    found = problems_of(module, state, prefix)
+    named = {problem.partition(": ")[0] for problem in found}
+    for name, own in module.state_dict().items():
+        key = prefix + name
+        if own.is_floating_point() and key in state and key not in named and state[key].dtype != torch.float32:
+            found.append(f"{key}: expected {torch.float32}, found {state[key].dtype}")
+        elif name.endswith("running_var") and key in state and key not in named and (state[key] < 0).any():
+            found.append(f"{key}: holds negative variances")
+    return found
+
+
+def _prepare(out: Path, source: dict[str, Any], name: str, split: str) -> None:
+    """Raise `Mismatch` if out holds anything but the same import; remove scores under another name or split."""
+    scores = [*out.glob("scores*.json"), *out.glob("predictions*.csv")]
+    other = sorted(path.name for path in out.iterdir() if path.name not in _OWN_FILES and path not in scores)
+    if not (out / CONFIG_NAME).is_file():
+        if other:
+            raise Mismatch(f"{out}: holds {', '.join(other[:8])}, so no place for a run; give it a new --out")
+        _remove(scores)
+        return
+    run = read_run(out)
+    there = {key: run.config.get("imported", {}).get(key) for key in ("sha256", "steps")}
+    if there != {key: source[key] for key in there}:
+        kind = f"an import of {run.config['imported'].get('file')}" if run.imported else "a trained head"
+        raise Mismatch(f"{out}: holds another run, {run.name}, {kind}; give this one a new --out")
+    if (run.name, run.split) != (name, split):
+        _remove(scores)
+
+
+def _remove(paths: list[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
+
+
+def _write_backbone(out: Path, state: State, backbone: nn.Module) -> None:
+    names = [key for key in backbone.state_dict() if not key.endswith("num_batches_tracked")]
+    tensors = {key: state[BACKBONE_PREFIX + key].contiguous().clone() for key in names}
+    write_durably(out / BACKBONE_NAME, safetensors.torch.save(tensors))
+
+
+def _write_run(out: Path, head: PublishedHead, source: dict[str, Any], name: str, split: str) -> Run:
+    """Write the head, then the configuration that makes the folder a run."""
+    backbone = _backbone(out, head.shape)
+    recipe = recipe_of(backbone, view_recipe_of("published", image_size=backbone.image_size))
+    head_sha256 = save_head(
+        out, head, target_mean=TARGET_MEAN, target_scale=TARGET_SCALE, train_images=[], constants={}
+    )
+    config = {
+        "run_format_version": RUN_FORMAT_VERSION,
+        "name": name,
+        "cache": "",
+        "split": split,
+        "input": HeadInput((LAYER,), "maps").as_json(),
+        "settings": {"recipe": "published", "imported": name},
+        "selected_on": UNKNOWN_SELECTION,
+        "train_images": None,
+        "fingerprint": recipe.fingerprint,
+        "recipe": recipe.as_json(),
+        "weights_source": BACKBONE_NAME,
+        "batch_size": _BATCH_SIZE,
+        "torch": torch.__version__,
+        "imported": source,
+        "result": {"head_sha256": head_sha256, "best_epoch": None, "lowest_mse_epoch": None},
+    }
+    return write_config(out, config)
+
+
+def _backbone(out: Path, shape: PublishedShape) -> Backbone:
+    """Return the backbone as it was written, for images of the size that gives the head's positions."""
+    return build_backbone(
+        BACKBONE,
+        layers=(LAYER,),
+        weights=str(out / BACKBONE_NAME),
+        image_size=STRIDE * math.isqrt(shape.positions),
+        device="cpu",
+        precision="fp32",
+        runtime="torch",
+        batch_size=_BATCH_SIZE,
+    )
+
+
+def format_names(names: Sequence[str]) -> str:
+    """Return the first few of names from a file, cut where they are long, and how many others --json lists."""
+    few = [printable(name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}...") for name in names[:_FEW]]
+    more = f"and {len(names) - _FEW:,} more, which --json lists"
+    return ", ".join([*few, *([more] if len(names) > _FEW else [])])
+
+
+def describe_import(imported: Imported) -> str:
+    """Return an imported head as one line."""
+    shape, run = imported.shape, imported.run
+    return (
+        f"{run.folder}: head of {shape.steps} steps, {shape.positions} positions, state {shape.hidden_size}, with its "
+        f"backbone; fingerprint {run.config['fingerprint'][:16]}"
+    )

@@ -1,0 +1,83 @@
+"""Attention maps of a few images of low, middle and high score, over the photographs that the cache was made of."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from featcache.base.errors import BadInput, printable
+from featcache.datasets.dataset import images_of
+from featcache.images.identity import original
+from featcache.store.cache import FeatureCache
+from head.data.batches import present_part
+from head.evaluation.evaluate import Evaluation
+from head.evaluation.metrics import Scores
+from head.evaluation.score import Scored, attention_of
+from head.show.figures.figures import Drawing, Drawings
+from head.show.overlay import draw_maps, seen_box
+from head.show.style import check_matplotlib, shortened
+
+_EACH = 2  # images of low, of middle and of high score
+
+
+def draw_examples(cache: FeatureCache, evaluation: Evaluation, *, root: Path | None = None) -> Drawings:
+    """Return maps over images, lowest predicted score first, and for images that were left out, why.
+
+    root is where the dataset is now, if it has moved. The head is that of the first run of the first row that attends.
+    Raises `InvalidSettings` without matplotlib.
+    """
+    check_matplotlib()
+    scored = next((one for row in evaluation.rows for one in row.scored if one.run.attends), None)
+    if scored is None:
+        return Drawings([], ["attention maps: no head here has attention"])
+    places = chosen(scored.prediction)
+    rows = present_part(cache, cache.splits[scored.run.split][scored.part]).rows[places]
+    maps = [one for batch in attention_of(cache, scored.run, rows) or () for one in batch]
+    found, absent, folder = Drawings([], []), [], images_of(cache.manifest.source, root)
+    for number, (place, row, one) in enumerate(zip(places.tolist(), rows, maps, strict=True), start=1):
+        image = cache.images[row]
+        try:
+            drawing = _drawing(cache, scored, original(image, folder), one, place=place, name=f"attention-{number}")
+            found.drawings.append(drawing)
+        except BadInput as error:
+            absent.append(f"{image.name} ({error})")
+    if absent:
+        found.left_out.append(f"attention maps: {', '.join(absent)}; looked for in {folder}")
+    return found
+
+
+def chosen(prediction: Scores) -> NDArray[np.int64]:
+    """Return the places of the two lowest, middle and highest predictions that are finite, in that order; each once."""
+    order = np.argsort(prediction, kind="stable")
+    order = order[np.isfinite(prediction[order])]
+    middle = max(0, len(order) // 2 - _EACH // 2)
+    ranks = np.r_[
+        : min(_EACH, len(order)), middle : min(middle + _EACH, len(order)), max(0, len(order) - _EACH) : len(order)
+    ]
+    places: NDArray[np.int64] = order[np.unique(ranks)]
+    return places
+
+
+def _drawing(
+    cache: FeatureCache, scored: Scored, picture: Image.Image, maps: NDArray[np.float32], *, place: int, name: str
+) -> Drawing:
+    run = scored.run
+    figure = draw_maps(
+        picture,
+        maps,
+        step_scores=scored.step_scores[place].tolist(),
+        score=float(scored.prediction[place]),
+        truth=float(scored.truth[place]),
+        title=scored.names[place],
+        box=seen_box(cache.recipe.view_recipe, width=picture.width, height=picture.height),
+    )
+    seen = (
+        "which it saw whole" if cache.recipe.eval_view == "squash" else "of which it saw the middle; the rest is dark"
+    )
+    caption = (
+        f"Attention of {shortened(run.name, 60)}, split {printable(run.split)}, over {printable(scored.names[place])} "
+        f"of the {scored.part} part, {seen}. Colours are attention over uniform attention, on one "
+        "scale; step scores m_t add up to the score."
+    )
+    return Drawing(name, "Attention maps", caption, figure)

@@ -1,0 +1,127 @@
+"""The figures of an evaluation: which there are, what each says, and their files."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from featcache.base.files import make_folder, write_durably
+from featcache.store.cache import FeatureCache
+from head.evaluation.evaluate import Evaluation
+from head.evaluation.summary import Row
+from head.show.figures.comparison import draw_comparison, draw_differences
+from head.show.figures.curves import draw_curves, without_curves
+from head.show.figures.distributions import draw_distributions
+from head.show.figures.paper_tables import table_of
+from head.show.figures.residuals import draw_residuals
+from head.show.figures.results import cut_note, listed, without_scores
+from head.show.figures.scatter import draw_scatter
+from head.show.figures.steps import draw_steps, without_steps
+from head.show.style import MOST_HEADS, as_png, as_svg, check_matplotlib, styled
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure: name is the stem of its files, caption one to a few plain sentences that say what it shows."""
+
+    name: str
+    title: str
+    caption: str
+    figure: "Figure"
+
+
+@dataclass(frozen=True)
+class Drawings:
+    """Figures, and for each one that was left out, or heads that were, why."""
+
+    drawings: list[Drawing]
+    left_out: list[str]
+
+
+@dataclass(frozen=True)
+class _Family:
+    """A figure with a panel for each head; without says why a head has none, '' if it has."""
+
+    name: str
+    title: str
+    draw: "Callable[[Sequence[Row]], tuple[Figure, str]]"
+    without: Callable[[Row], str]
+
+
+_FAMILIES = (
+    _Family("training-curves", "Training", draw_curves, without_curves),
+    _Family("predicted-against-true", "Predicted against true scores", draw_scatter, without_scores),
+    _Family("score-histograms", "Distribution of scores", draw_distributions, without_scores),
+    _Family("residuals", "Residuals", draw_residuals, without_scores),
+    _Family("step-gradients", "Step scores over the looks", draw_steps, without_steps),
+)
+
+
+def draw_all(cache: FeatureCache, evaluation: Evaluation) -> Drawings:
+    """Return the figures of an evaluation, and why others were left out; none if nothing was scored.
+
+    Of more than `MOST_HEADS` heads those with the highest validation rho are drawn, and captions say so. Raises
+    `InvalidSettings` without matplotlib.
+    """
+    check_matplotlib()
+    rows = list(evaluation.rows)
+    if not rows:
+        return Drawings([], ["figures: no run could be scored"])
+    source = cache.manifest.source
+    dataset = "" if "images" in source else source.get("dataset", "")  # a table of one's own may be called lamem, too
+    table = table_of(dataset, rows[0].scored[0].part)
+    found = Drawings([], [])
+    with styled():
+        figure, caption = draw_comparison(rows, table, dataset)
+        found.drawings.append(Drawing("comparison", "Heads compared", caption, figure))
+        if evaluation.comparisons:
+            figure, caption = draw_differences(evaluation.comparisons)
+            found.drawings.append(Drawing("differences", "Differences between heads", caption, figure))
+        else:
+            found.left_out.append("differences: there is one head alone")
+        for family in _FAMILIES:
+            _draw_family(family, rows, found)
+    return found
+
+
+def svg_of(drawing: Drawing) -> str:
+    """Return a drawing as an <svg> element for a page, light or dark: transparent, its ink the page's own colour."""
+    return as_svg(drawing.figure, name=drawing.name, title=drawing.title)
+
+
+def png_of(drawing: Drawing, dpi: int = 150) -> bytes:
+    """Return a drawing as PNG on white, dpi pixels an inch."""
+    return as_png(drawing.figure, dpi)
+
+
+def save(drawings: Sequence[Drawing], folder: Path) -> list[Path]:
+    """Write NAME.png and NAME.svg of each drawing, both on white, and return their paths; raise `StorageError`."""
+    make_folder(folder)
+    paths = []
+    for drawing in drawings:
+        svg = as_svg(drawing.figure, name=drawing.name, title=drawing.title, opaque=True)
+        for suffix, data in ((".png", png_of(drawing)), (".svg", svg.encode())):
+            paths.append(folder / f"{drawing.name}{suffix}")
+            write_durably(paths[-1], data)
+    return paths
+
+
+def _draw_family(family: _Family, rows: Sequence[Row], found: Drawings) -> None:
+    """Add a family's figure of the first rows that have one, and why others have none."""
+    reasons: dict[str, list[str]] = {}
+    able = []
+    for row in rows:
+        if reason := family.without(row):
+            reasons.setdefault(reason, []).append(row.name)
+        else:
+            able.append(row)
+    found.left_out.extend(f"{family.name}: without {listed(names)}: {why}" for why, names in reasons.items())
+    if not able:
+        return
+    shown = able[:MOST_HEADS]
+    figure, caption = family.draw(shown)
+    caption = f"{caption}{cut_note(len(shown), len(able))}"
+    found.drawings.append(Drawing(family.name, family.title, caption, figure))

@@ -1,0 +1,82 @@
+"""Predicted against true scores, one point an image, with the identity and the line that fits best."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from head.evaluation.metrics import Scores
+from head.evaluation.summary import Row
+from head.show.figures.results import Results, results_of, scope
+from head.show.style import BLUE, INK, ORANGE, density_colours, label_lowest, panels, settled, wrapped
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+_MOST_POINTS = 1000  # of more in any panel all are counted in hexagons, which an SVG can hold however many there are
+_HEXAGONS = 36
+
+
+def draw_scatter(rows: Sequence[Row]) -> "tuple[Figure, str]":
+    """Return a figure with a panel for each row, and what it shows."""
+    results = [results_of(row) for row in rows]
+    low, high = shared_range(results)
+    counted = any(len(one.truth) > _MOST_POINTS for one in results)
+    figure, grid = panels(len(rows), height=3.0, sharex=True, sharey=True)
+    for axes, row, one in zip(grid, rows, results, strict=True):
+        _points(axes, one, (low, high), counted=counted)
+        axes.plot([low, high], [low, high], color=INK, linewidth=1, linestyle=":", label="identity")
+        if (line := fitted_line(one)) is not None:
+            axes.plot([low, high], np.polyval(line, [low, high]), color=ORANGE, linewidth=1.6, label="best fit")
+        rho = row.as_json()["rho_mean"]
+        axes.set_title(f"{wrapped(row.name)}\nrho {'undefined' if rho is None else f'{rho:.3f}'}")
+        axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
+    label_lowest(grid, "true score")
+    grid[0].set_ylabel("predicted score")
+    handles = {label: handle for axes in grid for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=2)
+    caption = "Predicted against true scores, brighter where more images lie; rho is the mean over splits."
+    return settled(figure), f"{caption} {scope(rows)}"
+
+
+def shared_range(results: Sequence[Results]) -> tuple[float, float]:
+    """Return a range that holds all scores, true and predicted, with a margin."""
+    values = np.concatenate([part for one in results for part in (one.truth, one.prediction)])
+    low, high = float(values.min()), float(values.max())
+    margin = 0.03 * (high - low) or 0.5
+    return low - margin, high + margin
+
+
+def fitted_line(results: Results) -> Scores | None:
+    """Return slope and intercept of prediction over truth by least squares; None where the truth does not vary."""
+    if len(results.truth) < 2 or np.ptp(results.truth) == 0:
+        return None
+    truth = results.truth - results.truth.mean()
+    slope = truth @ results.prediction / (truth @ truth)
+    return np.array([slope, results.prediction.mean() - slope * results.truth.mean()])
+
+
+def density(x: Scores, y: Scores) -> Scores | None:
+    """Return how densely points lie at each of them, by a Gaussian kernel; None where they lie on a line."""
+    from scipy import stats
+
+    if len(x) < 3:
+        return None
+    try:
+        return np.asarray(stats.gaussian_kde(np.stack([x, y]))(np.stack([x, y])), np.float64)
+    except np.linalg.LinAlgError:
+        return None
+
+
+def _points(axes: "Axes", results: Results, span: tuple[float, float], *, counted: bool) -> None:
+    """Draw images as points coloured by how many are near, the densest on top; or counted in hexagons."""
+    x, y = results.truth, results.prediction
+    if counted:
+        axes.hexbin(x, y, gridsize=_HEXAGONS, extent=(*span, *span), mincnt=1, cmap=density_colours(), linewidths=0.2)
+        return
+    near = density(x, y)
+    order = np.arange(len(x)) if near is None else np.argsort(near, kind="stable")
+    colours = {"color": BLUE} if near is None else {"c": near[order], "cmap": density_colours()}
+    axes.scatter(x[order], y[order], s=9, linewidths=0, alpha=0.85, clip_on=False, **colours)

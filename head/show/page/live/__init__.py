@@ -1,0 +1,1 @@
+"""The page that scores images dropped on it."""

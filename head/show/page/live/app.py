@@ -1,0 +1,170 @@
+"""The page with live prediction, as a web application: one page, and one place that takes an image's bytes.
+
+It answers this page alone: a request under another host's name (DNS rebinding) or from another site is refused.
+Nothing of an upload is kept, written or logged.
+"""
+
+import asyncio
+import ipaddress
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from featcache.base.errors import FeatcacheError
+from head.show.page.live.server import is_loopback
+
+MOST_BYTES = 32_000_000
+MOST_WAITING = 16  # uploads at once, so at most a gigabyte of them, each held twice for a moment
+UPLOAD_SECONDS = 60.0
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Content-Security-Policy": "frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+def explore_app(page: str, predict: Callable[[bytes], dict[str, Any]], *, host: str) -> ASGIApp:
+    """Return the application that shows page and answers POST /predict with what predict says of the body.
+
+    predict is called in a thread, once at a time; its `FeatcacheError` becomes an answer of status 422. host is what
+    the application is bound to, so that its name is let in.
+    """
+    queue, encoded = _Queue(predict), page.encode()
+
+    async def show(request: Request) -> Response:
+        return HTMLResponse(encoded)
+
+    async def take(request: Request) -> Response:
+        return JSONResponse(await queue.answer(request))
+
+    answers = Starlette(
+        routes=[Route("/", show, methods=["GET"]), Route("/predict", take, methods=["POST"])],
+        exception_handlers={HTTPException: _refused, Exception: _failed},
+    )
+    return _Guard(answers, host=host)  # outside of all, so that answers of status 500 have the headers too
+
+
+def refusal(method: str, headers: dict[str, str], host: str) -> tuple[int, str] | None:
+    """Return status and message if a request with these headers (names in lower case) is not of our own page."""
+    named = headers.get("host", "")
+    if not _is_our_name(_name_of(named), host):
+        return 421, f"this program answers under its own address alone, not as {named[:80]!r}"
+    if method not in ("GET", "HEAD"):
+        origin = headers.get("origin")
+        if origin is not None and origin != f"http://{named}":
+            return 403, "refused: the request comes from another site"
+        if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+            return 403, "refused: the request comes from another site"
+        if headers.get("content-type") != "application/octet-stream":  # which no form can send
+            return 415, "send the bytes of one image as application/octet-stream"
+    return None
+
+
+class _Guard:
+    """Answers requests that are not of our own page itself, and puts this program's headers on every answer."""
+
+    def __init__(self, app: ASGIApp, *, host: str) -> None:
+        self._app, self._host = app, host
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(_HEADERS)
+            await send(message)
+
+        request = Request(scope)
+        problem = refusal(request.method, dict(request.headers), self._host)
+        answer = _problem(*problem) if problem else self._app
+        await answer(scope, receive, send_with_headers)
+
+
+class _Queue:
+    """Uploads that wait, and the one that is predicted."""
+
+    def __init__(self, predict: Callable[[bytes], dict[str, Any]]) -> None:
+        self._predict = predict
+        self._one = asyncio.Lock()
+        self._waiting = 0
+
+    async def answer(self, request: Request) -> dict[str, Any]:
+        if self._waiting >= MOST_WAITING:
+            raise HTTPException(503, "busy with other images; try again in a moment", {"Retry-After": "2"})
+        self._waiting += 1
+        try:
+            data = await _body(request)
+            async with self._one:
+                return await asyncio.shield(asyncio.to_thread(self._predict, data))
+        except FeatcacheError as error:
+            raise HTTPException(422, str(error)) from error
+        except asyncio.CancelledError as error:  # the server ends, and does not wait for the thread
+            raise HTTPException(503, "this program is ending") from error
+        except MemoryError as error:
+            raise HTTPException(422, "the image does not fit into memory") from error
+        finally:
+            self._waiting -= 1
+
+
+async def _body(request: Request) -> bytes:
+    """Return the body, of which no more than `MOST_BYTES` are ever held."""
+    too_large = HTTPException(413, f"too large: at most {MOST_BYTES // 1_000_000} MB are taken")
+    declared = request.headers.get("content-length", "0")
+    if declared.isdecimal() and int(declared[:20]) > MOST_BYTES:
+        raise too_large
+    data = bytearray()
+    try:
+        async with asyncio.timeout(UPLOAD_SECONDS):
+            async for piece in request.stream():
+                if len(data) + len(piece) > MOST_BYTES:
+                    raise too_large
+                data += piece
+    except TimeoutError as error:
+        raise HTTPException(408, "the upload took too long") from error
+    except ClientDisconnect as error:
+        raise HTTPException(400, "the upload ended early") from error
+    return bytes(data)
+
+
+def _name_of(host: str) -> str:
+    """Return a Host header without its port and brackets, '' if it is none."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _is_our_name(name: str, host: str) -> bool:
+    """Whether a name is this machine's own: not one that another site's DNS could lead here."""
+    if name in ("localhost", host.lower()):
+        return True
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return address.is_loopback or not is_loopback(host)
+
+
+def _problem(status: int, message: str) -> JSONResponse:
+    return JSONResponse({"error": message}, status)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):  # Starlette calls it with no other
+        raise error
+    response = _problem(error.status_code, error.detail)
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    return _problem(500, "this program failed; its own window says how")

@@ -1,0 +1,99 @@
+"""A head whose fitting has ended, of whatever kind, and how it becomes a finished run."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from featcache.store.cache import FeatureCache
+from head.data.batches import SplitData
+from head.evaluation.metrics import json_number, shown
+from head.models.kinds import input_of
+from head.runs.head_file import save_head
+from head.runs.history import History, write_history
+from head.runs.run import CHECKPOINT_NAME, Run, write_config
+from head.settings import TrainSettings
+from head.training.protocol import TargetScale
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The head kept, the scale of its targets, one line of history an epoch or candidate, and the number of the best.
+
+    details are more that the run's result should say, JSON-able.
+    """
+
+    module: nn.Module
+    target: TargetScale
+    history: History
+    best_epoch: int
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+def write_run(
+    folder: Path,
+    fitted: Fitted,
+    *,
+    config: dict[str, Any],
+    cache: FeatureCache,
+    data: SplitData,
+    settings: TrainSettings,
+) -> Run:
+    """Write head, history and result into folder, the result last; return the finished run."""
+    head_sha256 = save_head(
+        folder,
+        fitted.module,
+        target_mean=fitted.target.mean,
+        target_scale=fitted.target.scale,
+        train_images=[cache.images[row].sha256 for row in data.train.rows],
+        constants=input_of(cache, settings).constants(cache),
+    )
+    write_history(folder, fitted.history)
+    best = fitted.history[fitted.best_epoch - 1]
+    lowest = min(fitted.history, key=lambda epoch: epoch["val_mse"])
+    result = {
+        "epochs": len(fitted.history),
+        "best_epoch": fitted.best_epoch,
+        "val_rho": json_number(best["val_rho"]),
+        "val_mse": best["val_mse"],
+        "lowest_mse_epoch": int(lowest["epoch"]),
+        "lowest_mse_val_rho": json_number(lowest["val_rho"]),
+        "lowest_mse_val_mse": lowest["val_mse"],
+        "head_sha256": head_sha256,
+        **fitted.details,
+    }
+    run = write_config(folder, {**config, "result": result})
+    (folder / CHECKPOINT_NAME).unlink(missing_ok=True)
+    return run
+
+
+def runs_as_json(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Return finished runs and their results as JSON objects."""
+    return [{"run": str(run.folder), "name": run.name, "split": run.split, **run.config["result"]} for run in runs]
+
+
+def describe_runs(runs: Sequence[Run]) -> str:
+    """Return finished runs as text, one a line."""
+    return "\n".join(map(describe_run, runs))
+
+
+def describe_run(run: Run) -> str:
+    """Return a finished run's best epoch and its epoch of lowest MSE as one line; of a baseline, its candidates."""
+    result, unit = run.config["result"], "candidate" if "hyperparameters" in run.config["result"] else "epoch"
+    return (
+        f"{run.folder}: rho {shown(result['val_rho'])}, MSE {result['val_mse']:.5f} at {unit} {result['best_epoch']} "
+        f"of {result['epochs']}{_chosen(run)}, on {run.config['selected_on']}; lowest MSE "
+        f"{result['lowest_mse_val_mse']:.5f} at {unit} {result['lowest_mse_epoch']} "
+        f"(rho {shown(result['lowest_mse_val_rho'])})"
+    )
+
+
+def _chosen(run: Run) -> str:
+    """Return a baseline's hyperparameters, and on how few images it was fitted if not on all."""
+    result, images = run.config["result"], run.config["train_images"]
+    facts = [f"{name} {value:.4g}" for name, value in result.get("hyperparameters", {}).items()]
+    if result.get("fitted_images", images) < images:
+        facts.append(f"fitted on {result['fitted_images']:,} of {images:,} images")
+    return f" ({', '.join(facts)})" if facts else ""

@@ -1,0 +1,216 @@
+"""The training loop of heads that are trained by gradients: Adam on Eq. 13, early stopping, checkpoints.
+
+The next batches are read while the current one is computed; the epoch with the best validation rho is kept.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from featcache.base.errors import BadInput
+from featcache.base.progress import OnProgress, Progress
+from featcache.store.cache import FeatureCache
+from head.data.batches import EVAL_VIEW, SplitData, epoch_batches
+from head.evaluation.metrics import Scores, mean_squared_error, spearman
+from head.models.amnet import HeadOutput, loss
+from head.models.fused.products import resolve_products
+from head.models.kinds import input_of, untrained_head
+from head.runs.history import OnHistory
+from head.runs.run import CHECKPOINT_NAME
+from head.settings import TrainSettings
+from head.training.checkpoint import pack, read_checkpoint, unpack, write_checkpoint
+from head.training.fitted import Fitted
+from head.training.protocol import coverage_of, fix_feature_scale, target_scale
+
+CHECKPOINT_SECONDS = 15.0
+EVAL_BATCH = 256
+
+
+@dataclass
+class State:
+    """Training as it stands: epochs done, their history, and the best epoch's weights."""
+
+    epoch: int
+    history: list[dict[str, float]]
+    best: dict[str, Tensor]
+    best_epoch: int = 0
+
+    def stale_epochs(self) -> int:
+        return self.epoch - self.best_epoch
+
+
+class Trainer:
+    """Holds model, optimizer and state while one split is trained."""
+
+    def __init__(
+        self,
+        cache: FeatureCache,
+        data: SplitData,
+        settings: TrainSettings,
+        folder: Path,
+        *,
+        device: torch.device,
+        on_progress: OnProgress,
+        on_history: OnHistory,
+    ) -> None:
+        self.cache, self.data, self.settings, self.folder, self.device = cache, data, settings, folder, device
+        self.on_progress, self.on_history = on_progress, on_history
+        self.waited = 0.0  # seconds spent waiting for features, in this epoch
+        self.products = resolve_products(settings.precision, device)
+        self.input = input_of(cache, settings)
+        self.target = target_scale(settings, data.train.scores)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            self.model = untrained_head(cache, settings)
+        fix_feature_scale(self.model, cache, data.train, source=self.input, seed=settings.seed)
+        self.model.to(device)
+        self.optimizer = torch.optim.Adam(
+            self.model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True
+        )
+
+    def run(self) -> Fitted:
+        """Train from the checkpoint, if there is one, to the end; return the head of the best epoch."""
+        state = self._restored()
+        for _ in self.epochs(state):
+            pass
+        return self._fitted(state)
+
+    def epochs(self, state: State) -> Iterator[None]:
+        """Train on from state, which is kept up to date; yield after each epoch."""
+        saved = time.monotonic()
+        while state.epoch < self.settings.epochs and state.stale_epochs() < self.settings.patience:
+            self._epoch(state)
+            if time.monotonic() - saved > CHECKPOINT_SECONDS:
+                self._save(state)
+                saved = time.monotonic()
+            yield
+
+    def _epoch(self, state: State) -> None:
+        state.epoch += 1
+        started, self.waited = time.monotonic(), 0.0
+        train_loss = self._train_epoch(state.epoch)
+        training_seconds = time.monotonic() - started
+        prediction = self._predict_selection()
+        truth = self.data.select.scores
+        rho = spearman(prediction, truth)
+        state.history.append(
+            {
+                "epoch": state.epoch,
+                "train_loss": train_loss,
+                "val_rho": rho,
+                "val_mse": mean_squared_error(prediction, truth),
+                "val_prediction_sd": float(np.std(prediction)),
+                "seconds": time.monotonic() - started,
+                "images_per_second": len(self.data.train.rows) / max(training_seconds, 1e-9),
+                "waiting_seconds": self.waited,
+            }
+        )
+        if state.best_epoch == 0 or is_better(rho, state.history[state.best_epoch - 1]["val_rho"]):
+            state.best_epoch = state.epoch
+            state.best = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        self.on_history(state.history)
+        best = state.history[state.best_epoch - 1]
+        note = f"rho {rho:.3f}, best {best['val_rho']:.3f} at epoch {state.best_epoch}"
+        self.on_progress(Progress(f"split {self.data.split}", state.epoch, self.settings.epochs, "epochs", note))
+
+    def _train_epoch(self, epoch: int) -> float:
+        """Run one epoch and return its mean loss."""
+        self.model.train()
+        batches = list(
+            epoch_batches(
+                self.data.train,
+                views=self.cache.views,
+                seed=self.settings.seed,
+                epoch=epoch,
+                batch_size=self.settings.batch_size,
+            )
+        )
+        losses = []
+        with torch.random.fork_rng(
+            [self.device] if self.device.type == "cuda" else []
+        ):  # dropout draws by (seed, epoch)
+            torch.manual_seed(epoch_seed(self.settings.seed, epoch))
+            features = self._features([(rows, views) for rows, views, _ in batches])
+            for (rows, _, scores), x in zip(batches, features, strict=True):
+                losses.append(self.step(x, scores) * len(rows))
+        mean = float(torch.stack(losses).sum()) / len(self.data.train.rows)
+        if not math.isfinite(mean):
+            raise BadInput(f"{self.folder}: the loss is not finite in epoch {epoch}; use a lower --lr")
+        return mean
+
+    def step(self, features: Tensor, scores: Scores) -> Tensor:
+        """Fit one batch; return its loss, wherever it is computed."""
+        target = torch.from_numpy((scores - self.target.mean) / self.target.scale).float().to(self.device)
+        value = loss(
+            self._output(features),
+            target,
+            attention_weight=self.settings.attention_weight,
+            coverage=coverage_of(self.settings),
+        )
+        self.optimizer.zero_grad()
+        torch.autograd.backward(value)
+        self.optimizer.step()
+        return value.detach()
+
+    def _output(self, features: Tensor) -> HeadOutput:
+        """Return what the head makes of a batch, its large products of matrices in the type that was chosen."""
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.products == "bf16"):
+            output: HeadOutput = self.model(features)
+        return output
+
+    @torch.inference_mode()
+    def _predict_selection(self) -> Scores:
+        self.model.eval()
+        rows, size = self.data.select.rows, EVAL_BATCH
+        views = np.full(len(rows), EVAL_VIEW)
+        pairs = [(rows[start : start + size], views[start : start + size]) for start in range(0, len(rows), size)]
+        scores = torch.cat([self._output(features).score for features in self._features(pairs)])
+        return scores.double().cpu().numpy() * self.target.scale + self.target.mean
+
+    def _features(self, pairs: list[tuple[NDArray[np.int64], NDArray[np.int64]]]) -> Iterator[Tensor]:
+        """Yield what the head reads of each batch of (rows, views), on its device."""
+        pinned = self.device.type == "cuda"
+        batches = self.input.batches(self.cache, pairs, pinned=pinned)
+        while True:
+            started = time.monotonic()
+            features = next(batches, None)
+            self.waited += time.monotonic() - started
+            if features is None:
+                return
+            on_device = features.to(self.device, non_blocking=pinned)
+            copied = torch.cuda.current_stream(self.device).record_event() if pinned else None
+            yield on_device
+            if copied is not None:  # or the next batch would be read into memory that is still being copied from
+                copied.synchronize()
+
+    def _restored(self) -> State:
+        checkpoint = read_checkpoint(self.folder / CHECKPOINT_NAME)
+        if checkpoint is None:
+            return State(0, [], {})
+        best = unpack(checkpoint, self.model, self.optimizer)
+        facts = checkpoint.facts
+        return State(facts["epoch"], facts["history"], best, facts["best_epoch"])
+
+    def _save(self, state: State) -> None:
+        facts = {"epoch": state.epoch, "history": state.history, "best_epoch": state.best_epoch}
+        write_checkpoint(self.folder / CHECKPOINT_NAME, pack(self.model, state.best, self.optimizer, facts))
+
+    def _fitted(self, state: State) -> Fitted:
+        self.model.load_state_dict(state.best)
+        return Fitted(self.model, self.target, state.history, state.best_epoch)
+
+
+def is_better(rho: float, best: float) -> bool:
+    """Whether rho beats the best so far; NaN, of constant predictions, beats nothing and is beaten by any number."""
+    return rho > best or (math.isnan(best) and not math.isnan(rho))
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -1,0 +1,72 @@
+"""The pooled vectors that a baseline is fitted on: which stored views of which images, so that they fit in memory."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.preprocessing import StandardScaler
+
+from featcache.datasets.splits import Part
+from featcache.store.cache import FeatureCache
+from head.data.inputs import HeadInput
+from head.evaluation.metrics import Scores
+
+MOST_NUMBERS = 1 << 27  # 1 GiB as float64; one view of each image is read even if that is more
+_BATCH = 1024
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """x (n, D) float64, standardised in place by scaler, and scores (n): so many views of each of so many images."""
+
+    x: NDArray[np.float64]
+    scores: Scores
+    scaler: StandardScaler
+    images: int
+    views_each: int
+
+    def as_stored(self, rows: NDArray[np.intp]) -> NDArray[np.float32]:
+        """Return some of the n vectors (S, D) as they were before standardisation, to the precision of float32."""
+        stored: NDArray[np.float64] = self.x[rows] * self.scaler.scale_ + self.scaler.mean_
+        return stored.astype(np.float32)
+
+
+def draw_views(
+    images: int, *, views: int, most: int, leave_out: bool, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return positions of images, in order, and views of them (k, v) of at most k * v = most training vectors.
+
+    An image is seen as its augmented views 1..views-1, as view 0 if there are no others, in so many of them as fit
+    for all, drawn without repetition. If there is no room for one view of each, k images are drawn where images may
+    be left out, else all are seen once all the same.
+    """
+    rng = np.random.default_rng(seed)
+    stored = np.arange(1, views) if views > 1 else np.zeros(1, np.int64)
+    kept = np.arange(images)
+    if leave_out and images > most:
+        kept = np.sort(rng.choice(images, most, replace=False))
+    each = min(max(most // len(kept), 1), len(stored))
+    return kept, rng.permuted(np.tile(stored, (len(kept), 1)), axis=1)[:, :each]
+
+
+def read_vectors(
+    cache: FeatureCache, part: Part, source: HeadInput, *, seed: int, most_vectors: int | None = None
+) -> Vectors:
+    """Read the training vectors of a part; with most_vectors, of no more than that, else of every image."""
+    channels = source.grid(cache.recipe).channels
+    most = MOST_NUMBERS // channels
+    picked, seen = draw_views(
+        len(part.rows),
+        views=cache.views,
+        most=most if most_vectors is None else min(most, most_vectors),
+        leave_out=most_vectors is not None,
+        seed=seed,
+    )
+    images, each = seen.shape
+    positions, views = np.repeat(picked, each), seen.reshape(-1)
+    x = np.empty((images * each, channels))
+    for start in range(0, len(x), _BATCH):
+        batch = slice(start, start + _BATCH)
+        x[batch] = source.read(cache, part.rows[positions[batch]], views[batch]).flatten(1).numpy()
+    scaler = StandardScaler(copy=False)
+    return Vectors(scaler.fit_transform(x), part.scores[positions], scaler, images, each)

@@ -1,0 +1,55 @@
+"""Intervals, p and Holm's adjustment, against SciPy called directly and definitions."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from head.evaluation.statistics import corrected_interval, corrected_p, holm
+
+
+@given(st.lists(st.floats(-1, 1), min_size=2, max_size=9).filter(lambda values: np.std(values) > 1e-3))
+def test_without_a_test_share_it_is_students_interval_and_scipys_test(values: list[float]) -> None:
+    array = np.array(values)
+    wanted = stats.t.interval(0.95, len(array) - 1, loc=array.mean(), scale=stats.sem(array))
+    assert corrected_interval(array, 0.0) == (pytest.approx(wanted[0]), pytest.approx(wanted[1]))
+    other = np.linspace(-1, 1, len(array))
+    wanted_p = stats.ttest_rel(array + other, other).pvalue
+    assert corrected_p((array + other) - other, 0.0) == pytest.approx(wanted_p, rel=1e-6)
+
+
+def test_overlapping_training_sets_widen_the_interval_and_raise_p() -> None:
+    values = np.array([0.1, 0.3, 0.2])
+    error = 0.1 * math.sqrt(1 / 3 + 1 / 2)
+    wanted = stats.t.interval(0.95, 2, loc=0.2, scale=error)
+    assert corrected_interval(values, 1 / 2) == (pytest.approx(wanted[0]), pytest.approx(wanted[1]))
+    assert corrected_p(values, 1 / 2) == pytest.approx(2 * stats.t.sf(0.2 / error, 2))
+
+
+def test_without_two_values_or_a_share_nothing_is_known_and_equal_values_have_no_p() -> None:
+    for values, share in ((np.array([]), 0.5), (np.array([0.1]), 0.5), (np.array([0.1, 0.2]), math.nan)):
+        assert all(math.isnan(bound) for bound in corrected_interval(values, share))
+        assert math.isnan(corrected_p(values, share))
+    assert corrected_interval(np.array([0.5, 0.5]), 0.5) == (0.5, 0.5)
+    assert math.isnan(corrected_p(np.array([0.5, 0.5]), 0.5))
+
+
+def test_holm_multiplies_by_how_many_are_left_and_never_falls() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == [pytest.approx(p) for p in (0.03, 0.06, 0.06, 0.02)]
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    left, undefined, right = holm([0.02, math.nan, 0.03])
+    assert (left, right) == (pytest.approx(0.04), pytest.approx(0.04))
+    assert math.isnan(undefined)
+    assert holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1), max_size=8))
+def test_holm_is_its_definition(p: list[float]) -> None:
+    order = sorted(p)
+    for value, adjusted in zip(p, holm(p), strict=True):
+        rank = order.index(value)
+        steps = [min(1.0, (len(p) - i) * order[i]) for i in range(rank + 1)]
+        assert adjusted == pytest.approx(max(steps))

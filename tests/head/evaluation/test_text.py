@@ -1,0 +1,125 @@
+"""Means and deviations over splits, and the text and CSV that show them."""
+
+import csv
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from head.evaluation.compare import compare
+from head.evaluation.metrics import Metrics
+from head.evaluation.score import Scored
+from head.evaluation.summary import rows_of
+from head.evaluation.text import format_comparisons, format_table
+from head.prediction.predictor import Prediction
+from head.prediction.text import format_predictions, write_predictions
+from head.runs.run import Run
+
+
+def scored(
+    name: str, split: str, rho: float, mse: float, *, val_rho: float = 0.75, absent: int = 0, select_on: str = "val"
+) -> Scored:
+    """Return a result with these metrics; the number of steps makes another row of each name."""
+    config = {
+        "name": name,
+        "split": split,
+        "selected_on": "the val part" if select_on == "val" else "the test part itself (optimistic)",
+        "settings": {"steps": len(name), "select_on": select_on},
+        "train_images": 300,
+        "result": {"best_epoch": 31, "val_rho": val_rho},
+    }
+    metrics = Metrics(100, rho, rho - 0.1, rho + 0.1, mse, 0.125, 0.25, 0.75, 0.2)
+    nothing = np.zeros(0)
+    return Scored(Run(Path(name, split), config), "test", "eval", metrics, absent, [], nothing, nothing, nothing)
+
+
+RESULTS = [
+    scored("paper", "1", 0.5, 0.010),
+    scored("paper", "2", 0.6, 0.012),
+    scored("paper", "3", 0.7, 0.020),
+    scored("no", "1", 0.25, 0.03, val_rho=0.5),
+    scored("no", "2", 0.5, 0.03, val_rho=0.5),
+]
+
+PREDICTIONS = [
+    Prediction(Path("a.jpg"), 0.5, (0.125, 0.375)),
+    Prediction(Path("b, c.jpg"), 0.75, (0.25, 0.5), in_training=True),
+    Prediction(Path("torn.jpg"), problem="truncated: 3 bytes"),
+]
+
+
+def test_the_table_has_a_line_for_each_run_and_one_for_each_row() -> None:
+    lines = format_table(RESULTS).splitlines()
+    assert lines == [
+        "run    split  rho    95% interval    MSE      n    pred. sd  pred. range   epoch",
+        "paper  1      0.500  0.400 to 0.600  0.01000  100  0.125     0.25 to 0.75  31",
+        "paper  2      0.600  0.500 to 0.700  0.01200  100  0.125     0.25 to 0.75  31",
+        "paper  3      0.700  0.600 to 0.800  0.02000  100  0.125     0.25 to 0.75  31",
+        "no     1      0.250  0.150 to 0.350  0.03000  100  0.125     0.25 to 0.75  31",
+        "no     2      0.500  0.400 to 0.600  0.03000  100  0.125     0.25 to 0.75  31",
+        "",
+        "mean over splits  val rho  test rho        95% interval     seed sd  MSE                 splits  seeds",
+        "paper             0.750    0.600 +- 0.100  0.249 to 0.951   -        0.01400 +- 0.00529  3       1",
+        "no                0.500    0.375 +- 0.177  -1.000 to 1.000  -        0.03000 +- 0.00000  2       1",
+        "test part, eval views; 95%: t over splits, its variance corrected for overlapping training sets "
+        "(Nadeau and Bengio 2003)",
+        "epoch selected on the val part",
+    ]
+    assert max(map(len, lines)) <= 120
+
+
+def test_comparisons_are_a_line_each() -> None:
+    lines = format_comparisons(compare(rows_of([*RESULTS, scored("p", "3", 0.5, 0.01, val_rho=0.1)]))).splitlines()
+    assert lines == [
+        "compared with paper  difference  95% interval      p      Holm p  splits  seeds",
+        "no                   -0.175      -1.405 to +1.055  0.322  0.322   2       1",
+        "p                    -0.200      -                 -      -       1       1",
+        "paired by split; 95% and p: t over splits, its variance corrected for overlapping training sets "
+        "(Nadeau and Bengio 2003)",
+    ]
+    assert format_comparisons([]) == ""
+
+
+def test_the_table_says_undefined_where_rho_is() -> None:
+    text = format_table([scored("paper", "1", math.nan, 0.02)])
+    assert "paper             0.750    undefined  -             -        0.02000  1       1" in text
+    assert "nan" not in text
+
+
+def test_the_table_says_that_an_epoch_selected_on_test_is_optimistic() -> None:
+    text = format_table([scored("paper", "1", 0.5, 0.02, select_on="test")])
+    assert "epoch selected on the test part itself (optimistic)\n" in text
+    assert "0.750*" in text
+    assert text.endswith("* is rho of the test part, which selected the epoch")
+    both = format_table([scored("paper", "1", 0.5, 0.02, select_on="test"), scored("no", "1", 0.5, 0.02)])
+    assert "epoch selected on the val part in no\n" in both
+    assert "epoch selected on the test part itself (optimistic) in paper\n" in both
+
+
+def test_the_table_says_how_many_images_were_left_out() -> None:
+    text = format_table([scored("paper", "1", 0.5, 0.01, absent=2), scored("paper", "2", 0.5, 0.01, absent=3)])
+    assert text.splitlines()[-1] == "up to 3 images of a part have no features and were left out"
+    assert "left out" not in format_table(RESULTS)
+
+
+def test_predictions_as_csv_have_one_line_an_image(tmp_path: Path) -> None:
+    write_predictions(tmp_path / "scores.csv", PREDICTIONS)
+    assert list(csv.reader((tmp_path / "scores.csv").read_text().splitlines())) == [
+        ["path", "score", "m_1", "m_2", "in_training", "problem"],
+        ["a.jpg", "0.500000", "0.125000", "0.375000", "no", ""],
+        ["b, c.jpg", "0.750000", "0.250000", "0.500000", "yes", ""],
+        ["torn.jpg", "", "", "", "no", "truncated: 3 bytes"],
+    ]
+
+
+def test_predictions_as_text_are_aligned() -> None:
+    assert format_predictions(PREDICTIONS[:1]).splitlines() == [
+        "path   score     m_1       m_2       in_training  problem",
+        "a.jpg  0.500000  0.125000  0.375000  no",
+    ]
+
+
+def test_images_that_could_all_not_be_read_still_have_a_line_each() -> None:
+    lines = format_predictions([replace(PREDICTIONS[2], path=Path(name)) for name in ("x", "y")]).splitlines()
+    assert [line.split()[0] for line in lines] == ["path", "x", "y"]

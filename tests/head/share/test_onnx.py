@@ -1,0 +1,308 @@
+"""ONNX graphs run by onnxruntime give what heads and backbones give by torch: every kind of head, any batch."""
+
+import hashlib
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from featcache.base.errors import InvalidSettings, Mismatch
+from featcache.images.loading import load_image
+from featcache.store.cache import open_cache
+from head.data.inputs import HeadInput
+from head.models.amnet import AMNetHead, HeadShape
+from head.models.baselines import KernelHead, KernelShape, LinearHead, LinearShape, PerceptronHead, PerceptronShape
+from head.models.plain import plain_head
+from head.models.published import PublishedHead, PublishedShape
+from head.prediction.predictor import Predictor
+from head.runs.head_file import TrainedHead, load_head
+from head.runs.run import Run, read_run
+from head.settings import TrainSettings
+from head.share import onnx as share
+from head.share.export import networks_of
+from head.share.graphs import Reading
+from head.training.train import train_split
+from tests.helpers.tiny import ROOT, TINY_TRAIN
+
+PAPER = HeadShape(positions=11, channels=7, steps=3, hidden_size=13, regressor_size=5)
+PUBLISHED = PublishedShape(positions=11, channels=7, steps=2, hidden_size=13, regressor_size=5)
+HEADS: dict[str, Callable[[], nn.Module]] = {
+    "paper": lambda: AMNetHead(PAPER),
+    "paper, no attention": lambda: AMNetHead(replace(PAPER, attention=False)),
+    "published": lambda: PublishedHead(PUBLISHED),
+    "published, no attention": lambda: PublishedHead(replace(PUBLISHED, attention=False)),
+    "linear": lambda: LinearHead(LinearShape(7)),
+    "svr": lambda: KernelHead(KernelShape(7, 17)),
+    "mlp": lambda: PerceptronHead(PerceptronShape(7, 19)),
+}
+
+
+def random_head(name: str) -> TrainedHead:
+    """Return a head in which every parameter and buffer is random: none can be left out unnoticed."""
+    generator = torch.Generator().manual_seed(5)
+    module = HEADS[name]().eval().requires_grad_(False)
+    for key, values in module.state_dict().items():
+        if values.is_floating_point():
+            drawn = torch.randn(values.shape, generator=generator, dtype=values.dtype)
+            values.copy_(drawn.abs() / 2 + 0.3 if "std" in key or "var" in key or "deviation" in key else drawn / 2)
+    if isinstance(module, KernelHead):
+        module.gamma.fill_(0.07)
+    return TrainedHead(module, 0.4, 0.7, frozenset(), {})
+
+
+def random_features(head: TrainedHead, count: int) -> NDArray[np.float32]:
+    positions = getattr(head.module.shape, "positions", 1)
+    return np.random.default_rng(count).normal(size=(count, positions, 7)).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_head_written_out_plainly_computes_what_it_does(name: str) -> None:
+    head = random_head(name)
+    features = torch.from_numpy(random_features(head, 6))
+    steps, maps = plain_head(head.module)(features)
+    wanted = head.module(features)
+    torch.testing.assert_close(steps, wanted.step_scores, atol=2e-6, rtol=2e-6)
+    assert wanted.step_scores.std() > 0.01
+    if maps is None:
+        assert wanted.maps.numel() == 0
+    else:
+        torch.testing.assert_close(maps, wanted.maps, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["paper", "published, no attention", "svr", "mlp"])
+def test_a_heads_graph_gives_its_scores_steps_and_maps_in_any_batch(name: str) -> None:
+    head = random_head(name)
+    names = share.output_names(head)
+    data = share.export(share.HeadGraph(head), "features", random_features(head, 4), outputs=names, facts={})
+    graph = share.load_graph(data)
+    for count in (1, 2, 9):
+        features = random_features(head, count)
+        found = dict(zip(names, graph(features), strict=True))
+        wanted = head.predict(torch.from_numpy(features))
+        assert {values.dtype for values in found.values()} == {np.dtype(np.float32)}
+        for key, values in zip(("score", "step_scores", "maps"), wanted, strict=True):
+            if key in found:
+                np.testing.assert_allclose(found[key], values.numpy(), atol=2e-6, rtol=2e-6)
+            else:
+                assert values.numel() == 0
+
+
+def test_a_head_of_another_kind_is_refused() -> None:
+    with pytest.raises(InvalidSettings, match="a head of kind Identity has no ONNX graph"):
+        plain_head(nn.Identity())
+
+
+# what a head reads of maps
+
+
+@pytest.mark.parametrize("pooling", ["maps", "mean", "mean+deviation"])
+@pytest.mark.parametrize("layers", [("layer2",), ("layer3",), ("layer3", "layer2")])
+def test_features_are_read_rounded_and_joined_as_in_a_cache(
+    layered_cache: Path, pooling: str, layers: tuple[str, ...]
+) -> None:
+    cache = open_cache(layered_cache)
+    run = run_reading(HeadInput(layers, pooling), cache.recipe.as_json())
+    generator = torch.Generator().manual_seed(3)
+    shapes = {layer: cache.recipe.layer_shape(layer) for layer in cache.recipe.layer_names}
+    maps = {
+        layer: torch.randn(5, shape.channels, shape.height, shape.width, generator=generator).abs() * 3
+        for layer, shape in shapes.items()
+    }
+    stored: dict[str, Any] = {layer: cache.constants(layer) for layer in layers}
+    for constants in (stored, {}):
+        flat = {layer: values.flatten(2).transpose(1, 2) for layer, values in maps.items()}
+        wanted = run.input.of_maps(flat, constants, run.recipe)
+        found = Reading(run, constants)(maps)
+        torch.testing.assert_close(found, wanted, atol=2e-6, rtol=1e-6)
+        if pooling == "maps" and len(layers) == 1:
+            assert torch.equal(found, wanted)  # the very rounding
+
+
+def test_joined_maps_of_sizes_that_do_not_divide_are_averaged_likewise(tiny_cache: Path) -> None:
+    recipe = {**open_cache(tiny_cache).recipe.as_json(), "layers": [["a", 7, 5, 3], ["b", 4, 3, 2]]}
+    run = run_reading(HeadInput(("a", "b"), "maps"), recipe)
+    maps = {"a": torch.randn(2, 3, 7, 5), "b": torch.randn(2, 2, 4, 3)}
+    flat = {layer: values.flatten(2).transpose(1, 2) for layer, values in maps.items()}
+    torch.testing.assert_close(Reading(run, {})(maps), run.input.of_maps(flat, {}, run.recipe), atol=1e-6, rtol=1e-6)
+
+
+def test_features_of_an_imported_head_are_not_rounded(tiny_cache: Path) -> None:
+    run = run_reading(HeadInput(("layer3",), "maps"), open_cache(tiny_cache).recipe.as_json(), imported={})
+    maps = torch.randn(2, 256, 4, 4)
+    assert torch.equal(Reading(run, {})({"layer3": maps}), maps.flatten(2).transpose(1, 2))
+
+
+def run_reading(reads: HeadInput, recipe: dict[str, Any], **more: Any) -> Run:
+    return Run(Path("run"), {"input": reads.as_json(), "recipe": recipe, **more})
+
+
+# whole models
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_runs: Path) -> tuple[Run, TrainedHead, share.Graph]:
+    """The graph from pixels to scores of a small run."""
+    run = read_run(tiny_runs / "tiny" / "paper" / "split-1")
+    head = load_head(run)
+    return run, head, share.model_graph(run, head, *networks_of(run))
+
+
+def test_a_models_graph_gives_what_predict_gives(
+    whole: tuple[Run, TrainedHead, share.Graph], tiny_dataset: Path, tmp_path: Path
+) -> None:
+    run, _, graph = whole
+    paths = sorted((tiny_dataset / "images").glob("*.jpg"))[:6]
+    pixels = np.concatenate([load_image(path, path.name, (0, 1), run.recipe).pixels for path in paths])
+    files = [tmp_path / f"{k}.npy" for k in range(len(paths))]
+    wanted = Predictor.load(run.folder).predict(paths, map_files=files)
+    model = share.load_graph(graph.data)
+    for chosen in ([0], [3, 1], range(6)):
+        score, steps, maps = model(pixels[list(chosen)])
+        np.testing.assert_allclose(score, [wanted[k].score for k in chosen], atol=1e-4)
+        np.testing.assert_allclose(steps, [wanted[k].step_scores for k in chosen], atol=1e-4)
+        read = np.stack([np.load(files[k]).reshape(3, 16) for k in chosen])
+        np.testing.assert_allclose(maps, read, atol=1e-4)
+    assert graph.difference < 1e-4
+
+
+def test_a_models_graph_rounds_features_to_float16(whole: tuple[Run, TrainedHead, share.Graph]) -> None:
+    run, head, graph = whole
+    pixels = share.drawn_images(9, run.recipe.image_size)
+    _, backbone = networks_of(run)
+    exact = head.predict(backbone(torch.from_numpy(pixels))["layer3"])[2].numpy()
+    rounded = share.torch_outputs(run, head, backbone, pixels)[2]
+    found = share.load_graph(graph.data)(pixels)[2]
+    assert np.abs(found - rounded).mean() < 0.2 * np.abs(found - exact).mean()
+
+
+@pytest.mark.slow
+def test_every_kind_of_run_has_a_graph_that_agrees(layered_cache: Path, tmp_path: Path) -> None:
+    cache = open_cache(layered_cache)  # of 8 bits, two layers
+    some = {
+        "attention": replace(TINY_TRAIN, layers=("layer2", "layer3"), epochs=1),
+        "ridge": TrainSettings(head="ridge", layers=("layer3", "layer2")),
+    }
+    for name, settings in some.items():
+        run = train_split(cache, "1", settings, tmp_path / name, name=name)
+        head = load_head(run)
+        graph = share.model_graph(run, head, *networks_of(run))
+        pixels = share.drawn_images(3, run.recipe.image_size)
+        wanted = share.torch_outputs(run, head, networks_of(run)[1], pixels)
+        found = share.load_graph(graph.data)(pixels)
+        assert share.largest_difference(found[0], wanted[0]) < 1e-4
+        assert len(found) == (3 if name == "attention" else 2)
+
+
+def test_a_graph_says_what_it_is(whole: tuple[Run, TrainedHead, share.Graph]) -> None:
+    run, _, graph = whole
+    model = onnx.load_from_string(graph.data)
+    onnx.checker.check_model(model, full_check=True)
+    facts = {fact.key: fact.value for fact in model.metadata_props}
+    assert facts["fingerprint"] == run.recipe.fingerprint
+    assert (facts["image_size"], facts["layers"], facts["map_size"], facts["steps"]) == (
+        "64",
+        '["layer3"]',
+        "[4,4]",
+        "3",
+    )
+    assert '"eval_view":"center"' in facts["view"]
+    (pixels,) = model.graph.input
+    sides = [side.dim_param or side.dim_value for side in pixels.type.tensor_type.shape.dim]
+    assert (pixels.name, pixels.type.tensor_type.elem_type, sides) == (
+        "pixels",
+        onnx.TensorProto.UINT8,
+        ["batch", 64, 64, 3],
+    )
+    assert [output.name for output in model.graph.output] == ["score", "step_scores", "maps"]
+    assert model.opset_import[0].version == share.OPSET
+
+
+def test_a_graph_tells_nothing_of_the_machine_it_was_made_on(whole: tuple[Run, TrainedHead, share.Graph]) -> None:
+    root = str(ROOT).encode()
+    for tell_tale in (root, sys.prefix.encode(), b".py", b"stack_trace"):
+        assert tell_tale not in whole[2].data
+
+
+def test_the_same_head_gives_the_same_bytes(small: tuple[TrainedHead, bytes]) -> None:
+    assert small_graph(small[0]) == small[1]
+
+
+@pytest.mark.slow
+def test_the_same_model_gives_the_same_bytes_in_another_process(whole: tuple[Run, TrainedHead, share.Graph]) -> None:
+    code = (
+        "import hashlib, sys; from pathlib import Path; from head.runs import *; from head.share.onnx import *; "
+        "from head.share.export import networks_of; run = read_run(Path(sys.argv[1])); head = load_head(run); "
+        "print(hashlib.sha256(model_graph(run, head, *networks_of(run)).data).hexdigest())"
+    )
+    command = [sys.executable, "-W", "error", "-c", code, str(whole[0].folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert (done.stdout.strip(), done.stderr) == (hashlib.sha256(whole[2].data).hexdigest(), "")
+
+
+# what is refused
+
+
+@pytest.fixture(scope="module")
+def small() -> tuple[TrainedHead, bytes]:
+    """A head without attention, and its graph."""
+    head = random_head("paper, no attention")
+    return head, small_graph(head)
+
+
+def small_graph(head: TrainedHead) -> bytes:
+    names = share.output_names(head)
+    return share.export(share.HeadGraph(head), "features", random_features(head, 4), outputs=names, facts={"a": "b"})
+
+
+@pytest.mark.parametrize("output", [0, 1, 2])
+def test_a_graph_that_differs_from_torch_in_any_output_is_refused(
+    small: tuple[TrainedHead, bytes], output: int
+) -> None:
+    head, data = small
+    features = random_features(head, 3)
+    wanted = [values.numpy().copy() for values in head.predict(torch.from_numpy(features))]
+    assert share.check("head.onnx", data, features, wanted, head) < 1e-6
+    wanted[output][-1] += 2e-4
+    with pytest.raises(Mismatch, match=r"head\.onnx: differs from torch by 0\.0002 .*at most 0\.0001 may be"):
+        share.check("head.onnx", data, features, wanted, head)
+
+
+def test_scores_on_a_large_scale_are_compared_on_it(small: tuple[TrainedHead, bytes]) -> None:
+    head, data = small
+    features = random_features(head, 3)
+    score, steps, maps = (values.numpy() for values in head.predict(torch.from_numpy(features)))
+    found = share.check("head.onnx", data, features, [score + 0.02, steps, maps], replace(head, target_scale=1000.0))
+    assert found == pytest.approx(2e-5, rel=0.01)
+
+
+def test_an_output_that_is_not_finite_is_no_agreement() -> None:
+    assert share.largest_difference(np.array([1.0, np.nan]), np.array([1.0, np.nan])) == np.inf
+    assert share.largest_difference(np.array([1.0, 2.0]), np.array([1.0, 2.5])) == 0.5
+
+
+class Refused(nn.Module):
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return features.sum() if features.sum() > 0 else features.mean()
+
+
+def test_a_network_that_cannot_be_traced_is_one_clear_error(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(InvalidSettings, match=r"cannot be written as ONNX \(.+\); --no-model"):
+        share.export(Refused(), "features", np.ones((2, 3), np.float32), outputs=["score"], facts={})
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(
+        InvalidSettings, match=r"onnxruntime, which is not installed: pip install 'amnet-featcache\[onnx\]'"
+    ):
+        share.require_onnx()

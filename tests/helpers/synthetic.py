@@ -1,0 +1,95 @@
+"""Small caches made from arrays, without images or a backbone. Sizes are different primes: a swapped axis shows."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.base.files import digest_of_file, write_durably
+from featcache.datasets.splits import Part
+from featcache.images.identity import ImageRow
+from featcache.images.views import Box, View
+from featcache.recipe import Recipe
+from featcache.store.index import build_index, gather_tables
+from featcache.store.manifest import Manifest, ShardEntry, write_manifest
+from featcache.store.shards.format import Block, array_specs, shard_name
+from featcache.store.shards.opening import open_shard
+from featcache.store.shards.writer import ShardBuilder
+
+RECIPE = Recipe(
+    backbone="synthetic",
+    weights="0" * 64,
+    layers=(("first", 1, 3, 5), ("second.bn", 7, 1, 11)),
+    precision="fp32",
+    mean=(0.5, 0.5, 0.5),
+    std=(0.25, 0.25, 0.25),
+    image_size=32,
+    eval_view="center",
+    crop_scale=(0.08, 1.0),
+    crop_ratio=(0.75, 4 / 3),
+    seed=0,
+)
+ROWS, VIEWS = 13, 2
+ABSENT = 4
+VERSIONS = {"torch": "0"}
+
+Arrays = dict[str, NDArray[np.generic]]
+
+
+def make_arrays(rows: int = ROWS, views: int = VIEWS, seed: int = 0) -> Arrays:
+    """Return random contents (rows, views, ...) for every array of RECIPE."""
+    rng = np.random.default_rng(seed)
+    return {
+        array: rng.normal(size=(rows, views, *spec.chunk_shape)).astype(spec.dtype)
+        for array, spec in array_specs(RECIPE).items()
+    }
+
+
+def image(row: int) -> ImageRow:
+    """Return the identity of a row; row ABSENT has no features."""
+    if row == ABSENT:
+        return ImageRow(f"dir/{row:03d} é.jpg", absent="truncated: cut short")
+    return ImageRow(f"dir/{row:03d} é.jpg", f"{row:064x}", 100 + row, 200 + row)
+
+
+def build_shard_bytes(arrays: Arrays, block: Block, *, recipe: Recipe = RECIPE) -> bytes:
+    """Return the file of one block of arrays."""
+    builder = ShardBuilder(recipe, block)
+    for i, row in enumerate(range(*block.rows)):
+        present = row != ABSENT
+        views = [View(Box(v, row, v + 3, row + 7), bool(v % 2)) for v in range(*block.views)]
+        builder.set_image(i, image(row), views if present else [])
+        for j, view in enumerate(range(*block.views)) if present else ():
+            for array in array_specs(recipe):
+                builder.set_chunk(array, i, j, arrays[array][row, view])
+    return builder.finish()
+
+
+def write_shard(folder: Path, arrays: Arrays, block: Block) -> Path:
+    """Write one block of arrays into folder/shards."""
+    (folder / "shards").mkdir(parents=True, exist_ok=True)
+    data = build_shard_bytes(arrays, block)
+    path = folder / "shards" / shard_name(block, data)
+    write_durably(path, data)
+    return path
+
+
+def make_cache(folder: Path, arrays: Arrays, blocks: Sequence[Block]) -> Path:
+    """Write and seal a cache of ROWS x VIEWS in the given blocks."""
+    shards = [open_shard(write_shard(folder, arrays, block), RECIPE) for block in blocks]
+    rows, views = arrays["features/first"].shape[:2]
+    tables = gather_tables(shards, rows=rows, views=views)
+    part = Part(np.arange(3), np.array([0.1, 0.5, 0.25]))
+    splits = {"1": {"train": part, "test": Part(np.array([5, 4]), np.array([1.0, 0.0]))}}
+    index_sha256 = write_durably(folder / "cache.h5", build_index(RECIPE, tables, splits, shards, VERSIONS))
+    entries = tuple(
+        ShardEntry(shard.path.name, shard.block, shard.path.stat().st_size, digest_of_file(shard.path))
+        for shard in shards
+    )
+    source = {"dataset": "synthetic", "root": "nowhere", "weights": "random", "batch_size": "16"}
+    write_manifest(folder, Manifest(RECIPE, rows, views, splits, entries, index_sha256, source, VERSIONS))
+    return folder
+
+
+BLOCKS = (Block((0, 5), (0, 2)), Block((5, 12), (0, 1)), Block((5, 12), (1, 2)), Block((12, 13), (0, 2)))

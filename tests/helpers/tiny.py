@@ -1,0 +1,16 @@
+"""The sizes and settings of what tests share, small enough to run in a moment; and where the project lies."""
+
+from pathlib import Path
+
+from featcache.settings import ExtractSettings, ViewRecipe
+from head.settings import TrainSettings
+
+ROOT = Path(__file__).parents[2]
+IMAGES, SPLITS = 41, ("1", "2")
+PART_SIZES = {"train": 23, "val": 7, "test": 11}
+TINY_EXTRACT = ExtractSettings(
+    augs=2, backbone="resnet18", weights="random", views=ViewRecipe(image_size=64), precision="fp32"
+)
+TINY_TRAIN = TrainSettings(
+    hidden_size=16, regressor_size=8, dropout=0.1, lr=0.01, batch_size=10, epochs=12, precision="fp32"
+)
