@@ -130,6 +130,7 @@ def test_the_python_of_the_readme_and_the_guide_works(desk: Path) -> None:
     names: dict[str, object] = {}
     for block in [block for block in blocks("README.md") if "import " in block] + blocks("docs/python.md", "python"):
         exec(compile(block, "document", "exec"), names)
+    assert [scored.run.name for scored in names["evaluation"].scored] == ["paper"]  # type: ignore[attr-defined]
     assert names["features"].dtype in (np.float16, torch.float32)  # type: ignore[attr-defined]
     assert (desk / "runs" / "mine" / "paper" / "split-1" / "head.safetensors").is_file()
 

@@ -39,7 +39,7 @@ def test_wheel_and_sdist_hold_every_module_and_every_part_of_the_page(built: Pat
         in_wheel = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert in_wheel == PACKAGED | {"cli.py"}
     assert in_sdist >= PACKAGED | set(PARTS[3:])
-    assert {"head/show/page/page.html", "head/show/page/page.css", "head/show/page/maps.js"} <= in_wheel
+    assert {f"head/show/page/assets/{name}" for name in ("page.html", "page.css", "maps.js")} <= in_wheel
 
 
 def test_the_wheel_declares_command_versions_and_extras(built: Path) -> None:
