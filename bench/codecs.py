@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.features import as_encoding, drawn, real
+from featcache.settings import ENCODINGS
 from featcache.store.shards.codec import Codec
-from featcache.store.shards.format import FEATURE_CODECS
 
 REPEATS = 3
 
@@ -38,7 +38,7 @@ def filters(encoding: str) -> dict[str, dict[str, Any]]:
         "blosc, zstd 1": hdf5plugin.Blosc(cname="zstd", clevel=1, shuffle=hdf5plugin.Blosc.NOSHUFFLE),
         "blosc2, zstd 1": hdf5plugin.Blosc2(cname="zstd", clevel=1, filters=hdf5plugin.Blosc2.NOFILTER),
     }
-    if encoding == "uint8":
+    if not ENCODINGS[encoding].shuffle:
         return plain
     return {
         **plain,
@@ -55,7 +55,7 @@ def filters(encoding: str) -> dict[str, dict[str, Any]]:
 
 def own_codecs(encoding: str) -> dict[str, Codec]:
     """Return the candidates that this project's reader decodes itself."""
-    if encoding == "uint8":
+    if not ENCODINGS[encoding].shuffle:
         return {f"zstd {level}": Codec(level, shuffle=False) for level in (1, 3, 9)}
     own = {f"shuffle + zstd {level}": Codec(level) for level in (1, 3, 9)}
     return {**own, **{f"zstd {level}": Codec(level, shuffle=False) for level in (1, 3, 9)}}
@@ -114,7 +114,7 @@ def by_itself(values: NDArray[Any], codec: Codec) -> dict[str, float]:
 
 def measure(features: NDArray[np.float16], folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield each encoding and what every candidate makes of features (views, L, D) in it."""
-    for encoding in FEATURE_CODECS:
+    for encoding in ENCODINGS:
         values = as_encoding(features, encoding)
         own = own_codecs(encoding)
         yield (
@@ -132,7 +132,8 @@ def measure(features: NDArray[np.float16], folder: Path) -> Iterator[tuple[str, 
 @click.option("--views", default=24, show_default=True)
 def main(images: Path | None, views: int) -> None:
     """Print one JSON line: per kind of features, encoding and filter, share of raw float16 and MB/s."""
-    result: dict[str, Any] = {"chosen": {name: str(codec) for name, codec in FEATURE_CODECS.items()}}
+    chosen = {name: str(Codec(encoding.zstd_level, encoding.shuffle)) for name, encoding in ENCODINGS.items()}
+    result: dict[str, Any] = {"chosen": chosen}
     with tempfile.TemporaryDirectory() as folder:
         for name, features in {"drawn, 70% zeros": drawn(views), **real(images, views)}.items():
             result[name] = {

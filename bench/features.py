@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache.settings import ENCODINGS
+
 POSITIONS, CHANNELS = 196, 1024  # ResNet50 layer3
 RELU_OF_LITE0 = "blocks.4.1.bn2.act"  # 14x14x672, trained, 70% zeros
 
@@ -34,7 +36,7 @@ def as_encoding(features: NDArray[np.float16], encoding: str) -> NDArray[Any]:
 
     from featcache.store.shards.encoding import quantize
 
-    if encoding == "float16":
+    if not ENCODINGS[encoding].calibrated:
         return features
     codes: NDArray[Any] = quantize(torch.from_numpy(features).float(), constants_of(features)).numpy()
     return codes

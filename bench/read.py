@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from bench.cache import LAYER, make_cache
 from bench.features import constants_of, drawn
+from featcache.settings import ENCODINGS
 from featcache.store.cache import FeatureCache, open_cache
 from featcache.store.folder import existing_shards
 from featcache.store.shards.format import chunk_digest
@@ -110,7 +111,7 @@ def feature_bytes(cache: FeatureCache) -> int:
 
 def measure(folder: Path, features: NDArray[np.float16], *, views: int, encoding: str, batch: int, rounds: int) -> Any:
     """Return figures of one encoding."""
-    constants = constants_of(features) if encoding == "uint8" else None
+    constants = constants_of(features) if ENCODINGS[encoding].calibrated else None
     path = make_cache(folder / encoding, features, views=views, constants=constants)
     one, two = (open_cache(path, threads=threads) for threads in (1, 2))
     shape, dtype = (batch, *features.shape[1:]), one.read(0, 0).dtype
@@ -167,7 +168,7 @@ def main(images: int, views: int, batch: int, rounds: int) -> None:
     features = drawn(images * views)
     result: dict[str, Any] = {"views": images * views, "batch": batch, "rounds": rounds, "zeros": 0.7}
     with tempfile.TemporaryDirectory() as folder:
-        for encoding in ("float16", "uint8"):
+        for encoding in ENCODINGS:
             result[encoding] = measure(
                 Path(folder), features, views=views, encoding=encoding, batch=batch, rounds=rounds
             )

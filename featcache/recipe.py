@@ -17,7 +17,6 @@ from featcache.settings import CENTER_FRACTION, ENCODINGS, FLIP_PROBABILITY, INT
 
 FORMAT_VERSION = 1
 _LEFT_OUT = {"calibration": "", "pre_squash": 0}  # of the JSON where they have this value, so older fingerprints stay
-FEATURE_DTYPES: dict[str, np.dtype[Any]] = dict(zip(ENCODINGS, (np.dtype("<f2"), np.dtype("u1")), strict=True))
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ class Recipe:
             and (len(self.mean), len(self.std), len(self.crop_scale), len(self.crop_ratio)) == (3, 3, 2, 2)
             and {len(layer) for layer in self.layers} == {4}
             and len(set(self.layer_names)) == len(self.layers)
-            and self.encoding in FEATURE_DTYPES
+            and self.encoding in ENCODINGS
         )
         if not sound:
             raise ValueError(f"a recipe with impossible values: {self}")
@@ -109,7 +108,7 @@ class Recipe:
     def bytes_per_view(self) -> int:
         """Return the uncompressed bytes of one view's features, all layers together."""
         values = sum(self.layer_shape(name).positions * self.layer_shape(name).channels for name in self.layer_names)
-        return values * FEATURE_DTYPES[self.encoding].itemsize
+        return values * np.dtype(ENCODINGS[self.encoding].dtype).itemsize
 
 
 def recipe_from_json(value: Any, place: str) -> Recipe:
@@ -125,12 +124,11 @@ def recipe_from_json(value: Any, place: str) -> Recipe:
     missing = expected - set(value) - set(_LEFT_OUT)
     if missing:
         raise CorruptFile(f"{place}: the recipe lacks fields: {sorted(missing)}")
-    if not isinstance(value["encoding"], str) or value["encoding"] not in FEATURE_DTYPES:
+    if not isinstance(value["encoding"], str) or value["encoding"] not in ENCODINGS:
         raise Mismatch(f"{place}: encoding {value['encoding']!r} is not one this version reads; upgrade it")
-    if (value["encoding"] == "uint8") != bool(value.get("calibration")):
-        raise CorruptFile(
-            f"{place}: a recipe of encoding {value['encoding']} with calibration {value.get('calibration')!r}"
-        )
+    if ENCODINGS[value["encoding"]].calibrated != bool(value.get("calibration")):
+        found = value.get("calibration")
+        raise CorruptFile(f"{place}: a recipe of encoding {value['encoding']} with calibration {found!r}")
     try:
         recipe = Recipe(**{name: _frozen(item) for name, item in value.items()})
         recipe.fingerprint  # noqa: B018  text that is not UTF-8 and numbers that are not JSON show here

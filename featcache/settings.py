@@ -9,13 +9,31 @@ RECIPES = ("paper", "published")
 EVAL_VIEWS = ("center", "squash")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 RUNTIMES = ("auto", "torch", "compile", "openvino")
-ENCODINGS = ("float16", "uint8")
 BAD_IMAGE_POLICIES = ("skip", "stop")
 LARGEST_BATCH = 4096  # views
 FLIP_PROBABILITY = 0.5
 INTERPOLATION = "bilinear-antialias"
 CENTER_FRACTION = 224 / 256  # the ImageNet convention: shorter side to 256, then the central 224
 PRE_SQUASH_FRACTION = 264 / 224  # the published code crops 224 from 264
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How features are stored: NumPy's name of their type, the filters of a chunk, and whether constants go with them.
+
+    calibrated encodings have a scale and a zero point for each channel, taken from a sample.
+    """
+
+    dtype: str
+    zstd_level: int
+    shuffle: bool
+    calibrated: bool
+
+
+ENCODINGS = {  # filters chosen by bench/codecs.py on real features: the fastest to read that are also small
+    "float16": Encoding("<f2", zstd_level=1, shuffle=True, calibrated=False),
+    "uint8": Encoding("u1", zstd_level=1, shuffle=False, calibrated=True),
+}
 
 
 @dataclass(frozen=True)
@@ -81,8 +99,9 @@ class ExtractSettings:
             raise InvalidSettings(f"--on-bad-image must be skip or stop, found {self.on_bad_image!r}")
         if self.encoding not in ENCODINGS:
             raise InvalidSettings(f"--encoding must be {' or '.join(ENCODINGS)}, found {self.encoding!r}")
-        if self.calibrate_like and self.encoding != "uint8":
-            raise InvalidSettings("--calibrate-like goes with --encoding uint8: float16 has no constants")
+        if self.calibrate_like and not ENCODINGS[self.encoding].calibrated:
+            fitting = " or ".join(name for name, encoding in ENCODINGS.items() if encoding.calibrated)
+            raise InvalidSettings(f"--calibrate-like goes with --encoding {fitting}: {self.encoding} has no constants")
 
 
 def view_recipe_of(

@@ -21,6 +21,7 @@ from featcache.images.identity import ImageRow
 from featcache.images.views import Box, View
 from featcache.maintenance.verify import verify_cache
 from featcache.recipe import Recipe
+from featcache.settings import ENCODINGS
 from featcache.store.cache import open_cache
 from featcache.store.shards.encoding import digest_of_constants
 from featcache.store.shards.format import Block, Target, array_specs, shard_name
@@ -120,11 +121,9 @@ def _judge_newer(campaign: Campaign, name: str, folder: Path) -> None:
 
 def make_golden(home: Path) -> None:
     """Write a cache of each encoding into home, and NAME.npz beside it with all that must be read from it."""
-    for encoding in ("float16", "uint8"):
+    for encoding, kind in ENCODINGS.items():
         rng = np.random.default_rng(1)
-        constants = (
-            {layer: _constants(rng, channels) for layer, _, _, channels in LAYERS} if encoding == "uint8" else {}
-        )
+        constants = {layer: _constants(rng, channels) for layer, _, _, channels in LAYERS} if kind.calibrated else {}
         target = Target(_recipe(encoding, digest_of_constants(constants)), constants)
         arrays = _arrays(rng, target.recipe)
         _write_cache(home / encoding, arrays, target)

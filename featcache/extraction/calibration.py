@@ -1,4 +1,4 @@
-"""Which images the constants of encoding uint8 are taken from."""
+"""Which images the constants of a calibrated encoding are taken from."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,6 +13,7 @@ from featcache.backbones.backbone import Backbone
 from featcache.base.errors import BadInput
 from featcache.images.loading import load_ahead
 from featcache.recipe import Recipe, check_same
+from featcache.settings import ENCODINGS
 from featcache.store.cache import open_cache
 from featcache.store.shards.encoding import Constants, calibrate, digest_of_constants
 from featcache.store.shards.format import Target
@@ -37,7 +38,7 @@ def settle_target(
     recipe is still without calibration. names are the images below the folder images. Raises `Mismatch` if `like`
     was made with another recipe, `BadInput` if no image of the sample can be decoded.
     """
-    if recipe.encoding != "uint8":
+    if not ENCODINGS[recipe.encoding].calibrated:
         return Target(recipe)
     if like is not None:
         cache = open_cache(like)
@@ -66,7 +67,7 @@ def _calibrate(
     work = [(name, _SAMPLE_VIEWS) for name in sample_names(names, seed=recipe.seed, size=sample)]
     pixels = [view for image in load_ahead(images, work, recipe) for view in image.pixels]
     if not pixels:
-        raise BadInput(f"{images}: none of the {len(work)} images to calibrate uint8 on can be decoded")
+        raise BadInput(f"{images}: none of the {len(work)} images to calibrate {recipe.encoding} on can be decoded")
     ends: dict[str, list[Tensor]] = {layer: [] for layer in recipe.layer_names}
     for start in range(0, len(pixels), backbone.batch_size):
         batch = torch.from_numpy(np.stack(pixels[start : start + backbone.batch_size]))

@@ -17,6 +17,7 @@ from featcache.datasets.splits import Splits, merge_splits
 from featcache.images.identity import is_same_image
 from featcache.maintenance.merge_plan import Planned, Source, assign_rows, choose_pieces, held_images, plan
 from featcache.recipe import check_same
+from featcache.settings import ENCODINGS
 from featcache.store.cache import open_cache, open_listed_shard
 from featcache.store.folder import existing_shards, refuse_foreign_folder
 from featcache.store.manifest import FILE_NAME as MANIFEST_NAME
@@ -28,7 +29,7 @@ from featcache.store.shards.shard import opened
 from featcache.store.shards.writer import ShardBuilder
 from featcache.store.writer import seal
 
-_SAME_CONSTANTS = " Parts in uint8 need the same constants: extract them with --calibrate-like."
+_SAME_CONSTANTS = " Parts in {} need the same constants: extract them with --calibrate-like."
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,7 @@ def _refuse_strangers(out: Path, planned: Sequence[Planned]) -> None:
 def _refuse_other_recipes(sources: Sequence[Source]) -> None:
     """Raise `Mismatch`, naming the fields, if two shards have different recipes."""
     first = sources[0].shards[0]
+    encoding = first.recipe.encoding
     for source in sources:
         for shard in source.shards:
             if shard.fingerprint != first.fingerprint:
@@ -137,7 +139,7 @@ def _refuse_other_recipes(sources: Sequence[Source]) -> None:
                     first.recipe,
                     where=str(source.folder),
                     way_out=f"Only caches of the recipe of {sources[0].folder} can be merged with it."
-                    + (_SAME_CONSTANTS if first.recipe.encoding == "uint8" else ""),
+                    + (_SAME_CONSTANTS.format(encoding) if ENCODINGS[encoding].calibrated else ""),
                 )
 
 

@@ -10,16 +10,15 @@ from numpy.typing import NDArray
 
 from featcache.base.files import canonical_json
 from featcache.images.identity import ImageRow
-from featcache.recipe import FEATURE_DTYPES, Recipe
+from featcache.recipe import Recipe
+from featcache.settings import ENCODINGS
 from featcache.store.shards.codec import Codec
 from featcache.store.shards.encoding import Constants
 from featcache.store.shards.hdf5 import text_column
 
 CONSTANTS_GROUP = "encoding"
-FEATURE_CODECS = {  # chosen by bench/codecs.py on real features: the fastest to read that is also small
-    "float16": Codec(zstd_level=1, shuffle=True),
-    "uint8": Codec(zstd_level=1, shuffle=False),
-}
+_IMAGE_COLUMNS = ("name", "sha256", "width", "height", "absent")  # of an ImageRow, in its order
+_TEXT_COLUMNS = ("name", "sha256", "absent")
 POOLED_CODEC = Codec(zstd_level=None)
 
 
@@ -46,16 +45,24 @@ def shard_name(block: Block, data: bytes) -> str:
 
 def image_rows(tables: Mapping[str, NDArray[Any]]) -> list[ImageRow]:
     """Return the rows that the columns images/{name,sha256,width,height,absent} hold."""
-    names, digests, absences = (
-        [item.decode() for item in tables[f"images/{column}"].tolist()] for column in ("name", "sha256", "absent")
-    )
-    widths, heights = tables["images/width"].tolist(), tables["images/height"].tolist()
-    return [ImageRow(*fields) for fields in zip(names, digests, widths, heights, absences, strict=True)]
+    columns = {column: tables[f"images/{column}"].tolist() for column in _IMAGE_COLUMNS}
+    for column in _TEXT_COLUMNS:
+        columns[column] = [item.decode() for item in columns[column]]
+    return [ImageRow(*fields) for fields in zip(*columns.values(), strict=True)]
+
+
+def image_tables(rows: list[ImageRow]) -> dict[str, NDArray[Any]]:
+    """Return the columns images/{name,sha256,width,height,absent} of rows; text is fixed-length UTF-8."""
+    columns = {column: [getattr(row, column) for row in rows] for column in _IMAGE_COLUMNS}
+    return {
+        f"images/{column}": text_column(values) if column in _TEXT_COLUMNS else np.array(values, "<i4")
+        for column, values in columns.items()
+    }
 
 
 def table_names(recipe: Recipe) -> list[str]:
     """Return the path of every table that a shard of this recipe holds."""
-    images = [f"images/{column}" for column in ("name", "sha256", "width", "height", "absent")]
+    images = [f"images/{column}" for column in _IMAGE_COLUMNS]
     constants = [f"{CONSTANTS_GROUP}/{layer}" for layer in recipe.layer_names if recipe.calibration]
     return [*images, "views/box", "views/flip", *constants, *(f"digests/{array}" for array in array_specs(recipe))]
 
@@ -82,12 +89,11 @@ class ArraySpec:
 
 def array_specs(recipe: Recipe) -> dict[str, ArraySpec]:
     """Return the arrays that a shard of this recipe holds: features/LAYER (L, D) and pooled/LAYER (2, D)."""
-    specs = {}
+    encoding, specs = ENCODINGS[recipe.encoding], {}
+    dtype, codec = np.dtype(encoding.dtype), Codec(encoding.zstd_level, encoding.shuffle)
     for layer in recipe.layer_names:
         shape = recipe.layer_shape(layer)
-        specs[f"features/{layer}"] = ArraySpec(
-            (shape.positions, shape.channels), FEATURE_DTYPES[recipe.encoding], FEATURE_CODECS[recipe.encoding]
-        )
+        specs[f"features/{layer}"] = ArraySpec((shape.positions, shape.channels), dtype, codec)
         specs[f"pooled/{layer}"] = ArraySpec((2, shape.channels), np.dtype("<f4"), POOLED_CODEC)
     return specs
 
@@ -107,20 +113,9 @@ def tables_digest(attributes: dict[str, Any], tables: dict[str, NDArray[Any]]) -
     return digest.hexdigest()
 
 
-def image_tables(rows: list[ImageRow]) -> dict[str, NDArray[Any]]:
-    """Return the columns images/{name,sha256,width,height,absent} of rows; text is fixed-length UTF-8."""
-    return {
-        "images/name": text_column([row.name for row in rows]),
-        "images/sha256": text_column([row.sha256 for row in rows]),
-        "images/width": np.array([row.width for row in rows], "<i4"),
-        "images/height": np.array([row.height for row in rows], "<i4"),
-        "images/absent": text_column([row.absent for row in rows]),
-    }
-
-
 @dataclass(frozen=True)
 class Target:
-    """What shards are made with: the recipe, and each layer's constants (2, D) if its encoding is uint8."""
+    """What shards are made with: the recipe, and each layer's constants (2, D) if its encoding is calibrated."""
 
     recipe: Recipe
     constants: Mapping[str, Constants] = field(default_factory=dict)
