@@ -7,16 +7,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from featcache.base.files import make_folder, write_durably
 from featcache.datasets.splits import Splits
 from featcache.images.identity import ImageRow
 from featcache.images.views import Box, View
 from featcache.recipe import Recipe
 from featcache.store.shards.encoding import digest_of_constants, encode
-from featcache.store.shards.format import Block, Target, shard_name
-from featcache.store.shards.opening import open_shard
+from featcache.store.shards.format import Block, Target
 from featcache.store.shards.writer import ShardBuilder
-from featcache.store.writer import seal
+from featcache.store.writer import CacheWriter
 
 LAYER = "layer3"
 
@@ -33,25 +31,12 @@ def make_cache(
     """Write and seal a cache of features (N * views, L, D); uint8 if constants are given."""
     target = _target(features.shape[1:], constants)
     rows = len(features) // views
-    shards = make_folder(folder / "shards")
-    sha256 = {}
-    for start in range(0, rows, rows_per_shard):
-        block = Block((start, min(start + rows_per_shard, rows)), (0, views))
-        data = _shard(features, block, views, target)
-        sha256[shard_name(block, data)] = write_durably(shards / shard_name(block, data), data)
-    opened = [open_shard(shards / name) for name in sha256]
-    source = {"dataset": "drawn", "root": "", "weights": "random", "batch_size": "16"}
-    seal(
-        folder,
-        target.recipe,
-        opened,
-        rows=rows,
-        views=views,
-        sha256=sha256,
-        splits=splits or {},
-        source=source,
-        versions={},
-    )
+    with CacheWriter(folder) as writer:
+        for start in range(0, rows, rows_per_shard):
+            block = Block((start, min(start + rows_per_shard, rows)), (0, views))
+            writer.commit(block, _shard(features, block, views, target))
+        source = {"dataset": "drawn", "root": "", "weights": "random", "batch_size": "16"}
+        writer.seal(target.recipe, rows=rows, views=views, splits=splits or {}, source=source, versions={})
     return folder
 
 

@@ -27,7 +27,7 @@ from bench.cache import LAYER, make_cache
 from bench.features import constants_of, drawn
 from featcache.settings import ENCODINGS
 from featcache.store.cache import FeatureCache, open_cache
-from featcache.store.folder import existing_shards
+from featcache.store.folder import INDEX_NAME, existing_shards, shard_path
 from featcache.store.shards.format import chunk_digest
 from featcache.store.shards.shard import opened
 
@@ -64,7 +64,7 @@ def plain_h5py(dataset: h5py.Dataset) -> Read:
 def shard_by_shard(cache: FeatureCache) -> Read:
     """Return plain h5py on the shards, all open, as fast as it can be: no virtual dataset in between."""
     datasets = [
-        h5py.File(cache.path / "shards" / entry.file, "r")[f"features/{LAYER}"] for entry in cache.manifest.shards
+        h5py.File(shard_path(cache.path, entry.file), "r")[f"features/{LAYER}"] for entry in cache.manifest.shards
     ]
     size = len(datasets[0])
 
@@ -120,7 +120,7 @@ def measure(folder: Path, features: NDArray[np.float16], *, views: int, encoding
         rows = np.arange(start, min(start + 16, one.rows))
         for view in range(views):
             raw[rows, view] = two.read(rows, view)
-    virtual = h5py.File(path / "cache.h5", "r")[f"features/{LAYER}"]
+    virtual = h5py.File(path / INDEX_NAME, "r")[f"features/{LAYER}"]
     ways: dict[str, Read] = {
         "reader_2_threads": lambda pairs, out: two.read(*pairs, out=out),
         "reader_1_thread": lambda pairs, out: one.read(*pairs, out=out),
@@ -144,7 +144,7 @@ def measure(folder: Path, features: NDArray[np.float16], *, views: int, encoding
             if name != "memcpy" and not np.array_equal(out, expected):
                 raise AssertionError(f"{name} read other values")
     seconds = {name: median(values) for name, values in times.items()}
-    seconds["dataloader_h5py_2_workers"] = dataloader(path / "cache.h5", batches)
+    seconds["dataloader_h5py_2_workers"] = dataloader(path / INDEX_NAME, batches)
     mine = seconds["reader_2_threads"]
     return {
         "share_of_raw_float16": round(feature_bytes(one) / features.nbytes, 4),

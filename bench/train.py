@@ -35,6 +35,7 @@ from bench.read import H5pyViews
 from featcache.base.progress import silent
 from featcache.datasets.splits import Part
 from featcache.store.cache import FeatureCache, open_cache
+from featcache.store.folder import INDEX_NAME
 from head.data.batches import split_data
 from head.models.amnet import AMNetHead, HeadOutput, HeadShape, loss
 from head.models.published import PublishedHead, PublishedShape
@@ -129,7 +130,7 @@ def eager_steps(head: AMNetHead | PublishedHead, batches: Iterator[Tensor], **co
 def dataloader_rate(cache: FeatureCache, head: AMNetHead, batch: int, rounds: int) -> float:
     """Return images per second of eager training from a DataLoader with 2 workers, once none is read beforehand."""
     rows = np.random.default_rng(2).integers(0, batch, batch * (_READY + rounds))
-    stored = H5pyViews(cache.path / "cache.h5", (rows, np.zeros_like(rows)))
+    stored = H5pyViews(cache.path / INDEX_NAME, (rows, np.zeros_like(rows)))
     loader = iter(torch.utils.data.DataLoader(stored, batch, num_workers=2, prefetch_factor=1))
     step = eager_steps(head, loader, attention_weight=1e-4)  # takes a batch to warm up
     for _ in range(_READY - 1):

@@ -107,7 +107,7 @@ class Recipe:
 
     def bytes_per_view(self) -> int:
         """Return the uncompressed bytes of one view's features, all layers together."""
-        values = sum(self.layer_shape(name).positions * self.layer_shape(name).channels for name in self.layer_names)
+        values = sum(height * width * channels for _, height, width, channels in self.layers)
         return values * np.dtype(ENCODINGS[self.encoding].dtype).itemsize
 
 

@@ -17,10 +17,10 @@ from faults.harness.surgery import Chunk
 from faults.harness.trial import Campaign, Size, Verdict, exact_or
 from featcache.base.errors import BadInput, CorruptFile, FeatcacheError, HostileFile, Mismatch
 from featcache.store.cache import open_cache
+from featcache.store.folder import INDEX_NAME, MANIFEST_NAME, shard_paths, shard_place
 
 IMAGES = 8  # the last is absent
 ANSWERS_WITHIN = 20.0  # seconds
-MANIFEST, INDEX = "manifest.json", "cache.h5"
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def _files(folder: Path) -> dict[str, bytes]:
 
 
 def _shards(target: Target) -> list[str]:
-    return [name for name in target.files if name.startswith("shards/")]
+    return [name for name in target.files if name.startswith(shard_place(""))]
 
 
 def _restore(target: Target) -> None:
@@ -168,7 +168,7 @@ def _table_bit(target: Target, rng: random.Random, kind: str) -> Verdict:
     tables = {n: r for n, r in target.tables[name].items() if n.startswith("digests/") == (kind == "digest bit")}
     _flip(target, rng, name, *tables[rng.choice(sorted(tables))])
     if "without" in kind:  # then the tables are read from the shards
-        (target.folder / INDEX).unlink()
+        (target.folder / INDEX_NAME).unlink()
     return _judge(target, kind, CorruptFile)
 
 
@@ -181,17 +181,17 @@ def _metadata_byte(target: Target, rng: random.Random, kind: str) -> Verdict:
 
 
 def _index_bit(target: Target, rng: random.Random, kind: str) -> Verdict:
-    _flip(target, rng, INDEX, 0, len(target.files[INDEX]))
+    _flip(target, rng, INDEX_NAME, 0, len(target.files[INDEX_NAME]))
     return _judge(target, kind, CorruptFile)
 
 
 def _manifest_bit(target: Target, rng: random.Random, kind: str) -> Verdict:
-    _flip(target, rng, MANIFEST, 0, len(target.files[MANIFEST]))
+    _flip(target, rng, MANIFEST_NAME, 0, len(target.files[MANIFEST_NAME]))
     return _judge(target, kind, CorruptFile, Mismatch)  # a flipped bit may make a newer version, or an unknown field
 
 
 def _any_file(target: Target, rng: random.Random) -> str:
-    return rng.choice([*_shards(target), *_shards(target), INDEX, MANIFEST])
+    return rng.choice([*_shards(target), *_shards(target), INDEX_NAME, MANIFEST_NAME])
 
 
 def _cut(target: Target, rng: random.Random, kind: str) -> Verdict:
@@ -209,7 +209,7 @@ def _grown(target: Target, rng: random.Random, kind: str) -> Verdict:
 
 def _refused(name: str, verdict: Verdict) -> Verdict:
     """Demand an error for a shard of another length, even if all its chunks are there: it is not the one committed."""
-    if name.startswith("shards/") and any(outcome.endswith("exact") for outcome in verdict.outcomes):
+    if name.startswith(shard_place("")) and any(outcome.endswith("exact") for outcome in verdict.outcomes):
         return Verdict(problem="a shard that is not as long as the committed one was read without an error")
     return verdict
 
@@ -259,7 +259,7 @@ def _from_elsewhere(place: str) -> Callable[[Target, str], Pairs]:
             return [(a, b) for a in own for b in own if (a.array, a.i) == (b.array, b.i) and a.j != b.j]
         else:
             folder = getattr(target, place)
-            path = next(p for p in sorted((folder / "shards").iterdir()) if p.name[:5] == Path(name).name[:5])
+            path = next(p for p in shard_paths(folder) if p.name[:5] == Path(name).name[:5])
             others = surgery.chunks(path)
         return [(a, b) for a in own for b in others if a.array == b.array and a.stored != b.stored]
 
@@ -288,7 +288,7 @@ def _file_of(place: str) -> Callable[[Target, random.Random, str], Verdict]:
         own = place == "folder"
         found = [
             path
-            for path in sorted((folder / "shards").iterdir())
+            for path in shard_paths(folder)
             if (path.name[:5] == Path(name).name[:5]) != own and path.name != Path(name).name
         ]
         data, size = rng.choice(found).read_bytes(), len(target.files[name])
@@ -312,7 +312,7 @@ def _before_the_seal(target: Target, rng: random.Random, kind: str) -> Verdict:
     own = target.folder.with_name("unsealed")
     shutil.rmtree(own, ignore_errors=True)
     shutil.copytree(target.folder, own)
-    for name in (MANIFEST, INDEX):
+    for name in (MANIFEST_NAME, INDEX_NAME):
         (own / name).unlink()
     name = rng.choice(_shards(target))
     chunk = rng.choice(target.chunks[name])
@@ -323,7 +323,7 @@ def _before_the_seal(target: Target, rng: random.Random, kind: str) -> Verdict:
         stub.run(target.dataset, own)
     except Exception as error:  # noqa: BLE001  # whatever it is, it is the result
         raised = error
-    if (own / MANIFEST).exists() and not (raised is None and stub.same(stub.contents(own), target.contents)):
+    if (own / MANIFEST_NAME).exists() and not (raised is None and stub.same(stub.contents(own), target.contents)):
         return Verdict(problem="a damaged cache was sealed", silent=True)
     verdict = exact_or([CorruptFile], raised, True)
     return Verdict(tuple(f"{kind}: {outcome}" for outcome in verdict.outcomes), verdict.problem, verdict.silent)

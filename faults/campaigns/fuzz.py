@@ -20,6 +20,7 @@ from featcache.base.files import canonical_json
 from featcache.datasets.dataset import open_dataset
 from featcache.recipe import recipe_from_json
 from featcache.store.cache import open_cache
+from featcache.store.folder import MANIFEST_NAME, shards_folder
 from featcache.store.shards.format import array_specs
 
 IMAGES = 8
@@ -59,7 +60,7 @@ def run(campaign: Campaign) -> None:
     if isinstance(made, children.Died):
         raise RuntimeError(f"making the cache: {made}")
     split = (dataset / "splits" / "train_1.txt").read_bytes()
-    corpus = Corpus(folder, made, (folder / "manifest.json").read_bytes(), dataset, split)
+    corpus = Corpus(folder, made, (folder / MANIFEST_NAME).read_bytes(), dataset, split)
     for kind in FUZZED:
         cases = [Case(kind, number) for number in range(campaign.size.fuzz_cases)]
         watch = Stopwatch()
@@ -114,7 +115,7 @@ def _shard_elsewhere(corpus: Corpus, rng: random.Random) -> Reading:
     body = json.loads(corpus.manifest)
     del body["digest"]
     entry = rng.choice(body["shards"])
-    folder = corpus.cache / "shards"
+    folder = shards_folder(corpus.cache)
     entry["file"] = rng.choice(("./", "../shards/", f"{folder}/", "../../cache/shards/", "//", " ")) + entry["file"]
     data = mutate.as_bytes(_signed(body))
     return data, lambda: _open(corpus, data) or "a path was followed", (HostileFile,)
@@ -129,7 +130,7 @@ def _signed(body: dict[str, Any]) -> dict[str, Any]:
 
 def _open(corpus: Corpus, manifest: bytes) -> str:
     """Read a cache with this manifest; return what is wrong with what came out."""
-    (corpus.cache / "manifest.json").write_bytes(manifest)
+    (corpus.cache / MANIFEST_NAME).write_bytes(manifest)
     open_cache(corpus.cache)
     found = stub.contents(corpus.cache)
     arrays = {name: array for name, array in corpus.contents.items() if name.startswith(("features/", "pooled/"))}

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from faults.harness import stub
 from faults.harness.trial import Campaign
 from featcache.base.errors import Mismatch
-from featcache.base.files import canonical_json, make_folder, write_durably
+from featcache.base.files import canonical_json
 from featcache.datasets.splits import Part
 from featcache.images.identity import ImageRow
 from featcache.images.views import Box, View
@@ -23,11 +23,11 @@ from featcache.maintenance.verify import verify_cache
 from featcache.recipe import Recipe
 from featcache.settings import ENCODINGS
 from featcache.store.cache import open_cache
+from featcache.store.folder import MANIFEST_NAME, shard_paths
 from featcache.store.shards.encoding import digest_of_constants
-from featcache.store.shards.format import Block, Target, array_specs, shard_name
-from featcache.store.shards.opening import open_shard
+from featcache.store.shards.format import Block, Target, array_specs
 from featcache.store.shards.writer import ShardBuilder
-from featcache.store.writer import seal
+from featcache.store.writer import CacheWriter
 
 HOME = Path(__file__).parents[2] / "tests" / "golden"
 ROWS, VIEWS, ABSENT = 5, 3, 2
@@ -87,11 +87,11 @@ def _contents(folder: Path) -> stub.Contents:
 def _newer_manifest(folder: Path, copy: Path) -> Path:
     """Copy a cache and have its manifest claim the next format version, with the right digest."""
     shutil.copytree(folder, copy)
-    body: dict[str, Any] = json.loads((copy / "manifest.json").read_text())
+    body: dict[str, Any] = json.loads((copy / MANIFEST_NAME).read_text())
     del body["digest"]
     body["format_version"] += 1
     digest = hashlib.sha256(canonical_json(body).encode()).hexdigest()
-    (copy / "manifest.json").write_text(canonical_json({**body, "digest": digest}))
+    (copy / MANIFEST_NAME).write_text(canonical_json({**body, "digest": digest}))
     return copy
 
 
@@ -100,7 +100,7 @@ def _newer_shard(folder: Path, copy: Path) -> Path:
     import h5py
 
     shutil.copytree(folder, copy)
-    with h5py.File(min((copy / "shards").iterdir()), "r+", libver="latest", locking=False) as file:
+    with h5py.File(shard_paths(copy)[0], "r+", libver="latest", locking=False) as file:
         file.attrs.modify("format_version", file.attrs["format_version"] + 1)
     return copy
 
@@ -180,22 +180,11 @@ def _view(row: int, view: int) -> View:
 
 
 def _write_cache(folder: Path, arrays: stub.Contents, target: Target) -> None:
-    shards = make_folder(folder / "shards")
-    sha256 = {}
-    for block in BLOCKS:
-        data = _shard(arrays, block, target)
-        sha256[shard_name(block, data)] = write_durably(shards / shard_name(block, data), data)
-    seal(
-        folder,
-        target.recipe,
-        [open_shard(shards / name) for name in sha256],
-        rows=ROWS,
-        views=VIEWS,
-        sha256=sha256,
-        splits=SPLITS,
-        source={"dataset": "golden", "root": "nowhere", "weights": "random", "batch_size": "16"},
-        versions={"torch": "0"},
-    )
+    with CacheWriter(folder) as writer:
+        for block in BLOCKS:
+            writer.commit(block, _shard(arrays, block, target))
+        source = {"dataset": "golden", "root": "nowhere", "weights": "random", "batch_size": "16"}
+        writer.seal(target.recipe, rows=ROWS, views=VIEWS, splits=SPLITS, source=source, versions={"torch": "0"})
 
 
 def _shard(arrays: stub.Contents, block: Block, target: Target) -> bytes:

@@ -13,6 +13,7 @@ from faults.campaigns.kills import INSIDE, killed
 from faults.harness import children, stub
 from faults.harness.trial import Campaign
 from faults.harness.victim import Death
+from featcache.store.folder import INDEX_NAME, shard_paths
 
 IMAGES, MOST_KILLS, SLOWEST_KILL = 8, 2, 0.2
 TO_SHARDS = ("flip", "cut", "removal", "other shard")
@@ -57,9 +58,9 @@ def _one_repair(campaign: Campaign, reference: Path, rng: random.Random, name: s
 
 def _damage(out: Path, damage: str, rng: random.Random) -> None:
     if damage == "index":
-        (out / "cache.h5").write_bytes(b"nonsense")
+        (out / INDEX_NAME).write_bytes(b"nonsense")
         return
-    paths = sorted((out / "shards").iterdir())
+    paths = shard_paths(out)
     path = rng.choice(paths)
     data = bytearray(path.read_bytes())
     if damage == "flip" and data:

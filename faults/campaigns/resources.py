@@ -18,7 +18,9 @@ from faults.harness import children, stub
 from faults.harness.trial import Campaign
 from featcache.backbones.backbone import load_backbone
 from featcache.base.errors import ResourceError
+from featcache.base.lock import LOCK_NAME
 from featcache.settings import ExtractSettings
+from featcache.store.folder import MANIFEST_NAME
 
 IMAGES, MANY = 8, 70
 DESCRIPTORS = 64
@@ -124,7 +126,7 @@ def _signal_at_work(ground: Ground, out: Path, rng: random.Random, number: int) 
     """Send a signal at a random instant after the lock is held; return the child."""
     child = children.fork(lambda: stub.run_command(stub.command(ground.dataset, out)))
     deadline = time.monotonic() + 10
-    while not (out / "lock").exists() and time.monotonic() < deadline:
+    while not (out / LOCK_NAME).exists() and time.monotonic() < deadline:
         time.sleep(0.001)
     time.sleep(rng.uniform(0, 0.05))
     os.kill(child, number)
@@ -135,7 +137,7 @@ def _ended_by(number: int, status: int) -> Callable[[Ground, Path, random.Random
     def trial(ground: Ground, out: Path, rng: random.Random) -> str:
         child = _signal_at_work(ground, out, rng, number)
         ended = children.wait(child, 10)
-        sealed = (out / "manifest.json").exists()  # then the signal came when all was done
+        sealed = (out / MANIFEST_NAME).exists()  # then the signal came when all was done
         if ended != status and not sealed:
             return f"ended with {ended}, expected {status}"
         if left := stub.temporaries(out):

@@ -25,6 +25,7 @@ from faults.harness.trial import Campaign
 from featcache.base.errors import CacheIncomplete, FeatcacheError, Locked
 from featcache.base.lock import writer_lock
 from featcache.store.cache import FeatureCache, open_cache
+from featcache.store.folder import shards_folder
 
 IMAGES, MOST_AUGS = 6, 5
 ENDS_WITHIN = 60.0  # seconds after it should
@@ -266,7 +267,7 @@ def _two_writers(campaign: Campaign, dataset: Path, out: Path) -> None:
             os.read(holder_reads, 1)  # until the other end is closed
         return 0
 
-    (out / "shards").mkdir()
+    shards_folder(out).mkdir()
     holder = children.fork(hold)
     os.read(ready_reads, 1)
     second = children.wait(children.fork(lambda: stub.run_command(stub.command(dataset, out)), stderr=said))

@@ -58,7 +58,7 @@ MUTANTS = (
     Mutant(
         "temporaries of killed runs stay",
         "kills",
-        (("extraction/extract.py", 'remove_temporaries(out / "shards") + remove_temporaries(out)', "0"),),
+        (("store/folder.py", "remove_temporaries(shards_folder(folder)) + remove_temporaries(folder)", "0"),),
     ),
     Mutant(
         "no lock",

@@ -17,7 +17,7 @@ from featcache.datasets.dataset import open_dataset
 from featcache.extraction.report import ExtractReport
 from featcache.settings import ExtractSettings, ViewRecipe
 from featcache.store.cache import open_cache
-from featcache.store.folder import NAME_PATTERN
+from featcache.store.folder import INDEX_NAME, shard_path, shard_paths
 
 BACKBONE, IMAGE_SIZE, ROWS_PER_SHARD = "timm:test_vit", 48, 3
 Contents = dict[str, NDArray[Any]]
@@ -107,7 +107,7 @@ def contents(folder: Path) -> Contents:
 
 def arrays_by_hdf5(folder: Path) -> Contents:
     """Read features and pooled vectors of the present rows as any HDF5 program does, without this project's reader."""
-    with h5py.File(folder / "cache.h5", "r") as file:
+    with h5py.File(folder / INDEX_NAME, "r") as file:
         rows = np.flatnonzero(file["images/absent"][()] == b"")
         return {
             f"{group}/{name}": file[group][name][()][rows] for group in ("features", "pooled") for name in file[group]
@@ -133,16 +133,14 @@ def checked_contents(folder: Path) -> Contents:
 
 def finals(folder: Path) -> dict[str, bytes]:
     """Return name and bytes of every file under a shard's final name."""
-    shards = folder / "shards"
-    paths = sorted(shards.iterdir()) if shards.is_dir() else []
-    return {path.name: path.read_bytes() for path in paths if NAME_PATTERN.fullmatch(path.name)}
+    return {path.name: path.read_bytes() for path in shard_paths(folder)}
 
 
 def identities(folder: Path) -> dict[str, tuple[int, int, str]]:
     """Return inode, time of change and sha256 of every shard: a file that is written anew, even alike, differs."""
     found = {}
     for name, data in finals(folder).items():
-        stat = (folder / "shards" / name).stat()
+        stat = shard_path(folder, name).stat()
         found[name] = (stat.st_ino, stat.st_mtime_ns, hashlib.sha256(data).hexdigest())
     return found
 

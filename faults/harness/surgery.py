@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
+from featcache.store.folder import shard_path
 from featcache.store.manifest import read_manifest, write_manifest
 from featcache.store.shards.format import tables_digest
 
@@ -90,7 +91,7 @@ def sign_manifest(folder: Path) -> None:
     manifest = read_manifest(folder)
     entries = []
     for entry in manifest.shards:
-        data = (folder / "shards" / entry.file).read_bytes()
+        data = shard_path(folder, entry.file).read_bytes()
         entries.append(dataclasses.replace(entry, bytes=len(data), sha256=hashlib.sha256(data).hexdigest()))
     write_manifest(folder, dataclasses.replace(manifest, shards=tuple(entries)))
 

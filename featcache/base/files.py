@@ -1,13 +1,15 @@
-"""Files that are either complete or not there, and canonical JSON. Knows nothing of what the bytes mean."""
+"""Files that are either complete or not there, canonical JSON and CSV. Knows nothing of what the bytes mean."""
 
 import contextlib
+import csv
 import errno
 import hashlib
+import io
 import json
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +165,13 @@ def digest_of_file(path: Path) -> str:
 def canonical_json(value: Any) -> str:
     """Return the one JSON text of value: keys sorted, no spaces, NaN and infinity refused."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def csv_text(rows: Iterable[Iterable[Any]]) -> str:
+    """Return rows as CSV, each ending in a newline alone."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 def read_json(path: Path, *, largest: int) -> dict[str, Any]:

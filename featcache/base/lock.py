@@ -10,6 +10,8 @@ from pathlib import Path
 from featcache.base.errors import Locked
 from featcache.base.files import storage_errors
 
+LOCK_NAME = "lock"
+
 
 @contextlib.contextmanager
 def writer_lock(folder: Path) -> Iterator[None]:
@@ -17,7 +19,7 @@ def writer_lock(folder: Path) -> Iterator[None]:
 
     The text in the lock file serves the message only: a file left by a killed writer locks nothing.
     """
-    path = folder / "lock"
+    path = folder / LOCK_NAME
     with storage_errors(path):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:

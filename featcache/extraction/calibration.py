@@ -10,10 +10,12 @@ import xxhash
 from torch import Tensor
 
 from featcache.backbones.backbone import Backbone
+from featcache.backbones.of_recipe import recipe_of
 from featcache.base.errors import BadInput
+from featcache.datasets.dataset import Dataset
 from featcache.images.loading import load_ahead
 from featcache.recipe import Recipe, check_same
-from featcache.settings import ENCODINGS
+from featcache.settings import ENCODINGS, ExtractSettings
 from featcache.store.cache import open_cache
 from featcache.store.shards.encoding import Constants, calibrate, digest_of_constants
 from featcache.store.shards.format import Target
@@ -25,22 +27,22 @@ _SAMPLE_VIEWS = (0, 2)  # the evaluation view and one crop, however many a cache
 
 def settle_target(
     backbone: Backbone,
-    recipe: Recipe,
+    settings: ExtractSettings,
     shards: Sequence[Shard],
-    names: Sequence[str],
-    images: Path,
+    dataset: Dataset,
     *,
-    like: Path | None = None,
     sample: int = SAMPLE_IMAGES,
 ) -> Target:
-    """Return recipe with its constants: those of the cache `like`, of the shards that are there, or calibrated now.
+    """Return what settings ask to be made, by the backbone, beside the shards that are there.
 
-    recipe is still without calibration. names are the images below the folder images. Raises `Mismatch` if `like`
-    was made with another recipe, `BadInput` if no image of the sample can be decoded.
+    Constants are those of the cache settings.calibrate_like, of the shards, or calibrated now on so many images.
+    Raises `Mismatch` if that cache was made with another recipe, `BadInput` if no image can be decoded.
     """
+    recipe = recipe_of(backbone, settings.views, settings.encoding)
     if not ENCODINGS[recipe.encoding].calibrated:
         return Target(recipe)
-    if like is not None:
+    if settings.calibrate_like:
+        like = Path(settings.calibrate_like)
         cache = open_cache(like)
         check_same(
             replace(cache.recipe, calibration=""),
@@ -52,7 +54,7 @@ def settle_target(
     elif shards:  # whether their recipe is the same in all else is for the caller to check
         return Target(replace(recipe, calibration=shards[0].recipe.calibration), shards[0].constants)
     else:
-        constants = _calibrate(backbone, recipe, names, images, sample)
+        constants = _calibrate(backbone, recipe, dataset, sample)
     return Target(replace(recipe, calibration=digest_of_constants(constants)), constants)
 
 
@@ -61,13 +63,13 @@ def sample_names(names: Sequence[str], *, seed: int, size: int = SAMPLE_IMAGES) 
     return sorted(names, key=lambda name: xxhash.xxh3_64_intdigest(f"{seed}\0{name}".encode()))[:size]
 
 
-def _calibrate(
-    backbone: Backbone, recipe: Recipe, names: Sequence[str], images: Path, sample: int
-) -> dict[str, Constants]:
-    work = [(name, _SAMPLE_VIEWS) for name in sample_names(names, seed=recipe.seed, size=sample)]
-    pixels = [view for image in load_ahead(images, work, recipe) for view in image.pixels]
+def _calibrate(backbone: Backbone, recipe: Recipe, dataset: Dataset, sample: int) -> dict[str, Constants]:
+    work = [(name, _SAMPLE_VIEWS) for name in sample_names(dataset.names, seed=recipe.seed, size=sample)]
+    pixels = [view for image in load_ahead(dataset.images, work, recipe) for view in image.pixels]
     if not pixels:
-        raise BadInput(f"{images}: none of the {len(work)} images to calibrate {recipe.encoding} on can be decoded")
+        raise BadInput(
+            f"{dataset.images}: none of the {len(work)} images to calibrate {recipe.encoding} on can be decoded"
+        )
     ends: dict[str, list[Tensor]] = {layer: [] for layer in recipe.layer_names}
     for start in range(0, len(pixels), backbone.batch_size):
         batch = torch.from_numpy(np.stack(pixels[start : start + backbone.batch_size]))

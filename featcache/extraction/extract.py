@@ -8,7 +8,7 @@ import contextlib
 import hashlib
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib import metadata
@@ -19,18 +19,16 @@ import xxhash
 
 from featcache.backbones.backbone import Backbone, load_backbone
 from featcache.backbones.execution import check_computable, has_openvino, split_arithmetic
-from featcache.backbones.of_recipe import recipe_of
 from featcache.backbones.weights import source_of_weights
 from featcache.base.cores import usable_threads
 from featcache.base.devices import resolve_device
 from featcache.base.errors import CacheIncomplete, CorruptFile, FeatcacheError, Mismatch, StorageError, list_problems
-from featcache.base.files import digest_of_file, make_folder, remove_temporaries
+from featcache.base.files import digest_of_file
 from featcache.base.jobs import Workers
-from featcache.base.lock import writer_lock
 from featcache.base.progress import OnProgress, Progress, silent
 from featcache.datasets.dataset import Dataset
 from featcache.datasets.splits import Part, Splits
-from featcache.extraction.calibration import SAMPLE_IMAGES, settle_target
+from featcache.extraction.calibration import settle_target
 from featcache.extraction.log import Ledger
 from featcache.extraction.plan import Plan, make_plan
 from featcache.extraction.report import ExtractReport
@@ -38,12 +36,11 @@ from featcache.extraction.run import Order, make_here, make_with_workers, work_o
 from featcache.extraction.timings import bottleneck
 from featcache.recipe import Recipe
 from featcache.settings import ExtractSettings
-from featcache.store.folder import existing_shards, refuse_foreign_folder, refuse_other_recipes
+from featcache.store.folder import existing_shards, refuse_foreign_folder, refuse_other_recipes, shard_path, shard_paths
 from featcache.store.manifest import Manifest, read_manifest
-from featcache.store.shards.format import Target
 from featcache.store.shards.opening import open_shard
-from featcache.store.shards.shard import WAY_OUT, Shard
-from featcache.store.writer import seal
+from featcache.store.shards.shard import WAY_OUT
+from featcache.store.writer import CacheWriter
 
 _ALONE = Workers()
 SEEN_WITHIN_SECONDS = 30.0  # a network file system shows what others wrote a little later
@@ -65,15 +62,12 @@ def extract(
     settings = follow(settings, out)
     backbone = load_backbone(settings, views=len(dataset.names) * (1 + settings.augs))
     refuse_foreign_folder(out)
-    make_folder(out)
-    with writer_lock(out):
-        make_folder(out / "shards")
-        stale = remove_temporaries(out / "shards") + remove_temporaries(out)
+    with CacheWriter(out) as writer:
         before = _present_manifest(out)
         listed = {entry.file for entry in before.shards} if before else None
         shards = existing_shards(out, listed)
         images = dataset.images
-        target = target_of(backbone, settings, shards, dataset)
+        target = settle_target(backbone, settings, shards, dataset)
         refuse_other_recipes(shards, target.recipe, out)
         plan = make_plan(
             shards, dataset.names, images, views=1 + settings.augs, recipe=target.recipe, listed=listed or ()
@@ -86,12 +80,12 @@ def extract(
             made = make_here(work_of(plan), order, backbone, ledger.note_image)
         else:
             made = make_with_workers(work_of(plan), order, backbone, workers)
-        digests = {out / "shards" / shard.file: shard.sha256 for shard in ledger.noting(made)}
-        _refuse_unseen(digests, out)
+        writer.listed |= {shard.file: shard.sha256 for shard in ledger.noting(made)}
+        _refuse_unseen(writer.listed, out)
         if not alone:
-            stale += remove_temporaries(out / "shards")  # of workers that died
-        report = _seal(plan, dataset, target.recipe, settings, out, before, digests, stale, backbone)
-        if not digests:
+            writer.remove_stale()  # of workers that died
+        report = _seal(writer, plan, dataset, target.recipe, settings, before, backbone)
+        if not plan.todo:
             return report
         slowest = bottleneck(ledger.times, backbone) if alone else ledger.times.largest
         return replace(report, stages=ledger.times.shares, bottleneck=slowest)
@@ -102,7 +96,7 @@ def follow(settings: ExtractSettings, out: Path) -> ExtractSettings:
     like, where = None, Path(settings.calibrate_like)
     if settings.calibrate_like:
         like = read_manifest(where).recipe
-    for path in sorted((out / "shards").glob("*.h5"))[:1]:
+    for path in shard_paths(out)[:1]:
         with contextlib.suppress(FeatcacheError):  # what is wrong with a shard is said later
             like, where = open_shard(path).recipe, out
     if like is None:
@@ -117,10 +111,10 @@ def follow(settings: ExtractSettings, out: Path) -> ExtractSettings:
     return replace(settings, precision=precision, runtime=runtime if settings.runtime == "auto" else settings.runtime)
 
 
-def _refuse_unseen(digests: dict[Path, str], out: Path) -> None:
+def _refuse_unseen(files: Iterable[str], out: Path) -> None:
     """Raise `CacheIncomplete` if shards were made in a folder of the same name on other machines."""
     deadline = time.monotonic() + SEEN_WITHIN_SECONDS
-    while unseen := [path.name for path in digests if not path.is_file()]:
+    while unseen := [file for file in files if not shard_path(out, file).is_file()]:
         if time.monotonic() > deadline:
             way_out = (
                 "Bring the workers' folders here, join them with merge-caches, and run extract on the result; "
@@ -129,26 +123,6 @@ def _refuse_unseen(digests: dict[Path, str], out: Path) -> None:
             title = f"{out}: workers made {len(unseen)} shards in a folder of this name that is not seen here:"
             raise CacheIncomplete(list_problems(title, unseen, way_out))
         time.sleep(0.5)
-
-
-def target_of(
-    backbone: Backbone,
-    settings: ExtractSettings,
-    shards: Sequence[Shard],
-    dataset: Dataset,
-    *,
-    sample: int | None = None,
-) -> Target:
-    """Return what settings ask to be made, by the backbone, beside the shards that are there."""
-    return settle_target(
-        backbone,
-        recipe_of(backbone, settings.views, settings.encoding),
-        shards,
-        dataset.names,
-        dataset.images,
-        like=Path(settings.calibrate_like) if settings.calibrate_like else None,
-        sample=sample or SAMPLE_IMAGES,
-    )
 
 
 def _refuse_changed_images(plan: Plan, dataset: Dataset, out: Path, on_progress: OnProgress) -> None:
@@ -184,53 +158,48 @@ def _digest_or_reason(path: Path) -> str:
 
 
 def _seal(
+    writer: CacheWriter,
     plan: Plan,
     dataset: Dataset,
     recipe: Recipe,
     settings: ExtractSettings,
-    out: Path,
     before: Manifest | None,
-    digests: dict[Path, str],
-    stale: int,
     backbone: Backbone,
 ) -> ExtractReport:
     """Write cache.h5 and the manifest over all shards, then remove the shards that newer ones replace."""
-    shards = [*plan.kept, *(open_shard(path, recipe) for path in digests)]
     known = {entry.file: entry.sha256 for entry in before.shards} if before else {}
-    known |= {path.name: digest for path, digest in digests.items()}
-    sha256 = {shard.path.name: known.get(shard.path.name) or _digest_of_unlisted(shard.path) for shard in shards}
-    source = dataset.source
+    for path in (shard.path for shard in plan.kept):
+        writer.listed[path.name] = known.get(path.name) or _digest_of_unlisted(path)
     made_with = {
         "weights": source_of_weights(settings),
         "batch_size": str(settings.batch_size),
         "runtime": backbone.execution.runtime,
     }
     made_by = versions()
-    if before and not digests:  # then nothing was computed with these settings
+    if before and not plan.todo:  # then nothing was computed with these settings
         made_with, made_by = before.source, before.versions
-    manifest, tables = seal(
-        out,
+    manifest, tables = writer.seal(
         recipe,
-        shards,
         rows=len(plan.names),
         views=plan.views,
-        sha256=sha256,
         splits=_splits_by_row(dataset, plan.names),
-        source=made_with | source,
+        source=made_with | dataset.source,
         versions=made_by,
+        opened=plan.kept,
     )
-    for path in {shard.path for shard in plan.superseded} - {shard.path for shard in shards}:
-        path.unlink(missing_ok=True)
+    for shard in plan.superseded:
+        if shard.path.name not in writer.listed:
+            shard.path.unlink(missing_ok=True)
     absent = [(image.name, image.absent) for image in tables.images if image.absent]
     return ExtractReport(
-        folder=out,
+        folder=writer.folder,
         fingerprint=recipe.fingerprint,
         images=len(plan.names),
         views=plan.views,
         views_computed=plan.views_to_do,
         bytes=sum(entry.bytes for entry in manifest.shards),
         absent=absent,
-        stale_temporaries=stale,
+        stale_temporaries=writer.stale,
         precision=backbone.precision,
         runtime=backbone.execution.runtime,
     )

@@ -11,7 +11,8 @@ from featcache.backbones.execution import explain_execution
 from featcache.base.errors import BadInput
 from featcache.base.progress import duration
 from featcache.datasets.dataset import Dataset
-from featcache.extraction.extract import follow, target_of
+from featcache.extraction.calibration import settle_target
+from featcache.extraction.extract import follow
 from featcache.extraction.pipeline import build_shards, load_for
 from featcache.extraction.plan import make_plan
 from featcache.settings import ExtractSettings
@@ -61,11 +62,11 @@ def forecast(dataset: Dataset, settings: ExtractSettings, out: Path) -> Forecast
     backbone, missing = _load_or_stand_in(settings, views=len(dataset.names) * (1 + settings.augs))
     start_seconds = time.perf_counter() - started
     shards = [] if missing else existing_shards(out)
-    target = target_of(backbone, settings, shards, dataset, sample=1)
+    target = settle_target(backbone, settings, shards, dataset, sample=1)
     recipe = target.recipe
     refuse_other_recipes(shards, recipe, out)
     plan = make_plan(shards, dataset.names, dataset.images, views=1 + settings.augs, recipe=recipe)
-    sample = _time_sample(dataset, backbone, target, 1 + settings.augs)
+    views_per_second, bytes_per_view = _time_sample(dataset, backbone, target, 1 + settings.augs)
     total = len(plan.names) * plan.views
     return Forecast(
         images=len(plan.names),
@@ -76,11 +77,11 @@ def forecast(dataset: Dataset, settings: ExtractSettings, out: Path) -> Forecast
         raw_bytes_per_view=recipe.bytes_per_view(),
         raw_bytes=total * recipe.bytes_per_view(),
         encoding=recipe.encoding,
-        bytes=round(total * sample.bytes_per_view),
-        bytes_to_write=round(plan.views_to_do * sample.bytes_per_view),
+        bytes=round(total * bytes_per_view),
+        bytes_to_write=round(plan.views_to_do * bytes_per_view),
         free_bytes=shutil.disk_usage(_existing_parent(out)).free,
-        views_per_second=sample.views_per_second,
-        seconds=plan.views_to_do / sample.views_per_second,
+        views_per_second=views_per_second,
+        seconds=plan.views_to_do / views_per_second,
         start_seconds=start_seconds,
         execution=explain_execution(backbone.execution, settings.precision, settings.runtime, total),
         missing_weights=missing,
@@ -119,16 +120,8 @@ def _load_or_stand_in(settings: ExtractSettings, *, views: int) -> tuple[Backbon
         return load_backbone(replace(settings, weights="random"), views=views), str(error)
 
 
-@dataclass(frozen=True)
-class _Sample:
-    """What a few views took."""
-
-    views_per_second: float
-    bytes_per_view: float
-
-
-def _time_sample(dataset: Dataset, backbone: Backbone, target: Target, views: int) -> _Sample:
-    """Time the real pipeline on the first images of the dataset, after one batch to warm up."""
+def _time_sample(dataset: Dataset, backbone: Backbone, target: Target, views: int) -> tuple[float, float]:
+    """Return views per second and bytes per view of the first images of the dataset, after one batch to warm up."""
     batches = _TIMED_BATCHES * backbone.streams
     images = min(len(dataset.names), max(1, batches * backbone.batch_size // views))
     _build(dataset, 1, backbone, target, views)
@@ -138,7 +131,7 @@ def _time_sample(dataset: Dataset, backbone: Backbone, target: Target, views: in
     if not done:
         raise BadInput(f"{dataset.images}: none of the first {images} images can be decoded, so nothing can be timed")
     padded = -(-done // backbone.batch_size) * backbone.batch_size  # a long run pads next to nothing
-    return _Sample(padded / seconds, size / done)
+    return padded / seconds, size / done
 
 
 def _build(dataset: Dataset, rows: int, backbone: Backbone, target: Target, views: int) -> tuple[int, int]:

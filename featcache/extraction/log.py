@@ -3,12 +3,10 @@
 The times are not in the shards: a shard is the same bytes wherever it is made, and no two machines are as fast.
 """
 
-import csv
-import io
 from collections.abc import Iterator
 from pathlib import Path
 
-from featcache.base.files import append_text
+from featcache.base.files import append_text, csv_text
 from featcache.base.progress import OnProgress, Progress
 from featcache.extraction.plan import Plan
 from featcache.extraction.run import MadeShard
@@ -56,11 +54,8 @@ class Ledger:
 
     def _write(self, made: MadeShard) -> None:
         """Append the shard's line to timings.csv, behind a header if it is the first."""
-        path, text = self._folder / TIMINGS_NAME, io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        if not path.exists() or not path.stat().st_size:
-            writer.writerow(_COLUMNS)
+        path = self._folder / TIMINGS_NAME
+        header = [] if path.exists() and path.stat().st_size else [_COLUMNS]
         views = made.block.shape[0] * made.block.shape[1]
         seconds = [f"{made.seconds.get(stage, 0.0):.3f}" for stage in STAGES]
-        writer.writerow([made.file, views, made.host, made.process, *seconds])
-        append_text(path, text.getvalue())
+        append_text(path, csv_text([*header, (made.file, views, made.host, made.process, *seconds)]))

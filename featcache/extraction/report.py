@@ -6,6 +6,7 @@ from typing import Any
 
 from featcache.base.errors import list_problems
 from featcache.extraction.timings import describe_shares
+from featcache.store.folder import FAILURES_NAME
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,6 @@ def describe_report(report: ExtractReport) -> str:
 
 def describe_absent(report: ExtractReport) -> str:
     """Return which images were left out, why, and what to do."""
-    way_out = f"They are listed in {report.folder / 'failures.csv'}; mend them and run the same command again."
+    way_out = f"They are listed in {report.folder / FAILURES_NAME}; mend them and run the same command again."
     problems = [f"{name}: {reason}" for name, reason in report.absent]
     return list_problems(f"{len(problems)} images were left out:", problems, way_out)

@@ -17,8 +17,8 @@ from featcache.backbones.backbone import Backbone, load_backbone
 from featcache.backbones.of_recipe import recipe_of
 from featcache.backbones.weights import source_of_weights
 from featcache.base.devices import claimed, devices_for, resolve_device
-from featcache.base.errors import BadInput, CorruptFile, Mismatch, StorageError
-from featcache.base.files import digest_of_file, make_folder, refuse_full_disk, write_durably
+from featcache.base.errors import BadInput, StorageError
+from featcache.base.files import digest_of_file, make_folder, refuse_full_disk
 from featcache.base.jobs import Workers, run_jobs, threads_per_job
 from featcache.extraction.pipeline import BuiltShard, build_shards, load_for
 from featcache.extraction.plan import Plan
@@ -26,8 +26,9 @@ from featcache.images.identity import ImageRow
 from featcache.images.loading import LoadedImage
 from featcache.recipe import check_same
 from featcache.settings import ExtractSettings
-from featcache.store.shards.format import Block, Target, shard_name
-from featcache.store.shards.opening import open_shard
+from featcache.store.folder import shards_folder, whole_shards
+from featcache.store.shards.format import Block, Target
+from featcache.store.writer import Committed, commit
 
 OnImage = Callable[[LoadedImage, int], None]  # an image, and how many views of it are to be made
 Work = Sequence[tuple[Block, Sequence[str]]]  # blocks, and the names of the images in their rows
@@ -82,7 +83,7 @@ def make_here(work: Work, order: Order, backbone: Backbone, on_image: OnImage) -
                 yield writing.result()
             _refuse_small_disk(order, built.block, len(built.data))
             order = replace(order, room_for=0)
-            writing = writer.submit(_commit, built, order)
+            writing = writer.submit(_write, built, order)
         if writing is not None:
             yield writing.result()
 
@@ -122,7 +123,7 @@ def _make_one(task: _Task) -> MadeShard:
     order = task.order
     if not order.images.is_dir():
         raise StorageError(f"{order.images}: not there on {socket.gethostname()}; workers need the images at this path")
-    make_folder(order.out / "shards")
+    make_folder(shards_folder(order.out))
     before = _made_before(task)
     if before is not None:
         return before
@@ -145,16 +146,12 @@ def _backbone(settings: ExtractSettings, threads: int) -> Backbone:
 
 def _made_before(task: _Task) -> MadeShard | None:
     """Return the task's shard if it is there, whole."""
-    for path in (task.order.out / "shards").glob(f"{task.block.rows[0]:05d}-*.h5"):
-        try:
-            shard = open_shard(path, task.order.target.recipe)
-        except (CorruptFile, Mismatch):
-            continue
-        data = path.read_bytes()
-        names = tuple(image.name for image in shard.images)
-        same = (shard.block, names, path.name) == (task.block, tuple(task.names), shard_name(task.block, data))
-        if same and all(_is_current(image, task.order.images) for image in shard.images):
-            return _account(shard.block, data, hashlib.sha256(data).hexdigest(), shard.images, {})
+    order = task.order
+    for shard, data in whole_shards(order.out, task.block, order.target.recipe):
+        same = [image.name for image in shard.images] == list(task.names)
+        if same and all(_is_current(image, order.images) for image in shard.images):
+            found = Committed(shard.path.name, hashlib.sha256(data).hexdigest())
+            return _account(task.block, found, len(data), shard.images, {})
     return None
 
 
@@ -188,19 +185,20 @@ def _refuse_small_disk(order: Order, block: Block, size: int, *, way_out: str = 
         refuse_full_disk(order.out, needed, way_out=f", or start nevertheless with --force{way_out}")
 
 
-def _commit(built: BuiltShard, order: Order) -> MadeShard:
+def _write(built: BuiltShard, order: Order) -> MadeShard:
     """Write a shard."""
     with built.times.timed("write"):
-        sha256 = write_durably(order.out / "shards" / shard_name(built.block, built.data), built.data)
-    return _account(built.block, built.data, sha256, built.rows, built.times.seconds)
+        written = commit(order.out, built.block, built.data)
+    return _account(built.block, written, len(built.data), built.rows, built.times.seconds)
 
 
-def _account(block: Block, data: bytes, sha256: str, rows: Sequence[ImageRow], seconds: dict[str, float]) -> MadeShard:
+def _account(
+    block: Block, written: Committed, size: int, rows: Sequence[ImageRow], seconds: dict[str, float]
+) -> MadeShard:
     return MadeShard(
         block,
-        shard_name(block, data),
-        sha256,
-        len(data),
+        *written,
+        size,
         tuple((image.name, image.absent) for image in rows if image.absent),
         seconds,
         socket.gethostname(),

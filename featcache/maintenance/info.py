@@ -5,8 +5,7 @@ from typing import Any
 
 from featcache.base.errors import CacheIncomplete
 from featcache.store.cache import open_cache
-from featcache.store.folder import NAME_PATTERN
-from featcache.store.manifest import FILE_NAME as MANIFEST_NAME
+from featcache.store.folder import MANIFEST_NAME, shard_paths
 from featcache.store.shards.opening import open_shard
 
 
@@ -15,7 +14,7 @@ def describe_cache(folder: Path) -> dict[str, Any]:
 
     Raises `CacheIncomplete` if there is neither.
     """
-    paths = sorted(path for path in (folder / "shards").glob("*.h5") if NAME_PATTERN.fullmatch(path.name))
+    paths = shard_paths(folder)
     stored = sum(path.stat().st_size for path in paths)
     if not (folder / MANIFEST_NAME).is_file() and paths:
         shards = [open_shard(path) for path in paths]
@@ -38,13 +37,8 @@ def describe_cache(folder: Path) -> dict[str, Any]:
         "images": cache.rows,
         "views": cache.views,
         "layers": {
-            name: {
-                "positions": shape.positions,
-                "height": shape.height,
-                "width": shape.width,
-                "channels": shape.channels,
-            }
-            for name, shape in ((name, cache.recipe.layer_shape(name)) for name in cache.recipe.layer_names)
+            name: {"positions": height * width, "height": height, "width": width, "channels": channels}
+            for name, height, width, channels in cache.recipe.layers
         },
         "shards": len(cache.manifest.shards),
         "stored_bytes": stored,

@@ -10,26 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from featcache.base.errors import CacheIncomplete, InvalidSettings, list_problems
-from featcache.base.files import make_folder, refuse_full_disk, remove_temporaries, write_durably
-from featcache.base.lock import writer_lock
+from featcache.base.files import refuse_full_disk
 from featcache.base.progress import OnProgress, Progress, silent
 from featcache.datasets.splits import Splits, merge_splits
 from featcache.images.identity import is_same_image
 from featcache.maintenance.merge_plan import Planned, Source, assign_rows, choose_pieces, held_images, plan
-from featcache.recipe import check_same
 from featcache.settings import ENCODINGS
 from featcache.store.cache import open_cache, open_listed_shard
-from featcache.store.folder import existing_shards, refuse_foreign_folder
-from featcache.store.manifest import FILE_NAME as MANIFEST_NAME
-from featcache.store.manifest import Manifest, read_manifest
-from featcache.store.shards.copying import copy_row, stored_row
-from featcache.store.shards.format import shard_name
-from featcache.store.shards.opening import open_shard
+from featcache.store.folder import MANIFEST_NAME, existing_shards, refuse_foreign_folder, refuse_other_recipes
+from featcache.store.manifest import read_manifest
+from featcache.store.shards.copying import copied_shard, stored_row
+from featcache.store.shards.format import Target
 from featcache.store.shards.shard import opened
-from featcache.store.shards.writer import ShardBuilder
-from featcache.store.writer import seal
-
-_SAME_CONSTANTS = " Parts in {} need the same constants: extract them with --calibrate-like."
+from featcache.store.writer import CacheWriter
 
 
 @dataclass(frozen=True)
@@ -65,23 +58,33 @@ def merge_caches(out: Path, inputs: Sequence[Path], *, on_progress: OnProgress =
     if (out / MANIFEST_NAME).exists():
         _refuse_another(out, planned, splits)
         return MergeReport(str(out), len(row_of), views, len(planned), True)
-    make_folder(out)
-    with writer_lock(out):
-        make_folder(out / "shards")
+    with CacheWriter(out) as writer:
         _refuse_strangers(out, planned)
         refuse_full_disk(out, sum(shard.path.stat().st_size for source in sources for shard in source.shards))
-        remove_temporaries(out / "shards")
-        remove_temporaries(out)
-        written = {}
         for done, item in enumerate(planned, start=1):
-            path, sha256 = _write(out / "shards", item)
-            written[path] = sha256
+            writer.commit(item.block, _copied(item))
             on_progress(Progress("merge", done, len(planned), "shards"))
         manifests = [source.manifest for source in sources if source.manifest]
         complete = len(manifests) == len(sources)
         if complete:
-            _seal(out, written, manifests, splits, rows=len(row_of), views=views)
+            first, names = manifests[0], dict.fromkeys(manifest.source["dataset"] for manifest in manifests)
+            writer.seal(
+                first.recipe,
+                rows=len(row_of),
+                views=views,
+                splits=splits,
+                source={**first.source, "dataset": "+".join(names)},
+                versions=first.versions,
+            )
     return MergeReport(str(out), len(row_of), views, len(planned), complete)
+
+
+def _copied(planned: Planned) -> bytes:
+    """Return the bytes of one shard of the merged cache."""
+    shard = planned.rows[0].shard
+    with opened(shard) as descriptor:
+        rows = (stored_row(shard, place.k, descriptor) for place in planned.rows)
+        return copied_shard(Target(shard.recipe, shard.constants), planned.block, rows)
 
 
 def _refuse_out(out: Path, inputs: Sequence[Path]) -> None:
@@ -131,16 +134,11 @@ def _refuse_other_recipes(sources: Sequence[Source]) -> None:
     """Raise `Mismatch`, naming the fields, if two shards have different recipes."""
     first = sources[0].shards[0]
     encoding = first.recipe.encoding
+    way_out = f"Only caches of the recipe of {sources[0].folder} can be merged with it."
+    if ENCODINGS[encoding].calibrated:
+        way_out += f" Parts in {encoding} need the same constants: extract them with --calibrate-like."
     for source in sources:
-        for shard in source.shards:
-            if shard.fingerprint != first.fingerprint:
-                check_same(
-                    shard.recipe,
-                    first.recipe,
-                    where=str(source.folder),
-                    way_out=f"Only caches of the recipe of {sources[0].folder} can be merged with it."
-                    + (_SAME_CONSTANTS.format(encoding) if ENCODINGS[encoding].calibrated else ""),
-                )
+        refuse_other_recipes(source.shards, first.recipe, source.folder, way_out)
 
 
 def _open_source(folder: Path) -> Source:
@@ -151,35 +149,3 @@ def _open_source(folder: Path) -> Source:
     if not shards:
         raise CacheIncomplete(f"{folder}: no cache there, and no shard of one")
     return Source(folder, shards, None)
-
-
-def _write(folder: Path, planned: Planned) -> tuple[Path, str]:
-    """Write one shard of the merged cache; return its path and sha256."""
-    shard = planned.rows[0].shard
-    builder = ShardBuilder(shard.recipe, planned.block, shard.constants)
-    try:
-        with opened(shard) as descriptor:
-            for i, place in enumerate(planned.rows):
-                copy_row(builder, i, stored_row(shard, place.k, descriptor))
-        data = builder.finish()
-    finally:
-        builder.close()
-    path = folder / shard_name(planned.block, data)
-    return path, write_durably(path, data)
-
-
-def _seal(
-    out: Path, written: dict[Path, str], manifests: list[Manifest], splits: Splits, *, rows: int, views: int
-) -> None:
-    first = manifests[0]
-    seal(
-        out,
-        first.recipe,
-        [open_shard(path, first.recipe) for path in written],
-        rows=rows,
-        views=views,
-        sha256={path.name: sha256 for path, sha256 in written.items()},
-        splits=splits,
-        source={**first.source, "dataset": "+".join(dict.fromkeys(m.source["dataset"] for m in manifests))},
-        versions=first.versions,
-    )

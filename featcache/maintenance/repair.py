@@ -14,23 +14,19 @@ from featcache.backbones.backbone import Backbone
 from featcache.backbones.execution import available_runtime
 from featcache.backbones.of_recipe import backbone_of
 from featcache.base.errors import Mismatch
-from featcache.base.files import make_folder, remove_temporaries, storage_errors, write_durably
-from featcache.base.lock import writer_lock
+from featcache.base.files import storage_errors
 from featcache.base.progress import OnProgress, Progress, silent
 from featcache.datasets.dataset import images_of
 from featcache.extraction.pipeline import build_shards, load_for
 from featcache.images.loading import LoadedImage
-from featcache.maintenance.repair_plan import Job, Mended, constants, plan
+from featcache.maintenance.repair_plan import Job, constants, plan
 from featcache.maintenance.verify import Examination, Problem, VerifyReport, examine, format_report
-from featcache.store.index import FILE_NAME as INDEX_NAME
-from featcache.store.manifest import FILE_NAME as MANIFEST_NAME
+from featcache.store.folder import INDEX_NAME, MANIFEST_NAME, shard_path, shard_place, shards_folder
 from featcache.store.manifest import Manifest, ShardEntry, read_manifest
-from featcache.store.shards.copying import StoredRow, copy_row, stored_row
-from featcache.store.shards.format import Target, shard_name
-from featcache.store.shards.opening import open_shard
+from featcache.store.shards.copying import StoredRow, copied_shard, stored_row
+from featcache.store.shards.format import Target
 from featcache.store.shards.shard import opened
-from featcache.store.shards.writer import ShardBuilder
-from featcache.store.writer import seal
+from featcache.store.writer import CacheWriter, Committed
 
 
 @dataclass(frozen=True)
@@ -73,12 +69,9 @@ def repair_cache(
     root and weights default to those of the extraction. An image is used only if it is the file whose features
     were lost. Raises `Locked` if another process is writing there, `Mismatch` if the weights are not those.
     """
-    if not (folder / "shards").is_dir():
+    if not shards_folder(folder).is_dir():
         read_manifest(folder)  # raises if there is no cache at all
-    with writer_lock(folder):
-        make_folder(folder / "shards")
-        remove_temporaries(folder / "shards")
-        remove_temporaries(folder)
+    with CacheWriter(folder) as writer:
         seen = examine(folder, threads=threads, on_progress=on_progress)
         if seen.report.ok:
             return RepairReport(seen.report, [], 0, [], [])
@@ -87,9 +80,9 @@ def repair_cache(
         images = images_of(seen.manifest.source, root)
         jobs, mended, hopeless = plan(folder, seen.manifest, seen, images)
         target = Target(seen.manifest.recipe, constants(folder, seen))
-        mender = _Mender(folder, seen.manifest, target, images, weights=weights, device=device)
+        mender = _Mender(writer, seen.manifest, target, images, weights=weights, device=device)
         mended |= mender.mend(jobs, on_progress)
-        hopeless += _conclude(folder, seen, seen.manifest, target, mended)
+        hopeless += _conclude(writer, seen, seen.manifest, target, mended)
         sha256 = {entry.file: entry.sha256 for entry in seen.manifest.shards}
         return RepairReport(
             seen.report,
@@ -97,7 +90,7 @@ def repair_cache(
                 problem.file for problem in seen.report.problems if problem.file not in {p.file for p in hopeless}
             ],
             rows_computed=sum(len(job.rows) for job in jobs),
-            changed=[f"shards/{file}" for file, one in mended.items() if one.sha256 != sha256[file]],
+            changed=[shard_place(file) for file, one in mended.items() if one.sha256 != sha256[file]],
             unrepaired=hopeless,
         )
 
@@ -124,19 +117,17 @@ class _Mender:
     """Makes damaged shards anew; builds the backbone when the first row has to be computed."""
 
     def __init__(
-        self, folder: Path, manifest: Manifest, target: Target, images: Path, *, weights: str | None, device: str
+        self, writer: CacheWriter, manifest: Manifest, target: Target, images: Path, *, weights: str | None, device: str
     ) -> None:
-        self.folder, self.manifest, self.target, self.images = folder, manifest, target, images
+        self.writer, self.manifest, self.target, self.images = writer, manifest, target, images
         self.weights, self.device = weights or manifest.source["weights"], device
         self._backbone: Backbone | None = None
 
-    def mend(self, jobs: Sequence[Job], on_progress: OnProgress) -> dict[str, Mended]:
+    def mend(self, jobs: Sequence[Job], on_progress: OnProgress) -> dict[str, Committed]:
         """Write each job's shard; return what became of each damaged file."""
         mended = {}
         for done, job in enumerate(jobs, start=1):
-            data = self._rebuilt(job)
-            path = self.folder / "shards" / shard_name(job.entry.block, data)
-            mended[job.entry.file] = Mended(path, write_durably(path, data))
+            mended[job.entry.file] = self.writer.commit(job.entry.block, self._rebuilt(job))
             on_progress(Progress("repair", done, len(jobs), "shards"))
         return mended
 
@@ -148,12 +139,7 @@ class _Mender:
             if job.rows:
                 backbone = self._loaded_backbone()
                 return next(build_shards(rows, [job.entry.block], backbone, self.target)).data
-            builder = ShardBuilder(self.target.recipe, job.entry.block, self.target.constants)
-            stack.callback(builder.close)
-            for i, row in enumerate(rows):
-                if isinstance(row, StoredRow):
-                    copy_row(builder, i, row)
-            return builder.finish()
+            return copied_shard(self.target, job.entry.block, (row for row in rows if isinstance(row, StoredRow)))
 
     def _rows(self, job: Job, descriptor: int) -> Iterator[LoadedImage | StoredRow]:
         """Yield each row of the shard: copied, or loaded from its image where it is to be computed."""
@@ -180,14 +166,14 @@ class _Mender:
                 batch_size=int(self.manifest.source["batch_size"]),
                 runtime=available_runtime(self.manifest.source.get("runtime", "torch"), self.device),
                 device=self.device,
-                where=str(self.folder),
+                where=str(self.writer.folder),
                 way_out="Pass the weights that the cache was extracted with as --weights FILE.",
             )
         return self._backbone
 
 
 def _conclude(
-    folder: Path, seen: Examination, manifest: Manifest, target: Target, mended: dict[str, Mended]
+    writer: CacheWriter, seen: Examination, manifest: Manifest, target: Target, mended: dict[str, Committed]
 ) -> list[Problem]:
     """Seal the cache again if its files are not those of the manifest any more; return why it could not be."""
     if not seen.index_problem and not any(_differs(entry, mended) for entry in manifest.shards):
@@ -199,31 +185,24 @@ def _conclude(
     ]
     if hopeless:
         what = "takes its place only when these are mended as well: " + ", ".join(hopeless)
-        waiting = [f"shards/{entry.file}" for entry in manifest.shards if _differs(entry, mended)]
+        waiting = [shard_place(entry.file) for entry in manifest.shards if _differs(entry, mended)]
         return [Problem(file, what) for file in (*waiting, *([INDEX_NAME] if seen.index_problem else []))]
-    new = {
-        entry.file: mended.get(entry.file) or Mended(folder / "shards" / entry.file, entry.sha256)
-        for entry in manifest.shards
-    }
-    shards = [open_shard(one.path, target.recipe) for one in new.values()]
-    seal(
-        folder,
+    new = {entry.file: mended.get(entry.file) or Committed(entry.file, entry.sha256) for entry in manifest.shards}
+    writer.listed = dict(new.values())
+    writer.seal(
         target.recipe,
-        shards,
         rows=manifest.rows,
         views=manifest.views,
-        sha256={one.path.name: one.sha256 for one in new.values()},
         splits=manifest.splits,
         source=manifest.source,
         versions=manifest.versions,
     )
-    for file, one in new.items():
-        if one.path.name != file:
-            (folder / "shards" / file).unlink(missing_ok=True)
+    for file in (file for file in new if file not in writer.listed):
+        shard_path(writer.folder, file).unlink(missing_ok=True)
     return []
 
 
-def _differs(entry: ShardEntry, mended: dict[str, Mended]) -> bool:
+def _differs(entry: ShardEntry, mended: dict[str, Committed]) -> bool:
     return entry.file in mended and mended[entry.file].sha256 != entry.sha256
 
 

@@ -4,17 +4,15 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from featcache.base.errors import CorruptFile, HostileFile, Mismatch
 from featcache.base.files import digest_of_file
 from featcache.images.identity import ImageRow, is_same_image
 from featcache.maintenance.verify import Examination, Problem
-from featcache.store.index import FILE_NAME as INDEX_NAME
+from featcache.store.folder import INDEX_NAME, whole_shards
 from featcache.store.index import Tables, read_tables
 from featcache.store.manifest import Manifest, ShardEntry
 from featcache.store.shards.encoding import Constants
-from featcache.store.shards.format import shard_name
-from featcache.store.shards.opening import open_shard
 from featcache.store.shards.shard import Shard
+from featcache.store.writer import Committed
 
 
 @dataclass(frozen=True)
@@ -27,17 +25,9 @@ class Job:
     rows: list[int]
 
 
-@dataclass(frozen=True)
-class Mended:
-    """A shard that was written anew, and the sha256 of its file."""
-
-    path: Path
-    sha256: str
-
-
 def plan(
     folder: Path, manifest: Manifest, seen: Examination, images: Path
-) -> tuple[list[Job], dict[str, Mended], list[Problem]]:
+) -> tuple[list[Job], dict[str, Committed], list[Problem]]:
     """Return what is to be mended, what an earlier repair mended already, and what cannot be.
 
     The last is so where images are gone, changed or unknown.
@@ -70,21 +60,15 @@ def _in_short(reasons: list[str]) -> str:
     return "; ".join(["cannot be mended", *different[:20], *more])
 
 
-def _mended_before(folder: Path, entry: ShardEntry, manifest: Manifest, known: dict[int, ImageRow]) -> Mended | None:
+def _mended_before(folder: Path, entry: ShardEntry, manifest: Manifest, known: dict[int, ImageRow]) -> Committed | None:
     """Return a whole shard of the entry's block and images that waits to be listed in its place."""
-    for path in sorted((folder / "shards").glob(f"{entry.block.rows[0]:05d}-*.h5")):
-        if path.name in {other.file for other in manifest.shards}:
-            continue
-        try:
-            shard, data = open_shard(path, manifest.recipe), path.read_bytes()
-        except (CorruptFile, Mismatch, HostileFile, OSError):
-            continue
-        same = shard.block == entry.block and all(
+    listed = {other.file for other in manifest.shards}
+    for shard, data in whole_shards(folder, entry.block, manifest.recipe):
+        if shard.path.name not in listed and all(
             row in known and is_same_image(image, known[row])
             for row, image in enumerate(shard.images, start=entry.block.rows[0])
-        )
-        if same and shard_name(shard.block, data) == path.name:
-            return Mended(path, hashlib.sha256(data).hexdigest())
+        ):
+            return Committed(shard.path.name, hashlib.sha256(data).hexdigest())
     return None
 
 

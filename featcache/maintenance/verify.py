@@ -12,12 +12,18 @@ import xxhash
 
 from featcache.base.cores import usable_threads
 from featcache.base.errors import CacheIncomplete, CorruptFile, FeatcacheError, HostileFile, StorageError
-from featcache.base.files import TEMPORARY_PREFIX, digest_of_file
+from featcache.base.files import digest_of_file
 from featcache.base.progress import OnProgress, Progress, silent
 from featcache.store.cache import open_listed_shard
-from featcache.store.folder import FAILURES_NAME, NAME_PATTERN, TIMINGS_NAME
-from featcache.store.index import FILE_NAME as INDEX_NAME
-from featcache.store.manifest import FILE_NAME as MANIFEST_NAME
+from featcache.store.folder import (
+    INDEX_NAME,
+    MANIFEST_NAME,
+    shard_path,
+    shard_paths,
+    shard_place,
+    shards_folder,
+    unknown_files,
+)
 from featcache.store.manifest import Manifest, ShardEntry, read_manifest, refuse_changed
 from featcache.store.shards.opening import open_shard
 from featcache.store.shards.shard import Shard, opened
@@ -107,7 +113,7 @@ def examine(folder: Path, *, threads: int | None = None, on_progress: OnProgress
     try:
         manifest = read_manifest(folder)
     except CacheIncomplete:
-        if not (folder / "shards").is_dir():
+        if not shards_folder(folder).is_dir():
             raise
     except (CorruptFile, HostileFile) as error:
         problems.append(Problem(MANIFEST_NAME, _without_path(error, folder / MANIFEST_NAME)))
@@ -118,6 +124,7 @@ def examine(folder: Path, *, threads: int | None = None, on_progress: OnProgress
         refuse_changed(folder, manifest)
     if index_problem:
         problems.append(Problem(INDEX_NAME, index_problem))
+    listed = {entry.file for entry in manifest.shards} if manifest else None
     report = VerifyReport(
         cache=str(folder),
         complete=manifest is not None,
@@ -125,7 +132,7 @@ def examine(folder: Path, *, threads: int | None = None, on_progress: OnProgress
         chunks=sum(check.chunks for check in checks),
         bytes=sum(check.bytes for check in checks),
         problems=problems,
-        warnings=list(_strangers(folder, manifest)),
+        warnings=list(unknown_files(folder, listed)),
     )
     return Examination(manifest, checks, index_problem, report)
 
@@ -136,11 +143,10 @@ def check_shards(
     """Check the shards that the manifest lists, in its order, or without one every shard in the folder."""
     if manifest is not None:
         work: Sequence[tuple[Path, ShardEntry | None]] = [
-            (folder / "shards" / entry.file, entry) for entry in manifest.shards
+            (shard_path(folder, entry.file), entry) for entry in manifest.shards
         ]
     else:
-        paths = sorted((folder / "shards").glob("*.h5"))
-        work = [(path, None) for path in paths if NAME_PATTERN.fullmatch(path.name)]
+        work = [(path, None) for path in shard_paths(folder)]
     with ThreadPoolExecutor(usable_threads(threads), thread_name_prefix="verify") as pool:
         checked = pool.map(lambda item: check_shard(folder, item[0], item[1], manifest), work)
         for done, check in enumerate(checked, start=1):
@@ -151,7 +157,7 @@ def check_shards(
 def check_shard(folder: Path, path: Path, entry: ShardEntry | None, manifest: Manifest | None) -> ShardCheck:
     """Check one shard: its whole file against the manifest or its name, its tables, and each chunk's digest."""
     rows = list(range(*entry.block.rows)) if entry else []
-    name = f"shards/{path.name}"
+    name = shard_place(path.name)
     try:
         whole = _file_is_whole(path, entry)
         shard = open_listed_shard(folder, entry, manifest.recipe) if entry and manifest else open_shard(path)
@@ -212,20 +218,6 @@ def _index_problem(folder: Path, manifest: Manifest) -> str:
     except StorageError as error:
         return str(error)
     return ""
-
-
-def _strangers(folder: Path, manifest: Manifest | None) -> Iterator[str]:
-    """Yield files that are no part of the cache; nothing reads them."""
-    known = {MANIFEST_NAME, INDEX_NAME, FAILURES_NAME, TIMINGS_NAME, "lock", "shards"}
-    listed = {entry.file for entry in manifest.shards} if manifest else None
-    for path in sorted(folder.iterdir()):
-        if path.name not in known:
-            yield f"{path.name}: not part of the cache"
-    for path in sorted((folder / "shards").iterdir()) if (folder / "shards").is_dir() else ():
-        if path.name.startswith(TEMPORARY_PREFIX):
-            yield f"shards/{path.name}: left by a writer that was killed, or of one that is at work"
-        elif not NAME_PATTERN.fullmatch(path.name) or (listed is not None and path.name not in listed):
-            yield f"shards/{path.name}: not part of the cache"
 
 
 def _without_path(error: FeatcacheError, path: Path) -> str:

@@ -16,7 +16,7 @@ from featcache.base.errors import BadInput, CorruptFile, InvalidSettings, Mismat
 from featcache.datasets.splits import Part
 from featcache.images.identity import ImageRow, is_same_image
 from featcache.recipe import Recipe
-from featcache.store.index import FILE_NAME as INDEX_NAME
+from featcache.store.folder import INDEX_NAME, SHARDS_NAME, shard_path
 from featcache.store.index import Tables, gather_tables, read_tables
 from featcache.store.manifest import Manifest, ShardEntry, read_manifest, refuse_changed
 from featcache.store.reading import ChunkPlace, ahead, read_chunks
@@ -206,7 +206,7 @@ def open_cache(path: str | Path, *, threads: int | None = None) -> FeatureCache:
     folder = Path(path)
     usable_threads(threads)
     manifest = read_manifest(folder)
-    missing = [entry.file for entry in manifest.shards if _size(folder / "shards" / entry.file) != entry.bytes]
+    missing = [entry.file for entry in manifest.shards if _size(shard_path(folder, entry.file)) != entry.bytes]
     if missing:
         raise CorruptFile(
             f"{folder}: {len(missing)} of {len(manifest.shards)} shards are missing or not as long as they were, "
@@ -233,7 +233,7 @@ def _open_the_same(path: Path, digest: str, threads: int | None) -> FeatureCache
 
 def open_listed_shard(folder: Path, entry: ShardEntry, recipe: Recipe) -> Shard:
     """Open a shard that a manifest lists; raise `CorruptFile` if it is not the one that was committed."""
-    path = folder / "shards" / entry.file
+    path = shard_path(folder, entry.file)
     shard = open_shard(path, recipe)
     if path.stat().st_size != entry.bytes or shard.block != entry.block:
         found = f"{path.stat().st_size:,} bytes of {shard.block}"
@@ -245,7 +245,7 @@ def find_cache(path: str | Path | None, home: Path = Path("cache")) -> Path:
     """Return path, or the only cache in home; raise `InvalidSettings` if there is none or more than one."""
     if path is not None:
         return Path(path)
-    found: Sequence[Path] = sorted(p.parent for p in home.glob("*/shards")) if home.is_dir() else []
+    found: Sequence[Path] = sorted(p.parent for p in home.glob(f"*/{SHARDS_NAME}")) if home.is_dir() else []
     if len(found) != 1:
         listed = ", ".join(str(p) for p in found) or "none"
         raise InvalidSettings(f"--cache DIR is needed unless {home}/ holds exactly one cache; found {listed}")

@@ -1,51 +1,107 @@
-"""What lies in the folder of a cache and what each thing is called. Reads names alone, never what files hold."""
+"""What lies in the folder of a cache and what each thing is called: every other room asks here for a name or a path."""
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
-from featcache.base.errors import CorruptFile, InvalidSettings
+from featcache.base.errors import CorruptFile, HostileFile, InvalidSettings, Mismatch
+from featcache.base.files import TEMPORARY_PREFIX, remove_temporaries
+from featcache.base.lock import LOCK_NAME
 from featcache.recipe import Recipe, check_same
+from featcache.store.shards.format import Block, shard_name
 from featcache.store.shards.opening import open_shard
 from featcache.store.shards.shard import Shard
 
-NAME_PATTERN = re.compile(r"\d{5,}-[0-9a-f]{16}\.h5")
-TIMINGS_NAME = "timings.csv"  # a log beside the cache
+MANIFEST_NAME = "manifest.json"  # its rename seals the cache
+INDEX_NAME = "cache.h5"
 FAILURES_NAME = "failures.csv"
+TIMINGS_NAME = "timings.csv"  # a log beside the cache
+SHARDS_NAME = "shards"
+OWN_NAMES = frozenset({MANIFEST_NAME, INDEX_NAME, FAILURES_NAME, TIMINGS_NAME, LOCK_NAME, SHARDS_NAME})
+NAME_PATTERN = re.compile(r"\d{5,}-[0-9a-f]{16}\.h5")  # as `shard_name` makes them
+
+
+def shards_folder(folder: Path) -> Path:
+    """Return where the shards of the cache in folder lie; without it there is no cache."""
+    return folder / SHARDS_NAME
+
+
+def shard_path(folder: Path, file: str) -> Path:
+    """Return the path of the shard called file."""
+    return folder / SHARDS_NAME / file
+
+
+def shard_place(file: str) -> str:
+    """Return the name of a shard relative to its cache's folder, as reports and cache.h5 say it."""
+    return f"{SHARDS_NAME}/{file}"
+
+
+def shard_paths(folder: Path, row: int | None = None) -> list[Path]:
+    """Return the path of every file that is called as a shard, or those that begin at a row, sorted."""
+    paths = sorted(shards_folder(folder).glob("*.h5" if row is None else f"{row:05d}-*.h5"))
+    return [path for path in paths if NAME_PATTERN.fullmatch(path.name)]
+
+
+def remove_stale(folder: Path) -> int:
+    """Remove what killed writers left; return how many files. Call it only under the writer's lock."""
+    return remove_temporaries(shards_folder(folder)) + remove_temporaries(folder)
 
 
 def refuse_foreign_folder(out: Path) -> None:
     """Raise `InvalidSettings` if out holds other things than a cache: they must not be mixed."""
-    if out.is_dir() and not (out / "shards").is_dir():
-        foreign = sorted(path.name for path in out.iterdir() if path.name not in ("lock", ".gitkeep"))
+    if out.is_dir() and not shards_folder(out).is_dir():
+        foreign = sorted(path.name for path in out.iterdir() if path.name not in (LOCK_NAME, ".gitkeep"))
         if foreign:
             raise InvalidSettings(f"{out}: holds {', '.join(foreign[:3])} but no cache; give another folder with --out")
 
 
 def existing_shards(folder: Path, listed: Collection[str] | None = None) -> list[Shard]:
-    """Open every complete shard in folder/shards.
+    """Open every complete shard of the cache in folder.
 
     Where a manifest lists the shards of a sealed cache, another file that is no shard is left alone. Raises
     `CorruptFile` for a damaged one otherwise.
     """
     shards = []
-    for path in sorted((folder / "shards").glob("*.h5")):
-        if NAME_PATTERN.fullmatch(path.name):
-            try:
-                shards.append(open_shard(path))
-            except CorruptFile:
-                if listed is None or path.name in listed:
-                    raise
+    for path in shard_paths(folder):
+        try:
+            shards.append(open_shard(path))
+        except CorruptFile:
+            if listed is None or path.name in listed:
+                raise
     return shards
 
 
-def refuse_other_recipes(shards: Iterable[Shard], recipe: Recipe, folder: Path) -> None:
-    """Raise `Mismatch`, naming the fields, if one of the shards has another recipe."""
+def whole_shards(folder: Path, block: Block, recipe: Recipe) -> Iterator[tuple[Shard, bytes]]:
+    """Yield each shard of that block and recipe whose file has the bytes that its name says, and the bytes."""
+    for path in shard_paths(folder, block.rows[0]):
+        try:
+            shard, data = open_shard(path, recipe), path.read_bytes()
+        except (CorruptFile, Mismatch, HostileFile, OSError):
+            continue
+        if shard.block == block and shard_name(block, data) == path.name:
+            yield shard, data
+
+
+def refuse_other_recipes(
+    shards: Iterable[Shard],
+    recipe: Recipe,
+    folder: Path,
+    way_out: str = "Ask for the same recipe, or give another folder with --out.",
+) -> None:
+    """Raise `Mismatch`, naming the fields, if one of the shards in folder has another recipe."""
     for shard in shards:
         if shard.fingerprint != recipe.fingerprint:
-            check_same(
-                shard.recipe,
-                recipe,
-                where=str(folder),
-                way_out="Ask for the same recipe, or give another folder with --out.",
-            )
+            check_same(shard.recipe, recipe, where=str(folder), way_out=way_out)
+
+
+def unknown_files(folder: Path, listed: Collection[str] | None) -> Iterator[str]:
+    """Yield the names of files that are no part of the cache, and why; listed are the shards of its manifest."""
+    for path in sorted(folder.iterdir()):
+        if path.name not in OWN_NAMES:
+            yield f"{path.name}: not part of the cache"
+    shards = shards_folder(folder)
+    for path in sorted(shards.iterdir()) if shards.is_dir() else ():
+        if path.name.startswith(TEMPORARY_PREFIX):
+            yield f"{shard_place(path.name)}: left by a writer that was killed, or of one that is at work"
+        elif not NAME_PATTERN.fullmatch(path.name) or (listed is not None and path.name not in listed):
+            yield f"{shard_place(path.name)}: not part of the cache"

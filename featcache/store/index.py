@@ -19,12 +19,11 @@ from featcache.base.files import canonical_json, reading_errors
 from featcache.datasets.splits import Splits
 from featcache.images.identity import ImageRow, is_same_image
 from featcache.recipe import FORMAT_VERSION, Recipe
+from featcache.store.folder import shard_place
 from featcache.store.shards.encoding import Constants
-from featcache.store.shards.format import CONSTANTS_GROUP, array_specs, image_rows, image_tables
+from featcache.store.shards.format import CONSTANTS_GROUP, array_specs, common_tables, image_rows
 from featcache.store.shards.hdf5 import create_virtual, set_attributes
 from featcache.store.shards.shard import Shard
-
-FILE_NAME = "cache.h5"
 
 
 @dataclass(frozen=True)
@@ -79,18 +78,14 @@ def build_index(
     """Return the bytes of cache.h5: tables, splits, and each layer as one virtual array over the shards."""
     rows, views = tables.flip.shape
     with h5py.File("index", "w", driver="core", backing_store=False, libver="latest") as file:
-        for path, values in image_tables(tables.images).items():
+        for path, values in common_tables(tables.images, tables.box, tables.flip, tables.constants).items():
             file.create_dataset(path, data=values)
-        file.create_dataset("views/box", data=tables.box)
-        file.create_dataset("views/flip", data=tables.flip)
-        for layer, values in tables.constants.items():
-            file.create_dataset(f"{CONSTANTS_GROUP}/{layer}", data=values)
         for split, parts in splits.items():
             for name, part in parts.items():
                 file.create_dataset(f"splits/{split}/{name}/row", data=part.rows)
                 file.create_dataset(f"splits/{split}/{name}/score", data=part.scores)
         for array, spec in array_specs(recipe).items():
-            sources = [(f"shards/{shard.path.name}", (*shard.block.rows, *shard.block.views)) for shard in shards]
+            sources = [(shard_place(shard.path.name), (*shard.block.rows, *shard.block.views)) for shard in shards]
             create_virtual(file, array, (rows, views, *spec.chunk_shape), spec.dtype, sources)
         set_attributes(
             file,

@@ -15,10 +15,9 @@ from featcache.base.files import canonical_json, read_json, write_durably
 from featcache.datasets.splits import PARTS, Part, Splits, natural_key
 from featcache.recipe import FORMAT_VERSION, Recipe, recipe_from_json
 from featcache.settings import LARGEST_BATCH
-from featcache.store.folder import NAME_PATTERN
+from featcache.store.folder import MANIFEST_NAME, NAME_PATTERN, shard_paths, shards_folder
 from featcache.store.shards.format import Block
 
-FILE_NAME = "manifest.json"
 _FEWEST_BYTES = 17  # a box of four int32 and a flip, for each view
 _LARGEST = 256 << 20  # the splits of LaMem take 5 MB
 
@@ -80,7 +79,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         "source": manifest.source,
         "versions": manifest.versions,
     }
-    write_durably(folder / FILE_NAME, canonical_json({**body, "digest": _digest(body)}).encode())
+    write_durably(folder / MANIFEST_NAME, canonical_json({**body, "digest": _digest(body)}).encode())
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -89,7 +88,7 @@ def read_manifest(folder: Path) -> Manifest:
     Raises `CacheIncomplete` when there is none, `Mismatch` when it is of a newer version, `CorruptFile`
     when it does not have its digest, `HostileFile` when it names a file outside shards/ or a split as none is named.
     """
-    path = folder / FILE_NAME
+    path = folder / MANIFEST_NAME
     if not path.is_file():
         raise CacheIncomplete(_incomplete(folder))
     try:
@@ -174,9 +173,9 @@ def refuse_changed(folder: Path, manifest: Manifest) -> None:
 
 
 def _incomplete(folder: Path) -> str:
-    if not (folder / "shards").is_dir():
+    if not shards_folder(folder).is_dir():
         return f"{folder}: no cache there; make one with extract --dataset NAME_OR_DIR --out {folder}"
-    shards = sum(1 for path in (folder / "shards").glob("*.h5"))
+    shards = len(shard_paths(folder))
     return f"{folder}: the cache is not complete ({shards} shards so far); run the same extract command again"
 
 

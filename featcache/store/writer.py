@@ -1,57 +1,107 @@
-"""Sealing a cache: cache.h5, then the manifest, over shards that are all there."""
+"""Writing a cache: shards are committed one by one, then sealed by cache.h5 and the manifest over all of them."""
 
-import csv
-import io
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple, Self
 
-from featcache.base.files import write_durably
+from featcache.base.files import csv_text, make_folder, write_durably
+from featcache.base.lock import writer_lock
 from featcache.datasets.splits import Splits
 from featcache.recipe import Recipe
-from featcache.store.folder import FAILURES_NAME
-from featcache.store.index import FILE_NAME as INDEX_NAME
+from featcache.store.folder import FAILURES_NAME, INDEX_NAME, remove_stale, shard_path, shards_folder
 from featcache.store.index import Tables, build_index, gather_tables
 from featcache.store.manifest import Manifest, ShardEntry, write_manifest
+from featcache.store.shards.format import Block, shard_name
+from featcache.store.shards.opening import open_shard
 from featcache.store.shards.shard import Shard
 
 
-def seal(
-    folder: Path,
-    recipe: Recipe,
-    shards: Sequence[Shard],
-    *,
-    rows: int,
-    views: int,
-    sha256: Mapping[str, str],
-    splits: Splits,
-    source: dict[str, str],
-    versions: dict[str, str],
-) -> tuple[Manifest, Tables]:
-    """Write cache.h5 and the manifest over shards, in any order, that cover rows x views; return both.
+class Committed(NamedTuple):
+    """A shard that is on disk: the name of its file, and the sha256 of its bytes."""
 
-    sha256 maps each shard's file name to that of its bytes. Images without features are listed in failures.csv.
+    file: str
+    sha256: str
+
+
+def commit(folder: Path, block: Block, data: bytes) -> Committed:
+    """Write the bytes of one shard into a cache, durably; for workers, who hold no lock. Raises `StorageError`."""
+    file = shard_name(block, data)
+    return Committed(file, write_durably(shard_path(folder, file), data))
+
+
+class CacheWriter:
+    """The one writer of the cache in folder, from `with` to the end of its block.
+
+    listed holds the sha256 of each shard's file by name: of those committed here, and of others that the caller adds.
+    stale counts the temporaries of killed writers that were removed. Entering raises `Locked` if another process is
+    writing there, and `StorageError`.
     """
-    ordered = sorted(shards, key=lambda shard: (shard.block.rows[0], shard.block.views[0]))
-    entries = tuple(
-        ShardEntry(shard.path.name, shard.block, shard.path.stat().st_size, sha256[shard.path.name])
-        for shard in ordered
-    )
-    tables = gather_tables(ordered, rows=rows, views=views)
-    index_sha256 = write_durably(folder / INDEX_NAME, build_index(recipe, tables, splits, ordered, versions))
-    manifest = Manifest(recipe, rows, views, splits, entries, index_sha256, source, versions)
-    write_manifest(folder, manifest)
-    _write_failures(folder / FAILURES_NAME, tables)
-    return manifest, tables
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.listed: dict[str, str] = {}
+        self.stale = 0
+        self._held = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        make_folder(self.folder)
+        with contextlib.ExitStack() as held:
+            held.enter_context(writer_lock(self.folder))
+            make_folder(shards_folder(self.folder))
+            self.remove_stale()
+            self._held = held.pop_all()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._held.close()
+
+    def remove_stale(self) -> None:
+        """Remove temporaries that nobody writes any more, of workers that died say, and count them."""
+        self.stale += remove_stale(self.folder)
+
+    def commit(self, block: Block, data: bytes) -> Committed:
+        """Write the bytes of one shard, durably, and list it. Raises `StorageError`."""
+        done = commit(self.folder, block, data)
+        self.listed[done.file] = done.sha256
+        return done
+
+    def seal(
+        self,
+        recipe: Recipe,
+        *,
+        rows: int,
+        views: int,
+        splits: Splits,
+        source: dict[str, str],
+        versions: dict[str, str],
+        opened: Sequence[Shard] = (),
+    ) -> tuple[Manifest, Tables]:
+        """Write cache.h5 and the manifest over the listed shards, which cover rows x views; return both.
+
+        Shards that are `opened` already are not opened again. Images without features are listed in failures.csv.
+        Raises `CorruptFile` for shards that are damaged or cover rows x views otherwise than once.
+        """
+        there = {shard.path.name: shard for shard in opened}
+        shards = [there.get(file) or open_shard(shard_path(self.folder, file), recipe) for file in self.listed]
+        shards.sort(key=lambda shard: (shard.block.rows[0], shard.block.views[0]))
+        entries = tuple(
+            ShardEntry(shard.path.name, shard.block, shard.path.stat().st_size, self.listed[shard.path.name])
+            for shard in shards
+        )
+        tables = gather_tables(shards, rows=rows, views=views)
+        index = build_index(recipe, tables, splits, shards, versions)
+        index_sha256 = write_durably(self.folder / INDEX_NAME, index)
+        manifest = Manifest(recipe, rows, views, splits, entries, index_sha256, source, versions)
+        write_manifest(self.folder, manifest)
+        _write_failures(self.folder / FAILURES_NAME, tables)
+        return manifest, tables
 
 
 def _write_failures(path: Path, tables: Tables) -> None:
     """Write name and reason of each absent image, or remove the file when there is none."""
     absent = [(image.name, image.absent) for image in tables.images if image.absent]
-    if not absent:
+    if absent:
+        write_durably(path, csv_text([("name", "reason"), *absent]).encode())
+    else:
         path.unlink(missing_ok=True)
-        return
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["name", "reason"])
-    writer.writerows(absent)
-    write_durably(path, text.getvalue().encode())

@@ -6,16 +6,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.base.files import digest_of_file, write_durably
+from featcache.base.files import make_folder
 from featcache.datasets.splits import Part
 from featcache.images.identity import ImageRow
 from featcache.images.views import Box, View
 from featcache.recipe import Recipe
-from featcache.store.index import build_index, gather_tables
-from featcache.store.manifest import Manifest, ShardEntry, write_manifest
-from featcache.store.shards.format import Block, array_specs, shard_name
-from featcache.store.shards.opening import open_shard
+from featcache.store.folder import shard_path, shards_folder
+from featcache.store.shards.format import Block, array_specs
 from featcache.store.shards.writer import ShardBuilder
+from featcache.store.writer import CacheWriter, commit
 
 RECIPE = Recipe(
     backbone="synthetic",
@@ -68,27 +67,20 @@ def build_shard_bytes(arrays: Arrays, block: Block, *, recipe: Recipe = RECIPE) 
 
 def write_shard(folder: Path, arrays: Arrays, block: Block) -> Path:
     """Write one block of arrays into folder/shards."""
-    (folder / "shards").mkdir(parents=True, exist_ok=True)
-    data = build_shard_bytes(arrays, block)
-    path = folder / "shards" / shard_name(block, data)
-    write_durably(path, data)
-    return path
+    make_folder(shards_folder(folder))
+    return shard_path(folder, commit(folder, block, build_shard_bytes(arrays, block)).file)
 
 
 def make_cache(folder: Path, arrays: Arrays, blocks: Sequence[Block]) -> Path:
     """Write and seal a cache of ROWS x VIEWS in the given blocks."""
-    shards = [open_shard(write_shard(folder, arrays, block), RECIPE) for block in blocks]
     rows, views = arrays["features/first"].shape[:2]
-    tables = gather_tables(shards, rows=rows, views=views)
     part = Part(np.arange(3), np.array([0.1, 0.5, 0.25]))
     splits = {"1": {"train": part, "test": Part(np.array([5, 4]), np.array([1.0, 0.0]))}}
-    index_sha256 = write_durably(folder / "cache.h5", build_index(RECIPE, tables, splits, shards, VERSIONS))
-    entries = tuple(
-        ShardEntry(shard.path.name, shard.block, shard.path.stat().st_size, digest_of_file(shard.path))
-        for shard in shards
-    )
     source = {"dataset": "synthetic", "root": "nowhere", "weights": "random", "batch_size": "16"}
-    write_manifest(folder, Manifest(RECIPE, rows, views, splits, entries, index_sha256, source, VERSIONS))
+    with CacheWriter(folder) as writer:
+        for block in blocks:
+            writer.commit(block, build_shard_bytes(arrays, block))
+        writer.seal(RECIPE, rows=rows, views=views, splits=splits, source=source, versions=VERSIONS)
     return folder
 
 

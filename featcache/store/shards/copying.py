@@ -3,10 +3,13 @@
 The same rows in the same block give the same file, byte for byte.
 """
 
+import contextlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from featcache.images.identity import ImageRow
 from featcache.images.views import Box, View
+from featcache.store.shards.format import Block, Target
 from featcache.store.shards.shard import Shard
 from featcache.store.shards.writer import ShardBuilder
 
@@ -37,6 +40,14 @@ def copy_row(builder: ShardBuilder, i: int, row: StoredRow) -> None:
     builder.set_image(i, row.row, row.views)
     for array, j, stored in row.chunks:
         builder.set_stored(array, i, j, stored)
+
+
+def copied_shard(target: Target, block: Block, rows: Iterable[StoredRow]) -> bytes:
+    """Return the bytes of a shard of stored rows alone."""
+    with contextlib.closing(ShardBuilder(target.recipe, block, target.constants)) as builder:
+        for i, row in enumerate(rows):
+            copy_row(builder, i, row)
+        return builder.finish()
 
 
 def views_in(shard: Shard, k: int) -> list[View]:

@@ -51,12 +51,16 @@ def image_rows(tables: Mapping[str, NDArray[Any]]) -> list[ImageRow]:
     return [ImageRow(*fields) for fields in zip(*columns.values(), strict=True)]
 
 
-def image_tables(rows: list[ImageRow]) -> dict[str, NDArray[Any]]:
-    """Return the columns images/{name,sha256,width,height,absent} of rows; text is fixed-length UTF-8."""
+def common_tables(
+    rows: list[ImageRow], box: NDArray[np.int32], flip: NDArray[np.uint8], constants: Mapping[str, Constants]
+) -> dict[str, NDArray[Any]]:
+    """Return the tables of shards and cache.h5: columns of rows, text as fixed-length UTF-8, views and constants."""
     columns = {column: [getattr(row, column) for row in rows] for column in _IMAGE_COLUMNS}
     return {
-        f"images/{column}": text_column(values) if column in _TEXT_COLUMNS else np.array(values, "<i4")
-        for column, values in columns.items()
+        **{f"images/{c}": text_column(v) if c in _TEXT_COLUMNS else np.array(v, "<i4") for c, v in columns.items()},
+        "views/box": box,
+        "views/flip": flip,
+        **{f"{CONSTANTS_GROUP}/{layer}": values for layer, values in constants.items()},
     }
 
 

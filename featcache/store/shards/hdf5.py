@@ -33,19 +33,8 @@ def create_chunked(
     file: h5py.File, path: str, shape: tuple[int, ...], dtype: np.dtype[Any], codec: Codec
 ) -> h5py.Dataset:
     """Create an empty dataset of chunks (1, 1, *shape[2:]) with the codec's filters; what is not there reads as NaN."""
-    group, _, name = path.rpartition("/")
     properties = codec.creation_properties((1, 1, *shape[2:]))
-    if dtype.kind == "f":
-        properties.set_fill_value(np.array(np.nan, dtype))
-    return h5py.Dataset(
-        h5py.h5d.create(
-            file.require_group(group).id,
-            name.encode(),
-            h5py.h5t.py_create(dtype),
-            h5py.h5s.create_simple(shape),
-            properties,
-        )
-    )
+    return h5py.Dataset(_create(file, path, dtype, h5py.h5s.create_simple(shape), properties))
 
 
 def create_virtual(
@@ -61,17 +50,21 @@ def create_virtual(
     """
     properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     properties.set_obj_track_times(False)
-    if dtype.kind == "f":
-        properties.set_fill_value(np.array(np.nan, dtype))
     space = h5py.h5s.create_simple(shape)
     for source, (r0, r1, v0, v1) in sources:
         block = (r1 - r0, v1 - v0, *shape[2:])
         space.select_hyperslab((r0, v0, *(0 for _ in shape[2:])), block)
         properties.set_virtual(space, source.encode(), path.encode(), h5py.h5s.create_simple(block))
     space.select_all()
+    _create(file, path, dtype, space, properties)
+
+
+def _create(file: h5py.File, path: str, dtype: np.dtype[Any], space: Any, properties: Any) -> Any:
+    """Create a dataset in its group; what nothing fills reads as NaN where the type has it."""
+    if dtype.kind == "f":
+        properties.set_fill_value(np.array(np.nan, dtype))
     group, _, name = path.rpartition("/")
-    kind = h5py.h5t.py_create(dtype)
-    h5py.h5d.create(file.require_group(group).id, name.encode(), kind, space, properties)
+    return h5py.h5d.create(file.require_group(group).id, name.encode(), h5py.h5t.py_create(dtype), space, properties)
 
 
 def set_attributes(file: h5py.File, attributes: dict[str, Any]) -> None:

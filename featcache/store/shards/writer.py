@@ -3,7 +3,6 @@
 import uuid
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
 
 import h5py
 import numpy as np
@@ -14,7 +13,7 @@ from featcache.images.identity import ImageRow
 from featcache.images.views import View
 from featcache.recipe import FORMAT_VERSION, Recipe
 from featcache.store.shards.encoding import Constants
-from featcache.store.shards.format import CONSTANTS_GROUP, Block, array_specs, chunk_digest, image_tables, tables_digest
+from featcache.store.shards.format import Block, array_specs, chunk_digest, common_tables, tables_digest
 from featcache.store.shards.hdf5 import create_chunked, set_attributes
 
 
@@ -74,7 +73,8 @@ class ShardBuilder:
 
     def finish(self) -> bytes:
         """Write tables, attributes and their digest; return the HDF5 file's bytes and drop the file."""
-        tables = self._tables()
+        tables = common_tables(self.rows, self._box, self._flip, self._constants)
+        tables |= {f"digests/{array}": values for array, values in self._digests.items()}
         for path, values in tables.items():
             self._file.create_dataset(path, data=values)
         set_attributes(self._file, {**self._attributes, "tables_digest": tables_digest(self._attributes, tables)})
@@ -86,12 +86,3 @@ class ShardBuilder:
     def close(self) -> None:
         """Drop the shard in memory."""
         self._file.close()
-
-    def _tables(self) -> dict[str, NDArray[Any]]:
-        return {
-            **image_tables(self.rows),
-            "views/box": self._box,
-            "views/flip": self._flip,
-            **{f"{CONSTANTS_GROUP}/{layer}": values for layer, values in self._constants.items()},
-            **{f"digests/{array}": values for array, values in self._digests.items()},
-        }

@@ -30,7 +30,7 @@ from featcache.base.errors import (
     Mismatch,
     StorageError,
 )
-from featcache.base.files import digest_of_file, write_durably
+from featcache.base.files import digest_of_file, make_folder
 from featcache.base.lock import writer_lock
 from featcache.base.progress import Progress
 from featcache.datasets.dataset import open_dataset
@@ -42,10 +42,11 @@ from featcache.maintenance.merge import merge_caches
 from featcache.maintenance.verify import verify_cache
 from featcache.recipe import Recipe
 from featcache.store.cache import FeatureCache, open_cache
-from featcache.store.shards.format import Block, array_specs, shard_name
+from featcache.store.folder import shard_paths, shards_folder
+from featcache.store.shards.format import Block, array_specs
 from featcache.store.shards.opening import open_shard
 from featcache.store.shards.writer import ShardBuilder
-from featcache.store.writer import seal
+from featcache.store.writer import CacheWriter, commit
 from tests.helpers.synthetic import RECIPE
 from tests.helpers.tiny import TINY_EXTRACT
 
@@ -73,7 +74,7 @@ def make_shards(
     recipe: Recipe = RECIPE,
 ) -> Path:
     """Write the shards of blocks of an extraction whose row i is names[i]."""
-    (folder / "shards").mkdir(parents=True, exist_ok=True)
+    make_folder(shards_folder(folder))
     for block in blocks:
         builder = ShardBuilder(recipe, block)
         for i, name in enumerate(names[slice(*block.rows)]):
@@ -85,8 +86,7 @@ def make_shards(
             for j, view in enumerate(range(*block.views)):
                 for array in array_specs(recipe):
                     builder.set_chunk(array, i, j, features_of(name, array, view))
-        data = builder.finish()
-        write_durably(folder / "shards" / shard_name(block, data), data)
+        commit(folder, block, builder.finish())
     return folder
 
 
@@ -105,7 +105,6 @@ def make(
     starts = range(0, len(names), rows_per_shard)
     blocks = [Block((row, min(row + rows_per_shard, len(names))), views) for row in starts for views in view_ranges]
     make_shards(folder, names, blocks, absent=absent, contents=contents, recipe=recipe)
-    shards = [open_shard(path) for path in (folder / "shards").iterdir()]
     row_of = {name: row for row, name in enumerate(names)}
     parts = {
         split: {
@@ -114,17 +113,16 @@ def make(
         }
         for split, by_part in (splits or {}).items()
     }
-    seal(
-        folder,
-        recipe,
-        shards,
-        rows=len(names),
-        views=view_ranges[-1][1],
-        sha256={shard.path.name: digest_of_file(shard.path) for shard in shards},
-        splits=parts,
-        source={"dataset": folder.name, "root": "nowhere", "weights": "random", "batch_size": "16"},
-        versions={"torch": "0"},
-    )
+    with CacheWriter(folder) as writer:
+        writer.listed = {path.name: digest_of_file(path) for path in shard_paths(folder)}
+        writer.seal(
+            recipe,
+            rows=len(names),
+            views=view_ranges[-1][1],
+            splits=parts,
+            source={"dataset": folder.name, "root": "nowhere", "weights": "random", "batch_size": "16"},
+            versions={"torch": "0"},
+        )
     return folder
 
 

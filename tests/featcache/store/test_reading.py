@@ -26,18 +26,17 @@ from numpy.typing import NDArray
 
 from featcache.base.cores import usable_threads
 from featcache.base.errors import BadInput, CorruptFile, InvalidSettings, Mismatch, StorageError
-from featcache.base.files import write_durably
 from featcache.images.views import Box, View
 from featcache.recipe import Recipe
 from featcache.store.cache import FeatureCache, open_cache
 from featcache.store.shards.codec import Codec
 from featcache.store.shards.encoding import digest_of_constants
-from featcache.store.shards.format import Block, array_specs, chunk_digest, shard_name, tables_digest
+from featcache.store.shards.format import Block, array_specs, chunk_digest, tables_digest
 from featcache.store.shards.hdf5 import set_attributes
 from featcache.store.shards.opening import open_shard
 from featcache.store.shards.shard import read_exactly
 from featcache.store.shards.writer import ShardBuilder
-from featcache.store.writer import seal
+from featcache.store.writer import CacheWriter
 from tests.helpers.synthetic import ABSENT, BLOCKS, RECIPE, ROWS, VIEWS, Arrays, image, make_arrays, make_cache
 
 SOURCE = {"dataset": "made", "root": "nowhere", "weights": "random", "batch_size": "16"}
@@ -147,16 +146,12 @@ def write_cache(
     folder: Path, recipe: Recipe, arrays: Arrays, blocks: Sequence[Block], filters: dict[str, Any] | None = None
 ) -> Path:
     """Write and seal a cache of blocks; their shards as the builder makes them, or with other filters."""
-    (folder / "shards").mkdir(parents=True)
-    sha256, shards = {}, []
-    for block in blocks:
-        data = shard_bytes(recipe, arrays, block)
-        data = data if filters is None else with_filters(data, filters)
-        path = folder / "shards" / shard_name(block, data)
-        sha256[path.name] = write_durably(path, data)
-        shards.append(open_shard(path, recipe))
     rows, views = arrays[f"features/{recipe.layer_names[0]}"].shape[:2]
-    seal(folder, recipe, shards, rows=rows, views=views, sha256=sha256, splits={}, source=SOURCE, versions={})
+    with CacheWriter(folder) as writer:
+        for block in blocks:
+            data = shard_bytes(recipe, arrays, block)
+            writer.commit(block, data if filters is None else with_filters(data, filters))
+        writer.seal(recipe, rows=rows, views=views, splits={}, source=SOURCE, versions={})
     return folder
 
 
