@@ -68,6 +68,7 @@ def forecast(dataset: Dataset, settings: ExtractSettings, out: Path) -> Forecast
     plan = make_plan(shards, dataset.names, dataset.images, views=1 + settings.augs, recipe=recipe)
     views_per_second, bytes_per_view = _time_sample(dataset, backbone, target, 1 + settings.augs)
     total = len(plan.names) * plan.views
+    there = next(parent for parent in [out.absolute(), *out.absolute().parents] if parent.exists())
     return Forecast(
         images=len(plan.names),
         views_per_image=plan.views,
@@ -79,7 +80,7 @@ def forecast(dataset: Dataset, settings: ExtractSettings, out: Path) -> Forecast
         encoding=recipe.encoding,
         bytes=round(total * bytes_per_view),
         bytes_to_write=round(plan.views_to_do * bytes_per_view),
-        free_bytes=shutil.disk_usage(_existing_parent(out)).free,
+        free_bytes=shutil.disk_usage(there).free,
         views_per_second=views_per_second,
         seconds=plan.views_to_do / views_per_second,
         start_seconds=start_seconds,
@@ -141,7 +142,3 @@ def _build(dataset: Dataset, rows: int, backbone: Backbone, target: Target, view
     loaded = load_for(backbone, dataset.images, work, target.recipe)
     built = next(build_shards(loaded, [block], backbone, target))
     return views * sum(not image.absent for image in built.rows), len(built.data)
-
-
-def _existing_parent(path: Path) -> Path:
-    return next(parent for parent in [path.absolute(), *path.absolute().parents] if parent.exists())

@@ -77,11 +77,7 @@ def _rank(shard: Shard, listed: Collection[str]) -> tuple[bool, int, bool, str]:
     """Order shards of one block: whole files first, then fewest absent images, then the one that is in use."""
     name = shard.path.name
     whole = shard.path.is_file() and shard_name(shard.block, shard.path.read_bytes()) == name
-    return not whole, _absent(shard), name not in listed, name
-
-
-def _absent(shard: Shard) -> int:
-    return sum(1 for image in shard.images if image.absent)
+    return not whole, sum(bool(image.absent) for image in shard.images), name not in listed, name
 
 
 def _decodes(path: Path) -> bool:

@@ -135,7 +135,7 @@ def _make_one(task: _Task) -> MadeShard:
         where=f"the worker on {socket.gethostname()}",
         way_out="Give every worker the same weights file, and the same versions of this program's packages.",
     )
-    return next(make_here([(task.block, task.names)], order, backbone, _silent))
+    return next(make_here([(task.block, task.names)], order, backbone, lambda image, views: None))
 
 
 @functools.lru_cache(maxsize=8)
@@ -159,10 +159,6 @@ def _is_current(image: ImageRow, images: Path) -> bool:
     """Whether an image is there with features, and its file is still the one that they were made of."""
     path = images / image.name
     return not image.absent and path.is_file() and digest_of_file(path) == image.sha256
-
-
-def _silent(image: LoadedImage, views: int) -> None:
-    """Note nothing."""
 
 
 def _rows(work: Work, order: Order, backbone: Backbone, on_image: OnImage) -> Iterator[LoadedImage]:

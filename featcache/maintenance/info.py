@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from featcache.base.errors import CacheIncomplete
 from featcache.store.cache import open_cache
 from featcache.store.folder import MANIFEST_NAME, shard_paths
 from featcache.store.shards.opening import open_shard
@@ -27,8 +26,6 @@ def describe_cache(folder: Path) -> dict[str, Any]:
             "fingerprint": shards[0].fingerprint,
             "recipe": shards[0].recipe.as_json(),
         }
-    if not folder.is_dir():
-        raise CacheIncomplete(f"{folder}: no cache there; make one with extract --dataset NAME_OR_DIR --out {folder}")
     cache = open_cache(folder)
     raw = cache.rows * cache.views * cache.recipe.bytes_per_view()
     return {
