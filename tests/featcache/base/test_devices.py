@@ -18,7 +18,7 @@ TWO = ("cuda:0", "cuda:1")
 CLAIM = """
 import sys, types
 from pathlib import Path
-sys.modules["torch"] = types.SimpleNamespace(device=object, cuda=None)
+sys.modules["torch"] = types.SimpleNamespace(device=object, cuda=None, Tensor=object)
 from featcache.base.devices import claimed
 print(claimed(tuple(sys.argv[2:]), Path(sys.argv[1])), flush=True)
 sys.stdin.readline()

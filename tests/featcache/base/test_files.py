@@ -120,7 +120,7 @@ def test_a_write_into_a_missing_folder_says_so(tmp_path: Path) -> None:
 
 def test_a_limit_of_the_system_on_file_size_is_a_storage_error(tmp_path: Path) -> None:
     code = (
-        "import resource, sys; from pathlib import Path; from featcache import errors, files\n"
+        "import resource, sys; from pathlib import Path; from featcache.base import errors, files\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "try: files.write_durably(Path(sys.argv[1]), bytes(1001))\n"
         "except errors.StorageError as error: print(error)\n"
@@ -132,7 +132,7 @@ def test_a_limit_of_the_system_on_file_size_is_a_storage_error(tmp_path: Path) -
 
 def test_a_writer_killed_at_any_instant_leaves_a_complete_file(tmp_path: Path) -> None:
     code = (
-        "import itertools, sys; from pathlib import Path; from featcache import files\n"
+        "import itertools, sys; from pathlib import Path; from featcache.base import files\n"
         "for n in itertools.count():\n"
         "    files.write_durably(Path(sys.argv[1]), bytes([n % 251]) * 300_001)\n"
         "    if n == 0: print(flush=True)\n"
