@@ -91,7 +91,7 @@ def train_head(split: str, cache: Path | None, runs: Path, name: str | None, as_
     errors = [outcome for outcome in outcomes if isinstance(outcome, FeatcacheError)]
     if done:
         show(runs_as_json(done) if as_json else describe_runs(done))
-    if not as_json and (absent := max((run.config["absent_images"] for run in done), default=0)):
+    if not as_json and (absent := max((run.config.absent_images for run in done), default=0)):
         tell(f"{absent} images without features were left out")
     if errors:
         title = f"{len(errors)} of {len(outcomes)} runs were not trained:"

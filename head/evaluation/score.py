@@ -21,7 +21,6 @@ from head.runs.run import Run
 
 VIEW_CHOICES = ("eval", "all")
 _BATCH = 256
-_BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -43,18 +42,18 @@ class Scored:
 
     def as_json(self) -> dict[str, Any]:
         """Return the result as a JSON object; NaN becomes null."""
-        result = self.run.config["result"]
+        config, result = self.run.config, self.run.result
         return {
             "run": str(self.run.folder),
             "name": self.run.name,
-            "cache": self.run.config["cache"],
-            "fingerprint": self.run.config["fingerprint"],
+            "cache": config.cache,
+            "fingerprint": config.fingerprint,
             "split": self.run.split,
             "part": self.part,
             "views": self.views,
-            "selected_on": self.run.config["selected_on"],
-            "best_epoch": result["best_epoch"],
-            "lowest_mse_epoch": result["lowest_mse_epoch"],
+            "selected_on": config.selected_on,
+            "best_epoch": result.best_epoch,
+            "lowest_mse_epoch": result.lowest_mse_epoch,
             "absent": self.absent,
             **{key: json_number(value) for key, value in asdict(self.metrics).items()},
         }

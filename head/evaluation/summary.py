@@ -32,12 +32,12 @@ class Row:
     @property
     def seeds(self) -> tuple[int, ...]:
         """The seeds, in order."""
-        return tuple(sorted({_seed(result.run) for result in self.scored}))
+        return tuple(sorted({result.run.seed for result in self.scored}))
 
     @property
     def optimistic(self) -> bool:
         """Whether an epoch was picked on the test part, so that the validation rho is a test rho."""
-        return any(result.run.config["settings"].get("select_on") == "test" for result in self.scored)
+        return any(result.run.config.settings.get("select_on") == "test" for result in self.scored)
 
     @property
     def val_rho(self) -> float:
@@ -47,7 +47,7 @@ class Row:
     @property
     def test_share(self) -> float:
         """Mean of n_test / n_train; NaN if a run does not say what it was trained on."""
-        return float(np.mean([one.metrics.n / (one.run.config.get("train_images") or math.nan) for one in self.scored]))
+        return float(np.mean([one.metrics.n / (one.run.config.train_images or math.nan) for one in self.scored]))
 
     def rho(self, *, seeds: Iterable[int] | None = None) -> NDArray[np.float64]:
         """Return the mean over seeds of rho for each split, of all seeds or of those given."""
@@ -72,7 +72,7 @@ class Row:
             "splits": len(self.splits),
             "seeds": len(self.seeds),
             "n": sum({result.run.split: result.metrics.n for result in self.scored}.values()),
-            "selected_on": first.run.config["selected_on"],
+            "selected_on": first.run.config.selected_on,
             "optimistic": self.optimistic,
             "val_rho_mean": json_number(self.val_rho),
             "rho_mean": json_number(float(np.mean(rho))),
@@ -89,7 +89,7 @@ class Row:
         kept = set(self.seeds if seeds is None else seeds)
         cells: dict[str, list[float]] = {split: [] for split in self.splits}
         for result in self.scored:
-            if _seed(result.run) in kept:
+            if result.run.seed in kept:
                 cells[result.run.split].append(value(result))
         return np.array([np.mean(values) for values in cells.values()])
 
@@ -134,28 +134,24 @@ def _mse(result: Scored) -> float:
 
 
 def _val_rho(result: Scored) -> float:
-    value = result.run.config["result"].get("val_rho")
+    value = result.run.result.val_rho
     return float("nan") if value is None else float(value)
-
-
-def _seed(run: Run) -> int:
-    return int(run.config["settings"].get("seed", 0))
 
 
 def _head_key(run: Run) -> str:
     """Return all that makes a head but split and seed; settings that an older run does not have are the defaults."""
-    settings = {**TrainSettings().as_json(), **run.config["settings"], "seed": None}
+    settings = {**TrainSettings().as_json(), **run.config.settings, "seed": None}
     return canonical_json({"settings": settings, "origin": _origin(run), "products": _products(run)})
 
 
 def _origin(run: Run) -> str:
     """Return where a head comes from; an imported one's T is in no settings."""
-    return f"{run.config['imported'].get('steps')} steps" if run.imported else "trained here"
+    return f"{run.imported.steps} steps" if run.imported else "trained here"
 
 
 def _products(run: Run) -> str:
     """Return the arithmetic that 'auto' was where the head was trained; float32 before there was a choice."""
-    return f"products {run.config.get('products', 'fp32')}"
+    return f"products {run.config.products}"
 
 
 def _home(run: Run) -> str:
@@ -169,7 +165,7 @@ def _folder(run: Run) -> str:
 
 def _without_repeats(group: list[int], runs: Sequence[Run]) -> list[list[int]]:
     """Return a group as it is, or by folder, if it has the same split and seed twice."""
-    if len({(runs[place].split, _seed(runs[place])) for place in group}) == len(group):
+    if len({(runs[place].split, runs[place].seed) for place in group}) == len(group):
         return [group]
     by_home: dict[str, list[int]] = {}
     for place in group:

@@ -29,7 +29,7 @@ def format_table(scored: Sequence[Scored]) -> str:
         ("n", lambda s: str(s.metrics.n)),
         ("pred. sd", lambda s: f"{s.metrics.prediction_sd:.3f}"),
         ("pred. range", lambda s: f"{s.metrics.prediction_min:.2f} to {s.metrics.prediction_max:.2f}"),
-        ("epoch", lambda s: str(s.run.config["result"]["best_epoch"] or "unknown")),
+        ("epoch", lambda s: str(s.run.result.best_epoch or "unknown")),
     ]
     lines = [[title for title, _ in columns]] + [[cell(result) for _, cell in columns] for result in scored]
     absent = max((result.absent for result in scored), default=0)

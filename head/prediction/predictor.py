@@ -88,7 +88,7 @@ class Predictor:
         backbone = backbone_of(
             run.recipe,
             weights=weights or run.weights_source,
-            batch_size=run.config["batch_size"],
+            batch_size=run.config.batch_size,
             device=device,
             nearest=True,
             where=str(folder),
@@ -187,7 +187,7 @@ class Predictor:
     def _prediction(self, image: _Loaded, score: float, steps: NDArray[Any], maps: NDArray[np.float32]) -> Prediction:
         if not np.isfinite(score):
             return replace(image.result, problem="the score is not finite")
-        unknown = self.run.imported or not image.sha256
+        unknown = self.run.imported is not None or not image.sha256
         return replace(
             image.result,
             score=float(score),

@@ -40,8 +40,8 @@ def find_runs_of(cache: FeatureCache, runs: Path, splits: str = "all") -> tuple[
 def _nothing_found(cache: FeatureCache, folder: Path, splits: str, unfinished: int, runs: Sequence[Run]) -> str:
     """Return that no run of splits, or of 'all', is finished, and the way out; runs are all that are there."""
     which = "any split" if splits == "all" else f"split {splits}"
-    alike = [run for run in runs if not run.imported and run.config["fingerprint"] == cache.fingerprint]
-    names = {run.config["cache"] for run in alike} - {cache.name}
+    alike = [run for run in runs if not run.imported and run.config.fingerprint == cache.fingerprint]
+    names = {run.config.cache for run in alike} - {cache.name}
     renamed = f"; runs of these features are there for {min(names)}: give the cache that name again" if names else ""
     return (
         f"{folder}: no finished run of {which} on {cache.name}, and {unfinished} unfinished; make one with "
@@ -52,5 +52,5 @@ def _nothing_found(cache: FeatureCache, folder: Path, splits: str, unfinished: i
 def _is_of(run: Run, cache: FeatureCache, folder: Path) -> bool:
     """Whether a run belongs to a cache: trained on it, or imported and either of its features or asked for itself."""
     if run.imported:
-        return run.folder == folder or run.config["fingerprint"] == cache.fingerprint
-    return bool(run.config["cache"] == cache.name)
+        return run.folder == folder or run.config.fingerprint == cache.fingerprint
+    return bool(run.config.cache == cache.name)

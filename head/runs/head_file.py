@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from featcache.base.errors import CacheIncomplete, CorruptFile
+from featcache.base.errors import CorruptFile
 from featcache.base.files import canonical_json, digest_of_file, write_durably
 from featcache.store.shards.encoding import Constants
 from head.models.kinds import head_as_json, head_from_json
@@ -70,9 +70,8 @@ def save_head(
 def load_head(run: Run, device: str | torch.device = "cpu") -> TrainedHead:
     """Return the head of a finished run; raise `CacheIncomplete` if unfinished, `CorruptFile` for damage."""
     path = run.folder / HEAD_NAME
-    if not run.finished:
-        raise CacheIncomplete(f"{run.folder}: training has not finished; run the same train-head command again")
-    if not path.is_file() or digest_of_file(path) != run.config["result"]["head_sha256"]:
+    wanted = run.result.head_sha256
+    if not path.is_file() or digest_of_file(path) != wanted:
         again = "import it again" if run.imported else "run train-head again with --no-resume"
         raise CorruptFile(f"{path}: missing or damaged; {again}")
     try:

@@ -8,13 +8,12 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from featcache.base.errors import CorruptFile, InvalidSettings, Mismatch
+from featcache.base.errors import CacheIncomplete, CorruptFile, InvalidSettings, Mismatch
 from featcache.base.files import read_json, write_durably
 from featcache.recipe import Recipe, recipe_from_json
-from featcache.settings import LARGEST_BATCH
 from head.data.inputs import HeadInput, input_from_json
+from head.runs.config import Document, Result, RunConfig, Source, config_from_json
 from head.runs.history import HISTORY_NAME
 
 CONFIG_NAME = "config.json"
@@ -23,19 +22,6 @@ CHECKPOINT_NAME = "checkpoint"
 RUN_FORMAT_VERSION = 1
 _LARGEST_CONFIG = 16 << 20
 _LONGEST_NAME = 255  # bytes, of a folder on most file systems
-_CONFIG_FIELDS = (
-    "name",
-    "cache",
-    "fingerprint",
-    "split",
-    "input",
-    "settings",
-    "recipe",
-    "selected_on",
-    "weights_source",
-    "batch_size",
-)
-_RESULT_FIELDS = ("head_sha256", "best_epoch", "lowest_mse_epoch")
 
 
 @dataclass(frozen=True)
@@ -43,52 +29,64 @@ class Run:
     """One finished or unfinished run. config is config.json; `finished` says whether a head is there."""
 
     folder: Path
-    config: dict[str, Any]
+    config: RunConfig
 
     @property
     def finished(self) -> bool:
         """Whether training has ended and the head is there."""
-        return "result" in self.config
+        return self.config.result is not None
+
+    @property
+    def result(self) -> Result:
+        """What training came to; raise `CacheIncomplete` if it has not ended."""
+        if self.config.result is None:
+            raise CacheIncomplete(f"{self.folder}: training has not finished; run the same train-head command again")
+        return self.config.result
 
     @property
     def name(self) -> str:
         """The run's name, shared by its splits."""
-        return str(self.config["name"])
+        return str(self.config.name)
 
     @property
     def split(self) -> str:
         """The split it was trained on."""
-        return str(self.config["split"])
+        return str(self.config.split)
+
+    @property
+    def seed(self) -> int:
+        """The seed it was trained with."""
+        return int(self.config.settings.get("seed", 0))
 
     @property
     def input(self) -> HeadInput:
         """What it reads of an image; raise `CorruptFile` if the configuration does not say."""
         try:
-            return input_from_json(self.config["input"])
+            return input_from_json(self.config.input)
         except (TypeError, ValueError) as error:
             raise CorruptFile(f"{self.folder / CONFIG_NAME}: {error}") from error
 
     @property
-    def imported(self) -> bool:
-        """Whether it is another program's checkpoint; on which images that was trained is not known."""
-        return "imported" in self.config
+    def imported(self) -> Source | None:
+        """The other program's checkpoint that it is, if it is one; on which images that was trained is not known."""
+        return self.config.imported
 
     @property
     def attends(self) -> bool:
         """Whether its head could say where it looks; without attention all places are alike."""
-        settings = self.config["settings"]
+        settings = self.config.settings
         return settings.get("head", "amnet") == "amnet" and bool(settings.get("attention", True))
 
     @property
     def weights_source(self) -> str:
         """Where its backbone's weights are: 'imagenet', 'random' or a file, which may be in the run's folder."""
-        source = str(self.config["weights_source"])
+        source = str(self.config.weights_source)
         return source if source in ("imagenet", "random") else str(self.folder / source)
 
     @property
     def recipe(self) -> Recipe:
         """The recipe of the features it was trained on."""
-        return recipe_from_json(self.config["recipe"], str(self.folder / CONFIG_NAME))
+        return recipe_from_json(self.config.recipe, str(self.folder / CONFIG_NAME))
 
 
 def check_name(name: str) -> None:
@@ -99,10 +97,10 @@ def check_name(name: str) -> None:
         raise InvalidSettings(f"a run's name has at most {_LONGEST_NAME} bytes, give a shorter --name than {name!r}")
 
 
-def write_config(folder: Path, config: dict[str, Any]) -> Run:
-    """Write config.json at once, durably."""
+def write_config(folder: Path, config: Document) -> Run:
+    """Write config.json at once, durably; return its run."""
     write_durably(folder / CONFIG_NAME, (json.dumps(config, indent=1, sort_keys=True) + "\n").encode())
-    return Run(folder, config)
+    return Run(folder, config_from_json(config))
 
 
 def read_run(folder: str | Path) -> Run:
@@ -124,19 +122,10 @@ def read_run(folder: str | Path) -> Run:
     if config["run_format_version"] > RUN_FORMAT_VERSION:
         raise Mismatch(f"{path}: run format {config['run_format_version']}, this program reads {RUN_FORMAT_VERSION}")
     again = "import it again" if "imported" in config else "train the run again with --no-resume"
-    missing = [field for field in _CONFIG_FIELDS if field not in config]
-    if not isinstance(config.get("imported", {}), dict):
-        raise CorruptFile(f"{path}: what it was imported from is not an object; {again}")
-    if not isinstance(config.get("result", {}), dict):
-        raise CorruptFile(f"{path}: its result is not an object; {again}")
-    missing += [field for field in _RESULT_FIELDS if field not in config.get("result", _RESULT_FIELDS)]
-    missing += ["result"] if "imported" in config and "result" not in config else []  # it is written last, with it
-    if missing:
-        raise CorruptFile(f"{path}: lacks {', '.join(missing)}; {again}")
-    batch_size = config["batch_size"]
-    if not isinstance(batch_size, int) or not 1 <= batch_size <= LARGEST_BATCH:
-        raise CorruptFile(f"{path}: batch_size must be 1 to {LARGEST_BATCH}, found {batch_size!r}; {again}")
-    return Run(folder, config)
+    try:
+        return Run(folder, config_from_json(config))
+    except ValueError as error:
+        raise CorruptFile(f"{path}: {error}; {again}") from error
 
 
 def find_runs(folder: Path) -> list[Run]:

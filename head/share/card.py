@@ -47,8 +47,8 @@ def read_scores(run: Run) -> dict[str, Any] | None:
     path = run.folder / SCORES_NAME
     if not path.is_file():
         return None
-    scores, result = read_json(path, largest=_LARGEST_SCORES), run.config["result"]
-    own = {"fingerprint": run.config["fingerprint"], "split": run.split, "best_epoch": result["best_epoch"]}
+    scores = read_json(path, largest=_LARGEST_SCORES)
+    own = {"fingerprint": run.config.fingerprint, "split": run.split, "best_epoch": run.result.best_epoch}
     numbers = [scores.get(key) for key in ("rho", "rho_low", "rho_high", "mse", "n")]
     if any(scores.get(key) != value for key, value in own.items()) or not all(map(_is_number, numbers)):
         raise CorruptFile(f"{path}: not the scores of this head; run score-cache again, or delete the file")
@@ -75,7 +75,7 @@ def model_card(run: Run, head: TrainedHead, facts: CardFacts) -> str:
 
 
 def _title(run: Run) -> str:
-    data = run.config["cache"] or "images of an imported checkpoint"
+    data = run.config.cache or "images of an imported checkpoint"
     return f"{run.name}, trained on {data}" + (f", split {run.split}" if run.split else "")
 
 
@@ -101,8 +101,8 @@ def _front_matter(run: Run, facts: CardFacts) -> str:
             "      type: image-regression",
             "      name: Scoring images",
             "    dataset:",
-            f"      type: {_yaml(run.config['cache'] or 'unknown')}",
-            f"      name: {_yaml((run.config['cache'] or 'unknown') + ', split ' + run.split)}",
+            f"      type: {_yaml(run.config.cache or 'unknown')}",
+            f"      name: {_yaml((run.config.cache or 'unknown') + ', split ' + run.split)}",
             "      split: test",
             "    metrics:",
             "    - type: spearmanr",
@@ -136,7 +136,7 @@ def _what_it_is(run: Run, head: TrainedHead) -> str:
     kind, seen = kind_of(head.module), run.input.pooling
     looks = f"{head.steps} looks, state of {head.module.shape.hidden_size}" if has_maps(head.module) else ""  # type: ignore[union-attr]
     attention = "" if getattr(head.module.shape, "attention", True) else "without attention"
-    trained = "unknown" if run.imported else f"{len(head.train_images):,} images of {run.config['cache']}"
+    trained = "unknown" if run.imported else f"{len(head.train_images):,} images of {run.config.cache}"
     grid = run.input.grid(recipe)
     rows = {
         "head": ", ".join(part for part in (_KINDS[kind], attention, looks) if part),
@@ -145,7 +145,7 @@ def _what_it_is(run: Run, head: TrainedHead) -> str:
         if seen == "maps"
         else f"{seen.replace('+', ' and ')} over the positions of each feature map, {grid.channels} numbers",
         "trained on": trained + (f", split {run.split}" if run.split else ""),
-        "selected on": run.config["selected_on"],
+        "selected on": run.config.selected_on,
         "scores": f"mean of the training scores {head.target_mean:.4g}, scale {head.target_scale:.4g}",
         "fingerprint of its features": recipe.fingerprint,
     }
@@ -169,7 +169,7 @@ def _results(run: Run, facts: CardFacts) -> str:
 
 
 def _is_honest(run: Run) -> bool:
-    return "test" not in str(run.config["selected_on"])
+    return "test" not in str(run.config.selected_on)
 
 
 def _use(run: Run, head: TrainedHead, facts: CardFacts) -> str:
@@ -249,7 +249,7 @@ def _limits(run: Run, head: TrainedHead, facts: CardFacts) -> str:
     ]
     if run.imported:
         points.append(
-            f"It was imported ({_plain(run.config['imported'].get('file', ''))}): on which images it was trained, and "
+            f"It was imported ({_plain(run.imported.file)}): on which images it was trained, and "
             "how it was selected, is not known here."
         )
     else:

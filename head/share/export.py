@@ -50,7 +50,7 @@ class Exported:
             "folder": str(self.run.folder),
             "name": self.run.name,
             "split": self.run.split,
-            "fingerprint": self.run.config["fingerprint"],
+            "fingerprint": self.run.config.fingerprint,
             "files": self.files,
             "differences": self.differences,
         }
@@ -90,7 +90,7 @@ def export_head(
     _check_place(out, run)
     require_onnx()
     scores = read_scores(run)
-    carried = with_backbone or run.config["weights_source"] not in ("imagenet", "random")
+    carried = with_backbone or run.config.weights_source not in ("imagenet", "random")
     files = {HEAD_NAME: _read_head(run)}
     graphs = {HEAD_GRAPH: head_graph(run, head)}
     if carried or whole:
@@ -103,7 +103,7 @@ def export_head(
     what = {name: _WHAT[name] for name in (CONFIG_NAME, *files, CARD_NAME)}
     differences = {name: graph.difference for name, graph in graphs.items()}
     files[CARD_NAME] = model_card(run, head, CardFacts(license_id, what, scores, differences)).encode()
-    config = {**run.config, "weights_source": BACKBONE_NAME} if carried else run.config
+    config = run.config.as_json() | ({"weights_source": BACKBONE_NAME} if carried else {})
     exported = _write(out, run, files, config)
     return Exported(exported, _sizes(out), differences)
 
@@ -144,9 +144,9 @@ def _check_place(out: Path, run: Run) -> None:
         raise Mismatch(f"{out}: holds {', '.join(other[:8])}, so no place for an export; give it a new --out")
     if CONFIG_NAME in there:
         found = read_run(out)
-        if "exported" not in found.config:
+        if found.config.exported is None:
             raise Mismatch(f"{out}: holds a run, {found.name}, which is no export; give this one a new --out")
-        if found.config.get("result", {}).get("head_sha256") != run.config["result"]["head_sha256"]:
+        if not found.finished or found.result.head_sha256 != run.result.head_sha256:
             raise Mismatch(f"{out}: holds the export of another head, {found.name}; give this one a new --out")
 
 
@@ -175,7 +175,7 @@ def _write(out: Path, run: Run, files: dict[str, bytes], config: dict[str, Any])
                     if name not in files:
                         (out / name).unlink(missing_ok=True)
             written = {name: write_durably(out / name, data) for name, data in files.items()}
-            if written[HEAD_NAME] != config["result"]["head_sha256"]:
+            if written[HEAD_NAME] != run.result.head_sha256:
                 raise CorruptFile(
                     f"{run.folder / HEAD_NAME}: changed while it was exported; run the same command again"
                 )
@@ -190,7 +190,7 @@ def _sizes(out: Path) -> dict[str, int]:
 
 def describe_export(exported: Exported) -> str:
     """Return an export as a line for each file."""
-    lines = [f"{exported.run.folder}: {exported.run.name}, fingerprint {exported.run.config['fingerprint'][:16]}"]
+    lines = [f"{exported.run.folder}: {exported.run.name}, fingerprint {exported.run.config.fingerprint[:16]}"]
     for name, size in exported.files.items():
         difference = exported.differences.get(name)
         note = "" if difference is None else f"  differs from torch by {difference:.1e} at most"

@@ -47,7 +47,7 @@ class Imported:
             "run": str(self.run.folder),
             "name": self.run.name,
             "split": self.run.split,
-            "fingerprint": self.run.config["fingerprint"],
+            "fingerprint": self.run.config.fingerprint,
             "positions": self.shape.positions,
             "channels": self.shape.channels,
             "steps": self.shape.steps,
@@ -160,9 +160,9 @@ def _prepare(out: Path, source: dict[str, Any], name: str, split: str) -> None:
         _remove(scores)
         return
     run = read_run(out)
-    there = {key: run.config.get("imported", {}).get(key) for key in ("sha256", "steps")}
-    if there != {key: source[key] for key in there}:
-        kind = f"an import of {run.config['imported'].get('file')}" if run.imported else "a trained head"
+    there = run.imported
+    if there is None or (there.sha256, there.steps) != (source["sha256"], source["steps"]):
+        kind = f"an import of {there.file}" if there else "a trained head"
         raise Mismatch(f"{out}: holds another run, {run.name}, {kind}; give this one a new --out")
     if (run.name, run.split) != (name, split):
         _remove(scores)
@@ -232,5 +232,5 @@ def describe_import(imported: Imported) -> str:
     shape, run = imported.shape, imported.run
     return (
         f"{run.folder}: head of {shape.steps} steps, {shape.positions} positions, state {shape.hidden_size}, with its "
-        f"backbone; fingerprint {run.config['fingerprint'][:16]}"
+        f"backbone; fingerprint {run.config.fingerprint[:16]}"
     )

@@ -67,7 +67,7 @@ def facts_of(run: Run, head: TrainedHead) -> dict[str, str]:
     return {
         "backbone": recipe.backbone,
         "fingerprint": recipe.fingerprint,
-        "head_sha256": str(run.config["result"]["head_sha256"]),
+        "head_sha256": run.result.head_sha256,
         "image_size": str(recipe.image_size),
         "layers": canonical_json(list(run.input.layers)),
         "map_size": canonical_json([grid.height, grid.width] if has_maps(head.module) else []),

@@ -71,7 +71,7 @@ def write_run(
 
 def runs_as_json(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Return finished runs and their results as JSON objects."""
-    return [{"run": str(run.folder), "name": run.name, "split": run.split, **run.config["result"]} for run in runs]
+    return [{"run": str(run.folder), "name": run.name, "split": run.split, **run.result.as_json()} for run in runs]
 
 
 def describe_runs(runs: Sequence[Run]) -> str:
@@ -81,19 +81,19 @@ def describe_runs(runs: Sequence[Run]) -> str:
 
 def describe_run(run: Run) -> str:
     """Return a finished run's best epoch and its epoch of lowest MSE as one line; of a baseline, its candidates."""
-    result, unit = run.config["result"], "candidate" if "hyperparameters" in run.config["result"] else "epoch"
+    result, unit = run.result, "epoch" if run.result.hyperparameters is None else "candidate"
     return (
-        f"{run.folder}: rho {shown(result['val_rho'])}, MSE {result['val_mse']:.5f} at {unit} {result['best_epoch']} "
-        f"of {result['epochs']}{_chosen(run)}, on {run.config['selected_on']}; lowest MSE "
-        f"{result['lowest_mse_val_mse']:.5f} at {unit} {result['lowest_mse_epoch']} "
-        f"(rho {shown(result['lowest_mse_val_rho'])})"
+        f"{run.folder}: rho {shown(result.val_rho)}, MSE {result.val_mse:.5f} at {unit} {result.best_epoch} "
+        f"of {result.epochs}{_chosen(run)}, on {run.config.selected_on}; lowest MSE "
+        f"{result.lowest_mse_val_mse:.5f} at {unit} {result.lowest_mse_epoch} "
+        f"(rho {shown(result.lowest_mse_val_rho)})"
     )
 
 
 def _chosen(run: Run) -> str:
     """Return a baseline's hyperparameters, and on how few images it was fitted if not on all."""
-    result, images = run.config["result"], run.config["train_images"]
-    facts = [f"{name} {value:.4g}" for name, value in result.get("hyperparameters", {}).items()]
-    if result.get("fitted_images", images) < images:
-        facts.append(f"fitted on {result['fitted_images']:,} of {images:,} images")
+    fitted, images = run.result.fitted_images, run.config.train_images
+    facts = [f"{name} {value:.4g}" for name, value in (run.result.hyperparameters or {}).items()]
+    if fitted is not None and images is not None and fitted < images:
+        facts.append(f"fitted on {fitted:,} of {images:,} images")
     return f" ({', '.join(facts)})" if facts else ""

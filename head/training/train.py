@@ -123,9 +123,10 @@ def _existing_run(folder: Path, config: dict[str, Any]) -> Run | None:
     if not (folder / CONFIG_NAME).is_file():
         return None
     run = read_run(folder)
+    document = run.config.as_json()
     problems = []
     for key in ("settings", "input", "data_sha256", "fingerprint", "views", "products"):
-        found, wanted = run.config.get(key), config[key]
+        found, wanted = document.get(key), config[key]
         if isinstance(wanted, dict) and isinstance(found, dict):
             problems += [
                 f"{field}: {found.get(field)!r} there, {wanted[field]!r} asked for"

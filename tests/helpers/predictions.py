@@ -17,7 +17,7 @@ from head.evaluation.metrics import Metrics, mean_squared_error, spearman
 from head.evaluation.score import Scored
 from head.evaluation.summary import Row, rows_of
 from head.runs.run import Run
-from tests.helpers.results import scored
+from tests.helpers.results import RESULT, scored
 
 HISTORY = [
     {"epoch": 1, "train_loss": 0.90, "val_rho": 0.10, "val_mse": 0.050},
@@ -44,7 +44,7 @@ def predicted(
     rho = spearman(prediction, true) if np.isfinite(prediction).all() else float("nan")
     spread = (float(prediction.std()), float(prediction.min()), float(prediction.max()), float(true.std()))
     metrics = Metrics(len(true), rho, rho, rho, mean_squared_error(prediction, true), *spread)
-    result = {"best_epoch": 3, "lowest_mse_epoch": 2, "val_rho": 0.6}
+    result = {**RESULT, "best_epoch": 3, "lowest_mse_epoch": 2, "val_rho": 0.6}
     baseline = {} if head == "amnet" else {"hyperparameters": {"alpha": 1.0}}
     one = scored(name, split, rho, facts={"result": {**result, **baseline}}, head=head, **changes)
     folder = home / name / f"split-{split}" if home else one.run.folder

@@ -7,9 +7,33 @@ import numpy as np
 
 from head.evaluation.metrics import Metrics
 from head.evaluation.score import Scored
+from head.runs.config import config_from_json
 from head.runs.run import Run
 
 NOTHING = np.zeros(0)
+CONFIG = {
+    "name": "paper",
+    "cache": "mydata",
+    "fingerprint": "0" * 64,
+    "split": "1",
+    "input": {"layers": ["layer3"], "pooling": "maps"},
+    "settings": {},
+    "recipe": {},
+    "selected_on": "the val part",
+    "weights_source": "random",
+    "batch_size": 16,
+}
+RESULT = {"head_sha256": "0" * 64, "best_epoch": 31, "lowest_mse_epoch": 31}
+
+
+def run_of(folder: Path, **facts: Any) -> Run:
+    """Return a run that says these facts of itself, and otherwise those above."""
+    return Run(folder, config_from_json({**CONFIG, **facts}))
+
+
+def changed(run: Run, **facts: Any) -> Run:
+    """Return a run that says these facts of itself instead of its own."""
+    return Run(run.folder, config_from_json({**run.config.as_json(), **facts}))
 
 
 def scored(
@@ -35,12 +59,12 @@ def scored(
         "selected_on": selected_on,
         "settings": settings,
         "train_images": 300,
-        "result": {"best_epoch": 31, "val_rho": val_rho},
+        "result": {**RESULT, "val_rho": val_rho},
         **(facts or {}),
     }
     metrics = Metrics(100, rho, rho - 0.1, rho + 0.1, mse, 0.125, 0.25, 0.75, 0.2)
     names = [f"{split}-{k}.jpg" for k in range(100)]
-    run = Run(Path(home or f"runs/{name}", split), config)
+    run = run_of(Path(home or f"runs/{name}", split), **config)
     return Scored(run, "test", "eval", metrics, 0, names, NOTHING, NOTHING, NOTHING)
 
 

@@ -28,7 +28,7 @@ def without_curves(row: Row) -> str:
     run = row.scored[0].run
     if run.imported:
         return "imported, so its training is not known"
-    if "hyperparameters" in run.config["result"] or run.config["settings"].get("head", "amnet") != "amnet":
+    if run.result.hyperparameters is not None or run.config.settings.get("head", "amnet") != "amnet":
         return "fitted in one go, without epochs"
     if bad := [one.run.folder.name for one in row.scored if not _history(one)]:
         return f"{HISTORY_NAME} of {', '.join(bad)} is missing or damaged"
@@ -65,14 +65,14 @@ def draw_curves(rows: Sequence[Row]) -> "tuple[Figure, str]":
 
 def _curve(axes: "Axes", one: Scored, field: str, colour: str, *, faint: bool) -> None:
     """Draw one run's curve, its kept epoch and, of the MSE, its lowest."""
-    history, result = _history(one), one.run.config["result"]
+    history, result = _history(one), one.run.result
     values = {epoch["epoch"]: epoch.get(field, math.nan) for epoch in history}
     style: dict[str, Any] = {"color": colour, "alpha": 0.5 if faint else 0.9}
     axes.plot(list(values), list(values.values()), linewidth=0.8 if faint else 1.2, **style)
-    best = result["best_epoch"]
+    best = result.best_epoch or math.nan
     axes.plot([best], [values.get(best, math.nan)], "o", markersize=3 if faint else 5, **style)
     if field == "val_mse":
-        low = result["lowest_mse_epoch"]
+        low = result.lowest_mse_epoch or math.nan
         point = [low], [values.get(low, math.nan)]
         axes.plot(*point, "o", markersize=5 if faint else 8, fillstyle="none", **style)
 

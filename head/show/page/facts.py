@@ -56,14 +56,14 @@ def run_facts(run: Run) -> dict[str, Any]:
         "folder": "/".join(run.folder.parts[-3:]),  # the same wherever the runs are, and tells nobody's home
         "name": run.name,
         "split": run.split,
-        "seed": config["settings"].get("seed", 0),
-        "selected_on": config["selected_on"],
-        "train_images": config.get("train_images"),
-        "fingerprint": config["fingerprint"],
-        "input": config["input"],
-        "imported": run.imported,
-        "settings": config["settings"],
-        "result": config["result"],
+        "seed": run.seed,
+        "selected_on": config.selected_on,
+        "train_images": config.train_images,
+        "fingerprint": config.fingerprint,
+        "input": config.input,
+        "imported": run.imported is not None,
+        "settings": config.settings,
+        "result": run.result.as_json(),
     }
 
 
@@ -78,4 +78,4 @@ def _row_facts(row: Row, comparison: dict[str, Any] | None) -> dict[str, Any]:
 
 def _result_facts(result: Scored) -> dict[str, Any]:
     facts = result.as_json()
-    return {**{key: facts[key] for key in _OF_RESULT}, "seed": result.run.config["settings"].get("seed", 0)}
+    return {**{key: facts[key] for key in _OF_RESULT}, "seed": result.run.seed}

@@ -123,7 +123,7 @@ def gallery_of(
 
 def first_seeds(row: Row) -> dict[str, Scored]:
     """Return the result of a row's first seed in each of its splits."""
-    ordered = sorted(row.scored, key=lambda one: int(one.run.config["settings"].get("seed", 0)), reverse=True)
+    ordered = sorted(row.scored, key=lambda one: one.run.seed, reverse=True)
     return {one.run.split: one for one in ordered}
 
 

@@ -21,6 +21,7 @@ from head.evaluation.score import json_number, score_all, score_run, write_score
 from head.runs.find import find_runs_of
 from head.runs.head_file import load_head
 from head.runs.run import Run, read_run
+from tests.helpers.results import changed
 from tests.helpers.tiny import TINY_EXTRACT
 
 
@@ -43,7 +44,7 @@ def runs_copy(tiny_runs: Path, tmp_path: Path) -> Path:
 
 def as_split(run: Run, split: str) -> Run:
     """Return a run that claims to be of another split."""
-    return Run(run.folder, {**run.config, "split": split})
+    return changed(run, split=split)
 
 
 def predict_alone(run: Run, cache: FeatureCache, row: int, view: int) -> np.ndarray:
@@ -164,7 +165,7 @@ def test_an_unknown_part_split_or_choice_of_views_is_refused(run: Run, cache: Fe
 
 
 def test_an_unfinished_run_cannot_be_scored(run: Run, cache: FeatureCache) -> None:
-    unfinished = Run(run.folder, {key: value for key, value in run.config.items() if key != "result"})
+    unfinished = replace(run, config=replace(run.config, result=None))
     with pytest.raises(CacheIncomplete, match="training has not finished"):
         score_run(unfinished, cache)
 
@@ -177,7 +178,7 @@ def test_scores_are_written_beside_the_run(runs_copy: Path, cache: FeatureCache)
     scored = score_run(run, cache)
     write_scores(scored)
     found = json.loads((run.folder / "scores.json").read_text())
-    result = run.config["result"]
+    result = run.result.as_json()
     assert found == json.loads(json.dumps(scored.as_json()))
     assert {key: found[key] for key in ("name", "split", "part", "views", "n", "absent", "selected_on")} == {
         "name": "paper",

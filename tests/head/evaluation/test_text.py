@@ -14,7 +14,7 @@ from head.evaluation.summary import rows_of
 from head.evaluation.text import format_comparisons, format_table
 from head.prediction.predictor import Prediction
 from head.prediction.text import format_predictions, write_predictions
-from head.runs.run import Run
+from tests.helpers.results import RESULT, run_of
 
 
 def scored(
@@ -27,11 +27,11 @@ def scored(
         "selected_on": "the val part" if select_on == "val" else "the test part itself (optimistic)",
         "settings": {"steps": len(name), "select_on": select_on},
         "train_images": 300,
-        "result": {"best_epoch": 31, "val_rho": val_rho},
+        "result": {**RESULT, "val_rho": val_rho},
     }
     metrics = Metrics(100, rho, rho - 0.1, rho + 0.1, mse, 0.125, 0.25, 0.75, 0.2)
     nothing = np.zeros(0)
-    return Scored(Run(Path(name, split), config), "test", "eval", metrics, absent, [], nothing, nothing, nothing)
+    return Scored(run_of(Path(name, split), **config), "test", "eval", metrics, absent, [], nothing, nothing, nothing)
 
 
 RESULTS = [

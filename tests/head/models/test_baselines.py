@@ -85,10 +85,10 @@ def test_predictions_are_those_of_scikit_learn(cache: FeatureCache, tmp_path: Pa
     settings = settings_for(head, pooling=pooling, seed=3)
     run = fit(cache, tmp_path, settings)
     x, scores = training_vectors(cache, settings)
-    scaler, model = StandardScaler(), scikit_learns(head, run.config["result"]["hyperparameters"], settings.seed)
+    scaler, model = StandardScaler(), scikit_learns(head, run.result.hyperparameters, settings.seed)
     z, y = scaler.fit_transform(x), (scores - scores.mean()) / scores.std()
     if isinstance(model, MLPRegressor):
-        for _ in range(run.config["result"]["hyperparameters"]["epochs"]):
+        for _ in range(run.result.hyperparameters["epochs"]):
             model.partial_fit(z, y)
     else:
         model.fit(z, y)
@@ -102,7 +102,7 @@ def test_ridge_is_the_closed_form(cache: FeatureCache, tmp_path: Path) -> None:
     run = fit(cache, tmp_path, settings)
     x, scores = training_vectors(cache, settings)
     z, y = (x - x.mean(0)) / x.std(0), scores - scores.mean()
-    alpha = run.config["result"]["hyperparameters"]["alpha"]
+    alpha = run.result.hyperparameters["alpha"]
     weight = np.linalg.solve(z.T @ z + alpha * np.eye(z.shape[1]), z.T @ y)
     unseen = (pooled(cache, settings, cache.splits["1"]["test"].rows) - x.mean(0)) / x.std(0)
     np.testing.assert_allclose(score_run(run, cache).prediction, unseen @ weight + scores.mean(), atol=1e-9)
@@ -197,12 +197,12 @@ def test_the_candidate_of_highest_rho_on_the_selection_part_is_kept(
     rhos = {name: rho_of_each_alpha(opposed, settings, opposed.splits["1"][name]) for name in ("val", "test")}
     assert np.argmax(rhos["val"]) != np.argmax(rhos["test"])
     run = fit(opposed, tmp_path, settings)
-    result = run.config["result"]
+    result = run.result.as_json()
     assert result["val_rho"] == pytest.approx(max(rhos[part]), abs=1e-9)
     chosen = baseline_fit.RIDGE_ALPHAS.index(result["hyperparameters"]["alpha"])
     assert rhos[part][chosen] == pytest.approx(max(rhos[part]), abs=1e-9)
     assert result["best_epoch"] == chosen + 1
-    assert ("optimistic" in run.config["selected_on"]) == (part == "test")
+    assert ("optimistic" in run.config.selected_on) == (part == "test")
 
 
 @pytest.mark.parametrize("head", BASELINES)
@@ -211,14 +211,14 @@ def test_scores_of_the_test_part_change_nothing(cache: FeatureCache, tmp_path: P
     before = fit(cache, tmp_path / "a", settings)
     test = cache.splits["1"]["test"]
     cache.splits["1"]["test"] = Part(test.rows, np.random.default_rng(0).normal(size=len(test.rows)))
-    assert fit(cache, tmp_path / "b", settings).config["result"] == before.config["result"]
+    assert fit(cache, tmp_path / "b", settings).result == before.result
 
 
 def test_a_tenth_of_train_selects_where_there_is_no_val_part(cache: FeatureCache, tmp_path: Path) -> None:
     del cache.splits["1"]["val"]
     run = fit(cache, tmp_path, settings_for("ridge"))
-    assert run.config["selected_on"] == "a held-out 10% of train"
-    assert run.config["result"]["fitted_images"] == 21 == len(load_head(run).train_images)
+    assert run.config.selected_on == "a held-out 10% of train"
+    assert run.result.fitted_images == 21 == len(load_head(run).train_images)
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ def test_history_has_a_line_for_each_candidate(
 ) -> None:
     seen: list[Progress] = []
     run = fit(cache, tmp_path, settings_for(head), on_progress=seen.append)
-    history, result = read_history(tmp_path), run.config["result"]
+    history, result = read_history(tmp_path), run.result.as_json()
     assert [list(line) for line in history] == [
         ["epoch", "val_rho", "val_mse", "val_prediction_sd", *names]
     ] * candidates
@@ -337,7 +337,7 @@ def test_support_vectors_are_fitted_on_a_stated_sample_of_many_images(
     seen: list[Progress] = []
     run = fit(cache, tmp_path, settings_for("svr"), on_progress=seen.append)
     assert seen[-1].note.endswith("fitted on 19 of 23 images, drawn by the seed")
-    assert (run.config["result"]["fitted_images"], run.config["result"]["fitted_views_each"]) == (19, 1)
+    assert (run.result.fitted_images, run.result.as_json()["fitted_views_each"]) == (19, 1)
     head = load_head(run)
     assert head.module.shape.vectors <= 19
     assert len(head.train_images) == 23  # all had their say in which images may be scored
@@ -357,7 +357,7 @@ def test_the_same_settings_give_the_same_bytes_killed_or_not(cache: FeatureCache
     with pytest.raises(KeyboardInterrupt):
         fit(cache, tmp_path / "b", settings, on_progress=interrupt)
     assert not read_run(tmp_path / "b").finished
-    assert fit(cache, tmp_path / "b", settings).config["result"] == whole.config["result"]
+    assert fit(cache, tmp_path / "b", settings).result == whole.result
     for name in ("head.safetensors", "history.csv"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     assert fit(cache, tmp_path / "a", settings, on_progress=interrupt) == whole  # it is there, nothing is fitted
@@ -376,7 +376,7 @@ def test_an_interrupt_ends_a_perceptron_which_scikit_learn_would_go_on_with(
 
 def test_the_seed_of_a_perceptron_is_in_its_weights(cache: FeatureCache, tmp_path: Path) -> None:
     a, b = (fit(cache, tmp_path / str(seed), settings_for("mlp", seed=seed)) for seed in (0, 2**40))
-    assert a.config["result"]["head_sha256"] != b.config["result"]["head_sha256"]
+    assert a.result.head_sha256 != b.result.head_sha256
 
 
 @pytest.mark.parametrize("head", BASELINES)
@@ -385,9 +385,9 @@ def test_a_baseline_on_all_layers_of_an_uint8_cache_predicts_from_files_what_the
 ) -> None:
     cache = open_cache(layered_cache)
     run = fit(cache, tmp_path, settings_for(head, layers=("all",)))
-    assert run.config["input"] == {"layers": ["layer2", "layer3"], "pooling": "mean+deviation"}
-    assert run.config["absent_images"] == 2
-    assert run.config["result"]["fitted_images"] == 22
+    assert run.config.input == {"layers": ["layer2", "layer3"], "pooling": "mean+deviation"}
+    assert run.config.absent_images == 2
+    assert run.result.fitted_images == 22
     scored = score_run(run, cache)
     assert (scored.absent, len(scored.prediction)) == (1, 10)
     found = Predictor.load(tmp_path).predict([torn_dataset / "images" / name for name in scored.names])

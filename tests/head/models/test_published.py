@@ -202,7 +202,7 @@ def test_a_published_head_reads_maps_with_and_without_attention(cache: FeatureCa
 def test_training_learns_what_can_be_learnt(cache: FeatureCache, tmp_path: Path, attention: bool) -> None:
     run = train_split(cache, "1", replace(SETTINGS, attention=attention), tmp_path, name="published")  # 11 + 11 + 1
     head = load_head(run)
-    assert (head.target_mean, head.target_scale, run.config["result"]["epochs"]) == (0.754, 0.5, 12)
+    assert (head.target_mean, head.target_scale, run.result.epochs) == (0.754, 0.5, 12)
     assert isinstance(head.module, PublishedHead)
     assert score_run(run, cache).metrics.rho_low > 0.5
 

@@ -21,6 +21,7 @@ from head.runs.head_file import load_head, save_head
 from head.runs.run import check_name, find_runs, read_run, write_config
 from head.training.checkpoint import read_checkpoint
 from head.training.train import train_split
+from tests.helpers.results import CONFIG, RESULT
 from tests.helpers.tiny import TINY_TRAIN
 
 
@@ -42,7 +43,7 @@ def test_a_head_comes_back_with_weights_scale_and_training_images(tmp_path: Path
     module.set_feature_scale(torch.arange(5.0), torch.arange(1.0, 6))
     images = [hashlib.sha256(bytes([i])).hexdigest() for i in range(13)]
     digest = save_head(tmp_path, module, target_mean=0.1 + 0.2, target_scale=1 / 3, train_images=images, constants={})
-    run = write_config(tmp_path, {"run_format_version": 1, "result": {"head_sha256": digest}})
+    run = write_config(tmp_path, {**CONFIG, "result": {**RESULT, "head_sha256": digest}})
     head = load_head(run)
     assert (head.target_mean, head.target_scale) == (0.1 + 0.2, 1 / 3)
     assert head.train_images == set(images)
@@ -83,9 +84,9 @@ def test_a_run_says_what_it_was_trained_on(tiny_runs: Path, tiny_cache: Path) ->
     run, cache = read_run(tiny_runs / "tiny" / "plain" / "split-1"), open_cache(tiny_cache)
     assert (run.name, run.split, run.input, run.finished) == ("plain", "1", HeadInput(("layer3",), "mean"), True)
     assert run.recipe == cache.recipe
-    assert run.config["fingerprint"] == cache.fingerprint
-    assert run.config["settings"]["seed"] == TINY_TRAIN.seed
-    assert run.config["torch"] == torch.__version__
+    assert run.config.fingerprint == cache.fingerprint
+    assert run.config.settings["seed"] == TINY_TRAIN.seed
+    assert run.config.as_json()["torch"] == torch.__version__
 
 
 @pytest.mark.parametrize("place", [8, 500, -1])

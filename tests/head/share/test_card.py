@@ -18,6 +18,7 @@ from head.evaluation.score import score_run, write_scores
 from head.runs.head_file import load_head
 from head.runs.run import Run, read_run
 from head.share.card import CardFacts, model_card, onnx_example, read_scores
+from tests.helpers.results import changed
 
 DIFFERENCES = {"head.onnx": 1.25e-7, "model.onnx": 3e-6}
 FILES = dict.fromkeys(("config.json", "head.safetensors", "head.onnx", "model.onnx", "README.md"), "what it is")
@@ -34,8 +35,9 @@ def scored(tiny_runs: Path, tiny_cache: Path, tmp_path_factory: pytest.TempPathF
 
 
 def card_of(run: Run, *, license_id: str = "cc-by-4.0", files: dict[str, str] = FILES, **config: Any) -> str:
-    changed = Run(run.folder, {**run.config, **config})
-    return model_card(changed, load_head(run), CardFacts(license_id, files, read_scores(run), DIFFERENCES))
+    return model_card(
+        changed(run, **config), load_head(run), CardFacts(license_id, files, read_scores(run), DIFFERENCES)
+    )
 
 
 def test_the_hub_reads_license_tags_and_test_scores(scored: Run) -> None:
@@ -91,7 +93,7 @@ def test_of_an_imported_head_the_training_images_are_unknown(scored: Run) -> Non
 
 
 def test_other_arithmetic_than_float32_is_said(scored: Run) -> None:
-    recipe = {**scored.config["recipe"], "precision": "bf16-openvino"}
+    recipe = {**scored.config.recipe, "precision": "bf16-openvino"}
     assert "features computed in bf16" in card_of(scored, recipe=recipe)
 
 

@@ -28,6 +28,7 @@ from head.share.import_head import import_head
 from head.share.onnx import Graph
 from tests.helpers.command_line import amnet
 from tests.helpers.reference_published import random_checkpoint
+from tests.helpers.results import changed
 
 Bytes = dict[str, bytes]
 
@@ -81,7 +82,7 @@ def test_it_holds_these_files_and_their_digests(run: Path, exported: Exported) -
     names = {"README.md", "backbone.safetensors", "config.json", "head.onnx", "head.safetensors", "model.onnx"}
     assert set(found) == set(exported.files) == names
     assert exported.files == {name: len(data) for name, data in found.items()}
-    digests = exported.run.config["exported"]["sha256"]
+    digests = exported.run.config.as_json()["exported"]["sha256"]
     assert digests == {name: hashlib.sha256(found[name]).hexdigest() for name in names - {"config.json"}}
     assert found["head.safetensors"] == (run / "head.safetensors").read_bytes()
     assert str(run.parent).encode() not in b"".join(found.values())
@@ -106,8 +107,7 @@ def test_the_cards_examples_run_and_agree(
 
 def test_a_head_of_other_arithmetic_than_the_graphs_is_warned_of(exported: Exported) -> None:
     assert exported.warnings() == []
-    config = exported.run.config
-    run = replace(exported.run, config={**config, "recipe": {**config["recipe"], "precision": "bf16-openvino"}})
+    run = changed(exported.run, recipe={**exported.run.config.recipe, "precision": "bf16-openvino"})
     (warning,) = replace(exported, run=run).warnings()
     assert warning.startswith(
         "warning: this head's features are bf16, in which predict computes; model.onnx computes in"
@@ -146,9 +146,9 @@ def test_random_or_imagenet_weights_go_along_only_if_asked_for(tiny_runs: Path, 
     run = tiny_runs / "tiny" / "plain" / "split-1"
     without = export_head(run, tmp_path / "without", whole=False)
     assert sorted(without.files) == ["README.md", "config.json", "head.onnx", "head.safetensors"]
-    assert without.run.config["weights_source"] == "random"
+    assert without.run.config.weights_source == "random"
     carried = export_head(run, tmp_path / "with", whole=False, with_backbone=True)
-    assert carried.run.config["weights_source"] == "backbone.safetensors"
+    assert carried.run.config.weights_source == "backbone.safetensors"
     assert Predictor.load(tmp_path / "with").backbone.weights_sha256 == read_run(run).recipe.weights
 
 

@@ -128,14 +128,14 @@ def test_files_that_differ_in_what_does_not_matter_give_the_same_head(
 ) -> None:
     imported = import_head(saved(tmp_path / "f.pkl", change(checkpoint)), tmp_path / "run")
     assert imported.unknown_keys == ()
-    assert imported.run.config["result"] == read_run(run).config["result"]
-    assert imported.run.config["fingerprint"] == read_run(run).config["fingerprint"]
+    assert imported.run.result == read_run(run).result
+    assert imported.run.config.fingerprint == read_run(run).config.fingerprint
 
 
 def test_a_plain_state_dict_in_an_old_torch_file_is_read(run: Path, checkpoint: State, tmp_path: Path) -> None:
     torch.save(checkpoint, tmp_path / "old.pkl", _use_new_zipfile_serialization=False)
     imported = import_head(tmp_path / "old.pkl", tmp_path / "run")
-    assert imported.run.config["result"] == read_run(run).config["result"]
+    assert imported.run.result == read_run(run).result
 
 
 def test_unknown_keys_are_listed_and_ignored_and_unused_ones_are_not_unknown(whole: State, tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_unknown_keys_are_listed_and_ignored_and_unused_ones_are_not_unknown(who
 
 
 def test_the_run_says_what_is_not_known(run: Path, file: Path) -> None:
-    config = read_run(run).config
+    config = read_run(run).config.as_json()
     assert (config["selected_on"], config["train_images"], config["split"]) == ("unknown (imported)", None, "1")
     assert config["result"]["best_epoch"] is None
     assert config["imported"]["file"] == "split1.pkl"
@@ -375,7 +375,7 @@ def test_an_imported_head_is_scored_on_a_cache_of_its_own_backbone(
 ) -> None:
     shutil.copytree(run, tmp_path / "own" / "imported" / "split-1")
     cache = open_cache(caches / "own")
-    assert cache.fingerprint == read_run(run).config["fingerprint"]
+    assert cache.fingerprint == read_run(run).config.fingerprint
     (found,), errors = find_runs_of(cache, tmp_path)
     assert errors == []
     scored = score_run(found, cache)

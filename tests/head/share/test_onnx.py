@@ -31,6 +31,7 @@ from head.share import onnx as share
 from head.share.export import networks_of
 from head.share.graphs import Reading
 from head.training.train import train_split
+from tests.helpers.results import RESULT, run_of
 from tests.helpers.tiny import ROOT, TINY_TRAIN
 
 PAPER = HeadShape(positions=11, channels=7, steps=3, hidden_size=13, regressor_size=5)
@@ -142,7 +143,7 @@ def test_features_of_an_imported_head_are_not_rounded(tiny_cache: Path) -> None:
 
 
 def run_reading(reads: HeadInput, recipe: dict[str, Any], **more: Any) -> Run:
-    return Run(Path("run"), {"input": reads.as_json(), "recipe": recipe, **more})
+    return run_of(Path("run"), input=reads.as_json(), recipe=recipe, result=RESULT, **more)
 
 
 # whole models

@@ -69,7 +69,7 @@ def train_until(epoch: int, cache: FeatureCache, folder: Path, settings: TrainSe
 def outcome(folder: Path) -> tuple[bytes, bytes, dict[str, object]]:
     """Return head, history and result: what two equal trainings must agree in."""
     head, history = ((folder / name).read_bytes() for name in ("head.safetensors", "history.csv"))
-    return head, history, read_run(folder).config["result"]
+    return head, history, read_run(folder).result.as_json()
 
 
 def history_of(folder: Path) -> list[dict[str, float]]:
@@ -102,11 +102,11 @@ def test_training_on_the_cache_is_training_on_live_features(
 ) -> None:
     settings = replace(SHORT, attention=attention, dropout=0.0, weight_decay=1e-3, attention_weight=0.1, seed=2)
     run = train(cache, tmp_path, settings)
-    model, losses, rho, mse = train_live(tiny_dataset, cache, settings, epochs=run.config["result"]["best_epoch"])
+    model, losses, rho, mse = train_live(tiny_dataset, cache, settings, epochs=run.result.best_epoch)
     history = history_of(tmp_path)
     np.testing.assert_allclose([epoch["train_loss"] for epoch in history[: len(losses)]], losses, rtol=1e-3)
-    assert run.config["result"]["val_rho"] == pytest.approx(rho, abs=1e-9)
-    assert run.config["result"]["val_mse"] == pytest.approx(mse, rel=1e-3)
+    assert run.result.as_json()["val_rho"] == pytest.approx(rho, abs=1e-9)
+    assert run.result.as_json()["val_mse"] == pytest.approx(mse, rel=1e-3)
     state = load_head(run).module.state_dict()
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(
@@ -170,7 +170,7 @@ def test_scores_are_centred_on_the_training_mean_and_scaled_to_one(tiny_runs: Pa
 def test_absent_images_are_neither_trained_on_nor_recorded(torn_cache: Path, tmp_path: Path) -> None:
     cache = open_cache(torn_cache)
     run = train(cache, tmp_path, replace(SHORT, epochs=1))
-    assert (run.config["train_images"], run.config["absent_images"]) == (22, 2)
+    assert (run.config.train_images, run.config.absent_images) == (22, 2)
     present = split_data(cache, "1", SHORT).train.rows
     assert load_head(run).train_images == {cache.images[row].sha256 for row in present}
 
@@ -181,7 +181,7 @@ def test_absent_images_are_neither_trained_on_nor_recorded(torn_cache: Path, tmp
 def test_the_best_epoch_is_the_first_of_highest_validation_rho(tiny_runs: Path) -> None:
     for split in ("1", "2"):
         folder = tiny_runs / "tiny" / "paper" / f"split-{split}"
-        history, result = history_of(folder), read_run(folder).config["result"]
+        history, result = history_of(folder), read_run(folder).result.as_json()
         best = int(np.argmax([epoch["val_rho"] for epoch in history]))
         assert [epoch["epoch"] for epoch in history] == list(range(1, result["epochs"] + 1))
         assert result["best_epoch"] == best + 1
@@ -190,7 +190,7 @@ def test_the_best_epoch_is_the_first_of_highest_validation_rho(tiny_runs: Path) 
 
 def test_the_epoch_of_lowest_validation_mse_is_reported_beside_it(tiny_runs: Path) -> None:
     folder = tiny_runs / "tiny" / "paper" / "split-1"
-    history, result = history_of(folder), read_run(folder).config["result"]
+    history, result = history_of(folder), read_run(folder).result.as_json()
     lowest = int(np.argmin([epoch["val_mse"] for epoch in history]))
     assert result["lowest_mse_epoch"] == lowest + 1 != result["best_epoch"]
     assert result["lowest_mse_val_rho"] == history[lowest]["val_rho"]
@@ -210,8 +210,8 @@ def test_the_head_is_that_of_the_best_epoch(
 def test_validation_rho_is_that_of_the_head_that_is_kept(tiny_runs: Path, cache: FeatureCache) -> None:
     run = read_run(tiny_runs / "tiny" / "paper" / "split-1")
     metrics = score_run(run, cache, part="val").metrics
-    assert metrics.rho == pytest.approx(run.config["result"]["val_rho"])
-    assert metrics.mse == pytest.approx(run.config["result"]["val_mse"], rel=1e-5)
+    assert metrics.rho == pytest.approx(run.result.as_json()["val_rho"])
+    assert metrics.mse == pytest.approx(run.result.as_json()["val_mse"], rel=1e-5)
 
 
 def test_training_ends_after_so_many_epochs_without_a_better_rho(
@@ -219,14 +219,14 @@ def test_training_ends_after_so_many_epochs_without_a_better_rho(
 ) -> None:
     script_rho(monkeypatch, [0.1, 0.2, 0.1, 0.3, 0.3, 0.2, 0.9])
     run = train(cache, tmp_path, replace(SHORT, epochs=7, patience=2))
-    assert (run.config["result"]["epochs"], run.config["result"]["best_epoch"]) == (6, 4)
+    assert (run.result.epochs, run.result.best_epoch) == (6, 4)
 
 
 def test_an_epoch_whose_rho_is_undefined_is_never_better_than_one_whose_rho_is(
     cache: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script_rho(monkeypatch, [math.nan, -0.1, 0.2, math.nan])
-    assert train(cache, tmp_path, replace(SHORT, epochs=4)).config["result"]["best_epoch"] == 3
+    assert train(cache, tmp_path, replace(SHORT, epochs=4)).result.best_epoch == 3
 
 
 def test_a_run_whose_rho_was_never_defined_ends_with_its_first_epoch_and_a_plain_json_configuration(
@@ -439,7 +439,7 @@ def test_no_resume_starts_over_where_a_run_of_other_settings_is_finished(cache: 
     train(cache, tmp_path / "a", replace(SHORT, epochs=2))
     train(cache, tmp_path / "b")
     run = train(cache, tmp_path / "a", resume=False)
-    assert run.config["settings"] == SHORT.as_json()
+    assert run.config.settings == SHORT.as_json()
     assert outcome(tmp_path / "a") == outcome(tmp_path / "b")
 
 

@@ -39,9 +39,7 @@ def exploration(
     host is the address that it will be served on. Raises what `evaluate_for` raises.
     """
     run = predictor.run
-    data: dict[str, Any] = {
-        "live": {"run": {**run_facts(run), "recipe": run.config["recipe"]}, "most_bytes": MOST_BYTES}
-    }
+    data: dict[str, Any] = {"live": {"run": {**run_facts(run), "recipe": run.config.recipe}, "most_bytes": MOST_BYTES}}
     warnings: list[str] = []
     if cache is not None:
         settings = ReportSettings(root=root)

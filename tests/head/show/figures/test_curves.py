@@ -1,5 +1,6 @@
 """Training curves: the numbers of history.csv, the kept epoch, and heads that have no epochs."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from head.show.figures.curves import QUANTITIES, draw_curves, without_curves
 from head.show.style import styled
 from tests.helpers.predictions import HISTORY, predicted, random_steps, row
+from tests.helpers.results import changed
 
 TRUTH, STEPS = random_steps(11, 3)
 
@@ -57,9 +59,9 @@ def test_the_first_epochs_do_not_flatten_the_others(tmp_path: Path) -> None:
 def test_heads_without_epochs_say_why(tmp_path: Path) -> None:
     ridge = predicted("ridge", "1", TRUTH, STEPS, home=tmp_path, head="ridge")
     assert without_curves(row(ridge)) == "fitted in one go, without epochs"
-    imported = predicted("imported", "1", TRUTH, STEPS)
-    imported.run.config["imported"] = {"steps": 3}
-    assert without_curves(row(imported)) == "imported, so its training is not known"
+    alien = predicted("imported", "1", TRUTH, STEPS)
+    alien = replace(alien, run=changed(alien.run, imported={"steps": 3}))
+    assert without_curves(row(alien)) == "imported, so its training is not known"
     paper = predicted("paper", "1", TRUTH, STEPS, home=tmp_path)
     assert without_curves(row(paper)) == ""
     for damage in (

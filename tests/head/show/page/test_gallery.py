@@ -24,7 +24,7 @@ from head.runs.run import read_run
 from head.show.page.gallery import Entry, Gallery, find_row, gallery_of, shown_row
 from head.show.page.packed import Thumbnail, pack_maps
 from head.show.page.thumbnails import SMALLEST_SIDE, images_folder, thumbnails_of
-from tests.helpers.results import scored
+from tests.helpers.results import changed, scored
 
 
 @pytest.fixture(scope="module")
@@ -97,8 +97,8 @@ def test_a_head_without_attention_looks_nowhere(cache: FeatureCache, runs: Path)
 
 def test_predictions_are_those_of_a_heads_first_seed(cache: FeatureCache, evaluation: Evaluation) -> None:
     first = next(result for result in evaluation.scored if result.run.name == "paper")
-    config = {**first.run.config, "settings": {**first.run.config["settings"], "seed": 7}}
-    later = replace(first, run=replace(first.run, config=config), prediction=first.prediction + 1)
+    run = changed(first.run, settings={**first.run.config.settings, "seed": 7})
+    later = replace(first, run=run, prediction=first.prediction + 1)
     both = [later, first]
     found = gallery_of(cache, Evaluation([], both, rows_of(both), [], []))
     assert [entry.predictions for entry in found.entries] == [(value,) for value in first.prediction]

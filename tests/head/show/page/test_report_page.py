@@ -250,7 +250,7 @@ def test_scores_are_those_of_score_cache_and_splits_open(page: Any, evaluation: 
         assert found == [[one.run.split, f"{one.metrics.rho:.3f}".replace("-", "\u2212")] for one in row.scored]
         assert body.locator("button").get_attribute("aria-expanded") == "true"
     click(page.locator("#runs summary").first)
-    assert evaluation.rows[0].scored[0].run.config["fingerprint"] in page.inner_text("#runs")
+    assert evaluation.rows[0].scored[0].run.config.fingerprint in page.inner_text("#runs")
 
 
 @needs_chromium

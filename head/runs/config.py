@@ -1,0 +1,102 @@
+"""What config.json says of a run: checked once, read by attribute, and written again as it was found."""
+
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any
+
+from featcache.settings import LARGEST_BATCH
+
+Document = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Source:
+    """The checkpoint that a run was imported from: its file's name and sha256, and T, which no file says."""
+
+    file: str = ""
+    sha256: str | None = None
+    steps: int | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """What training came to: the head's digest, and the best and lowest-MSE epochs with what they reached.
+
+    Epochs count from 1 and are None of an imported head; rho is None where it is undefined. Of a baseline epochs are
+    candidates, hyperparameters those of the best, fitted_images how many its last fit took.
+    """
+
+    head_sha256: str
+    best_epoch: int | None
+    lowest_mse_epoch: int | None
+    epochs: int = 0
+    val_rho: float | None = None
+    val_mse: float = float("nan")
+    lowest_mse_val_rho: float | None = None
+    lowest_mse_val_mse: float = float("nan")
+    hyperparameters: Mapping[str, float] | None = None
+    fitted_images: int | None = None
+    document: Document = field(default_factory=dict, repr=False)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the JSON object that it was made of, with whatever else that says."""
+        return dict(self.document)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Name, data, settings and result of a run. Fields with a default are not in every run, the result comes last.
+
+    input, settings and recipe are JSON objects; `Run` has what they stand for.
+    """
+
+    name: str
+    cache: str
+    fingerprint: str
+    split: str
+    input: Any
+    settings: Document
+    recipe: Any
+    selected_on: str
+    weights_source: str
+    batch_size: int
+    train_images: int | None = None
+    absent_images: int = 0
+    products: str = "fp32"  # before there was a choice
+    exported: Document | None = None
+    imported: Source | None = None
+    result: Result | None = None
+    document: Document = field(default_factory=dict, repr=False)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the JSON object that it was made of, with whatever else that says."""
+        return dict(self.document)
+
+
+def config_from_json(document: Document) -> RunConfig:
+    """Return what a JSON object says of a run; raise `ValueError` with all that it lacks or that cannot be."""
+    for key, what in (("imported", "what it was imported from"), ("result", "its result")):
+        if not isinstance(document.get(key, {}), dict):
+            raise ValueError(f"{what} is not an object")
+    missing = _missing(RunConfig, document) + (_missing(Result, document["result"]) if "result" in document else [])
+    missing += ["result"] if "imported" in document and "result" not in document else []  # it is written last, with it
+    if missing:
+        raise ValueError(f"lacks {', '.join(missing)}")
+    batch_size = document["batch_size"]
+    if not isinstance(batch_size, int) or not 1 <= batch_size <= LARGEST_BATCH:
+        raise ValueError(f"batch_size must be 1 to {LARGEST_BATCH}, found {batch_size!r}")
+    parts: dict[str, Any] = {"document": document}
+    if "imported" in document:
+        parts["imported"] = Source(**_known(Source, document["imported"]))
+    if "result" in document:
+        parts["result"] = Result(**{**_known(Result, document["result"]), "document": document["result"]})
+    return RunConfig(**{**_known(RunConfig, document), **parts})
+
+
+def _missing(record: type, document: Document) -> list[str]:
+    needed = [one.name for one in fields(record) if one.default is MISSING and one.default_factory is MISSING]
+    return [name for name in needed if name not in document]
+
+
+def _known(record: type, document: Document) -> dict[str, Any]:
+    return {one.name: document[one.name] for one in fields(record) if one.name in document}
