@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from commandline.options import DIRECTORY, FILE, HEAD, JSON, show, tell
+from commandline.options import DIRECTORY, FILE, HEAD, JSON, show_report
 
 
 @click.command("export-head")
@@ -27,7 +27,6 @@ def export_head(
 
     Example: amnet export-head --head runs/lamem/paper/split-1 --out lamem-head --license cc-by-4.0
     """
-    from head.share.export import describe_export
     from head.share.export import export_head as run_export
     from head.share.hub import run_folder
 
@@ -39,5 +38,4 @@ def export_head(
         with_backbone=with_backbone,
         license_id=license_id,
     )
-    show(exported.as_json() if as_json else describe_export(exported))
-    tell(*exported.warnings())
+    show_report(exported, as_json)

@@ -23,6 +23,7 @@ from commandline.options import (
     progress_bar,
     setting,
     show,
+    show_report,
     tell,
 )
 from featcache.base.errors import FeatcacheError
@@ -118,12 +119,11 @@ def score_cache(
     from featcache.base.errors import join_errors
     from featcache.store.cache import find_cache, open_cache
     from head.evaluation.evaluate import evaluate
-    from head.evaluation.text import format_evaluation
 
     opened = open_cache(find_cache(cache))
     found = evaluate(opened, runs, splits=split, part=part, views=views, against=against)
     if found.scored:
-        show(found.as_json() if as_json else format_evaluation(found))
+        show(found.as_json() if as_json else found.as_text())
     tell(*found.warnings())
     if found.errors:
         raise join_errors(found.errors, "not all could be scored and compared:", "Others are not affected.")
@@ -198,14 +198,9 @@ def import_head(file: Path, out: Path, name: str, split: str, steps: int, as_jso
 
     Example: amnet import-head split1.pkl --out runs/published/split-1 --split 1
     """
-    from head.share.import_head import describe_import, format_names
     from head.share.import_head import import_head as run_import
 
-    imported = run_import(file, out, name=name, split=split, steps=steps)
-    if imported.unknown_keys:
-        keys = format_names(imported.unknown_keys)
-        tell(f"warning: {file} holds keys that are not of such a model, ignored: {keys}")
-    show(imported.as_json() if as_json else describe_import(imported))
+    show_report(run_import(file, out, name=name, split=split, steps=steps), as_json)
 
 
 @click.command()
@@ -220,13 +215,13 @@ def demo(out: Path, images: int, augs: int, seed: int, as_json: bool) -> None:
     Example: amnet demo
     """
     from head.demo import next_steps, run_demo
-    from head.evaluation.summary import rows_of
+    from head.evaluation.summary import summaries_of
     from head.evaluation.text import format_table
 
     with progress_bar() as progress:
         scored = run_demo(out, images=images, augs=augs, seed=seed, on_progress=progress)
     if as_json:
-        rows = [row.as_json() for row in rows_of(scored)]
+        rows = [row.as_json() for row in summaries_of(scored)]
         show({"runs": [result.as_json() for result in scored], "summary": rows})
     else:
         show(f"{format_table(scored)}\n\n{next_steps(out, scored[0].run.folder)}")

@@ -50,6 +50,12 @@ def show(result: Any) -> None:
     click.echo(result if isinstance(result, str) else json.dumps(result, indent=1, allow_nan=False))
 
 
+def show_report(result: Any, as_json: bool) -> None:
+    """Print a result, and on stderr what to know of it."""
+    show(result.as_json() if as_json else result.as_text())
+    tell(*result.warnings())
+
+
 def tell(*messages: str) -> None:
     """Print what is no result, on stderr."""
     for message in messages:

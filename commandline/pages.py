@@ -70,7 +70,7 @@ def report(
     with progress_bar() as progress:
         made = build_report(opened, found, settings, on_progress=progress)
     written = write_report(out, made, maps=maps)
-    show(written.as_json() if as_json else str(written))
+    show(written.as_json() if as_json else written.as_text())
     tell(*found.warnings(), *made.warnings(), *written.warnings())
     if found.errors:
         raise join_errors(found.errors, "not all could be scored and compared:", "The page has the others.")

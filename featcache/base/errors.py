@@ -5,9 +5,11 @@ A message says what, where (path, row or line), expected, found, and what to do 
 
 import errno
 import resource
-from collections.abc import Iterable, Sequence
-from typing import Self
+from collections.abc import Callable, Iterable, Sequence
+from typing import Self, TypeVar
 
+Item = TypeVar("Item")
+Found = TypeVar("Found")
 MOST_PROBLEMS_SHOWN = 1000
 _NO_MEMORY = ("allocate memory", "out of memory", "bad_alloc")  # of PyTorch, on a CPU and on GPUs
 # in a limited address space, what the loader of libraries, Python, the kernel and oneDNN say; elsewhere it means else
@@ -120,6 +122,18 @@ def list_problems(title: str, problems: Iterable[str], way_out: str) -> str:
     if len(found) > MOST_PROBLEMS_SHOWN:
         shown.append(f"  ... and {len(found) - MOST_PROBLEMS_SHOWN:,} more")
     return "\n".join([title, *shown, way_out])
+
+
+def collected(call: Callable[[Item], Found], items: Iterable[Item]) -> tuple[list[Found], list[FeatcacheError]]:
+    """Return what a call gives for each item, and the errors of those for which it raises one of this project's."""
+    found: list[Found] = []
+    errors: list[FeatcacheError] = []
+    for item in items:
+        try:
+            found.append(call(item))
+        except FeatcacheError as error:
+            errors.append(error)
+    return found, errors
 
 
 def join_errors(errors: Sequence[FeatcacheError], title: str, way_out: str) -> FeatcacheError:

@@ -162,6 +162,13 @@ def digest_of_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def csv_bytes(lines: Iterable[Iterable[object]]) -> bytes:
+    """Return lines of cells as CSV in UTF-8, a line feed after each."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    return text.getvalue().encode()
+
+
 def canonical_json(value: Any) -> str:
     """Return the one JSON text of value: keys sorted, no spaces, NaN and infinity refused."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

@@ -9,7 +9,7 @@ import numpy as np
 from featcache.base.errors import InvalidSettings
 from head.evaluation.metrics import json_number
 from head.evaluation.statistics import corrected_interval, corrected_p, holm
-from head.evaluation.summary import Row, named_groups, without_seed
+from head.evaluation.summary import HeadSummary, called, named_groups
 from head.runs.run import Run
 
 
@@ -37,7 +37,7 @@ class Comparison:
         return {key: json_number(value) if isinstance(value, float) else value for key, value in asdict(self).items()}
 
 
-def compare(rows: Sequence[Row], *, against: str | None = None) -> list[Comparison]:
+def compare(rows: Sequence[HeadSummary], *, against: str | None = None) -> list[Comparison]:
     """Compare each row with the one named against, or with the first of those with the most splits, in their order.
 
     Only splits that both have count, and in them the seeds that both have, if there are any in common.
@@ -48,7 +48,7 @@ def compare(rows: Sequence[Row], *, against: str | None = None) -> list[Comparis
     if against is None:
         reference = max(rows, key=lambda row: len(row.splits))
     else:
-        name = _find({row.name: _runs_of(row) for row in rows}, against)
+        name = _find({row.name: row.runs for row in rows}, against)
         reference = next(row for row in rows if row.name == name)
     found = [_compare(row, reference) for row in rows if row is not reference]
     adjusted = holm([one.p for one in found])
@@ -61,10 +61,7 @@ def check_against(runs: Sequence[Run], name: str) -> None:
 
 
 def _find(rows: Mapping[str, Iterable[Run]], name: str) -> str:
-    """Return the row that is called name, or else the only one with runs that are, with or without their seed."""
-    if name in rows:
-        return name
-    found = [row for row, runs in rows.items() if any(name in (run.name, without_seed(run.name)) for run in runs)]
+    found = called(rows, name)
     if not found:
         raise InvalidSettings(f"--against {name}: no such row; there are {', '.join(rows)}")
     if len(found) > 1:
@@ -72,11 +69,7 @@ def _find(rows: Mapping[str, Iterable[Run]], name: str) -> str:
     return found[0]
 
 
-def _runs_of(row: Row) -> list[Run]:
-    return [result.run for result in row.scored]
-
-
-def _compare(row: Row, reference: Row) -> Comparison:
+def _compare(row: HeadSummary, reference: HeadSummary) -> Comparison:
     splits = [split for split in row.splits if split in reference.splits]
     ours, theirs = row.of_splits(splits), reference.of_splits(splits)
     differences, seeds = [], set[int]()

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from featcache.base.errors import FeatcacheError, InvalidSettings, StorageError
+from featcache.base.errors import FeatcacheError, InvalidSettings, collected
 from featcache.store.cache import FeatureCache
 from head.evaluation.compare import Comparison, check_against, compare
 from head.evaluation.score import Scored, score_all, write_scores
-from head.evaluation.summary import Row, rows_of
+from head.evaluation.summary import HeadSummary, summaries_of
+from head.evaluation.text import format_comparisons, format_table
 from head.runs.find import find_runs_of
 from head.runs.run import Run
 
@@ -20,7 +21,7 @@ class Evaluation:
 
     runs: Sequence[Run]
     scored: Sequence[Scored]
-    rows: Sequence[Row]
+    summaries: Sequence[HeadSummary]
     comparisons: Sequence[Comparison]
     errors: Sequence[FeatcacheError]
 
@@ -28,10 +29,15 @@ class Evaluation:
         """Return it as a JSON object."""
         return {
             "runs": [result.as_json() for result in self.scored],
-            "summary": [row.as_json() for row in self.rows],
+            "summary": [row.as_json() for row in self.summaries],
             "comparisons": [comparison.as_json() for comparison in self.comparisons],
             "problems": [str(error) for error in self.errors],
         }
+
+    def as_text(self) -> str:
+        """Return the tables of results and of comparisons; empty if nothing was scored."""
+        tables = [format_table(self.scored) if self.scored else "", format_comparisons(self.comparisons)]
+        return "\n\n".join(filter(None, tables))
 
     def warnings(self) -> list[str]:
         """Return what to know of runs that were left out, or whose training images are not known."""
@@ -62,22 +68,10 @@ def evaluate(
     if against is not None:
         check_against(finished, against)
     scored, failed = score_all(finished, cache, part=part, views=views)
-    errors += failed
-    errors += _written(scored)
-    rows, comparisons = rows_of(scored), list[Comparison]()
+    errors += failed + collected(write_scores, scored)[1]  # a result whose folder takes no file is no less one
+    rows, comparisons = summaries_of(scored), list[Comparison]()
     try:
         comparisons = compare(rows, against=against)
     except InvalidSettings as error:
         errors.append(error)
     return Evaluation(found, scored, rows, comparisons, errors)
-
-
-def _written(scored: Sequence[Scored]) -> list[FeatcacheError]:
-    """Write the scores of each; return the errors of those whose folder takes none, which are no less scored."""
-    errors: list[FeatcacheError] = []
-    for result in scored:
-        try:
-            write_scores(result)
-        except StorageError as error:
-            errors.append(error)
-    return errors

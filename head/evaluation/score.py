@@ -1,7 +1,5 @@
 """Batch evaluation of runs on a cache: predictions, metrics, and the guard against scoring training images."""
 
-import csv
-import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -10,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.base.errors import BadInput, FeatcacheError, InvalidSettings
-from featcache.base.files import write_durably
+from featcache.base.errors import BadInput, FeatcacheError, InvalidSettings, collected
+from featcache.base.files import csv_bytes, write_durably
 from featcache.recipe import check_same
 from featcache.store.cache import FeatureCache
 from head.data.batches import EVAL_VIEW, present_part
@@ -137,28 +135,17 @@ def write_scores(scored: Scored) -> None:
 def predictions_csv(scored: Scored) -> bytes:
     """Return a table of the predictions, in the order of the result: name, score, prediction, m_1 to m_T."""
     steps = [f"m_{t}" for t in range(1, scored.step_scores.shape[1] + 1)]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["name", "score", "prediction", *steps])
-    for name, truth, prediction, step in zip(
-        scored.names, scored.truth, scored.prediction, scored.step_scores, strict=True
-    ):
-        writer.writerow([name, repr(float(truth)), f"{prediction:.6f}", *(f"{value:.6f}" for value in step)])
-    return text.getvalue().encode()
+    numbers = np.column_stack([scored.prediction, scored.step_scores])
+    cells = zip(scored.names, scored.truth, numbers, strict=True)
+    lines = [[name, repr(float(truth)), *(f"{value:.6f}" for value in values)] for name, truth, values in cells]
+    return csv_bytes([["name", "score", "prediction", *steps], *lines])
 
 
 def score_all(
     runs: Sequence[Run], cache: FeatureCache, *, part: str = "test", views: str = "eval"
 ) -> tuple[list[Scored], list[FeatcacheError]]:
     """Score runs as `score_run` does; the errors of those that cannot be scored are returned beside the results."""
-    scored: list[Scored] = []
-    errors: list[FeatcacheError] = []
-    for run in runs:
-        try:
-            scored.append(score_run(run, cache, part=part, views=views))
-        except FeatcacheError as error:
-            errors.append(error)
-    return scored, errors
+    return collected(lambda run: score_run(run, cache, part=part, views=views), runs)
 
 
 def attention_of(cache: FeatureCache, run: Run, rows: NDArray[np.int64]) -> Iterator[NDArray[np.float32]] | None:

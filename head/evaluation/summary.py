@@ -1,9 +1,10 @@
-"""Rows of a table: results of the same head on several splits and with several seeds, and what they come to."""
+"""Results of the same head on several splits and with several seeds, the rows of a table, and what they come to."""
 
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -16,13 +17,20 @@ from head.evaluation.statistics import corrected_interval, deviation
 from head.runs.run import Run
 from head.settings import TrainSettings
 
+_RHO, _MSE = attrgetter("metrics.rho"), attrgetter("metrics.mse")
+
 
 @dataclass(frozen=True)
-class Row:
+class HeadSummary:
     """Results of runs of the same head: they share all but split and seed. name is theirs, without the seed."""
 
     name: str
     scored: tuple[Scored, ...]
+
+    @property
+    def runs(self) -> list[Run]:
+        """The runs of the results."""
+        return [one.run for one in self.scored]
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -51,18 +59,18 @@ class Row:
 
     def rho(self, *, seeds: Iterable[int] | None = None) -> NDArray[np.float64]:
         """Return the mean over seeds of rho for each split, of all seeds or of those given."""
-        return self._by_split(_rho, seeds=seeds)
+        return self._by_split(_RHO, seeds=seeds)
 
-    def of_splits(self, splits: Iterable[str]) -> "Row":
+    def of_splits(self, splits: Iterable[str]) -> "HeadSummary":
         """Return the row without other splits, in the order given."""
-        return Row(self.name, tuple(one for split in splits for one in self.scored if one.run.split == split))
+        return HeadSummary(self.name, tuple(one for split in splits for one in self.scored if one.run.split == split))
 
     def as_json(self) -> dict[str, Any]:
         """Return means over splits of means over seeds, their deviation and interval, and the deviation over seeds.
 
         n is how many images were scored, a split's once however many seeds it has.
         """
-        rho, mse = self.rho(), self._by_split(_mse)
+        rho, mse = self.rho(), self._by_split(_MSE)
         low, high = np.clip(corrected_interval(rho, self.test_share), -1, 1)
         first = self.scored[0]
         return {
@@ -79,10 +87,10 @@ class Row:
             "rho_sd": json_number(deviation(rho)),
             "rho_low": json_number(float(low)),
             "rho_high": json_number(float(high)),
-            "rho_seed_sd": json_number(self._seed_deviation(_rho)),
+            "rho_seed_sd": json_number(self._seed_deviation(_RHO)),
             "mse_mean": json_number(float(np.mean(mse))),
             "mse_sd": json_number(deviation(mse)),
-            "mse_seed_sd": json_number(self._seed_deviation(_mse)),
+            "mse_seed_sd": json_number(self._seed_deviation(_MSE)),
         }
 
     def _by_split(self, value: Callable[[Scored], float], *, seeds: Iterable[int] | None = None) -> NDArray[np.float64]:
@@ -101,10 +109,10 @@ class Row:
         return math.sqrt(squares / freedom) if freedom else float("nan")
 
 
-def rows_of(scored: Sequence[Scored]) -> list[Row]:
+def summaries_of(scored: Sequence[Scored]) -> list[HeadSummary]:
     """Return results as rows, by validation rho, the best first; those whose epoch was picked on test come last."""
     grouped = named_groups([result.run for result in scored])
-    rows = [Row(name, tuple(scored[place] for place in places)) for name, places in grouped]
+    rows = [HeadSummary(name, tuple(scored[place] for place in places)) for name, places in grouped]
     return sorted(
         rows, key=lambda row: (row.optimistic, math.inf if math.isnan(row.val_rho) else -row.val_rho, row.name)
     )
@@ -120,22 +128,20 @@ def named_groups(runs: Sequence[Run]) -> list[tuple[str, list[int]]]:
     return list(zip(_told_apart(names, [runs[group[0]] for group in groups]), groups, strict=True))
 
 
+def called(rows: Mapping[str, Iterable[Run]], name: str) -> list[str]:
+    """Return the row that is called name, or else those with runs that are, with or without their seed."""
+    named = [row for row, runs in rows.items() if any(name in (run.name, without_seed(run.name)) for run in runs)]
+    return [name] if name in rows else named
+
+
 def without_seed(name: str) -> str:
     """Return a run's name without its seed, as rows have it."""
     return re.sub(r",seed=[0-9]+(?=,|$)", "", name)
 
 
-def _rho(result: Scored) -> float:
-    return result.metrics.rho
-
-
-def _mse(result: Scored) -> float:
-    return result.metrics.mse
-
-
 def _val_rho(result: Scored) -> float:
     value = result.run.result.val_rho
-    return float("nan") if value is None else float(value)
+    return math.nan if value is None else float(value)
 
 
 def _head_key(run: Run) -> str:
@@ -159,10 +165,6 @@ def _home(run: Run) -> str:
     return without_seed(str(run.folder.parent))
 
 
-def _folder(run: Run) -> str:
-    return str(run.folder)
-
-
 def _without_repeats(group: list[int], runs: Sequence[Run]) -> list[list[int]]:
     """Return a group as it is, or by folder, if it has the same split and seed twice."""
     if len({(runs[place].split, runs[place].seed) for place in group}) == len(group):
@@ -181,7 +183,7 @@ def _common_name(runs: Sequence[Run]) -> str:
 def _told_apart(names: Sequence[str], firsts: Sequence[Run]) -> list[str]:
     """Return the names of rows, where several have one each with what tells its first run from theirs."""
     found = list(names)
-    for fact in (_origin, _products, _home, _folder):
+    for fact in (_origin, _products, _home, lambda run: str(run.folder)):
         facts: dict[str, set[str]] = {}
         for name, run in zip(found, firsts, strict=True):
             facts.setdefault(name, set()).add(fact(run))

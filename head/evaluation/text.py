@@ -1,21 +1,14 @@
-"""Results as text and CSV: the table over runs and splits, and the table of predictions."""
+"""Results as text: the table over runs and splits, and that of comparisons."""
 
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from head.evaluation.compare import Comparison
-from head.evaluation.evaluate import Evaluation
 from head.evaluation.metrics import json_number, shown
 from head.evaluation.score import Scored
 from head.evaluation.statistics import CORRECTION
-from head.evaluation.summary import Row, rows_of
-
-
-def format_evaluation(evaluation: Evaluation) -> str:
-    """Return results and comparisons as text."""
-    parts = [format_table(evaluation.scored), format_comparisons(evaluation.comparisons)]
-    return "\n\n".join(filter(None, parts))
+from head.evaluation.summary import HeadSummary, summaries_of
 
 
 def format_table(scored: Sequence[Scored]) -> str:
@@ -34,10 +27,10 @@ def format_table(scored: Sequence[Scored]) -> str:
     lines = [[title for title, _ in columns]] + [[cell(result) for _, cell in columns] for result in scored]
     absent = max((result.absent for result in scored), default=0)
     left_out = f"up to {absent} images of a part have no features and were left out"
-    return "\n".join([aligned(lines), "", _summary(rows_of(scored)), *([left_out] if absent else [])])
+    return "\n".join([aligned(lines), "", _summary(summaries_of(scored)), *([left_out] if absent else [])])
 
 
-def _summary(rows: Sequence[Row]) -> str:
+def _summary(rows: Sequence[HeadSummary]) -> str:
     """Return an aligned line for each row, and what it was scored and selected on."""
     found = [row.as_json() for row in rows]
     first = found[0]
@@ -46,7 +39,7 @@ def _summary(rows: Sequence[Row]) -> str:
         ("val rho", lambda row: shown(row["val_rho_mean"]) + ("*" if row["optimistic"] else "")),
         (f"{first['part']} rho", lambda row: _mean_and_sd(row, "rho", 3)),
         ("95% interval", lambda row: _interval(row["rho_low"], row["rho_high"])),
-        ("seed sd", lambda row: _number(row["rho_seed_sd"], 3)),
+        ("seed sd", lambda row: "-" if row["rho_seed_sd"] is None else f"{row['rho_seed_sd']:.3f}"),
         ("MSE", lambda row: _mean_and_sd(row, "mse", 5)),
         ("splits", lambda row: str(row["splits"])),
         ("seeds", lambda row: str(row["seeds"])),
@@ -85,10 +78,6 @@ def _mean_and_sd(row: dict[str, Any], key: str, digits: int) -> str:
 
 def _interval(low: float | None, high: float | None, *, sign: str = "") -> str:
     return "-" if low is None or high is None else f"{low:{sign}.3f} to {high:{sign}.3f}"
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def _p(value: float) -> str:

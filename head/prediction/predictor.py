@@ -136,8 +136,8 @@ class Predictor:
         The attention maps of each go into its own of map_files, if any: .npy, float32 (T, H, W), and what draw makes of
         them into .png beside it. Raises `InvalidSettings` if the head has no maps.
         """
-        if map_files:
-            self.check_maps()
+        if map_files and not self.run.attends:
+            raise InvalidSettings(f"{self.run.folder}: a head without attention, which has no maps; leave --maps out")
         results = []
         for done, result in enumerate(self.stream(paths), start=1):
             kept = replace(result, attention=None)
@@ -151,11 +151,6 @@ class Predictor:
                 on_progress(Progress("predict", done, len(paths), "images"))
         on_progress(Progress("predict", len(paths), len(paths), "images"))
         return results
-
-    def check_maps(self) -> None:
-        """Raise `InvalidSettings` if the head has no attention maps."""
-        if not self.run.attends:
-            raise InvalidSettings(f"{self.run.folder}: a head without attention, which has no maps; leave --maps out")
 
     def stream(self, images: Iterable[ImageLike]) -> Iterator[Prediction]:
         """Yield a prediction for each image, in order, as batches of them are scored; a bad one has its problem."""

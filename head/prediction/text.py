@@ -1,21 +1,16 @@
 """Predictions as a CSV file and as lines of text."""
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from featcache.base.files import write_output
+from featcache.base.files import csv_bytes, write_output
 from head.evaluation.text import aligned
 from head.prediction.predictor import Prediction
 
 
 def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
     """Write path,score,m_1..m_T,in_training,problem as CSV, one line an image."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerows(_prediction_lines(predictions))
-    write_output(path, text.getvalue().encode())
+    write_output(path, csv_bytes(_prediction_lines(predictions)))
 
 
 def format_predictions(predictions: Sequence[Prediction]) -> str:

@@ -45,10 +45,7 @@ class Result:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Name, data, settings and result of a run. Fields with a default are not in every run, the result comes last.
-
-    input, settings and recipe are JSON objects; `Run` has what they stand for.
-    """
+    """What a run says; not every one has the fields with a default. `Run` has what input and recipe stand for."""
 
     name: str
     cache: str

@@ -9,6 +9,7 @@ from featcache.base.errors import InvalidSettings, StorageError
 from featcache.base.files import make_folder
 from head.runs.history import History
 
+_FILES = "events.out.tfevents.*"
 _TAGS = {
     "train_loss": "train/loss",
     "val_rho": "val/rho",
@@ -49,17 +50,14 @@ class EventLog:
     @property
     def empty(self) -> bool:
         """Whether there are no event files yet."""
-        return not self._files()
-
-    def _files(self) -> list[Path]:
-        return list(self._folder.glob("events.out.tfevents.*"))
+        return not any(self._folder.glob(_FILES))
 
     def __call__(self, history: History) -> None:
         """Write the epochs that this object has not written; raise `StorageError` if that cannot be."""
         try:
             earlier: list[Path] = []
             if self._writer is None:
-                earlier = self._files()
+                earlier = list(self._folder.glob(_FILES))
                 self._writer = self._opened()
             for epoch in history[self._written :]:
                 self._write(epoch)

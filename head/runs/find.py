@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from featcache.base.errors import FeatcacheError, InvalidSettings
+from featcache.base.errors import FeatcacheError, InvalidSettings, collected
 from featcache.datasets.splits import natural_key
 from featcache.store.cache import FeatureCache
 from head.runs.run import Run, read_run, run_folders
@@ -16,13 +16,7 @@ def find_runs_of(cache: FeatureCache, runs: Path, splits: str = "all") -> tuple[
     Unless some are unreadable, raises `InvalidSettings` if no run is finished, or none of a split that splits names.
     """
     folder = runs / cache.name if (runs / cache.name).is_dir() else runs
-    readable: list[Run] = []
-    errors: list[FeatcacheError] = []
-    for place in run_folders(folder):
-        try:
-            readable.append(read_run(place))
-        except FeatcacheError as error:
-            errors.append(error)
+    readable, errors = collected(read_run, run_folders(folder))
     found = [run for run in readable if _is_of(run, cache, folder)]
     if splits != "all":
         one = any(run.split == splits for run in found)

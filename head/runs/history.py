@@ -4,11 +4,10 @@ history.csv holds what settings, data and machine decide, to the byte; how long 
 """
 
 import csv
-import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from featcache.base.files import write_durably
+from featcache.base.files import csv_bytes, write_durably
 
 HISTORY_NAME = "history.csv"
 _TIMES = ("seconds", "images_per_second", "waiting_seconds")
@@ -22,12 +21,9 @@ def ignored(history: History) -> None:
 
 def write_history(folder: Path, history: History) -> None:
     """Write history.csv: one line an epoch."""
-    text = io.StringIO()
     fields = [field for field in history[0] if field not in _TIMES]
-    writer = csv.DictWriter(text, fieldnames=fields, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(history)
-    write_durably(folder / HISTORY_NAME, text.getvalue().encode())
+    lines = [[epoch.get(field, "") for field in fields] for epoch in history]
+    write_durably(folder / HISTORY_NAME, csv_bytes([fields, *lines]))
 
 
 def read_history(folder: Path) -> list[dict[str, float]]:

@@ -55,6 +55,15 @@ class Exported:
             "differences": self.differences,
         }
 
+    def as_text(self) -> str:
+        """Return it as a line for each file."""
+        lines = [f"{self.run.folder}: {self.run.name}, fingerprint {self.run.config.fingerprint[:16]}"]
+        for name, size in self.files.items():
+            difference = self.differences.get(name)
+            note = "" if difference is None else f"  differs from torch by {difference:.1e} at most"
+            lines.append(f"  {name:<21} {size:>13,} bytes{note}")
+        return "\n".join(lines)
+
     def warnings(self) -> list[str]:
         """Return what to know of graphs that compute in another arithmetic than predict does."""
         precision = split_arithmetic(self.run.recipe.precision)[0]
@@ -91,7 +100,8 @@ def export_head(
     require_onnx()
     scores = read_scores(run)
     carried = with_backbone or run.config.weights_source not in ("imagenet", "random")
-    files = {HEAD_NAME: _read_head(run)}
+    with reading_errors(run.folder / HEAD_NAME):
+        files = {HEAD_NAME: (run.folder / HEAD_NAME).read_bytes()}
     graphs = {HEAD_GRAPH: head_graph(run, head)}
     if carried or whole:
         extractor, backbone = networks_of(run, weights)
@@ -105,7 +115,8 @@ def export_head(
     files[CARD_NAME] = model_card(run, head, CardFacts(license_id, what, scores, differences)).encode()
     config = run.config.as_json() | ({"weights_source": BACKBONE_NAME} if carried else {})
     exported = _write(out, run, files, config)
-    return Exported(exported, _sizes(out), differences)
+    sizes = {name: (out / name).stat().st_size for name in _OWN_FILES if (out / name).is_file()}
+    return Exported(exported, sizes, differences)
 
 
 def networks_of(run: Run, weights: str | None = None) -> tuple[Extractor, Backbone]:
@@ -150,11 +161,6 @@ def _check_place(out: Path, run: Run) -> None:
             raise Mismatch(f"{out}: holds the export of another head, {found.name}; give this one a new --out")
 
 
-def _read_head(run: Run) -> bytes:
-    with reading_errors(run.folder / HEAD_NAME):
-        return (run.folder / HEAD_NAME).read_bytes()
-
-
 def _as_safetensors(extractor: Extractor) -> bytes:
     """Return the weights that are used, under the names that `featcache.backbones.weights.load_into` looks for."""
     state = extractor.module.state_dict()
@@ -182,17 +188,3 @@ def _write(out: Path, run: Run, files: dict[str, bytes], config: dict[str, Any])
             return write_config(out, {**config, "exported": {"sha256": written}})
         finally:
             (out / "lock").unlink(missing_ok=True)  # it names this machine, and the folder is to be given away
-
-
-def _sizes(out: Path) -> dict[str, int]:
-    return {name: (out / name).stat().st_size for name in _OWN_FILES if (out / name).is_file()}
-
-
-def describe_export(exported: Exported) -> str:
-    """Return an export as a line for each file."""
-    lines = [f"{exported.run.folder}: {exported.run.name}, fingerprint {exported.run.config.fingerprint[:16]}"]
-    for name, size in exported.files.items():
-        difference = exported.differences.get(name)
-        note = "" if difference is None else f"  differs from torch by {difference:.1e} at most"
-        lines.append(f"  {name:<21} {size:>13,} bytes{note}")
-    return "\n".join(lines)

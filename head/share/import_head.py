@@ -2,7 +2,6 @@
 
 import math
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,8 +34,9 @@ _FEW, _LONGEST_NAME = 8, 60
 
 @dataclass(frozen=True)
 class Imported:
-    """The run that a checkpoint became, the head's shape, and the keys of the file that were not expected."""
+    """The run that a checkpoint file became, the head's shape, and the keys of the file that were not expected."""
 
+    file: Path
     run: Run
     shape: PublishedShape
     unknown_keys: tuple[str, ...]
@@ -55,6 +55,21 @@ class Imported:
             "regressor_size": self.shape.regressor_size,
             "unknown_keys": list(self.unknown_keys),
         }
+
+    def as_text(self) -> str:
+        """Return it as one line."""
+        return (
+            f"{self.run.folder}: head of {self.shape.steps} steps, {self.shape.positions} positions, state "
+            f"{self.shape.hidden_size}, with its backbone; fingerprint {self.run.config.fingerprint[:16]}"
+        )
+
+    def warnings(self) -> list[str]:
+        """Return the first few keys that were not expected, cut where they are long."""
+        keys, more = self.unknown_keys, len(self.unknown_keys) - _FEW
+        few = [printable(key if len(key) <= _LONGEST_NAME else f"{key[:_LONGEST_NAME]}...") for key in keys[:_FEW]]
+        few += [f"and {more:,} more, which --json lists"] if more > 0 else []
+        title = f"warning: {self.file} holds keys that are not of such a model, ignored"
+        return [f"{title}: {', '.join(few)}"] if keys else []
 
 
 def import_head(file: Path, out: Path, *, name: str = "imported", split: str = "", steps: int = 3) -> Imported:
@@ -80,7 +95,7 @@ def import_head(file: Path, out: Path, *, name: str = "imported", split: str = "
         _prepare(out, source, name, split)
         _write_backbone(out, state, backbone)
         run = _write_run(out, head, source, name, split)
-    return Imported(run, shape, tuple(key for key in state if key not in known))
+    return Imported(file, run, shape, tuple(key for key in state if key not in known))
 
 
 def _without_wrapper(state: State) -> State:
@@ -157,19 +172,15 @@ def _prepare(out: Path, source: dict[str, Any], name: str, split: str) -> None:
     if not (out / CONFIG_NAME).is_file():
         if other:
             raise Mismatch(f"{out}: holds {', '.join(other[:8])}, so no place for a run; give it a new --out")
-        _remove(scores)
-        return
-    run = read_run(out)
-    there = run.imported
-    if there is None or (there.sha256, there.steps) != (source["sha256"], source["steps"]):
-        kind = f"an import of {there.file}" if there else "a trained head"
-        raise Mismatch(f"{out}: holds another run, {run.name}, {kind}; give this one a new --out")
-    if (run.name, run.split) != (name, split):
-        _remove(scores)
-
-
-def _remove(paths: list[Path]) -> None:
-    for path in paths:
+    else:
+        run = read_run(out)
+        there = run.imported
+        if there is None or (there.sha256, there.steps) != (source["sha256"], source["steps"]):
+            kind = f"an import of {there.file}" if there else "a trained head"
+            raise Mismatch(f"{out}: holds another run, {run.name}, {kind}; give this one a new --out")
+        if (run.name, run.split) == (name, split):
+            return
+    for path in scores:
         path.unlink(missing_ok=True)
 
 
@@ -217,20 +228,4 @@ def _backbone(out: Path, shape: PublishedShape) -> Backbone:
         precision="fp32",
         runtime="torch",
         batch_size=_BATCH_SIZE,
-    )
-
-
-def format_names(names: Sequence[str]) -> str:
-    """Return the first few of names from a file, cut where they are long, and how many others --json lists."""
-    few = [printable(name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}...") for name in names[:_FEW]]
-    more = f"and {len(names) - _FEW:,} more, which --json lists"
-    return ", ".join([*few, *([more] if len(names) > _FEW else [])])
-
-
-def describe_import(imported: Imported) -> str:
-    """Return an imported head as one line."""
-    shape, run = imported.shape, imported.run
-    return (
-        f"{run.folder}: head of {shape.steps} steps, {shape.positions} positions, state {shape.hidden_size}, with its "
-        f"backbone; fingerprint {run.config.fingerprint[:16]}"
     )

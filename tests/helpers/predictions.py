@@ -15,7 +15,7 @@ from head.evaluation.compare import compare
 from head.evaluation.evaluate import Evaluation
 from head.evaluation.metrics import Metrics, mean_squared_error, spearman
 from head.evaluation.score import Scored
-from head.evaluation.summary import Row, rows_of
+from head.evaluation.summary import HeadSummary, summaries_of
 from head.runs.run import Run
 from tests.helpers.results import RESULT, scored
 
@@ -61,15 +61,15 @@ def predicted(
     )  # fmt: skip
 
 
-def row(*results: Scored) -> Row:
+def row(*results: Scored) -> HeadSummary:
     """Return results as one row."""
-    (only,) = rows_of(results)
+    (only,) = summaries_of(results)
     return only
 
 
 def evaluated(*results: Scored) -> Evaluation:
     """Return an evaluation of results, compared."""
-    rows = rows_of(results)
+    rows = summaries_of(results)
     return Evaluation([one.run for one in results], results, rows, compare(rows), [])
 
 

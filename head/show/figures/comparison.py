@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from head.evaluation.compare import Comparison
 from head.evaluation.statistics import CORRECTION
-from head.evaluation.summary import Row
+from head.evaluation.summary import HeadSummary
 from head.show.figures.paper_tables import SOURCE, TABLES, PublishedTable
 from head.show.figures.results import cut_note, scope
 from head.show.style import BLUE, GREY, INK, RED, WIDTH, new_figure, settled, shortened
@@ -35,7 +35,7 @@ class Line:
     published: bool
 
 
-def lines_of(rows: Sequence[Row], table: PublishedTable | None) -> list[Line]:
+def lines_of(rows: Sequence[HeadSummary], table: PublishedTable | None) -> list[Line]:
     """Return the lines of rows and of the paper's table, the highest rho first, undefined ones last."""
     lines = [_own(row) for row in rows]
     for result in table.results if table else ():
@@ -44,7 +44,7 @@ def lines_of(rows: Sequence[Row], table: PublishedTable | None) -> list[Line]:
     return sorted(lines, key=lambda line: (math.isnan(line.rho), -line.rho, line.name))
 
 
-def draw_comparison(rows: Sequence[Row], table: PublishedTable | None, dataset: str) -> "tuple[Figure, str]":
+def draw_comparison(rows: Sequence[HeadSummary], table: PublishedTable | None, dataset: str) -> "tuple[Figure, str]":
     """Return a figure of each row's rho and MSE, beside the paper's if there is a table, and what it shows."""
     lines = lines_of(rows[:MOST_ROWS], table)
     figure = new_figure(1.2 + _LINE * len(lines), width=WIDTH)
@@ -89,7 +89,7 @@ def draw_differences(comparisons: Sequence[Comparison]) -> "tuple[Figure, str]":
     return settled(figure), caption + cut_note(len(shown), len(comparisons))
 
 
-def _own(row: Row) -> Line:
+def _own(row: HeadSummary) -> Line:
     found = row.as_json()
     rho, low, high, mse = (_or_nan(found[key]) for key in ("rho_mean", "rho_low", "rho_high", "mse_mean"))
     return Line(row.name, rho, low, high, mse, tuple(row.rho().tolist()), BLUE, False)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from featcache.base.errors import printable
 from head.evaluation.score import Scored
-from head.evaluation.summary import Row
+from head.evaluation.summary import HeadSummary
 from head.runs.history import HISTORY_NAME, read_history
 from head.show.figures.results import runs_named
 from head.show.style import BLUE, PALETTE, WIDTH, new_figure, settled, wrapped
@@ -23,7 +23,7 @@ QUANTITIES = {"val_rho": "validation rho", "train_loss": "training loss", "val_m
 _MOST_BOLD = 10  # runs in a panel
 
 
-def without_curves(row: Row) -> str:
+def without_curves(row: HeadSummary) -> str:
     """Return why a row has no training curves; '' if it has."""
     run = row.scored[0].run
     if run.imported:
@@ -35,7 +35,7 @@ def without_curves(row: Row) -> str:
     return ""
 
 
-def draw_curves(rows: Sequence[Row]) -> "tuple[Figure, str]":
+def draw_curves(rows: Sequence[HeadSummary]) -> "tuple[Figure, str]":
     """Return a figure with a line of panels for each row, a curve for each run, and what it shows."""
     from matplotlib.lines import Line2D
 
@@ -77,7 +77,7 @@ def _curve(axes: "Axes", one: Scored, field: str, colour: str, *, faint: bool) -
         axes.plot(*point, "o", markersize=5 if faint else 8, fillstyle="none", **style)
 
 
-def _frame(axes: "Axes", row: Row, field: str) -> None:
+def _frame(axes: "Axes", row: HeadSummary, field: str) -> None:
     """Cut off what the first epochs add to the range of a loss, where later ones would be flat below it."""
     from matplotlib.ticker import MaxNLocator
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from head.evaluation.metrics import Scores
-from head.evaluation.summary import Row
+from head.evaluation.summary import HeadSummary
 from head.show.figures.results import Results, results_of, scope
 from head.show.style import BLUE, GREY, label_lowest, panels, settled, wrapped
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _BINS = 24
 
 
-def draw_distributions(rows: Sequence[Row]) -> "tuple[Figure, str]":
+def draw_distributions(rows: Sequence[HeadSummary]) -> "tuple[Figure, str]":
     """Return a figure with a panel for each row, and what it shows."""
     results = [results_of(row) for row in rows]
     edges = shared_edges(results)

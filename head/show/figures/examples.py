@@ -28,7 +28,7 @@ def draw_examples(cache: FeatureCache, evaluation: Evaluation, *, root: Path | N
     Raises `InvalidSettings` without matplotlib.
     """
     check_matplotlib()
-    scored = next((one for row in evaluation.rows for one in row.scored if one.run.attends), None)
+    scored = next((one for row in evaluation.summaries for one in row.scored if one.run.attends), None)
     if scored is None:
         return Drawings([], ["attention maps: no head here has attention"])
     places = chosen(scored.prediction)

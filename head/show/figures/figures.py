@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from featcache.base.files import make_folder, write_durably
 from featcache.store.cache import FeatureCache
 from head.evaluation.evaluate import Evaluation
-from head.evaluation.summary import Row
+from head.evaluation.summary import HeadSummary
 from head.show.figures.comparison import draw_comparison, draw_differences
 from head.show.figures.curves import draw_curves, without_curves
 from head.show.figures.distributions import draw_distributions
@@ -47,8 +47,8 @@ class _Family:
 
     name: str
     title: str
-    draw: "Callable[[Sequence[Row]], tuple[Figure, str]]"
-    without: Callable[[Row], str]
+    draw: "Callable[[Sequence[HeadSummary]], tuple[Figure, str]]"
+    without: Callable[[HeadSummary], str]
 
 
 _FAMILIES = (
@@ -67,7 +67,7 @@ def draw_all(cache: FeatureCache, evaluation: Evaluation) -> Drawings:
     `InvalidSettings` without matplotlib.
     """
     check_matplotlib()
-    rows = list(evaluation.rows)
+    rows = list(evaluation.summaries)
     if not rows:
         return Drawings([], ["figures: no run could be scored"])
     source = cache.manifest.source
@@ -109,7 +109,7 @@ def save(drawings: Sequence[Drawing], folder: Path) -> list[Path]:
     return paths
 
 
-def _draw_family(family: _Family, rows: Sequence[Row], found: Drawings) -> None:
+def _draw_family(family: _Family, rows: Sequence[HeadSummary], found: Drawings) -> None:
     """Add a family's figure of the first rows that have one, and why others have none."""
     reasons: dict[str, list[str]] = {}
     able = []

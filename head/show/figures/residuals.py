@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from head.evaluation.metrics import Scores
-from head.evaluation.summary import Row
+from head.evaluation.summary import HeadSummary
 from head.show.figures.results import Results, results_of, scope
 from head.show.style import BLUE, GREY, INK, label_lowest, panels, settled, wrapped
 
@@ -37,7 +37,7 @@ def tenths_of(results: Results) -> Tenths:
     return Tenths(*np.array(means, np.float64).reshape(-1, 3).T)
 
 
-def draw_residuals(rows: Sequence[Row]) -> "tuple[Figure, str]":
+def draw_residuals(rows: Sequence[HeadSummary]) -> "tuple[Figure, str]":
     """Return a figure with a panel for each row, and what it shows."""
     figure, grid = panels(len(rows), sharey=True)
     for axes, row in zip(grid, rows, strict=True):

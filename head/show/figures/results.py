@@ -7,7 +7,7 @@ import numpy as np
 
 from featcache.base.errors import printable
 from head.evaluation.metrics import Scores
-from head.evaluation.summary import Row
+from head.evaluation.summary import HeadSummary
 from head.show.style import shortened
 
 _MOST_NAMED = 6
@@ -22,7 +22,7 @@ class Results:
     step_scores: Scores
 
 
-def results_of(row: Row) -> Results:
+def results_of(row: HeadSummary) -> Results:
     """Return the results of a row's runs; images that lie in several splits, or have several seeds, are there often."""
     truth = np.concatenate([one.truth for one in row.scored])
     prediction = np.concatenate([one.prediction for one in row.scored])
@@ -31,12 +31,12 @@ def results_of(row: Row) -> Results:
     return Results(truth[finite], prediction[finite], steps[finite])
 
 
-def without_scores(row: Row) -> str:
+def without_scores(row: HeadSummary) -> str:
     """Return why the predictions of a row cannot be drawn; '' if they can."""
     return "" if len(results_of(row).truth) else "no prediction is finite"
 
 
-def scope(rows: Sequence[Row]) -> str:
+def scope(rows: Sequence[HeadSummary]) -> str:
     """Return which part, splits, seeds and how many images rows are of, as a sentence; seeds count once."""
     first = rows[0].scored[0]
     predictions = _span([sum({one.run.split: one.metrics.n for one in row.scored}.values()) for row in rows])
@@ -51,7 +51,7 @@ def _span(counts: Sequence[int]) -> str:
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
-def runs_named(rows: Sequence[Row]) -> str:
+def runs_named(rows: Sequence[HeadSummary]) -> str:
     """Return of which splits and how many seeds the runs of rows are."""
     splits = list(dict.fromkeys(printable(split) for row in rows for split in row.splits))
     seeds = max(len(row.seeds) for row in rows)

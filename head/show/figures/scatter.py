@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from head.evaluation.metrics import Scores
-from head.evaluation.summary import Row
+from head.evaluation.metrics import Scores, shown
+from head.evaluation.summary import HeadSummary
 from head.show.figures.results import Results, results_of, scope
 from head.show.style import BLUE, INK, ORANGE, density_colours, label_lowest, panels, settled, wrapped
 
@@ -19,7 +19,7 @@ _MOST_POINTS = 1000  # of more in any panel all are counted in hexagons, which a
 _HEXAGONS = 36
 
 
-def draw_scatter(rows: Sequence[Row]) -> "tuple[Figure, str]":
+def draw_scatter(rows: Sequence[HeadSummary]) -> "tuple[Figure, str]":
     """Return a figure with a panel for each row, and what it shows."""
     results = [results_of(row) for row in rows]
     low, high = shared_range(results)
@@ -30,8 +30,7 @@ def draw_scatter(rows: Sequence[Row]) -> "tuple[Figure, str]":
         axes.plot([low, high], [low, high], color=INK, linewidth=1, linestyle=":", label="identity")
         if (line := fitted_line(one)) is not None:
             axes.plot([low, high], np.polyval(line, [low, high]), color=ORANGE, linewidth=1.6, label="best fit")
-        rho = row.as_json()["rho_mean"]
-        axes.set_title(f"{wrapped(row.name)}\nrho {'undefined' if rho is None else f'{rho:.3f}'}")
+        axes.set_title(f"{wrapped(row.name)}\nrho {shown(row.as_json()['rho_mean'])}")
         axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
     label_lowest(grid, "true score")
     grid[0].set_ylabel("predicted score")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from head.evaluation.metrics import Scores, spearman
-from head.evaluation.summary import Row
+from head.evaluation.summary import HeadSummary
 from head.show.figures.results import results_of, scope, without_scores
 from head.show.style import BLUE, GREY, INK, ORANGE, WIDTH, new_figure, settled, wrapped
 
@@ -20,7 +20,7 @@ _BINS, _DECILES, _MOST_POINTS = 30, 10, 500
 _THIRDS = {"lowest third of scores": ORANGE, "middle": GREY, "highest": BLUE}
 
 
-def without_steps(row: Row) -> str:
+def without_steps(row: HeadSummary) -> str:
     """Return why a row has no change over steps; '' if it has."""
     looks_on = row.scored[0].step_scores.shape[1] > 1
     return without_scores(row) if looks_on else "looks once, so nothing changes over steps"
@@ -38,7 +38,7 @@ def thirds(prediction: Scores) -> list[np.ndarray[tuple[int], np.dtype[np.intp]]
     return [np.sort(places) for places in np.array_split(np.argsort(prediction, kind="stable"), 3)]
 
 
-def draw_steps(rows: Sequence[Row]) -> "tuple[Figure, str]":
+def draw_steps(rows: Sequence[HeadSummary]) -> "tuple[Figure, str]":
     """Return a figure with two panels for each row, images by slope and slope against score, and what it shows."""
     figure = new_figure(0.6 + 1.9 * len(rows), width=WIDTH)
     grid = figure.subplots(len(rows), 2, squeeze=False)

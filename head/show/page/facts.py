@@ -5,9 +5,8 @@ from typing import Any
 
 from featcache.store.cache import FeatureCache
 from head.evaluation.evaluate import Evaluation
-from head.evaluation.score import Scored
 from head.evaluation.statistics import CORRECTION
-from head.evaluation.summary import Row
+from head.evaluation.summary import HeadSummary
 from head.runs.run import Run
 
 _OF_RESULT = ("split", "n", "absent", "rho", "rho_low", "rho_high", "mse", "best_epoch")
@@ -38,7 +37,7 @@ def score_facts(evaluation: Evaluation, cache: FeatureCache) -> dict[str, Any]:
         "part": evaluation.scored[0].part,
         "against": evaluation.comparisons[0].against if evaluation.comparisons else None,
         "correction": CORRECTION,
-        "rows": [_row_facts(row, compared.get(row.name)) for row in evaluation.rows],
+        "rows": [_row_facts(row, compared.get(row.name)) for row in evaluation.summaries],
         "problems": [_without(above, text) for text in (*map(str, evaluation.errors), *evaluation.warnings())],
     }
 
@@ -67,15 +66,10 @@ def run_facts(run: Run) -> dict[str, Any]:
     }
 
 
-def _row_facts(row: Row, comparison: dict[str, Any] | None) -> dict[str, Any]:
+def _row_facts(row: HeadSummary, comparison: dict[str, Any] | None) -> dict[str, Any]:
     return {
         **row.as_json(),
         "comparison": comparison,
-        "results": [_result_facts(result) for result in row.scored],
+        "results": [{key: one.as_json()[key] for key in _OF_RESULT} | {"seed": one.run.seed} for one in row.scored],
         "runs": [run_facts(result.run) for result in row.scored],
     }
-
-
-def _result_facts(result: Scored) -> dict[str, Any]:
-    facts = result.as_json()
-    return {**{key: facts[key] for key in _OF_RESULT}, "seed": result.run.seed}

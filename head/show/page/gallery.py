@@ -16,7 +16,7 @@ from head.data.batches import present_part
 from head.evaluation.evaluate import Evaluation
 from head.evaluation.metrics import json_number
 from head.evaluation.score import Scored, attention_of
-from head.evaluation.summary import Row, without_seed
+from head.evaluation.summary import HeadSummary, called
 from head.runs.run import Run
 from head.show.page.packed import PackedMaps, pack_maps, text_bytes
 
@@ -45,8 +45,8 @@ class Entry:
             "split": self.split,
             "row": self.row,
             "truth": round(self.truth, 6),
-            "predictions": [None if value is None else _rounded(value) for value in self.predictions],
-            "steps": [_rounded(value) for value in self.steps],
+            "predictions": [None if one is None else json_number(round(one, 6)) for one in self.predictions],
+            "steps": [json_number(round(one, 6)) for one in self.steps],
             "maps": self.maps.as_json() if self.maps else None,
         }
 
@@ -76,9 +76,9 @@ def shown_row(evaluation: Evaluation, name: str | None) -> int:
     If that does not, the first row that does is taken, else the reference. Raises `InvalidSettings` if not exactly
     one row can be meant.
     """
-    rows = evaluation.rows
+    rows = evaluation.summaries
     if name is not None:
-        return find_row({row.name: [one.run for one in row.scored] for row in rows}, name)
+        return find_row({row.name: row.runs for row in rows}, name)
     against = evaluation.comparisons[0].against if evaluation.comparisons else rows[0].name
     reference = next(k for k, row in enumerate(rows) if row.name == against)
     looking = [k for k, row in enumerate(rows) if row.scored[0].run.attends]
@@ -90,15 +90,11 @@ def find_row(rows: Mapping[str, Sequence[Run]], name: str) -> int:
 
     Raises `InvalidSettings` if there is none, or more than one.
     """
-    if name in rows:
-        return list(rows).index(name)
-    found = [
-        k for k, runs in enumerate(rows.values()) if any(name in (run.name, without_seed(run.name)) for run in runs)
-    ]
+    found = called(rows, name)
     if len(found) != 1:
         problem = "more than one row" if found else "no such row"
         raise InvalidSettings(f"--head {name}: {problem}; name one of {', '.join(rows)}")
-    return found[0]
+    return list(rows).index(found[0])
 
 
 def gallery_of(
@@ -109,7 +105,7 @@ def gallery_of(
     There are no more than make about budget bytes of text with their maps. Of a row with several seeds, the predictions
     are those of the first.
     """
-    firsts = [first_seeds(row) for row in evaluation.rows]
+    firsts = [first_seeds(row) for row in evaluation.summaries]
     splits = sorted({result.run.split for result in evaluation.scored}, key=natural_key)
     entries = [entry for split in splits for entry in _of_split(cache, split, firsts)]
     scores = {entry.row: entry.truth for entry in entries}
@@ -121,7 +117,7 @@ def gallery_of(
     return Gallery(shown, looked_at, len(scores), ratings)
 
 
-def first_seeds(row: Row) -> dict[str, Scored]:
+def first_seeds(row: HeadSummary) -> dict[str, Scored]:
     """Return the result of a row's first seed in each of its splits."""
     ordered = sorted(row.scored, key=lambda one: one.run.seed, reverse=True)
     return {one.run.split: one for one in ordered}
@@ -161,10 +157,6 @@ def _with_looks(cache: FeatureCache, split: str, scored: Scored | None, entries:
     return [
         replace(entry, steps=tuple(steps[entry.row]), maps=packed) for entry, packed in zip(own, maps, strict=False)
     ]
-
-
-def _rounded(value: float) -> float | None:
-    return json_number(round(value, 6))
 
 
 def _chosen(entries: Sequence[Entry], shown: int, most: int) -> set[int]:

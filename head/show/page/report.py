@@ -82,7 +82,8 @@ class WrittenReport:
         """Return it as a JSON object."""
         return {**asdict(self), "path": str(self.path), "maps": [str(path) for path in self.maps]}
 
-    def __str__(self) -> str:
+    def as_text(self) -> str:
+        """Return the page and the files of maps, one a line."""
         page = f"{self.path}: {self.images:,} images, as {self.head} sees them, {self.bytes / 1e6:.1f} MB"
         return "\n".join([page, *map(str, self.maps)])
 
@@ -146,7 +147,7 @@ def build_report(
     thumbnails = thumbnails_of(images, folder, budget=room * 3 // 4 - 2 * len(images), on_progress=on_progress)
     data["gallery"] = _gallery_data(cache, gallery, thumbnails)
     problems = [(image.name, one.problem) for image, one in zip(images, thumbnails, strict=True) if one.problem]
-    return Report(data, evaluation.rows[gallery.shown].name, len(images), problems)
+    return Report(data, evaluation.summaries[gallery.shown].name, len(images), problems)
 
 
 def page_text(report: Report) -> str:
@@ -168,7 +169,7 @@ def write_raw_maps(cache: FeatureCache, evaluation: Evaluation, settings: Report
     """
     if settings.maps is None:
         return []
-    row = evaluation.rows[shown_row(evaluation, settings.head)]
+    row = evaluation.summaries[shown_row(evaluation, settings.head)]
     found = []
     for split, scored in first_seeds(row).items():
         batches = attention_of(cache, scored.run, present_part(cache, cache.splits[split][scored.part]).rows)

@@ -29,7 +29,7 @@ def written(runs: Path) -> list[str]:
 
 def test_runs_are_scored_written_and_compared(cache: FeatureCache, runs: Path) -> None:
     found = evaluate(cache, runs.parent, against="plain")
-    assert [(row.name, row.splits) for row in sorted(found.rows, key=lambda row: row.name)] == [
+    assert [(row.name, row.splits) for row in sorted(found.summaries, key=lambda row: row.name)] == [
         ("paper", ("1", "2")),
         ("plain", ("1",)),
     ]

@@ -10,7 +10,7 @@ import numpy as np
 from head.evaluation.compare import compare
 from head.evaluation.metrics import Metrics
 from head.evaluation.score import Scored
-from head.evaluation.summary import rows_of
+from head.evaluation.summary import summaries_of
 from head.evaluation.text import format_comparisons, format_table
 from head.prediction.predictor import Prediction
 from head.prediction.text import format_predictions, write_predictions
@@ -70,7 +70,7 @@ def test_the_table_has_a_line_for_each_run_and_one_for_each_row() -> None:
 
 
 def test_comparisons_are_a_line_each() -> None:
-    lines = format_comparisons(compare(rows_of([*RESULTS, scored("p", "3", 0.5, 0.01, val_rho=0.1)]))).splitlines()
+    lines = format_comparisons(compare(summaries_of([*RESULTS, scored("p", "3", 0.5, 0.01, val_rho=0.1)]))).splitlines()
     assert lines == [
         "compared with paper  difference  95% interval      p      Holm p  splits  seeds",
         "no                   -0.175      -1.405 to +1.055  0.322  0.322   2       1",

@@ -56,4 +56,4 @@ def exploration(
 def _row_of(run: Run, found: Evaluation) -> str | None:
     """Return the name of the row that a run is in, None if it was not scored."""
     home = run.folder.resolve()
-    return next((row.name for row in found.rows for one in row.scored if one.run.folder.resolve() == home), None)
+    return next((row.name for row in found.summaries for one in row.scored if one.run.folder.resolve() == home), None)

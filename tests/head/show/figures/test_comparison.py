@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from head.evaluation.compare import compare
-from head.evaluation.summary import rows_of
+from head.evaluation.summary import summaries_of
 from head.show.figures.comparison import MOST_ROWS, draw_comparison, draw_differences, lines_of
 from head.show.figures.paper_tables import TABLES, table_of
 from head.show.style import BLUE, GREY, RED, styled
 from tests.helpers.results import THREE_SPLITS, scored
 from tests.helpers.tiny import ROOT
 
-ROWS = rows_of([*THREE_SPLITS, *(scored("other", split, 0.65, 0.02, val_rho=0.4, lr=0.5) for split in "123")])
+ROWS = summaries_of([*THREE_SPLITS, *(scored("other", split, 0.65, 0.02, val_rho=0.4, lr=0.5) for split in "123")])
 
 
 def test_dots_are_means_over_splits_lines_their_intervals_and_ticks_single_splits() -> None:
@@ -78,7 +78,7 @@ def test_published_numbers_are_those_that_the_documents_state() -> None:
 
 
 def test_undefined_rho_is_said_and_comes_last() -> None:
-    rows = rows_of([scored("flat", "1", math.nan), scored("b", "1", 0.5, lr=0.5)])
+    rows = summaries_of([scored("flat", "1", math.nan), scored("b", "1", 0.5, lr=0.5)])
     with styled():
         figure, _ = draw_comparison(rows, None, "mydata")
         figure.draw_without_rendering()
@@ -86,7 +86,7 @@ def test_undefined_rho_is_said_and_comes_last() -> None:
 
 
 def test_more_heads_than_can_be_read_are_cut_and_said() -> None:
-    rows = rows_of([scored(f"head{k}", "1", 0.5, val_rho=k / 100, lr=k / 100) for k in range(1, 48)])
+    rows = summaries_of([scored(f"head{k}", "1", 0.5, val_rho=k / 100, lr=k / 100) for k in range(1, 48)])
     with styled():
         figure, caption = draw_comparison(rows, None, "mydata")
         figure.draw_without_rendering()
@@ -108,7 +108,7 @@ def test_differences_are_the_comparisons_filled_where_they_are_sure() -> None:
     unsure = [
         scored("unsure", split, rho, val_rho=0.3, lr=0.25) for split, rho in zip("123", (0.7, 0.5, 0.7), strict=True)
     ]
-    comparisons = compare(rows_of([*THREE_SPLITS, *sure, *unsure]))
+    comparisons = compare(summaries_of([*THREE_SPLITS, *sure, *unsure]))
     with styled():
         figure, caption = draw_differences(comparisons)
     (axes,) = figure.axes

@@ -66,7 +66,7 @@ def test_an_example_shows_the_score_the_truth_and_the_step_scores(cache: Feature
 
 
 def test_without_attention_there_are_no_examples(cache: FeatureCache, evaluation: Evaluation) -> None:
-    plain = Evaluation([], [], [row for row in evaluation.rows if row.name == "plain"], [], [])
+    plain = Evaluation([], [], [row for row in evaluation.summaries if row.name == "plain"], [], [])
     found = draw_examples(cache, plain)
     assert (found.drawings, found.left_out) == ([], ["attention maps: no head here has attention"])
 

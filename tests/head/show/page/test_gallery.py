@@ -18,7 +18,7 @@ from featcache.store.cache import FeatureCache
 from head.evaluation.compare import compare
 from head.evaluation.evaluate import Evaluation
 from head.evaluation.score import attention_of
-from head.evaluation.summary import rows_of
+from head.evaluation.summary import summaries_of
 from head.runs.head_file import load_head
 from head.runs.run import read_run
 from head.show.page.gallery import Entry, Gallery, find_row, gallery_of, shown_row
@@ -33,14 +33,14 @@ def gallery(cache: FeatureCache, evaluation: Evaluation) -> Gallery:
 
 
 def names_of(evaluation: Evaluation) -> list[str]:
-    return [row.name for row in evaluation.rows]
+    return [row.name for row in evaluation.summaries]
 
 
 def test_every_image_is_there_once_for_each_split_with_what_each_row_predicts(
     cache: FeatureCache, evaluation: Evaluation, gallery: Gallery
 ) -> None:
     wanted: dict[tuple[str, str], dict[str, float]] = {}
-    for row in evaluation.rows:
+    for row in evaluation.summaries:
         for result in row.scored:
             for name, truth, prediction in zip(result.names, result.truth, result.prediction, strict=True):
                 wanted.setdefault((result.run.split, name), {"truth": truth})[row.name] = prediction
@@ -100,7 +100,7 @@ def test_predictions_are_those_of_a_heads_first_seed(cache: FeatureCache, evalua
     run = changed(first.run, settings={**first.run.config.settings, "seed": 7})
     later = replace(first, run=run, prediction=first.prediction + 1)
     both = [later, first]
-    found = gallery_of(cache, Evaluation([], both, rows_of(both), [], []))
+    found = gallery_of(cache, Evaluation([], both, summaries_of(both), [], []))
     assert [entry.predictions for entry in found.entries] == [(value,) for value in first.prediction]
 
 
@@ -111,7 +111,7 @@ def evaluation_of(*names: str, against: str | None = None) -> Evaluation:
         for k, name in enumerate(names)
         for split in ("1", "2")
     ]
-    rows = rows_of(results)
+    rows = summaries_of(results)
     return Evaluation([], results, rows, compare(rows, against=against), [])
 
 

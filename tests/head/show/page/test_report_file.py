@@ -122,7 +122,7 @@ def test_raw_maps_of_the_shown_row_lie_beside_the_page(
     assert sorted(path.name for path in (tmp_path / "maps").iterdir()) == [
         "split-1.csv", "split-1.npy", "split-2.csv", "split-2.npy"]  # fmt: skip
     rows = {image.name: row for row, image in enumerate(cache.images)}
-    for scored in next(row for row in evaluation.rows if row.name == "paper").scored:
+    for scored in next(row for row in evaluation.summaries if row.name == "paper").scored:
         maps = np.load(tmp_path / "maps" / f"split-{scored.run.split}.npy")
         lines = list(csv.DictReader(io.StringIO((tmp_path / "maps" / f"split-{scored.run.split}.csv").read_text())))
         assert [line["name"] for line in lines] == scored.names
@@ -146,10 +146,10 @@ def test_raw_maps_of_a_head_without_attention_are_refused(cache: FeatureCache, r
 def test_a_head_that_gives_no_number_is_shown_without(
     cache: FeatureCache, evaluation: Evaluation, tmp_path: Path
 ) -> None:
-    paper = next(number for number, row in enumerate(evaluation.rows) if row.name == "paper")
+    paper = next(number for number, row in enumerate(evaluation.summaries) if row.name == "paper")
     broken = [replace(one, prediction=one.prediction * np.nan, step_scores=one.step_scores * np.nan)
-              for one in evaluation.rows[paper].scored]  # fmt: skip
-    rows = [replace(row, scored=tuple(broken)) if row.name == "paper" else row for row in evaluation.rows]
+              for one in evaluation.summaries[paper].scored]  # fmt: skip
+    rows = [replace(row, scored=tuple(broken)) if row.name == "paper" else row for row in evaluation.summaries]
     made = report.build_report(cache, replace(evaluation, rows=rows), report.ReportSettings(head="paper"))
     report.write_report(tmp_path / "page.html", made)
     assert all(entry["predictions"][paper] is None for entry in made.data["gallery"]["entries"])

@@ -56,7 +56,7 @@ def shown(page: Any) -> list[str]:
 
 def labels(evaluation: Evaluation, row: str, key: Any) -> list[str]:
     """Return what `shown` must be: a row's images by key(truth, prediction, name), then by name and split."""
-    results = next(one for one in evaluation.rows if one.name == row).scored
+    results = next(one for one in evaluation.summaries if one.name == row).scored
     lines = [
         (key(truth, prediction, name), name, result.run.split, truth, prediction)
         for result in results
@@ -237,7 +237,7 @@ def test_keys_move_open_leaf_and_close(page: Any) -> None:
 
 @needs_chromium
 def test_scores_are_those_of_score_cache_and_splits_open(page: Any, evaluation: Evaluation) -> None:
-    for k, row in enumerate(evaluation.rows):
+    for k, row in enumerate(evaluation.summaries):
         facts, body = row.as_json(), page.locator(".scores > tbody").nth(k)
         line = body.locator("> tr").first.inner_text().split("\t")
         assert line[0] == row.name
@@ -250,7 +250,7 @@ def test_scores_are_those_of_score_cache_and_splits_open(page: Any, evaluation: 
         assert found == [[one.run.split, f"{one.metrics.rho:.3f}".replace("-", "\u2212")] for one in row.scored]
         assert body.locator("button").get_attribute("aria-expanded") == "true"
     click(page.locator("#runs summary").first)
-    assert evaluation.rows[0].scored[0].run.config.fingerprint in page.inner_text("#runs")
+    assert evaluation.summaries[0].scored[0].run.config.fingerprint in page.inner_text("#runs")
 
 
 @needs_chromium
@@ -409,7 +409,7 @@ def test_the_headline_says_what_holds(
         with opened_page(browser, (tmp_path / "page.html").as_uri()) as page:
             return " ".join(page.locator(".headline, .lead").all_inner_texts())
 
-    name = evaluation.rows[0].name
+    name = evaluation.summaries[0].name
     numbers = {"rho_mean": 0.5, "rho_low": 0.4, "rho_high": 0.6}
     usual = headline(**numbers)
     assert usual.startswith(
