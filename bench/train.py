@@ -2,9 +2,10 @@
 
 Features are 196 x 1024 float16, 70% zeros, in batches of 256. The ways: this program, from the cache, with the
 cache's digests checked and its epochs' bookkeeping; the paper's equations in eager float32 with the keys computed
-once (`plain_head`), from memory, and from a DataLoader with 2 workers over h5py; the published architecture in eager
-float32, from memory; this program without attention. The limit is the products that no way around them is known
-for: K x and its weights' gradient, alone, in float32 and in bfloat16. Figures are medians over rounds.
+once (the same head, `fused_off`), from memory, and from a DataLoader with 2 workers over h5py; the published
+architecture in eager float32, from memory; this program without attention. The limit is the products that no way
+around them is known for: K x and its weights' gradient, alone, in float32 and in bfloat16. Figures are medians over
+rounds.
 
 Seconds per epoch of LaMem's size (45,000 + 3,741 images) are extrapolated from these rates; with --lamem FOLDER an
 epoch without attention is run in full, on drawn vectors with the real scores of train_1 and val_1.
@@ -30,14 +31,14 @@ from torch import Tensor
 
 from bench.cache import make_cache
 from bench.features import CHANNELS, POSITIONS, drawn
-from bench.plain_head import plain_output
 from bench.read import H5pyViews
 from featcache.base.progress import silent
 from featcache.datasets.splits import Part
 from featcache.store.cache import FeatureCache, open_cache
 from featcache.store.folder import INDEX_NAME
 from head.data.batches import split_data
-from head.models.amnet import AMNetHead, HeadOutput, HeadShape, loss
+from head.models.amnet import AMNetHead, HeadShape, loss
+from head.models.fused.switch import fused_off
 from head.models.published import PublishedHead, PublishedShape
 from head.runs.history import ignored
 from head.settings import TrainSettings
@@ -109,14 +110,12 @@ class Epochs:
 def eager_steps(head: AMNetHead | PublishedHead, batches: Iterator[Tensor], **constants: float) -> Callable[[], float]:
     """Return a function that trains on the next batch in eager float32 and returns images per second."""
     optimizer = torch.optim.Adam(head.parameters(), lr=1e-3, weight_decay=1e-6)
-    run: Callable[[Tensor], HeadOutput] = head
-    if isinstance(head, AMNetHead):
-        run = lambda features: plain_output(head, features)  # noqa: E731
 
     def step() -> float:
         started = time.perf_counter()
         features = next(batches).float()
-        value = loss(run(features), torch.zeros(len(features)), **constants)  # type: ignore[arg-type]
+        with fused_off():
+            value = loss(head(features), torch.zeros(len(features)), **constants)  # type: ignore[arg-type]
         optimizer.zero_grad()
         torch.autograd.backward(value)
         optimizer.step()

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from head.models.fused.dropout import Dropout
-from head.models.fused.lstm import repeat
-from head.models.fused.products import autocast_type, product
-from head.models.fused.recurrence import Looks, Weights, look
+from head.models.fused.forward import fused_steps
+from head.models.fused.products import autocast_type
+from head.models.fused.switch import fused_is_on
 from head.models.fused.workspace import Workspace
 
 
@@ -76,50 +76,34 @@ class AMNetHead(nn.Module):
     def forward(self, features: Tensor) -> HeadOutput:
         """Map features (B, L, D), of any real type, to a `HeadOutput`; no gradient goes back to them.
 
-        Under autocast the large products of matrices are in its type, and all else in that of the weights.
+        Under autocast the large products of matrices are in its type, and all else in that of the weights; the plain
+        formulas are all in that of the weights.
         """
         kind = features.device.type
         products = autocast_type(kind, self.feature_mean.dtype)
+        features = features.detach()
         with torch.autocast(kind, enabled=False):
-            look_at = self._look if self.shape.attention else self._look_at_mean
-            looks = look_at(features.detach(), products)
-            m = self.regressor(self.dropout(looks.states)).squeeze(2).t()  # (B, T), Eq. 10
-        return HeadOutput(m.sum(dim=1), m, looks.maps.transpose(0, 1))  # Eq. 11
+            states, maps = fused_steps(self, features, products) if fused_is_on() else self.steps(features)
+            m = self.regressor(self.dropout(states)).squeeze(2).t()  # (B, T), Eq. 10
+        return HeadOutput(m.sum(dim=1), m, maps.transpose(0, 1))  # Eq. 11
 
-    def _look(self, features: Tensor, products: torch.dtype) -> Looks:
-        x = self.workspace.take(features.shape, self.feature_mean.dtype, features.device)
-        torch.addcmul(
-            -self.feature_mean / self.feature_std, x.copy_(features), 1 / self.feature_std, out=x
-        )  # (B, L, D)
-        h, c = self._first_state(x.mean(dim=1), products)
-        if x.dtype != products:
-            narrow = self.workspace.take(x.shape, products, x.device).copy_(x)
-            self.workspace.give(x)
-            x = narrow
-        weights = Weights(
-            self.K.weight,
-            self.K.bias,
-            self.U.weight,
-            self.M,
-            self.lstm.weight_ih,
-            self.lstm.weight_hh,
-            self.lstm.bias_ih + self.lstm.bias_hh,
-        )
-        return look(x, h, c, weights, steps=self.shape.steps, workspace=self.workspace)
-
-    def _look_at_mean(self, features: Tensor, products: torch.dtype) -> Looks:
-        """Look with one weight at all positions (Eq. 9): each z (B, D) is the mean, so its product is formed once."""
-        z = (features.to(self.feature_mean.dtype).mean(dim=1) - self.feature_mean) / self.feature_std
-        h, c = self._first_state(z, products)
-        T, L, cell = self.shape.steps, self.shape.positions, self.lstm
-        bias = cell.bias_ih + cell.bias_hh
-        states = repeat(z, h, c, cell.weight_ih, cell.weight_hh, bias, steps=T, products=products)
-        return Looks(states, z.new_full((T, len(z), L), 1 / L))
-
-    def _first_state(self, mean: Tensor, products: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Return h and c (B, H) from the standardised mean feature (B, D): Eq. 12."""
-        h, c = (product(mean, init.weight.to(products).t()) + init.bias for init in (self.init_h, self.init_c))
-        return torch.tanh(h), torch.tanh(c)
+    def steps(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Map features (B, L, D) to states h_t (T, B, H) and maps alpha_t (T, B, L): Eq. 3-9 and 12 as they stand."""
+        B, T, L = features.shape[0], self.shape.steps, self.shape.positions
+        x = (features.to(self.feature_mean.dtype) - self.feature_mean) / self.feature_std  # (B, L, D)
+        z, alpha = x.mean(dim=1), x.new_full((B, L), 1 / L)  # (B, D) and (B, L), Eq. 9
+        h, c = torch.tanh(self.init_h(z)), torch.tanh(self.init_c(z))  # (B, H), Eq. 12
+        keys = self.K(x) if self.shape.attention else x  # (B, L, D), K x + b of Eq. 8: the same at every step
+        states, maps = [], []
+        for _ in range(T):
+            if self.shape.attention:
+                e = (self.M * torch.tanh(self.U(h).unsqueeze(1) + keys)).sum(dim=2)  # (B, L), Eq. 7 and 8
+                alpha = torch.softmax(e, dim=1)  # (B, L), Eq. 6
+                z = (alpha.unsqueeze(1) @ x).squeeze(1)  # (B, D), Eq. 4
+            h, c = self.lstm(z, (h, c))  # (B, H), Eq. 3
+            states.append(h)
+            maps.append(alpha)
+        return torch.stack(states), torch.stack(maps)
 
 
 def loss(output: HeadOutput, target: Tensor, *, attention_weight: float, coverage: float = 1.0) -> Tensor:

@@ -51,7 +51,7 @@ class Standardise(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Standardise features of any float type."""
-        return (features.reshape(len(features), -1).double() - self.mean) / self.deviation
+        return (features.flatten(1).double() - self.mean) / self.deviation
 
 
 class LinearHead(nn.Module):
@@ -120,4 +120,4 @@ def squared_distance(a: Tensor, b: Tensor) -> Tensor:
 
 def _output(score: Tensor) -> HeadOutput:
     """Return scores (B) as the only step's; maps are empty, (B, 1, 0): there are no positions to attend to."""
-    return HeadOutput(score, score.unsqueeze(1), score.new_empty((len(score), 1, 0)))
+    return HeadOutput(score, score.unsqueeze(1), score.new_empty((score.shape[0], 1, 0)))

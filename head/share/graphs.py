@@ -1,7 +1,7 @@
-"""Heads, and whole models from pixels on, written out plainly, so that they can be traced. Knows nothing of ONNX.
+"""Heads, and whole models from pixels on, as modules that can be traced. Knows nothing of ONNX.
 
-The heads themselves cannot be: they have what training needs, gradients by hand, compiled loops, and memory that is
-used again. In evaluation these compute the same.
+A head can be while `head.models.fused.switch` is off: what training is fast by, gradients by hand, compiled loops and
+memory that is used again, no exporter can follow.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,6 @@ from torch.nn import functional
 from featcache.backbones.networks import Extractor
 from featcache.store.shards.encoding import LEVELS, Constants
 from head.data.inputs import HeadInput
-from head.models.plain import plain_head
 from head.runs.head_file import TrainedHead
 from head.runs.run import Run
 
@@ -23,15 +22,15 @@ class HeadGraph(nn.Module):
 
     def __init__(self, head: TrainedHead) -> None:
         super().__init__()
-        self.plain = plain_head(head.module)
+        self.module = head.module
         self.share, self.scale = head.target_mean / head.steps, head.target_scale
 
     def forward(self, features: Tensor) -> tuple[Tensor, ...]:
         """Map features to outputs on the scale of the data, float32."""
-        m, maps = self.plain(features)
-        steps = m.double() * self.scale + self.share  # (B, T)
-        score = steps.sum(dim=1)
-        return (score.float(), steps.float()) + (() if maps is None else (maps,))
+        output = self.module(features)
+        steps = output.step_scores.double() * self.scale + self.share  # (B, T)
+        scores = (steps.sum(dim=1).float(), steps.float())
+        return (*scores, output.maps) if output.maps.shape[2] else scores
 
 
 class ModelGraph(nn.Module):

@@ -26,6 +26,7 @@ from featcache.base.errors import InvalidSettings, Mismatch, printable
 from featcache.base.files import canonical_json
 from head.models.amnet import AMNetHead
 from head.models.baselines import Standardise
+from head.models.fused.switch import fused_off
 from head.models.kinds import has_maps
 from head.models.published import PublishedHead
 from head.runs.head_file import TrainedHead
@@ -127,7 +128,7 @@ def export(
     """
     require_onnx()
     try:
-        with _quiet(), torch.no_grad():
+        with _quiet(), torch.no_grad(), fused_off():
             program = torch.onnx.export(
                 module.eval().requires_grad_(False),
                 (torch.from_numpy(example[:_TRACED]),),

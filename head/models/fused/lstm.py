@@ -23,7 +23,7 @@ class Cell(NamedTuple):
     tanh_c: Tensor
 
 
-def advance(sums: Tensor, h: Tensor, c: Tensor) -> tuple[Cell, Tensor, Tensor]:
+def lstm_step(sums: Tensor, h: Tensor, c: Tensor) -> tuple[Cell, Tensor, Tensor]:
     """Return a step's record and the new h and c from the gates' sums (B, 4H) and the state before."""
     i, f, g, o = sums.chunk(4, dim=1)
     gates = (i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid())
@@ -32,7 +32,7 @@ def advance(sums: Tensor, h: Tensor, c: Tensor) -> tuple[Cell, Tensor, Tensor]:
     return Cell(h, c, gates, tanh_c), gates[3] * tanh_c, after
 
 
-def retreat(cell: Cell, dh: Tensor, dc: Tensor, *, sums: Tensor) -> Tensor:
+def lstm_step_backward(cell: Cell, dh: Tensor, dc: Tensor, *, sums: Tensor) -> Tensor:
     """Return the gradient of the c before, from those of the new h and c; write that of the gates' sums (B, 4H)."""
     i, f, g, o = cell.gates
     dc = dc + _through_tanh(dh * o, cell.tanh_c)
@@ -61,7 +61,7 @@ class _Repeat(torch.autograd.Function):
         weight = W_hh.to(products).t()
         states, ctx.cells = [], []
         for _ in range(steps):
-            cell, h, c = advance(weighted_sum(given, h, weight), h, c)
+            cell, h, c = lstm_step(weighted_sum(given, h, weight), h, c)
             ctx.cells.append(cell)
             states.append(h)
         ctx.products = products
@@ -76,7 +76,7 @@ class _Repeat(torch.autograd.Function):
         dh, dc = torch.zeros_like(d_states[0]), torch.zeros_like(d_states[0])
         d_sums = dh.new_empty(len(d_states), len(z), len(W_hh))  # (T, B, 4H)
         for t, cell in reversed(list(enumerate(ctx.cells))):
-            dc = retreat(cell, dh + d_states[t], dc, sums=d_sums[t])
+            dc = lstm_step_backward(cell, dh + d_states[t], dc, sums=d_sums[t])
             dh = product(d_sums[t], weight)
         d_given = d_sums.sum(dim=0)
         before = torch.cat([cell.h for cell in ctx.cells])

@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from head.models.fused.attention import energies, exponential_, key_gradient_, state_gradient
-from head.models.fused.lstm import Cell, advance, retreat
+from head.models.fused.lstm import Cell, lstm_step, lstm_step_backward
 from head.models.fused.products import product, sum_of_outer, weighted_sum
 from head.models.fused.workspace import Workspace
 
@@ -41,29 +41,31 @@ class _Step:
     cell: Cell
 
 
-class Looks(NamedTuple):
+class AttendedSteps(NamedTuple):
     """What the T steps give: states h_t (T, B, H) and maps alpha_t (T, B, L)."""
 
     states: Tensor
     maps: Tensor
 
 
-def look(x: Tensor, h: Tensor, c: Tensor, weights: Weights, *, steps: int, workspace: Workspace) -> Looks:
-    """Look `steps` times at standardised features x (B, L, D) from the first state h, c (B, H) of Eq. 12.
+def attend_steps(
+    x: Tensor, h: Tensor, c: Tensor, weights: Weights, *, steps: int, workspace: Workspace
+) -> AttendedSteps:
+    """Attend `steps` times to standardised features x (B, L, D) from the first state h, c (B, H) of Eq. 12.
 
     x is taken from workspace, to which it goes back: after the gradients were computed, if there are to be any.
     """
     if torch.is_grad_enabled():
-        states, maps = _Look.apply(x, h, c, *weights, steps, workspace)
-        return Looks(states, maps)
-    looks, keys, _ = _forward(x, h, c, weights, steps, workspace)
+        states, maps = _AttendSteps.apply(x, h, c, *weights, steps, workspace)
+        return AttendedSteps(states, maps)
+    result, keys, _ = _forward(x, h, c, weights, steps, workspace)
     workspace.give(x, keys)
-    return looks
+    return result
 
 
 def _forward(
     x: Tensor, h: Tensor, c: Tensor, weights: Weights, steps: int, workspace: Workspace
-) -> tuple[Looks, Tensor, list[_Step]]:
+) -> tuple[AttendedSteps, Tensor, list[_Step]]:
     keys = exponential_(_doubled_keys(x, weights.K, weights.b, workspace))  # (B, L, D)
     U, W_ih, W_hh = (weight.to(x.dtype).t() for weight in (weights.U, weights.W_ih, weights.W_hh))
     states, record = [], []
@@ -72,22 +74,22 @@ def _forward(
         alpha = functional.softmax(energies(keys, F, weights.M), dim=1)  # (B, L), Eq. 6 to 8
         z = torch.bmm(alpha.to(x.dtype).unsqueeze(1), x).squeeze(1).to(h.dtype)  # (B, D), Eq. 4
         sums = weighted_sum(weighted_sum(weights.bias, z, W_ih), h, W_hh)  # (B, 4H)
-        cell, h, c = advance(sums, h, c)  # Eq. 3
+        cell, h, c = lstm_step(sums, h, c)  # Eq. 3
         record.append(_Step(F, alpha, z, cell))
         states.append(h)
-    return Looks(torch.stack(states), torch.stack([step.alpha for step in record])), keys, record
+    return AttendedSteps(torch.stack(states), torch.stack([step.alpha for step in record])), keys, record
 
 
-class _Look(torch.autograd.Function):
-    """`look` with its gradient; apply(x, h, c, *weights, steps, workspace)."""
+class _AttendSteps(torch.autograd.Function):
+    """`attend_steps` with its gradient; apply(x, h, c, *weights, steps, workspace)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, h: Tensor, c: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
         *weights, steps, workspace = rest
-        looks, keys, record = _forward(x, h, c, Weights(*weights), steps, workspace)
+        result, keys, record = _forward(x, h, c, Weights(*weights), steps, workspace)
         ctx.save_for_backward(*weights)
         ctx.x, ctx.keys, ctx.record, ctx.workspace = x, keys, record, workspace
-        return looks.states, looks.maps
+        return result.states, result.maps
 
     @staticmethod
     @once_differentiable
@@ -104,7 +106,7 @@ class _Look(torch.autograd.Function):
         d_energies, d_shares = torch.empty_like(d_maps), d_states.new_empty(len(record), len(x), len(U))
         d_sums = d_states.new_empty(len(record), len(x), len(W_hh))  # (T, B, 4H)
         for t, step in reversed(list(enumerate(record))):
-            dc = retreat(step.cell, dh + d_states[t], dc, sums=d_sums[t])
+            dc = lstm_step_backward(step.cell, dh + d_states[t], dc, sums=d_sums[t])
             dz = product(d_sums[t], W_ih)  # (B, D)
             d_alpha = d_maps[t] + torch.bmm(x, dz.to(x.dtype).unsqueeze(2)).squeeze(2)  # (B, L)
             d_energies[t] = step.alpha * (d_alpha - (step.alpha * d_alpha).sum(dim=1, keepdim=True))

@@ -1,5 +1,8 @@
 """The head against the loops of `reference_head`, and the properties its equations imply."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from head.models.amnet import AMNetHead, HeadOutput, HeadShape, loss
+from head.models.fused.switch import fused_off
 from tests.helpers.reference_head import Affine, Attention, Gate, Weights, image_loss, score_image
 
 B, L, D, H, R = 7, 13, 11, 17, 19  # a different prime each, so that a swapped axis cannot pass
@@ -61,11 +65,14 @@ def assert_close(found: HeadOutput, wanted: HeadOutput) -> None:
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("way", [nullcontext, fused_off])
 @pytest.mark.parametrize("attention", [True, False])
 @pytest.mark.parametrize("steps", [1, 2, 3, 5])
-def test_scores_step_scores_and_maps_are_those_of_the_papers_equations(steps: int, attention: bool) -> None:
+def test_scores_step_scores_and_maps_are_those_of_the_papers_equations(
+    steps: int, attention: bool, way: Callable[[], AbstractContextManager[None]]
+) -> None:
     head, features = make_head(steps=steps, attention=attention).eval(), make_features()
-    with torch.no_grad():
+    with torch.no_grad(), way():
         output = head(features)
     assert [tuple(tensor.shape) for tensor in output] == [(B,), (B, steps), (B, steps, L)]
     for b in range(B):
@@ -117,9 +124,13 @@ def test_large_energies_do_not_overflow_the_maps() -> None:
     torch.testing.assert_close(maps.sum(dim=2), torch.ones(B, 3))
 
 
-def test_without_attention_the_mean_feature_alone_gives_the_same() -> None:
+@pytest.mark.parametrize("way", [nullcontext, fused_off])
+def test_without_attention_the_mean_feature_alone_gives_the_same(
+    way: Callable[[], AbstractContextManager[None]],
+) -> None:
     head, features = make_head(attention=False).eval(), make_features()
-    assert_close(head(features.mean(dim=1, keepdim=True)), head(features))
+    with way():
+        assert_close(head(features.mean(dim=1, keepdim=True)), head(features))
 
 
 def test_without_attention_every_position_counts_the_same() -> None:

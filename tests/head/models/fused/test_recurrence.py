@@ -1,14 +1,15 @@
-"""The written-out gradient of attention and LSTM against float64 autograd of the plain formula."""
+"""The written-out gradient of attention and LSTM against float64 autograd of the head's own plain formulas."""
 
 import copy
 import pickle
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
-from bench.plain_head import plain_output
 from head.models.amnet import AMNetHead, HeadOutput, HeadShape, loss
+from head.models.fused.switch import fused_off
 from head.models.fused.workspace import Workspace
 
 B, L, D, H = 5, 7, 11, 13
@@ -19,6 +20,12 @@ def make_head(*, steps: int = 3, attention: bool = True) -> AMNetHead:
     head = AMNetHead(HeadShape(L, D, steps=steps, hidden_size=H, regressor_size=3, attention=attention)).double().eval()
     head.set_feature_scale(torch.linspace(-1, 1, D), torch.linspace(0.5, 2, D))
     return head
+
+
+def plain_output(head: AMNetHead, features: Tensor) -> HeadOutput:
+    with fused_off():
+        output: HeadOutput = head(features)
+    return output
 
 
 def gradients(head: AMNetHead, output: HeadOutput, target: Tensor) -> dict[str, Tensor]:
@@ -78,9 +85,19 @@ def test_under_autocast_products_are_bfloat16_and_all_else_is_not(attention: boo
         assert (gradient - exact[name]).norm() < 0.02 * exact[name].norm(), name
 
 
-def test_no_gradient_reaches_the_features() -> None:
+@pytest.mark.parametrize("attention", [True, False])
+def test_without_what_is_fused_autocast_changes_nothing(attention: bool) -> None:
+    head, features = make_head(attention=attention).float(), torch.randn(B, L, D).half()
+    exact = plain_output(head, features)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for found, wanted in zip(plain_output(head, features), exact, strict=True):
+            assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize("run", [AMNetHead.__call__, plain_output])
+def test_no_gradient_reaches_the_features(run: Callable[[AMNetHead, Tensor], HeadOutput]) -> None:
     features = torch.randn(B, L, D).double().requires_grad_()
-    torch.autograd.backward(make_head()(features).score.sum())
+    torch.autograd.backward(run(make_head(), features).score.sum())
     assert features.grad is None
 
 
