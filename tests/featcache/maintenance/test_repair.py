@@ -165,7 +165,7 @@ def test_a_repair_that_was_killed_goes_on(own: Path, tiny_cache: Path, monkeypat
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(repair, "seal", killed)
+        patched.setattr(repair.CacheWriter, "seal", killed)
         with pytest.raises(KeyboardInterrupt):
             repair_cache(own)
     assert contents(own) == contents(tiny_cache)
