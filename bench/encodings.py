@@ -53,11 +53,12 @@ def mean_rho(cache: Any, home: Path, **settings: Any) -> float:
     """Return the mean test rho over splits of heads with such settings; their runs are in home/NAME/split-K."""
     from head.evaluation.score import score_run
     from head.settings import TrainSettings
-    from head.training.train import train_split
+    from head.training.job import TrainingJob
+    from head.training.train import train
 
     wanted = TrainSettings(**settings)
     name = wanted.default_name()
-    runs = [train_split(cache, split, wanted, home / name / f"split-{split}", name=name) for split in cache.splits]
+    runs = [train(TrainingJob(cache, split, wanted, home / name / f"split-{split}", name)) for split in cache.splits]
     return float(np.mean([score_run(run, cache).metrics.rho for run in runs]))
 
 

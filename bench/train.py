@@ -42,6 +42,7 @@ from head.models.fused.switch import fused_off
 from head.models.published import PublishedHead, PublishedShape
 from head.runs.history import ignored
 from head.settings import TrainSettings
+from head.training.job import TrainingJob
 from head.training.trainer import State, Trainer
 
 LAMEM_TRAIN, LAMEM_VAL = 45_000, 3_741
@@ -51,7 +52,8 @@ import sys, time
 from pathlib import Path
 from featcache.store.cache import open_cache
 from head.settings import TrainSettings
-from head.training.train import train_split
+from head.training.job import TrainingJob
+from head.training.train import train
 from head.training.trainer import Trainer
 cache, folder, attention, started = sys.argv[1:]
 settings, step = TrainSettings(epochs=2, attention=attention == "True"), Trainer.step
@@ -61,7 +63,7 @@ def timed(*arguments):
     print(before - float(started), time.time() - float(started), flush=True)
     return value
 Trainer.step = timed
-train_split(open_cache(cache), "first", settings, Path(folder), name="first")
+train(TrainingJob(open_cache(cache), "first", settings, Path(folder), "first"))
 """
 
 
@@ -88,9 +90,8 @@ class Epochs:
         settings = TrainSettings(epochs=10**5, patience=10**5, **changes)
         data = split_data(cache, "1", settings)
         self.images, self.val_images = len(data.train.rows), len(data.select.rows)
-        trainer = Trainer(
-            cache, data, settings, folder, device=torch.device("cpu"), on_progress=silent, on_history=ignored
-        )
+        job = TrainingJob(cache, "1", settings, folder, "bench")
+        trainer = Trainer(job, data, device=torch.device("cpu"), on_progress=silent, on_history=ignored)
         self.products, self.state = trainer.products, State(0, [], {})
         self._epochs = trainer.epochs(self.state)
         self.next()  # compiles

@@ -34,7 +34,7 @@ from head.settings import HEADS, POOLED, PRECISIONS, RECIPES, SELECTIONS
 @click.option("--split", required=True, metavar="K,...|all", help="Splits to train on.")
 @CACHE
 @setting("recipe", click.Choice(tuple(RECIPES)), "Eq. 3-15 of the paper, or its authors' code; decides defaults.")
-@setting("head", click.Choice(HEADS), "The recipe's head, or a baseline on pooled features.")
+@setting("head", click.Choice(tuple(HEADS)), "The recipe's head, or a baseline on pooled features.")
 @setting("attention", click.BOOL, "With off every position counts the same.", metavar="on|off")
 @click.option("--no-attention", is_flag=True, help="The same as --attention off (Eq. 9).")
 @setting("pooling", click.Choice(POOLED), "What a baseline reads.")

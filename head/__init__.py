@@ -11,6 +11,7 @@ __all__ = [
     "Prediction",
     "Predictor",
     "TrainSettings",
+    "TrainingJob",
     "evaluate",
     "export_head",
     "import_head",
@@ -23,13 +24,14 @@ _HOMES = {  # where each name of the door lives: module, and the name there
     "Prediction": ("head.prediction.predictor", "Prediction"),
     "Predictor": ("head.prediction.predictor", "Predictor"),
     "TrainSettings": ("head.settings", "TrainSettings"),
+    "TrainingJob": ("head.training.job", "TrainingJob"),
     "evaluate": ("head.evaluation.evaluate", "evaluate"),
     "export_head": ("head.share.export", "export_head"),
     "import_head": ("head.share.import_head", "import_head"),
     "load_head": ("head.runs.head_file", "load_head"),
     "read_run": ("head.runs.run", "read_run"),
     "settings_of": ("head.settings", "settings_of"),
-    "train": ("head.training.train", "train_split"),
+    "train": ("head.training.train", "train"),
 }
 
 if TYPE_CHECKING:  # the same for type checkers, which do not run what is below
@@ -40,7 +42,8 @@ if TYPE_CHECKING:  # the same for type checkers, which do not run what is below
     from head.settings import TrainSettings, settings_of
     from head.share.export import export_head
     from head.share.import_head import import_head
-    from head.training.train import train_split as train
+    from head.training.job import TrainingJob
+    from head.training.train import train
 else:
 
     def __getattr__(name: str) -> object:

@@ -22,7 +22,8 @@ from featcache.settings import ExtractSettings
 from featcache.store.cache import open_cache
 from head.evaluation.score import Scored, score_run, write_scores
 from head.settings import TrainSettings
-from head.training.train import train_split
+from head.training.job import TrainingJob
+from head.training.train import train
 
 BACKBONE = "efficientnet_lite0"
 SPLITS = 3
@@ -58,7 +59,7 @@ def run_demo(
     name = train_settings.default_name()
     for split in cache.splits:
         folder = out / "runs" / cache.name / name / f"split-{split}"
-        run = train_split(cache, split, train_settings, folder, name=name, on_progress=on_progress)
+        run = train(TrainingJob(cache, split, train_settings, folder, name), on_progress)
         scored.append(score_run(run, cache))
         write_scores(scored[-1])
     return scored

@@ -7,7 +7,6 @@ from typing import Any
 
 from featcache.base.errors import InvalidSettings, list_problems
 
-HEADS = ("amnet", "linear", "ridge", "svr", "mlp")
 POOLED = ("mean", "mean+deviation")
 SELECTIONS = ("val", "test")
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -29,24 +28,17 @@ _WHOLE = {
 }
 _REAL = {"lr": 10.0, "weight_decay": 10.0, "attention_weight": 1e3}
 _EVERY_HEAD = frozenset({"head", "layers", "select_on", "val_fraction", "seed"})
+_POOLED = frozenset({"pooling"})
 _EARLY_STOPPING = frozenset({"epochs", "patience"})
-_AMNET = frozenset(
-    {
-        "recipe",
-        "attention",
-        "steps",
-        "hidden_size",
-        "regressor_size",
-        "dropout",
-        "lr",
-        "weight_decay",
-        "attention_weight",
-        "batch_size",
-        "epochs",
-        "patience",
-        "precision",
-    }
-)
+_BY_GRADIENT = frozenset({"lr", "weight_decay", "batch_size", "precision"}) | _EARLY_STOPPING
+_RECURRENT = frozenset({"recipe", "attention", "attention_weight", "steps", "hidden_size", "regressor_size", "dropout"})
+HEADS = {  # the fields that each uses; what it is says `head.models.kinds`, how it is fitted `head.training.train`
+    "amnet": _RECURRENT | _BY_GRADIENT,
+    "linear": _POOLED,
+    "ridge": _POOLED,
+    "svr": _POOLED,
+    "mlp": _POOLED | _EARLY_STOPPING,
+}
 RECIPES: dict[str, dict[str, Any]] = {"paper": {}, "published": _PUBLISHED}  # what differs from the fields' defaults
 
 
@@ -92,7 +84,7 @@ class TrainSettings:
 
         Settings of different heads have different names: `paper`, `paper-no-attention,steps=2`, `ridge,pooling=mean`.
         """
-        if self.head == "amnet":
+        if "recipe" in HEADS[self.head]:
             stem = self.recipe if self.attention else f"{self.recipe}-no-attention"
             usual = vars(settings_of(self.recipe, attention=self.attention))
         else:
@@ -114,7 +106,7 @@ def settings_of(recipe: str = "paper", **given: Any) -> TrainSettings:
 
 def problems_of(values: Mapping[str, Any]) -> list[str]:
     """Return what is wrong with values of some or all fields, a line each."""
-    choices = {"recipe": tuple(RECIPES), "head": HEADS, "pooling": POOLED}
+    choices = {"recipe": tuple(RECIPES), "head": tuple(HEADS), "pooling": POOLED}
     choices |= {"precision": PRECISIONS, "select_on": SELECTIONS}
     problems = [
         f"{option_of(name)} must be {' or '.join(choices[name])}, found {values[name]!r}"
@@ -136,9 +128,8 @@ def problems_of(values: Mapping[str, Any]) -> list[str]:
 
 def used_fields(head: str, *, attention: bool = True) -> frozenset[str]:
     """Return the fields that change anything about a head; lambda weighs what without attention is constant."""
-    if head != "amnet":
-        return _EVERY_HEAD | {"pooling"} | (_EARLY_STOPPING if head == "mlp" else frozenset())
-    return _EVERY_HEAD | _AMNET if attention else _EVERY_HEAD | _AMNET - {"attention_weight"}
+    used = _EVERY_HEAD | HEADS.get(head, _POOLED)
+    return used if attention else used - {"attention_weight"}
 
 
 def text_of(name: str, settings: TrainSettings) -> str:

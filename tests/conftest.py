@@ -18,7 +18,8 @@ from featcache.extraction.extract import extract
 from featcache.store.cache import FeatureCache, open_cache
 from head.evaluation.evaluate import Evaluation, evaluate
 from head.settings import TrainSettings
-from head.training.train import train_split
+from head.training.job import TrainingJob
+from head.training.train import train
 from tests.helpers.tiny import IMAGES, PART_SIZES, SPLITS, TINY_EXTRACT, TINY_TRAIN
 
 CAPABILITIES = torch.cpu.get_capabilities
@@ -107,7 +108,7 @@ def tiny_runs(tiny_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     cache = open_cache(tiny_cache)
     plain = TrainSettings(**{**TINY_TRAIN.as_json(), "attention": False})
     for name, settings, split in (("paper", TINY_TRAIN, "1"), ("paper", TINY_TRAIN, "2"), ("plain", plain, "1")):
-        train_split(cache, split, settings, home / cache.name / name / f"split-{split}", name=name)
+        train(TrainingJob(cache, split, settings, home / cache.name / name / f"split-{split}", name))
     return home
 
 

@@ -36,27 +36,45 @@ def backbone_of(
     batch_size: int,
     device: str = "auto",
     runtime: str = "auto",
-    nearest: bool = False,
     where: str,
     way_out: str,
 ) -> Backbone:
-    """Return the backbone that made the features of recipe; raise `Mismatch` if weights are not its weights.
+    """Return the backbone that makes the very features of recipe, to store them beside others.
 
-    runtime is what may run it where that does not matter, in float32. nearest allows float32 where there is no GPU
-    for fp16, or no OpenVINO that has bf16 for what it made so; and PyTorch instead of torch.compile: for looking at
-    features, not for storing them beside others.
+    runtime is what may run it where that does not matter, in float32. Raises `Mismatch` if weights are not its
+    weights, or if device cannot compute what is at where.
     """
+    check_computable(recipe.precision, resolve_device(device), where=where, way_out="do this there")
     precision, needed = split_arithmetic(recipe.precision)
-    target = resolve_device(device)
-    if not nearest:
-        check_computable(recipe.precision, target, where=where, way_out="do this there")
-    elif target.type == "cpu" and (
-        precision == "fp16" or (needed == "openvino" and not openvino_computes(precision))
+    runtime = runtime if needed == "auto" else needed
+    backbone = _built(recipe, precision, runtime, weights=weights, batch_size=batch_size, device=device)
+    check_same(_remade(recipe, backbone), recipe, where=where, way_out=way_out)
+    return backbone
+
+
+def nearest_backbone(
+    recipe: Recipe, *, weights: str, batch_size: int, device: str = "auto", where: str, way_out: str
+) -> Backbone:
+    """Return the backbone that makes the features of recipe as nearly as device can, to look at images with.
+
+    It is float32 where there is no GPU for fp16, or no OpenVINO that has bf16 for what it made so; and PyTorch instead
+    of torch.compile. Raises `Mismatch` if weights are not its weights.
+    """
+    precision, runtime = split_arithmetic(recipe.precision)
+    if resolve_device(device).type == "cpu" and (
+        precision == "fp16" or (runtime == "openvino" and not openvino_computes(precision))
     ):  # on a CPU that has none, bf16 is no nearer, and 7 times slower (ResNet50)
-        precision, needed = "fp32", "auto"
-    elif needed != "auto":
-        needed = "torch" if needed == "compile" else available_runtime(needed, device, precision)
-    backbone = build_backbone(
+        precision, runtime = "fp32", "auto"
+    elif runtime != "auto":
+        runtime = "torch" if runtime == "compile" else available_runtime(runtime, device, precision)
+    backbone = _built(recipe, precision, runtime, weights=weights, batch_size=batch_size, device=device)
+    made = replace(_remade(recipe, backbone), precision=recipe.precision)
+    check_same(made, recipe, where=where, way_out=way_out)
+    return backbone
+
+
+def _built(recipe: Recipe, precision: str, runtime: str, *, weights: str, batch_size: int, device: str) -> Backbone:
+    return build_backbone(
         recipe.backbone,
         layers=recipe.layer_names,
         weights=weights,
@@ -64,10 +82,10 @@ def backbone_of(
         seed=recipe.seed,
         device=device,
         precision=precision,
-        runtime=runtime if needed == "auto" else needed,
+        runtime=runtime,
         batch_size=batch_size,
     )
-    made = recipe_of(backbone, recipe.view_recipe, recipe.encoding, recipe.calibration)
-    made = replace(made, precision=recipe.precision) if nearest else made
-    check_same(made, recipe, where=where, way_out=way_out)
-    return backbone
+
+
+def _remade(recipe: Recipe, backbone: Backbone) -> Recipe:
+    return recipe_of(backbone, recipe.view_recipe, recipe.encoding, recipe.calibration)

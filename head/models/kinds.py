@@ -1,68 +1,100 @@
-"""Every kind of head there is: what settings ask for, and the name under which a run stores it."""
+"""Every kind of head there is: what it is made of, what it reads, and the name under which a run stores it."""
 
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from featcache.store.cache import FeatureCache
 from head.data.inputs import HeadInput
 from head.models.amnet import AMNetHead, HeadShape
 from head.models.baselines import KernelHead, KernelShape, LinearHead, LinearShape, PerceptronHead, PerceptronShape
 from head.models.published import PublishedHead, PublishedShape
-from head.settings import TrainSettings
+from head.settings import HEADS, TrainSettings
 
-KINDS: dict[str, tuple[type[Any], type[nn.Module]]] = {
-    "paper": (HeadShape, AMNetHead),
-    "published": (PublishedShape, PublishedHead),
-    "linear": (LinearShape, LinearHead),
-    "svr": (KernelShape, KernelHead),
-    "mlp": (PerceptronShape, PerceptronHead),
+
+@dataclass(frozen=True)
+class Kind:
+    """title is what a model card calls it; module is built of shape, whose fields are sizes and fields of settings.
+
+    reads tells from settings the pooling of its `HeadInput`, and scale from a module mean and deviation by which it
+    standardises its channels, None where it does not. attends is whether it looks at places, which baselines do not;
+    without attention its maps are uniform, 1/L.
+    """
+
+    title: str
+    shape: type[Any]
+    module: type[nn.Module]
+    reads: Callable[[TrainSettings], str] = lambda settings: settings.pooling
+    scale: Callable[[Any], tuple[Tensor, Tensor] | None] = lambda head: (
+        head.standardise.mean,
+        head.standardise.deviation,
+    )
+    attends: bool = False
+
+
+_LINEAR = Kind("linear regression on pooled features", LinearShape, LinearHead)
+KINDS = {  # a run stores the first name of its kind
+    "paper": Kind(
+        "AMNet's head, Eq. 3-15 of the paper",
+        HeadShape,
+        AMNetHead,
+        reads=lambda settings: "maps" if settings.attention else "mean",
+        scale=lambda head: (head.feature_mean, head.feature_std),
+        attends=True,
+    ),
+    "published": Kind(
+        "AMNet's head as its authors' code has it",
+        PublishedShape,
+        PublishedHead,
+        reads=lambda settings: "maps",
+        scale=lambda head: None,  # batch norm instead
+        attends=True,
+    ),
+    "linear": _LINEAR,
+    "ridge": _LINEAR,
+    "svr": Kind("support vector regression on pooled features", KernelShape, KernelHead),
+    "mlp": Kind("a perceptron with one hidden layer on pooled features", PerceptronShape, PerceptronHead),
 }
 
 
-def kind_of(module: nn.Module) -> str:
-    """Return the name of a head's kind."""
-    return next(kind for kind, (_, cls) in KINDS.items() if type(module) is cls)
+def kind_name(module: nn.Module) -> str:
+    """Return the name under which a run stores a head's kind."""
+    return next(name for name, kind in KINDS.items() if type(module) is kind.module)
+
+
+def kind_of(module: nn.Module) -> Kind:
+    """Return a head's kind."""
+    return KINDS[kind_name(module)]
+
+
+def kind_for(settings: TrainSettings) -> Kind:
+    """Return the kind that settings ask for: that of their head, or of its recipe where it has one."""
+    return KINDS[settings.recipe if "recipe" in HEADS[settings.head] else settings.head]
 
 
 def head_from_json(kind: str, shape: dict[str, Any]) -> nn.Module:
     """Return an untrained head; raise `KeyError` for an unknown kind, `TypeError` for another kind's shape."""
-    shape_class, module_class = KINDS[kind]
-    return module_class(shape_class(**shape))
+    return KINDS[kind].module(KINDS[kind].shape(**shape))
 
 
 def head_as_json(module: nn.Module) -> dict[str, Any]:
     """Return kind and shape, from which `head_from_json` builds a head for the same weights."""
-    return {"kind": kind_of(module), "shape": asdict(module.shape)}  # type: ignore[call-overload]
+    return {"kind": kind_name(module), "shape": asdict(module.shape)}  # type: ignore[call-overload]
 
 
 def input_of(cache: FeatureCache, settings: TrainSettings) -> HeadInput:
     """Return what the head that settings ask for reads; raise `InvalidSettings` for a layer the cache does not have."""
     names = cache.recipe.layer_names if settings.layers == ("all",) else settings.layers
     layers = tuple(cache.layer(name) for name in names) or (cache.layer(),)
-    if settings.head != "amnet":
-        return HeadInput(layers, settings.pooling)
-    return HeadInput(layers, "maps" if settings.attention or settings.recipe == "published" else "mean")
+    return HeadInput(layers, kind_for(settings).reads(settings))
 
 
-def untrained_head(cache: FeatureCache, settings: TrainSettings) -> AMNetHead | PublishedHead:
+def untrained_head(cache: FeatureCache, settings: TrainSettings) -> nn.Module:
     """Return the head that settings ask for, with weights drawn from torch's generator."""
-    grid = input_of(cache, settings).grid(cache.recipe)
-    sizes: dict[str, Any] = {
-        "positions": grid.positions,
-        "channels": grid.channels,
-        "steps": settings.steps,
-        "hidden_size": settings.hidden_size,
-        "regressor_size": settings.regressor_size,
-        "attention": settings.attention,
-        "dropout": settings.dropout,
-    }
-    if settings.recipe == "published":
-        return PublishedHead(PublishedShape(**sizes))
-    return AMNetHead(HeadShape(**sizes))
-
-
-def has_maps(module: nn.Module) -> bool:
-    """Whether a head is of a kind that looks, which baselines are not; without attention its maps are uniform, 1/L."""
-    return isinstance(module, AMNetHead | PublishedHead)
+    kind, grid = kind_for(settings), input_of(cache, settings).grid(cache.recipe)
+    sizes = {"positions": grid.positions, "channels": grid.channels, **vars(settings)}
+    return kind.module(
+        kind.shape(**{field.name: sizes[field.name] for field in fields(kind.shape) if field.name in sizes})
+    )

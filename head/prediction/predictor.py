@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from featcache.backbones.backbone import Backbone
-from featcache.backbones.of_recipe import backbone_of
+from featcache.backbones.of_recipe import nearest_backbone
 from featcache.base.errors import BadImage, BadInput, InvalidSettings, list_problems
 from featcache.base.files import write_durably
 from featcache.base.progress import OnProgress, Progress, silent
@@ -85,12 +85,11 @@ class Predictor:
         """
         run = read_run(run_folder(str(folder)))
         head = load_head(run)
-        backbone = backbone_of(
+        backbone = nearest_backbone(
             run.recipe,
             weights=weights or run.weights_source,
             batch_size=run.config.batch_size,
             device=device,
-            nearest=True,
             where=str(folder),
             way_out="Import the head again."
             if run.imported and not weights

@@ -8,17 +8,14 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from sklearn.linear_model import LinearRegression, Ridge
-from sklearn.neural_network import MLPRegressor
-from sklearn.svm import SVR
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from featcache.base.progress import OnProgress, Progress, silent
-from featcache.store.cache import FeatureCache
 from head.data.batches import EVAL_VIEW, SplitData
 from head.evaluation.metrics import Scores, mean_squared_error, spearman
 from head.models.baselines import (
@@ -31,12 +28,17 @@ from head.models.baselines import (
     Standardise,
     squared_distance,
 )
-from head.models.kinds import input_of
 from head.runs.history import OnHistory, ignored
 from head.settings import TrainSettings
 from head.training.fitted import Fitted
+from head.training.job import TrainingJob
 from head.training.protocol import TargetScale
 from head.training.vectors import Vectors, read_vectors
+
+if TYPE_CHECKING:  # scikit-learn takes a second to import
+    from sklearn.linear_model import LinearRegression, Ridge
+    from sklearn.neural_network import MLPRegressor
+    from sklearn.svm import SVR
 
 RIDGE_ALPHAS = tuple(float(alpha) for alpha in np.logspace(0, 6, 13))
 SVR_COSTS = (0.3, 1.0, 3.0, 10.0, 30.0)  # C, for scores of deviation 1
@@ -49,6 +51,15 @@ MOST_SVR_VECTORS = 8000  # its matrices grow with the square: two of 0.5 GB
 _BATCH = 1024
 Values = dict[str, float]
 Candidates = Iterator[tuple[Values, nn.Module]]
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """fit yields so many candidates; most_vectors is on how many it can be fitted, None for any number."""
+
+    fit: "Callable[[_Task], Candidates]"
+    candidates: int
+    most_vectors: int | None = None
 
 
 @dataclass(frozen=True)
@@ -76,35 +87,35 @@ class _Task:
 
 
 def fit_baseline(
-    cache: FeatureCache,
+    baseline: Baseline,
+    job: TrainingJob,
     data: SplitData,
-    settings: TrainSettings,
     *,
+    device: torch.device | None = None,
     on_progress: OnProgress = silent,
     on_history: OnHistory = ignored,
 ) -> Fitted:
-    """Fit the baseline that settings.head names; its history has a line for each candidate, numbered as 'epoch'.
+    """Fit a baseline, on the CPU whatever the device; its history has a line for each candidate, numbered as 'epoch'.
 
     The candidate of the highest rho on the selection part is kept, among equals the one of the lowest MSE, then the
     first. The same settings, data and machine give the same head.
     """
-    fit, count, most_vectors = _BASELINES[settings.head]
-    source = input_of(cache, settings)
-    vectors = read_vectors(cache, data.train, source, seed=settings.seed, most_vectors=most_vectors)
+    cache, settings, source = job.cache, job.settings, job.input
+    vectors = read_vectors(cache, data.train, source, seed=settings.seed, most_vectors=baseline.most_vectors)
     target = TargetScale(float(np.mean(vectors.scores)), float(np.std(vectors.scores)) or 1.0)
     y = (vectors.scores - target.mean) / target.scale
     select = source.read(cache, data.select.rows, EVAL_VIEW)
     task = _Task(vectors, target, y, select, data.select.scores, settings)
     history: list[dict[str, float]] = []
     best: tuple[int, Values, nn.Module] | None = None
-    for number, (values, module) in enumerate(fit(task), 1):
+    for number, (values, module) in enumerate(baseline.fit(task), 1):
         history.append({"epoch": number, **task.judge(module), **values})
         if best is None or _is_better(history[-1], history[best[0] - 1]):
             best = number, values, module
         on_history(history)
         top = history[best[0] - 1]["val_rho"]
         note = f"rho {history[-1]['val_rho']:.3f}, best {top:.3f}{_left_out(vectors, data)}"
-        on_progress(Progress(settings.head, number, count, "candidates", note))
+        on_progress(Progress(settings.head, number, baseline.candidates, "candidates", note))
     assert best
     details = {
         "hyperparameters": best[1],
@@ -129,16 +140,20 @@ def _rank(line: dict[str, float]) -> tuple[float, float]:
 
 
 def _linear(task: _Task) -> Candidates:
+    from sklearn.linear_model import LinearRegression
+
     model = LinearRegression(fit_intercept=False, copy_X=False)  # x and y have mean 0
     yield {}, _linear_head(task, model)
 
 
 def _ridge(task: _Task) -> Candidates:
+    from sklearn.linear_model import Ridge
+
     for alpha in RIDGE_ALPHAS:
         yield {"alpha": alpha}, _linear_head(task, Ridge(alpha, fit_intercept=False, copy_X=False))
 
 
-def _linear_head(task: _Task, model: LinearRegression | Ridge) -> LinearHead:
+def _linear_head(task: _Task, model: "LinearRegression | Ridge") -> LinearHead:
     model.fit(task.vectors.x, task.y)
     head = LinearHead(LinearShape(channels=task.vectors.x.shape[1]))
     _set_scale(head.standardise, task.vectors)
@@ -148,6 +163,8 @@ def _linear_head(task: _Task, model: LinearRegression | Ridge) -> LinearHead:
 
 def _svr(task: _Task) -> Candidates:
     """Fit with kernels computed here, once a width: libsvm takes the same and computes it 15 to 40 times slower."""
+    from sklearn.svm import SVR
+
     x = torch.from_numpy(task.vectors.x)
     distance = squared_distance(x, x).numpy()  # (n, n)
     kernel = np.empty_like(distance)
@@ -159,7 +176,7 @@ def _svr(task: _Task) -> Candidates:
             yield {"C": cost, "epsilon": margin, "gamma": gamma}, _kernel_head(task, model, gamma)
 
 
-def _kernel_head(task: _Task, model: SVR, gamma: float) -> KernelHead:
+def _kernel_head(task: _Task, model: "SVR", gamma: float) -> KernelHead:
     support = task.vectors.as_stored(model.support_)
     head = KernelHead(KernelShape(channels=support.shape[1], vectors=len(support)))
     _set_scale(head.standardise, task.vectors)
@@ -177,6 +194,8 @@ def _mlp(task: _Task) -> Candidates:
 
 def _stopped_early(task: _Task, size: int, alpha: float) -> tuple[Values, PerceptronHead]:
     """Train until `patience` epochs have brought nothing better on the selection part; return the best epoch's head."""
+    from sklearn.neural_network import MLPRegressor
+
     model = MLPRegressor(
         hidden_layer_sizes=(size,),
         alpha=alpha,
@@ -197,7 +216,7 @@ def _stopped_early(task: _Task, size: int, alpha: float) -> tuple[Values, Percep
     return {"hidden_size": size, "alpha": alpha, "epochs": best[0]}, best[2]
 
 
-def _train_epoch(model: MLPRegressor, task: _Task) -> None:
+def _train_epoch(model: "MLPRegressor", task: _Task) -> None:
     """Run one epoch; scikit-learn turns an interrupt into a warning, here it stays one.
 
     On one core: its matrices are so small that threads wait for each other, ten times as long on a busy machine.
@@ -209,7 +228,7 @@ def _train_epoch(model: MLPRegressor, task: _Task) -> None:
         raise KeyboardInterrupt
 
 
-def _perceptron_head(task: _Task, model: MLPRegressor) -> PerceptronHead:
+def _perceptron_head(task: _Task, model: "MLPRegressor") -> PerceptronHead:
     channels, size = model.coefs_[0].shape
     head = PerceptronHead(PerceptronShape(channels=channels, hidden_size=size))
     _set_scale(head.standardise, task.vectors)
@@ -226,10 +245,7 @@ def _set_scale(standardise: Standardise, vectors: Vectors) -> None:
     standardise.deviation.copy_(torch.from_numpy(vectors.scaler.scale_))
 
 
-# by the name in settings: how it is fitted, how many candidates it has, the most vectors it can be fitted on
-_BASELINES: dict[str, tuple[Callable[[_Task], Candidates], int, int | None]] = {
-    "linear": (_linear, 1, None),
-    "ridge": (_ridge, len(RIDGE_ALPHAS), None),
-    "svr": (_svr, len(SVR_WIDTHS) * len(SVR_COSTS) * len(SVR_MARGINS), MOST_SVR_VECTORS),
-    "mlp": (_mlp, len(MLP_SIZES) * len(MLP_ALPHAS), None),
-}
+LINEAR = Baseline(_linear, 1)
+RIDGE = Baseline(_ridge, len(RIDGE_ALPHAS))
+KERNEL = Baseline(_svr, len(SVR_WIDTHS) * len(SVR_COSTS) * len(SVR_MARGINS), MOST_SVR_VECTORS)
+PERCEPTRON = Baseline(_mlp, len(MLP_SIZES) * len(MLP_ALPHAS))

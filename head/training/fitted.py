@@ -2,19 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from featcache.store.cache import FeatureCache
 from head.data.batches import SplitData
 from head.evaluation.metrics import json_number, shown
-from head.models.kinds import input_of
 from head.runs.head_file import save_head
 from head.runs.history import History, write_history
 from head.runs.run import CHECKPOINT_NAME, Run, write_config
-from head.settings import TrainSettings
+from head.training.job import TrainingJob
 from head.training.protocol import TargetScale
 
 
@@ -32,25 +29,17 @@ class Fitted:
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
-def write_run(
-    folder: Path,
-    fitted: Fitted,
-    *,
-    config: dict[str, Any],
-    cache: FeatureCache,
-    data: SplitData,
-    settings: TrainSettings,
-) -> Run:
-    """Write head, history and result into folder, the result last; return the finished run."""
+def write_run(job: TrainingJob, fitted: Fitted, data: SplitData, config: dict[str, Any]) -> Run:
+    """Write head, history and result into the job's folder, the result last; return the finished run."""
     head_sha256 = save_head(
-        folder,
+        job.folder,
         fitted.module,
         target_mean=fitted.target.mean,
         target_scale=fitted.target.scale,
-        train_images=[cache.images[row].sha256 for row in data.train.rows],
-        constants=input_of(cache, settings).constants(cache),
+        train_images=[job.cache.images[row].sha256 for row in data.train.rows],
+        constants=job.input.constants(job.cache),
     )
-    write_history(folder, fitted.history)
+    write_history(job.folder, fitted.history)
     best = fitted.history[fitted.best_epoch - 1]
     lowest = min(fitted.history, key=lambda epoch: epoch["val_mse"])
     result = {
@@ -64,8 +53,8 @@ def write_run(
         "head_sha256": head_sha256,
         **fitted.details,
     }
-    run = write_config(folder, {**config, "result": result})
-    (folder / CHECKPOINT_NAME).unlink(missing_ok=True)
+    run = write_config(job.folder, {**config, "result": result})
+    (job.folder / CHECKPOINT_NAME).unlink(missing_ok=True)
     return run
 
 

@@ -2,88 +2,32 @@
 
 from collections.abc import Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from featcache.base.errors import CacheIncomplete, FeatcacheError, InvalidSettings, join_errors
 from featcache.base.jobs import Workers, run_jobs
 from featcache.base.progress import OnProgress, Progress, silent
 from featcache.store.cache import FeatureCache
-from head.runs.events import EventLog
-from head.runs.history import read_history
 from head.runs.run import HEAD_NAME, Run
-from head.settings import TrainSettings
 from head.training.grid import Point
-from head.training.train import check_start, train_split
-
-
-@dataclass(frozen=True)
-class TrainingJob:
-    """One split to train, and the folder of its run; the arguments of `head.training.train.train_split`.
-
-    events is the folder for TensorBoard's event files of this run, if they are wanted.
-    """
-
-    cache: FeatureCache
-    split: str
-    settings: TrainSettings
-    folder: Path
-    name: str
-    resume: bool = True
-    events: Path | None = None
-    device: str = "auto"
-
-    def check(self) -> None:
-        """Raise what `run` would raise before it trains."""
-        check_start(
-            self.cache, self.split, self.settings, self.folder, name=self.name, resume=self.resume, device=self.device
-        )
-
-    def run(self, on_progress: OnProgress = silent) -> Run:
-        """Train it in this process."""
-        train = partial(
-            train_split,
-            self.cache,
-            self.split,
-            self.settings,
-            self.folder,
-            name=self.name,
-            resume=self.resume,
-            device=self.device,
-            on_progress=on_progress,
-        )
-        if self.events is None:
-            return train()
-        with EventLog(self.events, self.settings.lr if self.settings.head == "amnet" else None) as log:
-            run = train(on_history=log)
-            if log.empty and (history := read_history(run.folder)):  # it was finished before
-                log(history)
-        return run
-
-    def attempt(self, on_progress: OnProgress = silent) -> Run | FeatcacheError:
-        """Train it; return the error, if there is one, so that others go on."""
-        try:
-            return self.run(on_progress)
-        except FeatcacheError as error:
-            return error
+from head.training.job import TrainingJob
+from head.training.train import check_start, train
 
 
 def jobs_of(
-    cache: FeatureCache,
-    points: Iterable[Point],
-    split: str,
-    *,
-    runs: Path,
-    resume: bool = True,
-    events: Path | None = None,
-    device: str = "auto",
+    cache: FeatureCache, points: Iterable[Point], split: str, *, runs: Path, events: Path | None = None, **how: Any
 ) -> list[TrainingJob]:
-    """Return a job for each point and split, runs in runs/CACHE/NAME/split-K; split is as `chosen_splits` takes it."""
+    """Return a job for each point and split, runs in runs/CACHE/NAME/split-K; split is as `chosen_splits` takes it.
+
+    events is the home of their event files; how is resume and device, as `TrainingJob` has them.
+    """
     splits = chosen_splits(cache, split)
     return [
         TrainingJob(
-            cache, one, point.settings, runs / place, point.name, resume, events / place if events else None, device
+            cache, one, point.settings, runs / place, point.name, events=events / place if events else None, **how
         )
         for point in points
         for one in splits
@@ -110,21 +54,20 @@ def train_all(
     What can be known to be wrong is raised before any is trained. An error of one does not end the others.
     One after another is reported by epoch, otherwise by job. The number of threads decides the order in which
     floats are added: the same weights to the last bit take as many threads as `threads_per_job` says.
-    A cluster's workers must see cache and folder under the same paths. Raises what `TrainingJob.check` and `run_jobs`
-    raise.
+    A cluster's workers must see cache and folder under the same paths. Raises what `check_start` and `run_jobs` raise.
     """
     _check_all(jobs)
     if len(jobs) == 1 and not workers.cluster:  # with all cores, and a report of each epoch
         workers = Workers()
     if workers == Workers():
-        one_by_one = partial(_attempt, on_progress=on_progress, jobs=jobs)
+        one_by_one = partial(_attempt_here, on_progress=on_progress, jobs=jobs)
         return [outcome for _, outcome in run_jobs(one_by_one, range(len(jobs)), workers)]
     outcomes: dict[int, Run | FeatcacheError] = {}
     away = [
         replace(job, folder=job.folder.absolute(), events=job.events.absolute() if job.events else None) for job in jobs
     ]  # wherever the process goes
     unit = "runs" if _several_names(jobs) else "splits"
-    with closing(run_jobs(TrainingJob.attempt, away, workers)) as finished:
+    with closing(run_jobs(_attempt, away, workers)) as finished:
         for index, outcome in finished:
             job = jobs[index]
             outcomes[index] = Run(job.folder, outcome.config) if isinstance(outcome, Run) else outcome
@@ -137,22 +80,31 @@ def _check_all(jobs: Sequence[TrainingJob]) -> None:
     errors: list[FeatcacheError] = []
     for job in jobs:
         try:
-            job.check()
+            check_start(job)
         except FeatcacheError as error:
             errors.append(error)
     if errors:
         raise join_errors(errors, f"{len(errors)} of {len(jobs)} runs cannot be trained:", "Nothing was trained.")
 
 
-def _attempt(index: int, *, jobs: Sequence[TrainingJob], on_progress: OnProgress) -> Run | FeatcacheError:
+def _attempt(job: TrainingJob, on_progress: OnProgress = silent) -> Run | FeatcacheError:
+    """Train it; return the error, if there is one, so that others go on."""
+    try:
+        return train(job, on_progress)
+    except FeatcacheError as error:
+        return error
+
+
+def _attempt_here(index: int, *, jobs: Sequence[TrainingJob], on_progress: OnProgress) -> Run | FeatcacheError:
     """Train a job here; among runs of several names, progress says which this one is."""
     job = jobs[index]
     if not _several_names(jobs):
-        return job.attempt(on_progress)
-    return job.attempt(
+        return _attempt(job, on_progress)
+    return _attempt(
+        job,
         lambda progress: on_progress(
             replace(progress, stage=f"{job.name} {progress.stage} ({index + 1} of {len(jobs)})")
-        )
+        ),
     )
 
 

@@ -1,20 +1,20 @@
-"""Fit a head to one split of a cache: Adam on Eq. 13, early stopping on validation rho, the best epoch kept."""
+"""Fit a head to one split of a cache, into a run that a kill at any instant leaves to be finished."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from featcache.base.devices import claimed, devices_for, memory_errors, resolve_device
+from featcache.base.devices import claimed, devices_for, resolve_device
 from featcache.base.errors import Mismatch, list_problems
 from featcache.base.files import make_folder, remove_temporaries
 from featcache.base.lock import writer_lock
 from featcache.base.progress import OnProgress, silent
-from featcache.store.cache import FeatureCache
 from head.data.batches import SplitData, split_data
-from head.models.fused.products import resolve_products
-from head.models.kinds import input_of
-from head.runs.history import OnHistory, ignored
+from head.runs.events import EventLog
+from head.runs.history import OnHistory, ignored, read_history
 from head.runs.run import (
     CHECKPOINT_NAME,
     CONFIG_NAME,
@@ -25,87 +25,74 @@ from head.runs.run import (
     remove_results,
     write_config,
 )
-from head.settings import TrainSettings
-from head.training.fitted import write_run
-from head.training.trainer import Trainer
+from head.training.baselines import KERNEL, LINEAR, PERCEPTRON, RIDGE, fit_baseline
+from head.training.fitted import Fitted, write_run
+from head.training.job import TrainingJob
+from head.training.trainer import fit_by_gradient
+
+# by the name in settings; each returns the head that it kept, and how it came to it
+_FITS: dict[str, Callable[..., Fitted]] = {
+    "amnet": fit_by_gradient,
+    "linear": partial(fit_baseline, LINEAR),
+    "ridge": partial(fit_baseline, RIDGE),
+    "svr": partial(fit_baseline, KERNEL),
+    "mlp": partial(fit_baseline, PERCEPTRON),
+}
 
 
-def train_split(
-    cache: FeatureCache,
-    split: str,
-    settings: TrainSettings,
-    folder: Path,
-    *,
-    name: str,
-    resume: bool = True,
-    device: str = "auto",
-    on_progress: OnProgress = silent,
-    on_history: OnHistory = ignored,
-) -> Run:
-    """Train a head on one split, into folder, and return the finished run.
+def train(job: TrainingJob, on_progress: OnProgress = silent) -> Run:
+    """Train a head on one split, into the job's folder, and return the finished run.
 
-    on_history is given the history so far after each epoch, with how long they took. device is as `extract` takes it;
-    of several GPUs each process takes one.
-    A run that is there is finished if it is not, and returned as it is if it is; resume=False starts over.
     The same settings, data and machine give the same weights, however often the training was killed.
     Raises `Mismatch` if folder holds a run of other settings or data.
     """
-    check_name(name)
-    target = torch.device(claimed(devices_for(resolve_device(device))))
-    data = split_data(cache, split, settings)
-    config = _config(cache, split, settings, data, name, target)
-    make_folder(folder)
-    with writer_lock(folder):
-        remove_temporaries(folder)
-        existing = _existing_run(folder, config) if resume else None
+    if job.events is None:
+        return _train(job, on_progress, ignored)
+    with EventLog(job.events, job.settings.lr if job.uses("lr") else None) as log:
+        run = _train(job, on_progress, log)
+        if log.empty and (history := read_history(run.folder)):  # it was finished before
+            log(history)
+    return run
+
+
+def check_start(job: TrainingJob) -> None:
+    """Raise what `train` would raise before it trains; write nothing."""
+    check_name(job.name)
+    config = _config(job, split_data(job.cache, job.split, job.settings), resolve_device(job.device))
+    if job.resume:
+        _existing_run(job.folder, config)
+
+
+def _train(job: TrainingJob, on_progress: OnProgress, on_history: OnHistory) -> Run:
+    check_name(job.name)
+    device = torch.device(claimed(devices_for(resolve_device(job.device))))
+    data = split_data(job.cache, job.split, job.settings)
+    config = _config(job, data, device)
+    make_folder(job.folder)
+    with writer_lock(job.folder):
+        remove_temporaries(job.folder)
+        existing = _existing_run(job.folder, config) if job.resume else None
         if existing is not None and existing.finished:
             return existing
         if existing is None:  # in this order: a kill in between must not leave this run another's checkpoint
-            (folder / CHECKPOINT_NAME).unlink(missing_ok=True)
-            write_config(folder, config)
-        remove_results(folder)
-        if settings.head == "amnet":
-            hint = f"for {folder}; use a smaller --batch-size or --hidden-size"
-            with memory_errors(target, hint):
-                trainer = Trainer(
-                    cache, data, settings, folder, device=target, on_progress=on_progress, on_history=on_history
-                )
-                fitted = trainer.run()
-        else:
-            from head.training.baselines import fit_baseline  # scikit-learn takes a second to import
-
-            fitted = fit_baseline(cache, data, settings, on_progress=on_progress, on_history=on_history)
-        return write_run(folder, fitted, config=config, cache=cache, data=data, settings=settings)
+            (job.folder / CHECKPOINT_NAME).unlink(missing_ok=True)
+            write_config(job.folder, config)
+        remove_results(job.folder)
+        fit = _FITS[job.settings.head]
+        fitted = fit(job, data, device=device, on_progress=on_progress, on_history=on_history)
+        return write_run(job, fitted, data, config)
 
 
-def check_start(
-    cache: FeatureCache,
-    split: str,
-    settings: TrainSettings,
-    folder: Path,
-    *,
-    name: str,
-    resume: bool = True,
-    device: str = "auto",
-) -> None:
-    """Raise what `train_split` with these arguments would raise before it trains; write nothing."""
-    check_name(name)
-    config = _config(cache, split, settings, split_data(cache, split, settings), name, resolve_device(device))
-    if resume:
-        _existing_run(folder, config)
-
-
-def _config(
-    cache: FeatureCache, split: str, settings: TrainSettings, data: SplitData, name: str, device: torch.device
-) -> dict[str, Any]:
+def _config(job: TrainingJob, data: SplitData, device: torch.device) -> dict[str, Any]:
+    cache, source = job.cache, job.cache.manifest.source
     return {
         "run_format_version": RUN_FORMAT_VERSION,
-        "name": name,
+        "name": job.name,
         "cache": cache.name,
-        "split": split,
-        "input": input_of(cache, settings).as_json(),
-        "settings": settings.as_json(),
-        "products": resolve_products(settings.precision, device) if settings.head == "amnet" else "fp32",
+        "split": job.split,
+        "input": job.input.as_json(),
+        "settings": job.settings.as_json(),
+        "products": job.products(device),
         "selected_on": data.selected_on,
         "data_sha256": data.digest(cache),
         "train_images": len(data.train.rows),
@@ -113,8 +100,8 @@ def _config(
         "views": cache.views,
         "fingerprint": cache.fingerprint,
         "recipe": cache.recipe.as_json(),
-        "weights_source": cache.manifest.source["weights"],
-        "batch_size": int(cache.manifest.source["batch_size"]),
+        "weights_source": source["weights"],
+        "batch_size": int(source["batch_size"]),
         "torch": torch.__version__,
     }
 

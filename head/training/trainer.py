@@ -7,27 +7,25 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from featcache.base.devices import memory_errors
 from featcache.base.errors import BadInput
 from featcache.base.progress import OnProgress, Progress
-from featcache.store.cache import FeatureCache
-from head.data.batches import EVAL_VIEW, SplitData, epoch_batches
+from head.data.batches import EVAL_VIEW, SplitData, epoch_batches, feature_scale
 from head.evaluation.metrics import Scores, mean_squared_error, spearman
 from head.models.amnet import HeadOutput, loss
-from head.models.fused.products import resolve_products
-from head.models.kinds import input_of, untrained_head
+from head.models.kinds import untrained_head
 from head.runs.history import OnHistory
 from head.runs.run import CHECKPOINT_NAME
-from head.settings import TrainSettings
 from head.training.checkpoint import pack, read_checkpoint, unpack, write_checkpoint
 from head.training.fitted import Fitted
-from head.training.protocol import coverage_of, fix_feature_scale, target_scale
+from head.training.job import TrainingJob
+from head.training.protocol import PROTOCOLS
 
 CHECKPOINT_SECONDS = 15.0
 EVAL_BATCH = 256
@@ -51,25 +49,26 @@ class Trainer:
 
     def __init__(
         self,
-        cache: FeatureCache,
+        job: TrainingJob,
         data: SplitData,
-        settings: TrainSettings,
-        folder: Path,
         *,
         device: torch.device,
         on_progress: OnProgress,
         on_history: OnHistory,
     ) -> None:
-        self.cache, self.data, self.settings, self.folder, self.device = cache, data, settings, folder, device
+        self.cache, self.settings, self.folder, self.input = job.cache, job.settings, job.folder, job.input
+        self.data, self.device = data, device
         self.on_progress, self.on_history = on_progress, on_history
         self.waited = 0.0  # seconds spent waiting for features, in this epoch
-        self.products = resolve_products(settings.precision, device)
-        self.input = input_of(cache, settings)
-        self.target = target_scale(settings, data.train.scores)
+        self.products = job.products(device)
+        protocol, settings = PROTOCOLS[job.settings.recipe], job.settings
+        self.target, self.coverage = protocol.target(data.train.scores), protocol.coverage(settings.steps)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
-            self.model = untrained_head(cache, settings)
-        fix_feature_scale(self.model, cache, data.train, source=self.input, seed=settings.seed)
+            self.model = untrained_head(job.cache, settings)
+        if protocol.standardises:
+            scale = feature_scale(job.cache, data.train, source=self.input, seed=settings.seed)
+            self.model.set_feature_scale(*scale)  # type: ignore[operator]
         self.model.to(device)
         self.optimizer = torch.optim.Adam(
             self.model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True
@@ -152,7 +151,7 @@ class Trainer:
             self._output(features),
             target,
             attention_weight=self.settings.attention_weight,
-            coverage=coverage_of(self.settings),
+            coverage=self.coverage,
         )
         self.optimizer.zero_grad()
         torch.autograd.backward(value)
@@ -205,6 +204,14 @@ class Trainer:
     def _fitted(self, state: State) -> Fitted:
         self.model.load_state_dict(state.best)
         return Fitted(self.model, self.target, state.history, state.best_epoch)
+
+
+def fit_by_gradient(
+    job: TrainingJob, data: SplitData, *, device: torch.device, on_progress: OnProgress, on_history: OnHistory
+) -> Fitted:
+    """Fit a head that is trained by gradients."""
+    with memory_errors(device, f"for {job.folder}; use a smaller --batch-size or --hidden-size"):
+        return Trainer(job, data, device=device, on_progress=on_progress, on_history=on_history).run()
 
 
 def is_better(rho: float, best: float) -> bool:

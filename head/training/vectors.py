@@ -1,15 +1,18 @@
 """The pooled vectors that a baseline is fitted on: which stored views of which images, so that they fit in memory."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.preprocessing import StandardScaler
 
 from featcache.datasets.splits import Part
 from featcache.store.cache import FeatureCache
 from head.data.inputs import HeadInput
 from head.evaluation.metrics import Scores
+
+if TYPE_CHECKING:
+    from sklearn.preprocessing import StandardScaler
 
 MOST_NUMBERS = 1 << 27  # 1 GiB as float64; one view of each image is read even if that is more
 _BATCH = 1024
@@ -21,7 +24,7 @@ class Vectors:
 
     x: NDArray[np.float64]
     scores: Scores
-    scaler: StandardScaler
+    scaler: "StandardScaler"
     images: int
     views_each: int
 
@@ -53,6 +56,8 @@ def read_vectors(
     cache: FeatureCache, part: Part, source: HeadInput, *, seed: int, most_vectors: int | None = None
 ) -> Vectors:
     """Read the training vectors of a part; with most_vectors, of no more than that, else of every image."""
+    from sklearn.preprocessing import StandardScaler  # takes a second
+
     channels = source.grid(cache.recipe).channels
     most = MOST_NUMBERS // channels
     picked, seen = draw_views(

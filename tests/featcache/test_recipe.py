@@ -9,7 +9,7 @@ import pytest
 
 from featcache.backbones import execution
 from featcache.backbones.backbone import build_backbone
-from featcache.backbones.of_recipe import backbone_of, recipe_of
+from featcache.backbones.of_recipe import backbone_of, nearest_backbone, recipe_of
 from featcache.base.errors import CorruptFile, Mismatch
 from featcache.extraction import extract
 from featcache.recipe import check_same, recipe_from_json
@@ -107,5 +107,5 @@ def test_features_are_looked_at_in_float32_where_their_arithmetic_is_not_here(
     monkeypatch.setattr(execution, "_openvino_takes", lambda precision: False)
     built = build_backbone("timm:test_resnet", layers=("layer3",), weights="random", image_size=64, device="cpu")
     made = dataclasses.replace(recipe_of(built, ViewRecipe(image_size=64)), precision=precision)
-    again = backbone_of(made, weights="random", batch_size=1, device="cpu", nearest=True, where="a run", way_out="")
+    again = nearest_backbone(made, weights="random", batch_size=1, device="cpu", where="a run", way_out="")
     assert (again.execution.precision, again.execution.runtime) == ("fp32", "torch")

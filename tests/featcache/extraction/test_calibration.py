@@ -32,7 +32,8 @@ from featcache.store.shards.encoding import decode, digest_of_constants
 from head.evaluation.score import score_run
 from head.prediction.predictor import Predictor
 from head.runs.run import read_run
-from head.training.train import train_split
+from head.training.job import TrainingJob
+from head.training.train import train
 from tests.helpers.tiny import TINY_EXTRACT, TINY_TRAIN
 
 UINT8 = dataclasses.replace(TINY_EXTRACT, encoding="uint8")
@@ -258,7 +259,7 @@ def test_a_head_learns_from_8_bits_and_predicts_what_it_scores(
     tiny_dataset: Path, reference: Path, tmp_path: Path
 ) -> None:
     cache, folder = open_cache(reference), tmp_path / "tiny" / "paper" / "split-1"
-    train_split(cache, "1", TINY_TRAIN, folder, name="paper")
+    train(TrainingJob(cache, "1", TINY_TRAIN, folder, "paper"))
     test, val = (score_run(read_run(folder), cache, part=part) for part in ("test", "val"))
     assert test.metrics.n == 11
     names = (test.names + val.names)[:16]  # the batch of extract
@@ -270,7 +271,7 @@ def test_a_head_learns_from_8_bits_and_predicts_what_it_scores(
 
 def test_a_head_without_attention_predicts_what_it_scores(tiny_dataset: Path, reference: Path, tmp_path: Path) -> None:
     cache, folder = open_cache(reference), tmp_path / "tiny" / "plain" / "split-2"
-    train_split(cache, "2", dataclasses.replace(TINY_TRAIN, attention=False), folder, name="plain")
+    train(TrainingJob(cache, "2", dataclasses.replace(TINY_TRAIN, attention=False), folder, "plain"))
     test = score_run(read_run(folder), cache)
     found = Predictor.load(folder).predict([tiny_dataset / "images" / name for name in test.names])
     np.testing.assert_allclose([image.score for image in found], test.prediction, atol=1e-5)
@@ -278,7 +279,7 @@ def test_a_head_without_attention_predicts_what_it_scores(tiny_dataset: Path, re
 
 def test_a_head_is_scored_on_caches_of_its_own_constants_alone(few: Path, reference: Path, tmp_path: Path) -> None:
     cache, folder = open_cache(reference), tmp_path / "tiny" / "paper" / "split-1"
-    train_split(cache, "1", dataclasses.replace(TINY_TRAIN, epochs=1), folder, name="paper")
+    train(TrainingJob(cache, "1", dataclasses.replace(TINY_TRAIN, epochs=1), folder, "paper"))
     run(few, tmp_path / "own constants")
     with pytest.raises(Mismatch, match=r"made with another recipe:\n  calibration: "):
         score_run(read_run(folder), open_cache(tmp_path / "own constants"))

@@ -15,7 +15,8 @@ from head.data.inputs import HeadInput
 from head.evaluation.score import score_run
 from head.prediction.predictor import Predictor
 from head.runs.head_file import load_head
-from head.training.train import train_split
+from head.training.job import TrainingJob
+from head.training.train import train
 from tests.helpers.tiny import TINY_TRAIN
 
 BOTH = HeadInput(("layer2", "layer3"), "maps")
@@ -68,7 +69,7 @@ def test_a_head_on_several_layers_predicts_from_files_what_the_cache_gives(
 ) -> None:
     cache = open_cache(layered_cache)
     settings = replace(TINY_TRAIN, layers=("all",), attention=attention, epochs=3)
-    run = train_split(cache, "1", settings, tmp_path, name="joined")
+    run = train(TrainingJob(cache, "1", settings, tmp_path, "joined"))
     assert run.input.layers == ("layer2", "layer3")
     scored = score_run(run, cache)
     paths = [torn_dataset / "images" / name for name in scored.names]

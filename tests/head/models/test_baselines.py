@@ -1,6 +1,8 @@
 """Baselines against closed forms and scikit-learn's own predictions, and as runs: scored, predicted with, repeated."""
 
 import re
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,8 @@ from head.runs.history import read_history
 from head.runs.run import Run, find_runs, read_run
 from head.settings import TrainSettings
 from head.training.fitted import describe_run
-from head.training.train import train_split
+from head.training.job import TrainingJob
+from head.training.train import _FITS, train
 from head.training.vectors import draw_views, read_vectors
 
 BASELINES = ("linear", "ridge", "svr", "mlp")
@@ -49,7 +52,7 @@ def settings_for(head: str, **more: object) -> TrainSettings:
 
 
 def fit(cache: FeatureCache, folder: Path, settings: TrainSettings, **more: object) -> Run:
-    return train_split(cache, "1", settings, folder, name="baseline", **more)  # type: ignore[arg-type]
+    return train(TrainingJob(cache, "1", settings, folder, "baseline"), **more)  # type: ignore[arg-type]
 
 
 def training_vectors(cache: FeatureCache, settings: TrainSettings) -> tuple[Array, Array]:
@@ -155,7 +158,9 @@ def test_a_baseline_looks_once_and_has_no_map(head: torch.nn.Module) -> None:
     assert torch.equal(step_scores[:, 0], score)
 
 
-def test_a_channel_that_never_varies_is_only_centred(cache: FeatureCache, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_channel_that_never_varies_is_only_centred(
+    cache: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     read = FeatureCache.read_pooled
 
     def dead(*arguments: object) -> NDArray[np.float32]:
@@ -165,7 +170,9 @@ def test_a_channel_that_never_varies_is_only_centred(cache: FeatureCache, monkey
 
     monkeypatch.setattr(FeatureCache, "read_pooled", dead)
     settings = settings_for("ridge", pooling="mean")
-    fitted = baseline_fit.fit_baseline(cache, split_data(cache, "1", settings), settings)
+    fitted = baseline_fit.fit_baseline(
+        baseline_fit.RIDGE, TrainingJob(cache, "1", settings, tmp_path, "dead"), split_data(cache, "1", settings)
+    )
     assert fitted.module.standardise.deviation[5] == 1
     assert fitted.module.weight[5] == 0
 
@@ -333,7 +340,7 @@ def test_numbers_in_memory_are_bounded_by_fewer_views(cache: FeatureCache, monke
 def test_support_vectors_are_fitted_on_a_stated_sample_of_many_images(
     cache: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(baseline_fit._BASELINES, "svr", (*baseline_fit._BASELINES["svr"][:2], 19))
+    monkeypatch.setitem(_FITS, "svr", partial(baseline_fit.fit_baseline, replace(baseline_fit.KERNEL, most_vectors=19)))
     seen: list[Progress] = []
     run = fit(cache, tmp_path, settings_for("svr"), on_progress=seen.append)
     assert seen[-1].note.endswith("fitted on 19 of 23 images, drawn by the seed")
@@ -444,7 +451,7 @@ def test_two_images_are_enough(cache: FeatureCache, tmp_path: Path, head: str) -
 def test_a_run_is_described_by_its_candidates_and_what_was_chosen(
     cache: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(baseline_fit._BASELINES, "svr", (*baseline_fit._BASELINES["svr"][:2], 19))
+    monkeypatch.setitem(_FITS, "svr", partial(baseline_fit.fit_baseline, replace(baseline_fit.KERNEL, most_vectors=19)))
     found = describe_run(fit(cache, tmp_path / "svr", settings_for("svr")))
     assert re.search(
         r"at candidate \d+ of 40 \(C \S+, epsilon \S+, gamma \S+, fitted on 19 of 23 images\), on the val part; "

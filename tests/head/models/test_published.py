@@ -1,7 +1,6 @@
 """The published head against the loops of `reference_published`, and how recipe 'published' trains."""
 
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,17 +12,22 @@ from featcache.store.cache import FeatureCache, open_cache
 from head.data.batches import epoch_batches
 from head.evaluation.score import score_run
 from head.models.amnet import HeadOutput, loss
-from head.models.kinds import head_as_json, head_from_json, input_of, untrained_head
+from head.models.kinds import KINDS, head_as_json, head_from_json, input_of, untrained_head
 from head.models.published import PublishedHead, PublishedShape
 from head.runs.head_file import load_head
-from head.settings import TrainSettings, settings_of
-from head.training.protocol import coverage_of, target_scale
-from head.training.train import train_split
+from head.settings import settings_of
+from head.training.job import TrainingJob
+from head.training.protocol import PROTOCOLS
+from head.training.train import train
 from tests.helpers.reference_published import as_arrays, batch_statistics, image_loss, random_checkpoint, score_features
-from tests.helpers.tiny import TINY_TRAIN
 
 B, L, D, H, R = 5, 13, 11, 17, 19  # a different prime each, so that a swapped axis cannot pass
 SETTINGS = settings_of("published", hidden_size=H, regressor_size=R, lr=0.01, batch_size=11, epochs=12)
+
+
+@dataclass(frozen=True)
+class Undropped(PublishedShape):
+    input_dropout: float = 0.0
 
 
 def make_head(*, steps: int = 3, attention: bool = True, dropout: float = 0.0, positions: int = L) -> PublishedHead:
@@ -73,7 +77,7 @@ def test_the_loss_is_that_of_the_published_code(attention_weight: float, steps: 
     for b in range(B):
         scored = score_features(state, features[b].double().numpy(), steps)
         wanted.append(image_loss(float(target[b]), scored.outputs.mean(), scored.maps, attention_weight))
-    coverage = coverage_of(replace(SETTINGS, steps=steps))
+    coverage = PROTOCOLS["published"].coverage(steps)
     with torch.no_grad():
         found = loss(head(features), target, attention_weight=attention_weight, coverage=coverage)
     np.testing.assert_allclose(found, np.mean(wanted), rtol=1e-5, atol=1e-5)
@@ -179,7 +183,7 @@ def cache(tiny_cache: Path) -> FeatureCache:
 
 def test_targets_have_the_published_scale_whatever_the_scores() -> None:
     for scores in (np.array([0.1, 0.9]), np.array([3.0, 7.0])):
-        scale = target_scale(SETTINGS, scores)
+        scale = PROTOCOLS["published"].target(scores)
         np.testing.assert_allclose((scores - scale.mean) / scale.scale, (scores - 0.754) * 2.0)
 
 
@@ -187,8 +191,8 @@ def test_the_recipes_settings_are_those_of_the_published_code() -> None:
     found = settings_of("published")
     assert (found.lr, found.attention_weight, found.weight_decay, found.dropout) == (1e-4, 1e-5, 1e-6, 0.5)
     assert (found.batch_size, found.epochs, found.patience) == (222, 54, 54)
-    assert coverage_of(found) == pytest.approx(0.6)
-    assert coverage_of(settings_of("paper")) == 1
+    assert PROTOCOLS["published"].coverage(found.steps) == pytest.approx(0.6)
+    assert PROTOCOLS["paper"].coverage(3) == 1
 
 
 @pytest.mark.parametrize("attention", [True, False])
@@ -200,7 +204,7 @@ def test_a_published_head_reads_maps_with_and_without_attention(cache: FeatureCa
 
 @pytest.mark.parametrize("attention", [True, False])
 def test_training_learns_what_can_be_learnt(cache: FeatureCache, tmp_path: Path, attention: bool) -> None:
-    run = train_split(cache, "1", replace(SETTINGS, attention=attention), tmp_path, name="published")  # 11 + 11 + 1
+    run = train(TrainingJob(cache, "1", replace(SETTINGS, attention=attention), tmp_path, "published"))  # 11 + 11 + 1
     head = load_head(run)
     assert (head.target_mean, head.target_scale, run.result.epochs) == (0.754, 0.5, 12)
     assert isinstance(head.module, PublishedHead)
@@ -210,9 +214,9 @@ def test_training_learns_what_can_be_learnt(cache: FeatureCache, tmp_path: Path,
 def test_training_is_a_plain_loop_of_the_published_recipe(
     cache: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("head.models.kinds.PublishedShape", partial(PublishedShape, input_dropout=0.0))
+    monkeypatch.setitem(KINDS, "published", replace(KINDS["published"], shape=Undropped))
     settings = replace(SETTINGS, epochs=1, dropout=0.0, attention_weight=0.1, weight_decay=1e-3, precision="fp32")
-    run = train_split(cache, "1", settings, tmp_path, name="published")
+    run = train(TrainingJob(cache, "1", settings, tmp_path, "published"))
     torch.manual_seed(settings.seed)
     head = untrained_head(cache, settings).train()
     optimizer = torch.optim.Adam(head.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
@@ -236,9 +240,8 @@ def test_training_is_a_plain_loop_of_the_published_recipe(
 
 
 def test_paper_heads_are_trained_as_before(cache: FeatureCache) -> None:
-    settings: TrainSettings = TINY_TRAIN
     scores = cache.splits["1"]["train"].scores
-    scale = target_scale(settings, scores)
+    scale = PROTOCOLS["paper"].target(scores)
     assert scale.mean == pytest.approx(scores.mean())
     assert np.abs((scores - scale.mean) / scale.scale).max() == pytest.approx(1)
 

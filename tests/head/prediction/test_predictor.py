@@ -22,7 +22,8 @@ from head.prediction.predictor import Prediction, Predictor, list_images
 from head.runs.head_file import load_head
 from head.runs.run import read_run
 from head.settings import TrainSettings
-from head.training.train import train_split
+from head.training.job import TrainingJob
+from head.training.train import train
 from tests.helpers.tiny import TINY_EXTRACT, TINY_TRAIN
 
 
@@ -148,7 +149,7 @@ def test_a_bad_image_has_no_map(predictor: Predictor, images: Path, tmp_path: Pa
 
 def test_a_head_without_maps_is_named_and_nothing_is_written(tiny_cache: Path, images: Path, tmp_path: Path) -> None:
     settings = TrainSettings(head="linear", pooling="mean")
-    train_split(open_cache(tiny_cache), "1", settings, tmp_path / "run", name="linear")
+    train(TrainingJob(open_cache(tiny_cache), "1", settings, tmp_path / "run", "linear"))
     files = [tmp_path / "maps" / "a.npy"]
     with pytest.raises(InvalidSettings, match="a head without attention, which has no maps; leave --maps out"):
         Predictor.load(tmp_path / "run").predict([next(images.glob("*.jpg"))], map_files=files)
@@ -166,7 +167,7 @@ def weights_run(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) ->
     safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in own.items()}, home / "own.safetensors")
     settings = replace(TINY_EXTRACT, augs=0, weights=str(home / "own.safetensors"))
     extract(open_dataset(str(tiny_dataset)), settings, home / "tiny")
-    train_split(open_cache(home / "tiny"), "1", replace(TINY_TRAIN, epochs=1), home / "run", name="paper")
+    train(TrainingJob(open_cache(home / "tiny"), "1", replace(TINY_TRAIN, epochs=1), home / "run", "paper"))
     return home / "run", home / "own.safetensors"
 
 

@@ -20,7 +20,8 @@ from head.models.amnet import AMNetHead, HeadShape
 from head.runs.head_file import load_head, save_head
 from head.runs.run import check_name, find_runs, read_run, write_config
 from head.training.checkpoint import read_checkpoint
-from head.training.train import train_split
+from head.training.job import TrainingJob
+from head.training.train import train
 from tests.helpers.results import CONFIG, RESULT
 from tests.helpers.tiny import TINY_TRAIN
 
@@ -202,7 +203,7 @@ def test_every_file_of_a_run_is_json_csv_or_safetensors_and_none_is_pickled(
 
     monkeypatch.setattr("head.training.trainer.CHECKPOINT_SECONDS", 0)
     with pytest.raises(KeyboardInterrupt):
-        train_split(open_cache(tiny_cache), "1", TINY_TRAIN, tmp_path / "run", name="paper", on_progress=interrupt)
+        train(TrainingJob(open_cache(tiny_cache), "1", TINY_TRAIN, tmp_path / "run", "paper"), interrupt)
     unfinished = {path.name for path in (tmp_path / "run").iterdir()}
     finished = {path.name for path in (tiny_runs / "tiny" / "paper" / "split-1").iterdir()}
     assert unfinished == {"checkpoint", "config.json", "lock"}

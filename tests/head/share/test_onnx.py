@@ -30,7 +30,8 @@ from head.settings import TrainSettings
 from head.share import onnx as share
 from head.share.export import networks_of
 from head.share.graphs import Reading
-from head.training.train import train_split
+from head.training.job import TrainingJob
+from head.training.train import train
 from tests.helpers.results import RESULT, run_of
 from tests.helpers.tiny import ROOT, TINY_TRAIN
 
@@ -187,7 +188,7 @@ def test_every_kind_of_run_has_a_graph_that_agrees(layered_cache: Path, tmp_path
         "ridge": TrainSettings(head="ridge", layers=("layer3", "layer2")),
     }
     for name, settings in some.items():
-        run = train_split(cache, "1", settings, tmp_path / name, name=name)
+        run = train(TrainingJob(cache, "1", settings, tmp_path / name, name))
         head = load_head(run)
         graph = share.model_graph(run, head, *networks_of(run))
         pixels = share.drawn_images(3, run.recipe.image_size)

@@ -36,7 +36,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
 SETTINGS = st.builds(
     lambda recipe, head, values: settings_of(recipe, head=head, **values),
     st.sampled_from(["paper", "published"]),
-    st.sampled_from(HEADS),
+    st.sampled_from(tuple(HEADS)),
     st.fixed_dictionaries({}, optional=FIELDS),
 )
 

@@ -22,7 +22,8 @@ from featcache.base.progress import Progress
 from featcache.store.cache import open_cache
 from head.runs.history import read_history
 from head.runs.run import Run
-from head.training.jobs import TrainingJob, train_all
+from head.training.job import TrainingJob
+from head.training.jobs import train_all
 from tests.helpers.clusters import running_cluster
 from tests.helpers.event_files import scalars
 from tests.helpers.tiny import ROOT, SPLITS, TINY_TRAIN
@@ -228,7 +229,7 @@ import head.training.trainer
 from cli import main
 from featcache.base.progress import Progress
 
-head.trainer.CHECKPOINT_SECONDS = -1  # after every epoch
+head.training.trainer.CHECKPOINT_SECONDS = -1  # after every epoch
 
 def killed_at_four(progress):
     if progress.done == 4:

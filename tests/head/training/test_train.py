@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from torch import Tensor
 from featcache.backbones.backbone import load_backbone
 from featcache.base.errors import BadInput, CorruptFile, InvalidSettings, Locked, Mismatch, ResourceError
 from featcache.base.lock import writer_lock
-from featcache.base.progress import Progress
+from featcache.base.progress import OnProgress, Progress, silent
 from featcache.datasets.dataset import open_dataset
 from featcache.datasets.splits import Part
 from featcache.extraction.extract import extract
@@ -35,7 +36,8 @@ from head.models.kinds import untrained_head
 from head.runs.head_file import load_head
 from head.runs.run import Run, read_run
 from head.settings import TrainSettings
-from head.training.train import train_split
+from head.training import train as training
+from head.training.job import TrainingJob
 from tests.helpers.tiny import ROOT, TINY_EXTRACT, TINY_TRAIN
 
 SHORT = replace(TINY_TRAIN, epochs=5, dropout=0.5)  # dropout, so that its random numbers count
@@ -47,9 +49,15 @@ def cache(tiny_cache: Path) -> FeatureCache:
 
 
 def train(
-    cache: FeatureCache, folder: Path, settings: TrainSettings = SHORT, *, split: str = "1", **more: object
+    cache: FeatureCache,
+    folder: Path,
+    settings: TrainSettings = SHORT,
+    *,
+    split: str = "1",
+    on_progress: OnProgress = silent,
+    **more: Any,
 ) -> Run:
-    return train_split(cache, split, settings, folder, name="paper", **more)  # type: ignore[arg-type]
+    return training.train(TrainingJob(cache, split, settings, folder, "paper", **more), on_progress)
 
 
 def train_until(epoch: int, cache: FeatureCache, folder: Path, settings: TrainSettings = SHORT) -> list[int]:
@@ -338,12 +346,13 @@ import head.training.train
 import head.training.trainer
 from featcache.store.cache import open_cache
 from head.settings import TrainSettings
+from head.training.job import TrainingJob
 
 torch.set_num_threads(1)
-head.trainer.CHECKPOINT_SECONDS = 0
+head.training.trainer.CHECKPOINT_SECONDS = 0
 cache, folder, settings = sys.argv[1:]
-head.train.train_split(
-    open_cache(cache), "1", TrainSettings(**json.loads(settings)), Path(folder), name="paper",
+head.training.train.train(
+    TrainingJob(open_cache(cache), "1", TrainSettings(**json.loads(settings)), Path(folder), "paper"),
     on_progress=lambda progress: print(progress.done, flush=True),
 )
 """
@@ -502,4 +511,4 @@ def test_a_head_too_large_for_memory_is_refused_with_the_way_out(
 
     monkeypatch.setattr("head.training.trainer.untrained_head", exhausted)
     with pytest.raises(ResourceError, match=r"cpu is out of memory for .*run; use a smaller --batch-size or --hidden"):
-        train_split(open_cache(tiny_cache), "1", SHORT, tmp_path / "run", name="large")
+        train(open_cache(tiny_cache), tmp_path / "run")

@@ -22,7 +22,8 @@ from head.runs.run import CONFIG_NAME
 from head.settings import TrainSettings
 from head.show import overlay, style
 from head.show.page import report
-from head.training.train import train_split
+from head.training.job import TrainingJob
+from head.training.train import train
 from tests.helpers.browser import click, needs_chromium, opened_page, running_chromium, wait_until
 from tests.helpers.command_line import amnet
 from tests.helpers.hostile import MARKUP
@@ -335,7 +336,8 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cache = folder / "cache"
     extract(open_dataset(str(data)), TINY_EXTRACT, cache)
     run = folder / "runs" / "run"
-    train_split(open_cache(cache), "1", TrainSettings(**{**TINY_TRAIN.as_json(), "epochs": 1}), run, name="paper")
+    settings = TrainSettings(**{**TINY_TRAIN.as_json(), "epochs": 1})
+    train(TrainingJob(open_cache(cache), "1", settings, run, "paper"))
     config = json.loads((run / CONFIG_NAME).read_text())
     config["name"] = "".join(MARKUP)
     config["settings"][MARKUP[0]] = MARKUP[2]

@@ -1,0 +1,44 @@
+"""One run to train: of what, by which settings, and where it goes. Knows nothing of how it is fitted."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from featcache.store.cache import FeatureCache
+from head.data.inputs import HeadInput
+from head.models.fused.products import resolve_products
+from head.models.kinds import input_of
+from head.settings import HEADS, TrainSettings
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """One split to train, the folder of its run and the run's name.
+
+    A run that is there is finished if it is not, and kept as it is if it is; resume=False starts over. events is the
+    folder for TensorBoard's event files of this run, if they are wanted. device is as `extract` takes it; of several
+    GPUs each process takes one.
+    """
+
+    cache: FeatureCache
+    split: str
+    settings: TrainSettings
+    folder: Path
+    name: str
+    resume: bool = True
+    events: Path | None = None
+    device: str = "auto"
+
+    @property
+    def input(self) -> HeadInput:
+        """What the head reads; raise `InvalidSettings` for a layer the cache does not have."""
+        return input_of(self.cache, self.settings)
+
+    def uses(self, field: str) -> bool:
+        """Whether the head uses a field of settings that not every head does."""
+        return field in HEADS[self.settings.head]
+
+    def products(self, device: torch.device) -> str:
+        """Return the type of large products of matrices, 'fp32' or 'bf16'."""
+        return resolve_products(self.settings.precision, device) if self.uses("precision") else "fp32"
