@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 __all__ = [
+    "CacheWriter",
     "ExtractSettings",
     "FeatcacheError",
     "FeatureCache",
@@ -21,6 +22,7 @@ __all__ = [
     "verify_cache",
 ]
 _HOMES = {  # where each name of the door lives: module, and the name there
+    "CacheWriter": ("featcache.store.writer", "CacheWriter"),
     "ExtractSettings": ("featcache.settings", "ExtractSettings"),
     "FeatcacheError": ("featcache.base.errors", "FeatcacheError"),
     "FeatureCache": ("featcache.store.cache", "FeatureCache"),
@@ -45,6 +47,7 @@ if TYPE_CHECKING:  # the same for type checkers, which do not run what is below
     from featcache.settings import ExtractSettings
     from featcache.store.cache import FeatureCache, open_cache
     from featcache.store.torch_dataset import FeatureDataset
+    from featcache.store.writer import CacheWriter
 else:
 
     def __getattr__(name: str) -> object:

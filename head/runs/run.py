@@ -15,6 +15,7 @@ from featcache.recipe import Recipe, recipe_from_json
 from head.data.inputs import HeadInput, input_from_json
 from head.runs.config import Document, Result, RunConfig, Source, config_from_json
 from head.runs.history import HISTORY_NAME
+from head.settings import used_fields
 
 CONFIG_NAME = "config.json"
 HEAD_NAME = "head.safetensors"
@@ -75,7 +76,7 @@ class Run:
     def attends(self) -> bool:
         """Whether its head could say where it looks; without attention all places are alike."""
         settings = self.config.settings
-        return settings.get("head", "amnet") == "amnet" and bool(settings.get("attention", True))
+        return "attention" in used_fields(str(settings.get("head", "amnet"))) and bool(settings.get("attention", True))
 
     @property
     def weights_source(self) -> str:

@@ -10,20 +10,13 @@ from featcache.backbones.execution import split_arithmetic
 from featcache.base.errors import CorruptFile, printable
 from featcache.base.files import read_json
 from featcache.recipe import Recipe
-from head.models.kinds import has_maps, kind_of
+from head.models.kinds import kind_of
 from head.runs.head_file import TrainedHead
 from head.runs.run import Run
 
 CARD_NAME = "README.md"
 SCORES_NAME = "scores.json"
 _LARGEST_SCORES = 1 << 20
-_KINDS = {
-    "paper": "AMNet's head, Eq. 3-15 of the paper",
-    "published": "AMNet's head as its authors' code has it",
-    "linear": "linear regression on pooled features",
-    "svr": "support vector regression on pooled features",
-    "mlp": "a perceptron with one hidden layer on pooled features",
-}
 
 
 @dataclass(frozen=True)
@@ -134,12 +127,12 @@ def _plain(text: Any) -> str:
 def _what_it_is(run: Run, head: TrainedHead) -> str:
     recipe, layers = run.recipe, ", ".join(run.input.layers)
     kind, seen = kind_of(head.module), run.input.pooling
-    looks = f"{head.steps} looks, state of {head.module.shape.hidden_size}" if has_maps(head.module) else ""  # type: ignore[union-attr]
+    looks = f"{head.steps} looks, state of {head.module.shape.hidden_size}" if kind.attends else ""  # type: ignore[union-attr]
     attention = "" if getattr(head.module.shape, "attention", True) else "without attention"
     trained = "unknown" if run.imported else f"{len(head.train_images):,} images of {run.config.cache}"
     grid = run.input.grid(recipe)
     rows = {
-        "head": ", ".join(part for part in (_KINDS[kind], attention, looks) if part),
+        "head": ", ".join(part for part in (kind.title, attention, looks) if part),
         "backbone": f"{recipe.backbone}, frozen; layer {layers}",
         "reads": f"feature maps, {grid.height} x {grid.width} positions of {grid.channels} channels"
         if seen == "maps"
@@ -217,7 +210,7 @@ def _graphs(run: Run, head: TrainedHead, facts: CardFacts) -> str:
     if "model.onnx" in facts.files:
         rows += f"| `model.onnx` | pixels (B, {size}, {size}, 3) uint8, red, green, blue |\n"
     even = "" if run.attends else ", 1/L throughout as this head has no attention"
-    maps = f", maps (B, {T}, {grid.positions}), row by row{even}" if has_maps(head.module) else ""
+    maps = f", maps (B, {T}, {grid.positions}), row by row{even}" if kind_of(head.module).attends else ""
     differences = " and ".join(f"{value:.1g} at most ({name})" for name, value in facts.differences.items())
     return (
         f"| graph | input |\n|---|---|\n{rows}\n"

@@ -24,11 +24,8 @@ from featcache.backbones.networks import Extractor, fold_batch_norms
 from featcache.base.cores import usable_threads
 from featcache.base.errors import InvalidSettings, Mismatch, printable
 from featcache.base.files import canonical_json
-from head.models.amnet import AMNetHead
-from head.models.baselines import Standardise
 from head.models.fused.switch import fused_off
-from head.models.kinds import has_maps
-from head.models.published import PublishedHead
+from head.models.kinds import kind_of
 from head.runs.head_file import TrainedHead
 from head.runs.run import Run
 from head.share.graphs import HeadGraph, ModelGraph
@@ -71,7 +68,7 @@ def facts_of(run: Run, head: TrainedHead) -> dict[str, str]:
         "head_sha256": run.result.head_sha256,
         "image_size": str(recipe.image_size),
         "layers": canonical_json(list(run.input.layers)),
-        "map_size": canonical_json([grid.height, grid.width] if has_maps(head.module) else []),
+        "map_size": canonical_json([grid.height, grid.width] if kind_of(head.module).attends else []),
         "name": run.name,
         "pooling": run.input.pooling,
         "split": run.split,
@@ -89,7 +86,7 @@ def facts_of(run: Run, head: TrainedHead) -> dict[str, str]:
 
 def output_names(head: TrainedHead) -> tuple[str, ...]:
     """Return the names of a graph's outputs; baselines have no maps."""
-    return ("score", "step_scores", "maps") if has_maps(head.module) else ("score", "step_scores")
+    return ("score", "step_scores", "maps") if kind_of(head.module).attends else ("score", "step_scores")
 
 
 def head_graph(run: Run, head: TrainedHead) -> Graph:
@@ -240,12 +237,9 @@ def drawn_images(count: int, size: int) -> NDArray[np.uint8]:
 
 def _drawn_features(run: Run, head: TrainedHead) -> NDArray[np.float32]:
     """Return features (B, L, D) as far apart as those the head was trained on, where it tells."""
-    grid, module, rng = run.input.grid(run.recipe), head.module, np.random.default_rng(20180618)
+    grid, rng = run.input.grid(run.recipe), np.random.default_rng(20180618)
     positions = grid.positions if run.input.pooling == "maps" else 1
     drawn = rng.normal(size=(_CHECKED, positions, grid.channels))
-    if isinstance(module, AMNetHead):
-        drawn = module.feature_mean.numpy() + module.feature_std.numpy() * drawn
-    elif not isinstance(module, PublishedHead):
-        scale: Standardise = module.standardise  # type: ignore[assignment]
-        drawn = scale.mean.numpy() + scale.deviation.numpy() * drawn
+    if scale := kind_of(head.module).scale(head.module):
+        drawn = scale[0].numpy() + scale[1].numpy() * drawn
     return drawn.astype(np.float32)

@@ -28,7 +28,7 @@ def without_curves(row: HeadSummary) -> str:
     run = row.scored[0].run
     if run.imported:
         return "imported, so its training is not known"
-    if run.result.hyperparameters is not None or run.config.settings.get("head", "amnet") != "amnet":
+    if run.result.hyperparameters is not None:
         return "fitted in one go, without epochs"
     if bad := [one.run.folder.name for one in row.scored if not _history(one)]:
         return f"{HISTORY_NAME} of {', '.join(bad)} is missing or damaged"
