@@ -149,8 +149,8 @@ def test_a_head_that_gives_no_number_is_shown_without(
     paper = next(number for number, row in enumerate(evaluation.summaries) if row.name == "paper")
     broken = [replace(one, prediction=one.prediction * np.nan, step_scores=one.step_scores * np.nan)
               for one in evaluation.summaries[paper].scored]  # fmt: skip
-    rows = [replace(row, scored=tuple(broken)) if row.name == "paper" else row for row in evaluation.summaries]
-    made = report.build_report(cache, replace(evaluation, rows=rows), report.ReportSettings(head="paper"))
+    summaries = [replace(row, scored=tuple(broken)) if row.name == "paper" else row for row in evaluation.summaries]
+    made = report.build_report(cache, replace(evaluation, summaries=summaries), report.ReportSettings(head="paper"))
     report.write_report(tmp_path / "page.html", made)
     assert all(entry["predictions"][paper] is None for entry in made.data["gallery"]["entries"])
 
