@@ -1,4 +1,4 @@
-"""Which GPU a process computes on where several share several, and what it says when memory runs out."""
+"""Which device computes, which GPU where processes share several, copies to and from it, and memory that runs out."""
 
 import contextlib
 import fcntl

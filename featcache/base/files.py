@@ -174,13 +174,6 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
-def csv_text(rows: Iterable[Iterable[Any]]) -> str:
-    """Return rows as CSV, each ending in a newline alone."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
-
-
 def read_json(path: Path, *, largest: int) -> dict[str, Any]:
     """Return the JSON object in path; raise `CorruptFile` for anything else, or for more than `largest` bytes."""
     try:

@@ -1,4 +1,4 @@
-"""Joining the splits of several caches: scores per (split, part, image). Knows nothing of shards."""
+"""Splits: rows and scores of each part, their order, and splits of several caches joined. Knows nothing of shards."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence

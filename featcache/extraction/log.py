@@ -6,7 +6,7 @@ The times are not in the shards: a shard is the same bytes wherever it is made, 
 from collections.abc import Iterator
 from pathlib import Path
 
-from featcache.base.files import append_text, csv_text
+from featcache.base.files import append_text, csv_bytes
 from featcache.base.progress import OnProgress, Progress
 from featcache.extraction.plan import Plan
 from featcache.extraction.run import MadeShard
@@ -58,4 +58,4 @@ class Ledger:
         header = [] if path.exists() and path.stat().st_size else [_COLUMNS]
         views = made.block.shape[0] * made.block.shape[1]
         seconds = [f"{made.seconds.get(stage, 0.0):.3f}" for stage in STAGES]
-        append_text(path, csv_text([*header, (made.file, views, made.host, made.process, *seconds)]))
+        append_text(path, csv_bytes([*header, (made.file, views, made.host, made.process, *seconds)]).decode())

@@ -1,4 +1,4 @@
-"""The photographs that a cache was made of, as long as they are still the same files."""
+"""Who an image is, row by row, and its photograph as long as that is still the same file."""
 
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from featcache.base.files import csv_text, make_folder, write_durably
+from featcache.base.files import csv_bytes, make_folder, write_durably
 from featcache.base.lock import writer_lock
 from featcache.datasets.splits import Splits
 from featcache.recipe import Recipe
@@ -102,6 +102,6 @@ def _write_failures(path: Path, tables: Tables) -> None:
     """Write name and reason of each absent image, or remove the file when there is none."""
     absent = [(image.name, image.absent) for image in tables.images if image.absent]
     if absent:
-        write_durably(path, csv_text([("name", "reason"), *absent]).encode())
+        write_durably(path, csv_bytes([("name", "reason"), *absent]))
     else:
         path.unlink(missing_ok=True)

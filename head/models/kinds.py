@@ -76,7 +76,10 @@ def kind_for(settings: TrainSettings) -> Kind:
 
 def head_from_json(kind: str, shape: dict[str, Any]) -> nn.Module:
     """Return an untrained head; raise `KeyError` for an unknown kind, `TypeError` for another kind's shape."""
-    return KINDS[kind].module(KINDS[kind].shape(**shape))
+    module = KINDS[kind].module(KINDS[kind].shape(**shape))
+    if kind_name(module) != kind:
+        raise KeyError(kind)
+    return module
 
 
 def head_as_json(module: nn.Module) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""What training tells of each epoch: history.csv in the run's folder, and the same as TensorBoard's event files.
+"""What training tells of each epoch: history.csv in the run's folder.
 
-history.csv holds what settings, data and machine decide, to the byte; how long epochs took is TensorBoard's alone.
+It holds what settings, data and machine decide, to the byte; how long epochs took only `head.runs.events` tells.
 """
 
 import csv

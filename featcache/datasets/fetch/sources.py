@@ -1,4 +1,9 @@
-"""Where public datasets come from, and how their archives become images/ and splits/. Knows nothing of downloads."""
+"""Where public datasets come from, and how their archives become images/ and splits/. Knows nothing of downloads.
+
+The archive of "What makes an image memorable?" (Isola et al., CVPR 2011) has a layout of its own. Its README says:
+Data/Image data/target_images.mat holds the images, Data/Random splits/ the 25 halves and the hit rates of the paper,
+of one half of the participants for train (subject_hrs1) and of the other for test (subject_hrs2).
+"""
 
 import re
 import shutil
