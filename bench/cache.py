@@ -13,7 +13,7 @@ from featcache.images.views import Box, View
 from featcache.recipe import Recipe
 from featcache.store.shards.encoding import digest_of_constants, encode
 from featcache.store.shards.format import Block, Target
-from featcache.store.shards.writer import ShardBuilder
+from featcache.store.shards.writer import ShardWriter
 from featcache.store.writer import CacheWriter
 
 LAYER = "layer3"
@@ -62,14 +62,12 @@ def _target(shape: tuple[int, ...], constants: Any) -> Target:
 
 
 def _shard(features: NDArray[np.float16], block: Block, views: int, target: Target) -> bytes:
-    builder = ShardBuilder(target.recipe, block, target.constants)
+    writer = ShardWriter(target.recipe, block, target.constants)
     for i, row in enumerate(range(*block.rows)):
-        builder.set_image(
-            i, ImageRow(f"{row:06d}.jpg", f"{row:064x}", 640, 480), [View(Box(0, 0, 1, 1), False)] * views
-        )
+        writer.set_image(i, ImageRow(f"{row:06d}.jpg", f"{row:064x}", 640, 480), [View(Box(0, 0, 1, 1), False)] * views)
         own = torch.from_numpy(features[row * views : (row + 1) * views]).float()
         encoded = encode(own, target.constants.get(LAYER))
         for j in range(views):
-            builder.set_chunk(f"features/{LAYER}", i, j, encoded.features[j])
-            builder.set_chunk(f"pooled/{LAYER}", i, j, encoded.pooled[j])
-    return builder.finish()
+            writer.set_chunk(f"features/{LAYER}", i, j, encoded.features[j])
+            writer.set_chunk(f"pooled/{LAYER}", i, j, encoded.pooled[j])
+    return writer.finish()

@@ -62,10 +62,10 @@ class Case:
 
     def settings(self) -> "ExtractSettings":
         """Return extract's default settings, but for weights that would have to be downloaded."""
-        from featcache.settings import ExtractSettings, ViewRecipe
+        from featcache.settings import ExtractSettings, ViewSettings
 
         weights = "imagenet" if self.backbone == "efficientnet_lite0" else "random"
-        views = ViewRecipe(image_size=self.image_size, eval_view="squash")
+        views = ViewSettings(image_size=self.image_size, eval_view="squash")
         return ExtractSettings(augs=self.augs, backbone=self.backbone, weights=weights, views=views)
 
 

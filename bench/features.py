@@ -47,7 +47,7 @@ def photographs(folder: Path | None, views: int) -> NDArray[np.uint8]:
     from PIL import Image
 
     from featcache.images.views import render, view_of
-    from featcache.settings import ViewRecipe
+    from featcache.settings import ViewSettings
 
     if folder is None:
         from sklearn.datasets import load_sample_images
@@ -59,7 +59,7 @@ def photographs(folder: Path | None, views: int) -> NDArray[np.uint8]:
     pixels = []
     for number in range(views):
         image = images[number % len(images)]
-        cut = view_of(ViewRecipe(), str(number), 1, width=image.width, height=image.height)
+        cut = view_of(ViewSettings(), str(number), 1, width=image.width, height=image.height)
         pixels.append(render(image, cut, 224))
     return np.stack(pixels)
 

@@ -30,14 +30,14 @@ MODES = {
 def extracted(dataset: Any, backbone: str, weights: str, mode: tuple[str, str], home: Path) -> Any:
     """Return the cache of the evaluation views that a mode gives."""
     from featcache.extraction.extract import extract
-    from featcache.settings import ExtractSettings, ViewRecipe
+    from featcache.settings import ExtractSettings, ViewSettings
     from featcache.store.cache import open_cache
 
     precision, runtime = mode
     settings = ExtractSettings(
         backbone=backbone,
         weights=weights,
-        views=ViewRecipe(eval_view="squash"),
+        views=ViewSettings(eval_view="squash"),
         precision=precision,
         runtime=runtime,
         device="cuda" if precision == "fp16" else "cpu",

@@ -66,10 +66,10 @@ def extract(dataset: str, root: Path | None, out: Path | None, dry_run: bool, as
     """
     from featcache.base.jobs import Workers
     from featcache.datasets.dataset import open_dataset
-    from featcache.settings import ExtractSettings, view_recipe_of
+    from featcache.settings import ExtractSettings, view_settings_of
 
     workers = Workers(options.pop("jobs"), options.pop("cluster"))
-    views = view_recipe_of(
+    views = view_settings_of(
         options.pop("recipe"),
         image_size=options.pop("image_size"),
         eval_view=options.pop("eval_view"),
@@ -175,11 +175,11 @@ def verify_cache(
         if repair:
             from featcache.maintenance.repair import format_repair, repair_cache
 
-            mended = repair_cache(
+            repaired = repair_cache(
                 folder, root=root, weights=str(weights) if weights else None, device=device, on_progress=progress
             )
-            report, text, document = mended.found, format_repair(mended), mended.as_json()
-            damaged = bool(mended.unrepaired)
+            report, text, document = repaired.found, format_repair(repaired), repaired.as_json()
+            damaged = bool(repaired.unrepaired)
         else:
             report = verify.verify_cache(folder, on_progress=progress)
             text, document, damaged = verify.format_report(report), report.as_json(), not report.ok

@@ -13,7 +13,7 @@ import numpy as np
 
 from featcache.base.errors import CorruptFile, Mismatch, list_problems
 from featcache.base.files import canonical_json
-from featcache.settings import CENTER_FRACTION, ENCODINGS, FLIP_PROBABILITY, INTERPOLATION, ViewRecipe
+from featcache.settings import CENTER_FRACTION, ENCODINGS, FLIP_PROBABILITY, INTERPOLATION, ViewSettings
 
 FORMAT_VERSION = 1
 _LEFT_OUT = {"calibration": "", "pre_squash": 0}  # of the JSON where they have this value, so older fingerprints stay
@@ -101,9 +101,11 @@ class Recipe:
         return {name: LayerShape(height, width, channels) for name, height, width, channels in self.layers}[layer]
 
     @property
-    def view_recipe(self) -> ViewRecipe:
+    def view_settings(self) -> ViewSettings:
         """How views are cut."""
-        return ViewRecipe(self.image_size, self.eval_view, self.crop_scale, self.crop_ratio, self.seed, self.pre_squash)
+        return ViewSettings(
+            self.image_size, self.eval_view, self.crop_scale, self.crop_ratio, self.seed, self.pre_squash
+        )
 
     def bytes_per_view(self) -> int:
         """Return the uncompressed bytes of one view's features, all layers together."""

@@ -37,7 +37,7 @@ ENCODINGS = {  # filters chosen by bench/codecs.py on real features: the fastest
 
 
 @dataclass(frozen=True)
-class ViewRecipe:
+class ViewSettings:
     """How views are cut: size in pixels, crop_scale a range of area fractions, crop_ratio of width / height.
 
     pre_squash is the side of the square to which an image is squashed before augmented views are cut from it; 0 cuts
@@ -80,7 +80,7 @@ class ExtractSettings:
     backbone: str = "resnet50"
     layers: tuple[str, ...] = ()
     weights: str = "imagenet"
-    views: ViewRecipe = field(default_factory=ViewRecipe)
+    views: ViewSettings = field(default_factory=ViewSettings)
     precision: str = "auto"
     runtime: str = "auto"
     device: str = "auto"
@@ -104,14 +104,14 @@ class ExtractSettings:
             raise InvalidSettings(f"--calibrate-like goes with --encoding {fitting}: {self.encoding} has no constants")
 
 
-def view_recipe_of(
+def view_settings_of(
     name: str,
     *,
     image_size: int = 224,
     eval_view: str | None = None,
     crop_scale: tuple[float, float] = (0.08, 1.0),
     seed: int = 0,
-) -> ViewRecipe:
+) -> ViewSettings:
     """Return how the recipe called name, one of `RECIPES`, cuts views; eval_view overrides its evaluation view.
 
     'paper' is section 3.5 with a central evaluation view; 'published' is the authors' code, which squashes the whole
@@ -120,7 +120,7 @@ def view_recipe_of(
     if name not in RECIPES:
         raise InvalidSettings(f"--recipe must be one of {', '.join(RECIPES)}, found {name!r}")
     published = name == "published"
-    return ViewRecipe(
+    return ViewSettings(
         image_size=image_size,
         eval_view=eval_view or ("squash" if published else "center"),
         crop_scale=crop_scale,

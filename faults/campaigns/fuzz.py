@@ -145,7 +145,7 @@ def _recipe(corpus: Corpus, rng: random.Random) -> Reading:
         for layer in recipe.layer_names:
             recipe.layer_shape(layer)
         array_specs(recipe)
-        return "" if recipe.fingerprint and recipe.view_recipe and recipe.bytes_per_view() else "no fingerprint"
+        return "" if recipe.fingerprint and recipe.view_settings and recipe.bytes_per_view() else "no fingerprint"
 
     return mutate.as_bytes(value), read, (*OF_A_CACHE, InvalidSettings)
 

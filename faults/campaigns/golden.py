@@ -26,7 +26,7 @@ from featcache.store.cache import open_cache
 from featcache.store.folder import MANIFEST_NAME, shard_paths
 from featcache.store.shards.encoding import digest_of_constants
 from featcache.store.shards.format import Block, Target, array_specs
-from featcache.store.shards.writer import ShardBuilder
+from featcache.store.shards.writer import ShardWriter
 from featcache.store.writer import CacheWriter
 
 HOME = Path(__file__).parents[2] / "tests" / "golden"
@@ -188,14 +188,14 @@ def _write_cache(folder: Path, arrays: stub.Contents, target: Target) -> None:
 
 
 def _shard(arrays: stub.Contents, block: Block, target: Target) -> bytes:
-    builder = ShardBuilder(target.recipe, block, target.constants)
+    writer = ShardWriter(target.recipe, block, target.constants)
     views = range(*block.views)
     for i, row in enumerate(range(*block.rows)):
-        builder.set_image(i, _image(row), [_view(row, view) for view in views] if row != ABSENT else [])
+        writer.set_image(i, _image(row), [_view(row, view) for view in views] if row != ABSENT else [])
         for j, view in enumerate(views) if row != ABSENT else ():
             for array in array_specs(target.recipe):
-                builder.set_chunk(array, i, j, arrays[array][row, view])
-    return builder.finish()
+                writer.set_chunk(array, i, j, arrays[array][row, view])
+    return writer.finish()
 
 
 def _expected(arrays: stub.Contents) -> stub.Contents:

@@ -15,7 +15,7 @@ import featcache.extraction.plan
 from featcache.backbones.backbone import Backbone
 from featcache.datasets.dataset import open_dataset
 from featcache.extraction.report import ExtractReport
-from featcache.settings import ExtractSettings, ViewRecipe
+from featcache.settings import ExtractSettings, ViewSettings
 from featcache.store.cache import open_cache
 from featcache.store.folder import INDEX_NAME, shard_path, shard_paths
 
@@ -49,7 +49,7 @@ def small_shards() -> None:
 def settings_for(*, augs: int = 1, seed: int = 0) -> ExtractSettings:
     """Return what `command` asks for."""
     return ExtractSettings(
-        augs=augs, backbone=BACKBONE, weights="random", views=ViewRecipe(image_size=IMAGE_SIZE, seed=seed)
+        augs=augs, backbone=BACKBONE, weights="random", views=ViewSettings(image_size=IMAGE_SIZE, seed=seed)
     )
 
 

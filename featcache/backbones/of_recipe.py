@@ -6,10 +6,10 @@ from featcache.backbones.backbone import Backbone, build_backbone
 from featcache.backbones.execution import available_runtime, check_computable, openvino_computes, split_arithmetic
 from featcache.base.devices import resolve_device
 from featcache.recipe import Recipe, check_same
-from featcache.settings import ViewRecipe
+from featcache.settings import ViewSettings
 
 
-def recipe_of(backbone: Backbone, views: ViewRecipe, encoding: str = "float16", calibration: str = "") -> Recipe:
+def recipe_of(backbone: Backbone, views: ViewSettings, encoding: str = "float16", calibration: str = "") -> Recipe:
     """Return the recipe of features that backbone makes of the views of images, stored in an encoding."""
     return Recipe(
         backbone=backbone.name,
@@ -88,4 +88,4 @@ def _built(recipe: Recipe, precision: str, runtime: str, *, weights: str, batch_
 
 
 def _remade(recipe: Recipe, backbone: Backbone) -> Recipe:
-    return recipe_of(backbone, recipe.view_recipe, recipe.encoding, recipe.calibration)
+    return recipe_of(backbone, recipe.view_settings, recipe.encoding, recipe.calibration)

@@ -29,14 +29,14 @@ from featcache.base.progress import OnProgress, Progress, silent
 from featcache.datasets.dataset import Dataset
 from featcache.datasets.splits import Part, Splits
 from featcache.extraction.calibration import settle_target
-from featcache.extraction.log import Ledger
+from featcache.extraction.log import ExtractionLog
 from featcache.extraction.plan import Plan, make_plan
 from featcache.extraction.report import ExtractReport
-from featcache.extraction.run import Order, make_here, make_with_workers, work_of
+from featcache.extraction.run import ExtractionJob, run_here, run_on_workers, work_of
 from featcache.extraction.timings import bottleneck
 from featcache.recipe import Recipe
 from featcache.settings import ExtractSettings
-from featcache.store.folder import existing_shards, refuse_foreign_folder, refuse_other_recipes, shard_path, shard_paths
+from featcache.store.folder import existing_shards, refuse_other_recipes, refuse_unknown_files, shard_path, shard_paths
 from featcache.store.manifest import Manifest, read_manifest
 from featcache.store.shards.opening import open_shard
 from featcache.store.shards.shard import WAY_OUT
@@ -61,7 +61,7 @@ def extract(
     """
     settings = follow(settings, out)
     backbone = load_backbone(settings, views=len(dataset.names) * (1 + settings.augs))
-    refuse_foreign_folder(out)
+    refuse_unknown_files(out)
     with CacheWriter(out) as writer:
         before = _present_manifest(out)
         listed = {entry.file for entry in before.shards} if before else None
@@ -73,22 +73,22 @@ def extract(
             shards, dataset.names, images, views=1 + settings.augs, recipe=target.recipe, listed=listed or ()
         )
         _refuse_changed_images(plan, dataset, out, on_progress)
-        order = Order(images.resolve(), out.resolve(), settings, target, room_for=plan.views_to_do)
+        job = ExtractionJob(images.resolve(), out.resolve(), settings, target, room_for=plan.views_to_do)
         alone = workers == _ALONE
-        ledger = Ledger(out, plan, on_progress, by_image=alone)
+        log = ExtractionLog(out, plan, on_progress, by_image=alone)
         if alone:
-            made = make_here(work_of(plan), order, backbone, ledger.note_image)
+            made = run_here(work_of(plan), job, backbone, log.note_image)
         else:
-            made = make_with_workers(work_of(plan), order, backbone, workers)
-        writer.listed |= {shard.file: shard.sha256 for shard in ledger.noting(made)}
+            made = run_on_workers(work_of(plan), job, backbone, workers)
+        writer.listed |= {shard.file: shard.sha256 for shard in log.noting(made)}
         _refuse_unseen(writer.listed, out)
         if not alone:
             writer.remove_stale()  # of workers that died
         report = _seal(writer, plan, dataset, target.recipe, settings, before, backbone)
         if not plan.todo:
             return report
-        slowest = bottleneck(ledger.times, backbone) if alone else ledger.times.largest
-        return replace(report, stages=ledger.times.shares, bottleneck=slowest)
+        slowest = bottleneck(log.times, backbone) if alone else log.times.largest
+        return replace(report, stages=log.times.shares, bottleneck=slowest)
 
 
 def follow(settings: ExtractSettings, out: Path) -> ExtractSettings:

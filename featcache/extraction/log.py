@@ -9,7 +9,7 @@ from pathlib import Path
 from featcache.base.files import append_text, csv_bytes
 from featcache.base.progress import OnProgress, Progress
 from featcache.extraction.plan import Plan
-from featcache.extraction.run import MadeShard
+from featcache.extraction.run import WrittenShard
 from featcache.extraction.timings import STAGES, StageTimes, describe_shares
 from featcache.images.loading import LoadedImage
 from featcache.store.folder import TIMINGS_NAME
@@ -17,7 +17,7 @@ from featcache.store.folder import TIMINGS_NAME
 _COLUMNS = ("shard", "views", "host", "process", *(f"{stage}_seconds" for stage in STAGES))
 
 
-class Ledger:
+class ExtractionLog:
     """Counts views, bad images and busy seconds; tells them to on_progress and, for each shard, to timings.csv.
 
     by_image is whether `note_image` is called for every image; else views are counted by shards.
@@ -35,7 +35,7 @@ class Ledger:
         self._bad += bool(image.row.absent)
         self._report(views)
 
-    def noting(self, shards: Iterator[MadeShard]) -> Iterator[MadeShard]:
+    def noting(self, shards: Iterator[WrittenShard]) -> Iterator[WrittenShard]:
         """Yield shards as they are made, each noted."""
         for made in shards:
             self.times += StageTimes(made.seconds)
@@ -52,7 +52,7 @@ class Ledger:
             notes.append(describe_shares(self.times.shares))
         self._on_progress(Progress("extract", self._done, self._total, "views", "; ".join(notes), self._skipped))
 
-    def _write(self, made: MadeShard) -> None:
+    def _write(self, made: WrittenShard) -> None:
         """Append the shard's line to timings.csv, behind a header if it is the first."""
         path = self._folder / TIMINGS_NAME
         header = [] if path.exists() and path.stat().st_size else [_COLUMNS]

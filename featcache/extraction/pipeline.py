@@ -28,7 +28,7 @@ from featcache.recipe import Recipe
 from featcache.store.shards.copying import StoredRow
 from featcache.store.shards.encoding import encode
 from featcache.store.shards.format import Block, Target
-from featcache.store.shards.writer import ShardBuilder
+from featcache.store.shards.writer import ShardWriter
 
 _QUEUED_BATCHES = 2  # beside those being computed; bounds memory
 
@@ -52,19 +52,19 @@ def build_shards(
     """
     codec_threads = backbone.execution.threads
     with backbone.pool() as compute, ThreadPoolExecutor(codec_threads, thread_name_prefix="codec") as codec:
-        line = _Line(backbone, target, compute, codec)
+        pipeline = _Pipeline(backbone, target, compute, codec)
         try:
             for block in blocks:
-                line.begin(block)
+                pipeline.begin(block)
                 for i in range(block.shape[0]):
-                    line.add(i, next(rows))
-                    yield from line.take_finished()
-                line.flush()
-            yield from line.take_all()
+                    pipeline.add(i, next(rows))
+                    yield from pipeline.take_finished()
+                pipeline.flush()
+            yield from pipeline.take_all()
         finally:
             compute.shutdown(wait=False, cancel_futures=True)
             codec.shutdown(wait=False, cancel_futures=True)
-            line.close()
+            pipeline.close()
 
 
 def load_for(
@@ -78,7 +78,7 @@ _Chunks = list[tuple[str, Future[bytes]]]  # of one view: each array's name and 
 
 
 @dataclass
-class _View:
+class _PendingView:
     """View j of row i; batch and place in it are set when it is handed to the backbone."""
 
     i: int
@@ -104,29 +104,29 @@ class _View:
         return [(array, stored.result()) for array, stored in self.batch.result()[self.k]]
 
 
-class _Assembly:
+class _OpenShard:
     """One shard while it is put together. Chunks are placed in the order of the file."""
 
     def __init__(self, block: Block, target: Target) -> None:
         self.block, self.times = block, StageTimes()
-        self.builder = ShardBuilder(target.recipe, block, target.constants)
-        self.batch: list[_View] = []  # not handed to the backbone yet
-        self._waiting: deque[_View | tuple[int, StoredRow]] = deque()
+        self.writer = ShardWriter(target.recipe, block, target.constants)
+        self.batch: list[_PendingView] = []  # not handed to the backbone yet
+        self._waiting: deque[_PendingView | tuple[int, StoredRow]] = deque()
         self._rows_left = block.shape[0]
 
-    def add_image(self, i: int, image: LoadedImage) -> list[_View]:
+    def add_image(self, i: int, image: LoadedImage) -> list[_PendingView]:
         """Take an image's row; return its views."""
-        self.builder.set_image(i, image.row, image.views)
+        self.writer.set_image(i, image.row, image.views)
         for stage, seconds in image.seconds.items():
             self.times.add(stage, seconds)
-        views = [_View(i, j, image) for j in range(len(image.views))]
+        views = [_PendingView(i, j, image) for j in range(len(image.views))]
         self._waiting.extend(views)
         self._rows_left -= 1
         return views
 
     def add_stored(self, i: int, row: StoredRow) -> None:
         """Take a row that is copied."""
-        self.builder.set_image(i, row.row, row.views)
+        self.writer.set_image(i, row.row, row.views)
         self._waiting.append((i, row))
         self._rows_left -= 1
         self.place()
@@ -135,14 +135,14 @@ class _Assembly:
         """Put into the file what is at hand, up to the first view whose chunks are not there."""
         while self._waiting:
             first = self._waiting[0]
-            if isinstance(first, _View):
+            if isinstance(first, _PendingView):
                 if not first.done():
                     return
                 for array, stored in first.chunks():
-                    self.builder.set_stored(array, first.i, first.j, stored)
+                    self.writer.set_stored(array, first.i, first.j, stored)
             else:
                 for array, j, stored in first[1].chunks:
-                    self.builder.set_stored(array, first[0], j, stored)
+                    self.writer.set_stored(array, first[0], j, stored)
             self._waiting.popleft()
 
     def is_whole(self) -> bool:
@@ -153,11 +153,11 @@ class _Assembly:
     def finish(self) -> BuiltShard:
         """Return the shard's file."""
         with self.times.timed("write"):
-            data = self.builder.finish()
-        return BuiltShard(self.block, data, self.builder.rows, self.times)
+            data = self.writer.finish()
+        return BuiltShard(self.block, data, self.writer.rows, self.times)
 
 
-class _Line:
+class _Pipeline:
     """The shards that are being put together, oldest first, and the batches on their way through the backbone."""
 
     def __init__(
@@ -165,41 +165,41 @@ class _Line:
     ) -> None:
         self._backbone, self._target = backbone, target
         self._compute, self._codec = compute, codec
-        self._assemblies: deque[_Assembly] = deque()  # that have not been given out
-        self._in_flight: deque[list[_View]] = deque()
+        self._open: deque[_OpenShard] = deque()  # that have not been given out
+        self._in_flight: deque[list[_PendingView]] = deque()
 
     def begin(self, block: Block) -> None:
         """Start the shard of block; rows are added to it from now on."""
-        self._newest = _Assembly(block, self._target)
-        self._assemblies.append(self._newest)
+        self._newest = _OpenShard(block, self._target)
+        self._open.append(self._newest)
 
     def add(self, i: int, row: LoadedImage | StoredRow) -> None:
         """Add row i of the newest shard."""
-        assembly = self._newest
+        shard = self._newest
         if isinstance(row, StoredRow):
-            assembly.add_stored(i, row)
+            shard.add_stored(i, row)
             return
-        for view in assembly.add_image(i, row):
-            assembly.batch.append(view)
-            if len(assembly.batch) == self._backbone.batch_size:
+        for view in shard.add_image(i, row):
+            shard.batch.append(view)
+            if len(shard.batch) == self._backbone.batch_size:
                 self.flush()
 
     def flush(self) -> None:
         """Hand the views that wait for a batch to the backbone; wait if too many batches are on their way."""
-        assembly = self._newest
-        if not assembly.batch:
+        shard = self._newest
+        if not shard.batch:
             return
         self._make_room()
-        views, assembly.batch = assembly.batch, []
-        batch = self._compute.submit(self._through_backbone, assembly, views)
+        views, shard.batch = shard.batch, []
+        batch = self._compute.submit(self._through_backbone, shard, views)
         for k, view in enumerate(views):
             view.batch, view.k = batch, k
         self._in_flight.append(views)
 
     def take_finished(self) -> Iterator[BuiltShard]:
         """Yield the oldest shards that are whole, without waiting."""
-        while self._assemblies and self._assemblies[0].is_whole():
-            yield self._assemblies.popleft().finish()
+        while self._open and self._open[0].is_whole():
+            yield self._open.popleft().finish()
 
     def take_all(self) -> Iterator[BuiltShard]:
         """Yield all shards; no more rows are coming."""
@@ -210,22 +210,22 @@ class _Line:
 
     def close(self) -> None:
         """Drop what is not finished."""
-        for assembly in self._assemblies:
-            assembly.builder.close()
+        for shard in self._open:
+            shard.writer.close()
 
     def _make_room(self) -> None:
         while len(self._in_flight) >= self._backbone.streams + _QUEUED_BATCHES:
             self._wait_for(self._in_flight.popleft())
-        self._assemblies[0].place()
+        self._open[0].place()
 
-    def _wait_for(self, views: list[_View]) -> None:
+    def _wait_for(self, views: list[_PendingView]) -> None:
         """Wait until a batch is computed and compressed; what it raises is raised where its shard's turn comes."""
         for view in views:
             wait(view.futures())
 
-    def _through_backbone(self, assembly: _Assembly, views: list[_View]) -> list[_Chunks]:
+    def _through_backbone(self, shard: _OpenShard, views: list[_PendingView]) -> list[_Chunks]:
         """Compute and encode a batch; return each view's chunks, on their way through the codec."""
-        times, constants = assembly.times, self._target.constants
+        times, constants = shard.times, self._target.constants
         with self._backbone.stream():
             with times.timed("views"):
                 pixels = self._pixels(views)
@@ -237,13 +237,13 @@ class _Line:
         for k, view in enumerate(views):
             for layer, values in encoded.items():
                 if not values.storable[k]:
-                    raise BadInput(self._not_storable(assembly.block, view, layer))
+                    raise BadInput(self._not_storable(shard.block, view, layer))
                 for kind, chunk in (("features", values.features[k]), ("pooled", values.pooled[k])):
-                    stored = self._codec.submit(_compressed, assembly, f"{kind}/{layer}", chunk)
+                    stored = self._codec.submit(_compressed, shard, f"{kind}/{layer}", chunk)
                     chunks[k].append((f"{kind}/{layer}", stored))
         return chunks
 
-    def _pixels(self, views: list[_View]) -> Tensor:
+    def _pixels(self, views: list[_PendingView]) -> Tensor:
         """Return the pixels (batch_size, S, S, 3) uint8 of a batch, black behind its last view."""
         S, device = self._backbone.image_size, self._backbone.device
         if not self._backbone.cuts_views:
@@ -261,7 +261,7 @@ class _Line:
             k += len(same)
         return on_device
 
-    def _not_storable(self, block: Block, view: _View, layer: str) -> str:
+    def _not_storable(self, block: Block, view: _PendingView, layer: str) -> str:
         return (
             f"{view.image.row.name}, view {block.views[0] + view.j}: layer {layer} gave a value that is NaN or that "
             f"{self._target.recipe.encoding} cannot hold (float16's largest is 65,504). Nothing of this shard was "
@@ -269,6 +269,6 @@ class _Line:
         )
 
 
-def _compressed(assembly: _Assembly, array: str, chunk: NDArray[np.generic]) -> bytes:
-    with assembly.times.timed("encode"):
-        return assembly.builder.encode(array, chunk)
+def _compressed(shard: _OpenShard, array: str, chunk: NDArray[np.generic]) -> bytes:
+    with shard.times.timed("encode"):
+        return shard.writer.encode(array, chunk)

@@ -35,7 +35,7 @@ Work = Sequence[tuple[Block, Sequence[str]]]  # blocks, and the names of the ima
 
 
 @dataclass(frozen=True)
-class Order:
+class ExtractionJob:
     """What shards are made from, and where they go: all that a worker needs to know; it can be pickled.
 
     Before the first shard is written the disk must have room for room_for views like its own; 0 asks for none.
@@ -49,7 +49,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class MadeShard:
+class WrittenShard:
     """A shard that is on disk: its block, file name, sha256 and size; absent is (name, reason) of images left out.
 
     seconds are the busy seconds of each stage, spent by that process of that host.
@@ -70,27 +70,27 @@ def work_of(plan: Plan) -> Work:
     return [(block, tuple(plan.names[slice(*block.rows)])) for block in plan.todo]
 
 
-def make_here(work: Work, order: Order, backbone: Backbone, on_image: OnImage) -> Iterator[MadeShard]:
+def run_here(work: Work, job: ExtractionJob, backbone: Backbone, on_image: OnImage) -> Iterator[WrittenShard]:
     """Make shards in this process; one is written while the next is computed.
 
     on_image is called with each image as its views are about to enter the backbone.
     """
-    rows = _rows(work, order, backbone, on_image)
+    rows = _rows(work, job, backbone, on_image)
     with ThreadPoolExecutor(1, thread_name_prefix="write") as writer:
-        writing: Future[MadeShard] | None = None
-        for built in build_shards(rows, [block for block, _ in work], backbone, order.target):
+        writing: Future[WrittenShard] | None = None
+        for built in build_shards(rows, [block for block, _ in work], backbone, job.target):
             if writing is not None:  # at most one waits, for the sake of memory
                 yield writing.result()
-            _refuse_small_disk(order, built.block, len(built.data))
-            order = replace(order, room_for=0)
-            writing = writer.submit(_write, built, order)
+            _refuse_small_disk(job, built.block, len(built.data))
+            job = replace(job, room_for=0)
+            writing = writer.submit(_write, built, job)
         if writing is not None:
             yield writing.result()
 
 
-def make_with_workers(work: Work, order: Order, backbone: Backbone, workers: Workers) -> Iterator[MadeShard]:
+def run_on_workers(work: Work, job: ExtractionJob, backbone: Backbone, workers: Workers) -> Iterator[WrittenShard]:
     """Make shards by workers, in any order; what is 'auto' is for each of them what it is for backbone here."""
-    asked = order.settings
+    asked = job.settings
     settings = replace(
         asked,
         weights=source_of_weights(asked),
@@ -99,43 +99,43 @@ def make_with_workers(work: Work, order: Order, backbone: Backbone, workers: Wor
         runtime=backbone.execution.runtime,
     )
     threads = threads_per_job(workers)
-    away = replace(order, settings=settings, room_for=0)
-    tasks = [_Task(away, *item, threads) for item in work]
-    with contextlib.closing(run_jobs(_make_one, tasks, workers)) as finished:
+    away = replace(job, settings=settings, room_for=0)
+    jobs = [ShardJob(away, *item, threads) for item in work]
+    with contextlib.closing(run_jobs(_run_shard, jobs, workers)) as finished:
         for number, (_, made) in enumerate(finished):
             if not number:
-                _refuse_small_disk(order, made.block, made.bytes, way_out=" (what was made is kept)")
+                _refuse_small_disk(job, made.block, made.bytes, way_out=" (what was made is kept)")
             yield made
 
 
 @dataclass(frozen=True)
-class _Task:
+class ShardJob:
     """One shard for a worker to make, with so many threads."""
 
-    order: Order
+    job: ExtractionJob
     block: Block
     names: Sequence[str]
     threads: int
 
 
-def _make_one(task: _Task) -> MadeShard:
-    """Make one shard in a worker process, unless a task that was lost with its answer has made it before."""
-    order = task.order
-    if not order.images.is_dir():
-        raise StorageError(f"{order.images}: not there on {socket.gethostname()}; workers need the images at this path")
-    make_folder(shards_folder(order.out))
-    before = _made_before(task)
+def _run_shard(shard_job: ShardJob) -> WrittenShard:
+    """Make one shard in a worker process, unless a job that was lost with its answer has made it before."""
+    job = shard_job.job
+    if not job.images.is_dir():
+        raise StorageError(f"{job.images}: not there on {socket.gethostname()}; workers need the images at this path")
+    make_folder(shards_folder(job.out))
+    before = _written_before(shard_job)
     if before is not None:
         return before
-    device = claimed(devices_for(resolve_device(order.settings.device)))
-    backbone = _backbone(replace(order.settings, device=device), task.threads)
+    device = claimed(devices_for(resolve_device(job.settings.device)))
+    backbone = _backbone(replace(job.settings, device=device), shard_job.threads)
     check_same(
-        recipe_of(backbone, order.settings.views, order.target.recipe.encoding, order.target.recipe.calibration),
-        order.target.recipe,
+        recipe_of(backbone, job.settings.views, job.target.recipe.encoding, job.target.recipe.calibration),
+        job.target.recipe,
         where=f"the worker on {socket.gethostname()}",
         way_out="Give every worker the same weights file, and the same versions of this program's packages.",
     )
-    return next(make_here([(task.block, task.names)], order, backbone, lambda image, views: None))
+    return next(run_here([(shard_job.block, shard_job.names)], job, backbone, lambda image, views: None))
 
 
 @functools.lru_cache(maxsize=8)
@@ -144,14 +144,14 @@ def _backbone(settings: ExtractSettings, threads: int) -> Backbone:
     return load_backbone(settings, threads=threads)
 
 
-def _made_before(task: _Task) -> MadeShard | None:
-    """Return the task's shard if it is there, whole."""
-    order = task.order
-    for shard, data in whole_shards(order.out, task.block, order.target.recipe):
-        same = [image.name for image in shard.images] == list(task.names)
-        if same and all(_is_current(image, order.images) for image in shard.images):
+def _written_before(shard_job: ShardJob) -> WrittenShard | None:
+    """Return the shard of a job if it is there, whole."""
+    job = shard_job.job
+    for shard, data in whole_shards(job.out, shard_job.block, job.target.recipe):
+        same = [image.name for image in shard.images] == list(shard_job.names)
+        if same and all(_is_current(image, job.images) for image in shard.images):
             found = Committed(shard.path.name, hashlib.sha256(data).hexdigest())
-            return _account(task.block, found, len(data), shard.images, {})
+            return _account(shard_job.block, found, len(data), shard.images, {})
     return None
 
 
@@ -161,37 +161,37 @@ def _is_current(image: ImageRow, images: Path) -> bool:
     return not image.absent and path.is_file() and digest_of_file(path) == image.sha256
 
 
-def _rows(work: Work, order: Order, backbone: Backbone, on_image: OnImage) -> Iterator[LoadedImage]:
+def _rows(work: Work, job: ExtractionJob, backbone: Backbone, on_image: OnImage) -> Iterator[LoadedImage]:
     """Yield the loaded image of each row; raise `BadInput` for a bad one if that is to stop the run."""
     wanted = [(name, block.views) for block, names in work for name in names]
-    loaded = load_for(backbone, order.images, wanted, order.target.recipe)
+    loaded = load_for(backbone, job.images, wanted, job.target.recipe)
     for image, (_, (start, stop)) in zip(loaded, wanted, strict=True):
-        if image.row.absent and order.settings.on_bad_image == "stop":
-            path = order.images / image.row.name
+        if image.row.absent and job.settings.on_bad_image == "stop":
+            path = job.images / image.row.name
             raise BadInput(f"{path}: {image.row.absent}; mend it, or use --on-bad-image skip")
         on_image(image, stop - start)
         yield image
 
 
-def _refuse_small_disk(order: Order, block: Block, size: int, *, way_out: str = "") -> None:
+def _refuse_small_disk(job: ExtractionJob, block: Block, size: int, *, way_out: str = "") -> None:
     """Raise `StorageError` if the disk has no room for all that is to come, judged by the first shard's size."""
-    if order.room_for and not order.settings.force:
+    if job.room_for and not job.settings.force:
         rows, views = block.shape
-        needed = size * order.room_for // (rows * views)
-        refuse_full_disk(order.out, needed, way_out=f", or start nevertheless with --force{way_out}")
+        needed = size * job.room_for // (rows * views)
+        refuse_full_disk(job.out, needed, way_out=f", or start nevertheless with --force{way_out}")
 
 
-def _write(built: BuiltShard, order: Order) -> MadeShard:
+def _write(built: BuiltShard, job: ExtractionJob) -> WrittenShard:
     """Write a shard."""
     with built.times.timed("write"):
-        written = commit(order.out, built.block, built.data)
+        written = commit(job.out, built.block, built.data)
     return _account(built.block, written, len(built.data), built.rows, built.times.seconds)
 
 
 def _account(
     block: Block, written: Committed, size: int, rows: Sequence[ImageRow], seconds: dict[str, float]
-) -> MadeShard:
-    return MadeShard(
+) -> WrittenShard:
+    return WrittenShard(
         block,
         *written,
         size,

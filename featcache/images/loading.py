@@ -66,7 +66,7 @@ def load_decoded(
     """Return what `load_image` returns, of an image that is decoded."""
     started = time.perf_counter()
     width, height = decoded.rgb.size
-    numbers, how = range(*views), recipe.view_recipe
+    numbers, how = range(*views), recipe.view_settings
     places = [view_of(how, name, view, width=width, height=height) for view in numbers]
     sources = sources_of(decoded.rgb, numbers, how)
     of_views = zip(sources, places, strict=True)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from featcache.settings import CENTER_FRACTION, FLIP_PROBABILITY, ViewRecipe
+from featcache.settings import CENTER_FRACTION, FLIP_PROBABILITY, ViewSettings
 
 _CROP_ATTEMPTS = 10
 
@@ -35,7 +35,7 @@ class View(NamedTuple):
     flip: bool
 
 
-def view_of(recipe: ViewRecipe, name: str, view: int, *, width: int, height: int) -> View:
+def view_of(recipe: ViewSettings, name: str, view: int, *, width: int, height: int) -> View:
     """Return view number `view` of the image called name, width x height pixels when upright.
 
     The box is in pixels of what `sources_of` says the view is cut from.
@@ -49,7 +49,7 @@ def view_of(recipe: ViewRecipe, name: str, view: int, *, width: int, height: int
     return View(box, flip=draws.uniform() < FLIP_PROBABILITY)
 
 
-def sources_of(image: Image.Image, views: range, recipe: ViewRecipe) -> list[Image.Image]:
+def sources_of(image: Image.Image, views: range, recipe: ViewSettings) -> list[Image.Image]:
     """Return what each of views is cut from: the upright image, or its squashed copy, which is made at most once."""
     side, squashed = recipe.pre_squash, image
     if side and views and views[-1] > 0:
@@ -71,7 +71,7 @@ def _eval_box(eval_view: str, width: int, height: int) -> Box:
     return Box(left, top, left + side, top + side)
 
 
-def _random_box(draws: "_Draws", recipe: ViewRecipe, width: int, height: int) -> Box:
+def _random_box(draws: "_Draws", recipe: ViewSettings, width: int, height: int) -> Box:
     """Draw area and aspect until the box fits, as torchvision's RandomResizedCrop does; else the central box."""
     low, high = recipe.crop_ratio
     for _ in range(_CROP_ATTEMPTS):

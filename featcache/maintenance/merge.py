@@ -17,7 +17,7 @@ from featcache.images.identity import is_same_image
 from featcache.maintenance.merge_plan import Planned, Source, assign_rows, choose_pieces, held_images, plan
 from featcache.settings import ENCODINGS
 from featcache.store.cache import open_cache, open_listed_shard
-from featcache.store.folder import MANIFEST_NAME, existing_shards, refuse_foreign_folder, refuse_other_recipes
+from featcache.store.folder import MANIFEST_NAME, existing_shards, refuse_other_recipes, refuse_unknown_files
 from featcache.store.manifest import read_manifest
 from featcache.store.shards.copying import copied_shard, stored_row
 from featcache.store.shards.format import Target
@@ -59,7 +59,7 @@ def merge_caches(out: Path, inputs: Sequence[Path], *, on_progress: OnProgress =
         _refuse_another(out, planned, splits)
         return MergeReport(str(out), len(row_of), views, len(planned), True)
     with CacheWriter(out) as writer:
-        _refuse_strangers(out, planned)
+        _refuse_unknown_shards(out, planned)
         refuse_full_disk(out, sum(shard.path.stat().st_size for source in sources for shard in source.shards))
         for done, item in enumerate(planned, start=1):
             writer.commit(item.block, _copied(item))
@@ -97,7 +97,7 @@ def _refuse_out(out: Path, inputs: Sequence[Path]) -> None:
     for folder in inputs:
         if out.resolve().is_relative_to(folder.resolve()):
             raise InvalidSettings(f"{out} lies in the input {folder}; give another folder")
-    refuse_foreign_folder(out)
+    refuse_unknown_files(out)
 
 
 def _refuse_another(out: Path, planned: Sequence[Planned], splits: Splits) -> None:
@@ -116,18 +116,18 @@ def _refuse_another(out: Path, planned: Sequence[Planned], splits: Splits) -> No
         raise InvalidSettings(f"{out} is a finished cache of something else; give a new folder")
 
 
-def _refuse_strangers(out: Path, planned: Sequence[Planned]) -> None:
+def _refuse_unknown_shards(out: Path, planned: Sequence[Planned]) -> None:
     """Raise `InvalidSettings` if out holds shards that this merge would not write: extract would take them all."""
     expected = {item.block: item.images for item in planned}
     recipe = planned[0].rows[0].shard.recipe
-    foreign = [
+    unknown = [
         shard.path.name
         for shard in existing_shards(out)
         if shard.recipe != recipe or expected.get(shard.block) != shard.images
     ]
-    if foreign:
+    if unknown:
         way_out = "Give a new folder."
-        raise InvalidSettings(list_problems(f"{out}: holds shards that are no part of this merge:", foreign, way_out))
+        raise InvalidSettings(list_problems(f"{out}: holds shards that are no part of this merge:", unknown, way_out))
 
 
 def _refuse_other_recipes(sources: Sequence[Source]) -> None:

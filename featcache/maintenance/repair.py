@@ -31,9 +31,9 @@ from featcache.store.writer import CacheWriter, Committed
 
 @dataclass(frozen=True)
 class RepairReport:
-    """What was found, which files were mended, how many rows were computed anew, and what could not be mended.
+    """What was found, which files were repaired, how many rows were computed anew, and what could not be mended.
 
-    changed lists mended files whose features are not those that were lost, to the last bit: another machine or
+    changed lists repaired files whose features are not those that were lost, to the last bit: another machine or
     other versions computed them.
     """
 
@@ -78,20 +78,20 @@ def repair_cache(
         if seen.manifest is None:
             return _set_aside(folder, seen)
         images = images_of(seen.manifest.source, root)
-        jobs, mended, hopeless = plan(folder, seen.manifest, seen, images)
+        jobs, repaired, unrepairable = plan(folder, seen.manifest, seen, images)
         target = Target(seen.manifest.recipe, constants(folder, seen))
-        mender = _Mender(writer, seen.manifest, target, images, weights=weights, device=device)
-        mended |= mender.mend(jobs, on_progress)
-        hopeless += _conclude(writer, seen, seen.manifest, target, mended)
+        repairer = _Repairer(writer, seen.manifest, target, images, weights=weights, device=device)
+        repaired |= repairer.repair(jobs, on_progress)
+        unrepairable += _conclude(writer, seen, seen.manifest, target, repaired)
         sha256 = {entry.file: entry.sha256 for entry in seen.manifest.shards}
         return RepairReport(
             seen.report,
             repaired=[
-                problem.file for problem in seen.report.problems if problem.file not in {p.file for p in hopeless}
+                problem.file for problem in seen.report.problems if problem.file not in {p.file for p in unrepairable}
             ],
             rows_computed=sum(len(job.rows) for job in jobs),
-            changed=[shard_place(file) for file, one in mended.items() if one.sha256 != sha256[file]],
-            unrepaired=hopeless,
+            changed=[shard_place(file) for file, one in repaired.items() if one.sha256 != sha256[file]],
+            unrepaired=unrepairable,
         )
 
 
@@ -113,7 +113,7 @@ def _set_aside(folder: Path, seen: Examination) -> RepairReport:
     return RepairReport(seen.report, repaired, 0, [], left)
 
 
-class _Mender:
+class _Repairer:
     """Makes damaged shards anew; builds the backbone when the first row has to be computed."""
 
     def __init__(
@@ -123,13 +123,13 @@ class _Mender:
         self.weights, self.device = weights or manifest.source["weights"], device
         self._backbone: Backbone | None = None
 
-    def mend(self, jobs: Sequence[Job], on_progress: OnProgress) -> dict[str, Committed]:
+    def repair(self, jobs: Sequence[Job], on_progress: OnProgress) -> dict[str, Committed]:
         """Write each job's shard; return what became of each damaged file."""
-        mended = {}
+        repaired = {}
         for done, job in enumerate(jobs, start=1):
-            mended[job.entry.file] = self.writer.commit(job.entry.block, self._rebuilt(job))
+            repaired[job.entry.file] = self.writer.commit(job.entry.block, self._rebuilt(job))
             on_progress(Progress("repair", done, len(jobs), "shards"))
-        return mended
+        return repaired
 
     def _rebuilt(self, job: Job) -> bytes:
         """Return the bytes of a shard whose good rows are copied and whose lost ones are computed."""
@@ -173,21 +173,21 @@ class _Mender:
 
 
 def _conclude(
-    writer: CacheWriter, seen: Examination, manifest: Manifest, target: Target, mended: dict[str, Committed]
+    writer: CacheWriter, seen: Examination, manifest: Manifest, target: Target, repaired: dict[str, Committed]
 ) -> list[Problem]:
     """Seal the cache again if its files are not those of the manifest any more; return why it could not be."""
-    if not seen.index_problem and not any(_differs(entry, mended) for entry in manifest.shards):
+    if not seen.index_problem and not any(_differs(entry, repaired) for entry in manifest.shards):
         return []
-    hopeless = [
+    unrepairable = [
         entry.file
         for entry, check in zip(manifest.shards, seen.checks, strict=True)
-        if check.problem and entry.file not in mended
+        if check.problem and entry.file not in repaired
     ]
-    if hopeless:
-        what = "takes its place only when these are mended as well: " + ", ".join(hopeless)
-        waiting = [shard_place(entry.file) for entry in manifest.shards if _differs(entry, mended)]
+    if unrepairable:
+        what = "takes its place only when these are mended as well: " + ", ".join(unrepairable)
+        waiting = [shard_place(entry.file) for entry in manifest.shards if _differs(entry, repaired)]
         return [Problem(file, what) for file in (*waiting, *([INDEX_NAME] if seen.index_problem else []))]
-    new = {entry.file: mended.get(entry.file) or Committed(entry.file, entry.sha256) for entry in manifest.shards}
+    new = {entry.file: repaired.get(entry.file) or Committed(entry.file, entry.sha256) for entry in manifest.shards}
     writer.listed = dict(new.values())
     writer.seal(
         target.recipe,
@@ -202,8 +202,8 @@ def _conclude(
     return []
 
 
-def _differs(entry: ShardEntry, mended: dict[str, Committed]) -> bool:
-    return entry.file in mended and mended[entry.file].sha256 != entry.sha256
+def _differs(entry: ShardEntry, repaired: dict[str, Committed]) -> bool:
+    return entry.file in repaired and repaired[entry.file].sha256 != entry.sha256
 
 
 def format_repair(report: RepairReport) -> str:

@@ -33,7 +33,7 @@ def plan(
     The last is so where images are gone, changed or unknown.
     """
     identity = _identities(folder, seen)
-    jobs, mended, hopeless = [], {}, []
+    jobs, repaired, unrepairable = [], {}, []
     for entry, check in zip(manifest.shards, seen.checks, strict=True):
         if check.problem is None:
             continue
@@ -41,16 +41,16 @@ def plan(
         if check.shard is not None:
             known = dict(enumerate(check.shard.images, start=entry.block.rows[0]))
         rows = check.problem.rows if check.shard else list(range(*entry.block.rows))
-        there = _mended_before(folder, entry, manifest, known)
+        there = _repaired_before(folder, entry, manifest, known)
         if there is not None:
-            mended[entry.file] = there
+            repaired[entry.file] = there
             continue
         reasons = [reason for row in rows if (reason := _reason_against(known.get(row), images))]
         if reasons:
-            hopeless.append(Problem(check.problem.file, _in_short(reasons), rows))
+            unrepairable.append(Problem(check.problem.file, _in_short(reasons), rows))
         else:
             jobs.append(Job(entry, check.shard, known, [row for row in rows if not known[row].absent]))
-    return jobs, mended, hopeless
+    return jobs, repaired, unrepairable
 
 
 def _in_short(reasons: list[str]) -> str:
@@ -60,7 +60,9 @@ def _in_short(reasons: list[str]) -> str:
     return "; ".join(["cannot be mended", *different[:20], *more])
 
 
-def _mended_before(folder: Path, entry: ShardEntry, manifest: Manifest, known: dict[int, ImageRow]) -> Committed | None:
+def _repaired_before(
+    folder: Path, entry: ShardEntry, manifest: Manifest, known: dict[int, ImageRow]
+) -> Committed | None:
     """Return a whole shard of the entry's block and images that waits to be listed in its place."""
     listed = {other.file for other in manifest.shards}
     for shard, data in whole_shards(folder, entry.block, manifest.recipe):

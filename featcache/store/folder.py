@@ -47,12 +47,12 @@ def remove_stale(folder: Path) -> int:
     return remove_temporaries(shards_folder(folder)) + remove_temporaries(folder)
 
 
-def refuse_foreign_folder(out: Path) -> None:
+def refuse_unknown_files(out: Path) -> None:
     """Raise `InvalidSettings` if out holds other things than a cache: they must not be mixed."""
     if out.is_dir() and not shards_folder(out).is_dir():
-        foreign = sorted(path.name for path in out.iterdir() if path.name not in (LOCK_NAME, ".gitkeep"))
-        if foreign:
-            raise InvalidSettings(f"{out}: holds {', '.join(foreign[:3])} but no cache; give another folder with --out")
+        unknown = sorted(path.name for path in out.iterdir() if path.name not in (LOCK_NAME, ".gitkeep"))
+        if unknown:
+            raise InvalidSettings(f"{out}: holds {', '.join(unknown[:3])} but no cache; give another folder with --out")
 
 
 def existing_shards(folder: Path, listed: Collection[str] | None = None) -> list[Shard]:

@@ -23,7 +23,7 @@ POOLINGS = ("maps", "mean", "mean+deviation")
 class HeadInput:
     """layers in order, and how each is seen: as 'maps' (B, L, D), or pooled over its positions (B, 1, D).
 
-    Several layers are joined, D the sum of theirs (twice that with deviation); maps on the grid of the smallest of
+    Several layers are joined, D the sum of theirs (twice that with deviation); maps in the shape of the smallest of
     them, the others averaged down to it.
     """
 
@@ -36,7 +36,7 @@ class HeadInput:
         if not self.layers:
             raise InvalidSettings("a head reads at least one layer")
 
-    def grid(self, recipe: Recipe) -> LayerShape:
+    def map_shape(self, recipe: Recipe) -> LayerShape:
         """Return the shape of the maps, all channels together; of pooled vectors, that of the smallest map."""
         shapes = [recipe.layer_shape(layer) for layer in self.layers]
         smallest = min(shapes, key=lambda shape: shape.positions)
@@ -72,10 +72,10 @@ class HeadInput:
         return self._join([torch.from_numpy(stored[layer].pooled) for layer in self.layers])
 
     def _join_maps(self, maps: Mapping[str, Tensor], recipe: Recipe) -> Tensor:
-        """Join maps (B, L, D) of each layer on one grid."""
+        """Join maps (B, L, D) of each layer in one shape."""
         if len(self.layers) == 1:
             return maps[self.layers[0]]
-        side = (self.grid(recipe).height, self.grid(recipe).width)
+        side = (self.map_shape(recipe).height, self.map_shape(recipe).width)
         return torch.cat([_averaged(maps[layer], recipe.layer_shape(layer), side) for layer in self.layers], dim=2)
 
     def _join(self, pooled: list[Tensor]) -> Tensor:
@@ -94,7 +94,7 @@ class HeadInput:
 
 
 def _averaged(features: Tensor, shape: LayerShape, side: tuple[int, int]) -> Tensor:
-    """Return features (B, L, D) of a map as those of another grid (height, width), averaged over areas."""
+    """Return features (B, L, D) of a map as those of a map of another (height, width), averaged over areas."""
     if (shape.height, shape.width) == side:
         return features
     images = features.transpose(1, 2).reshape(len(features), shape.channels, shape.height, shape.width)

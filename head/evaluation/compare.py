@@ -15,7 +15,7 @@ from head.runs.run import Run
 
 @dataclass(frozen=True)
 class Comparison:
-    """Test rho of the row called name minus that of the row called against, paired by split; NaN if undefined.
+    """Test rho of the head called name minus that of the head called against, paired by split; NaN if undefined.
 
     p is two-sided; p_holm is p adjusted for the number of comparisons made at once (Holm 1979); p_uncorrected is
     that of `scipy.stats.ttest_rel`, as if splits shared no images.
@@ -37,41 +37,41 @@ class Comparison:
         return {key: json_number(value) if isinstance(value, float) else value for key, value in asdict(self).items()}
 
 
-def compare(rows: Sequence[HeadSummary], *, against: str | None = None) -> list[Comparison]:
-    """Compare each row with the one named against, or with the first of those with the most splits, in their order.
+def compare(summaries: Sequence[HeadSummary], *, against: str | None = None) -> list[Comparison]:
+    """Compare each head with the one named against, or with the first of those with the most splits, in their order.
 
     Only splits that both have count, and in them the seeds that both have, if there are any in common.
-    Raises `InvalidSettings` if not exactly one row can be meant.
+    Raises `InvalidSettings` if not exactly one head can be meant.
     """
-    if not rows:
+    if not summaries:
         return []
     if against is None:
-        reference = max(rows, key=lambda row: len(row.splits))
+        reference = max(summaries, key=lambda summary: len(summary.splits))
     else:
-        name = _find({row.name: row.runs for row in rows}, against)
-        reference = next(row for row in rows if row.name == name)
-    found = [_compare(row, reference) for row in rows if row is not reference]
+        name = _find({summary.name: summary.runs for summary in summaries}, against)
+        reference = next(summary for summary in summaries if summary.name == name)
+    found = [_compare(summary, reference) for summary in summaries if summary is not reference]
     adjusted = holm([one.p for one in found])
     return [Comparison(**{**asdict(one), "p_holm": p}) for one, p in zip(found, adjusted, strict=True)]
 
 
 def check_against(runs: Sequence[Run], name: str) -> None:
-    """Raise what `compare` would raise for rows of these runs, before they are scored."""
-    _find({row: [runs[place] for place in places] for row, places in named_groups(runs)}, name)
+    """Raise what `compare` would raise for the summaries of these runs, before they are scored."""
+    _find({summary: [runs[place] for place in places] for summary, places in named_groups(runs)}, name)
 
 
-def _find(rows: Mapping[str, Iterable[Run]], name: str) -> str:
-    found = called(rows, name)
+def _find(runs_by_name: Mapping[str, Iterable[Run]], name: str) -> str:
+    found = called(runs_by_name, name)
     if not found:
-        raise InvalidSettings(f"--against {name}: no such row; there are {', '.join(rows)}")
+        raise InvalidSettings(f"--against {name}: no such row; there are {', '.join(runs_by_name)}")
     if len(found) > 1:
         raise InvalidSettings(f"--against {name}: more than one row; name one of {', '.join(found)}")
     return found[0]
 
 
-def _compare(row: HeadSummary, reference: HeadSummary) -> Comparison:
-    splits = [split for split in row.splits if split in reference.splits]
-    ours, theirs = row.of_splits(splits), reference.of_splits(splits)
+def _compare(summary: HeadSummary, reference: HeadSummary) -> Comparison:
+    splits = [split for split in summary.splits if split in reference.splits]
+    ours, theirs = summary.of_splits(splits), reference.of_splits(splits)
     differences, seeds = [], set[int]()
     for split in splits:
         one, other = ours.of_splits([split]), theirs.of_splits([split])
@@ -82,7 +82,7 @@ def _compare(row: HeadSummary, reference: HeadSummary) -> Comparison:
     share = (ours.test_share + theirs.test_share) / 2 if splits else float("nan")
     low, high = corrected_interval(values, share)
     return Comparison(
-        name=row.name,
+        name=summary.name,
         against=reference.name,
         splits=len(splits),
         seeds=len(seeds),

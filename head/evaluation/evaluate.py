@@ -29,7 +29,7 @@ class Evaluation:
         """Return it as a JSON object."""
         return {
             "runs": [result.as_json() for result in self.scored],
-            "summary": [row.as_json() for row in self.summaries],
+            "summary": [summary.as_json() for summary in self.summaries],
             "comparisons": [comparison.as_json() for comparison in self.comparisons],
             "problems": [str(error) for error in self.errors],
         }
@@ -58,10 +58,10 @@ def evaluate(
     views: str = "eval",
     against: str | None = None,
 ) -> Evaluation:
-    """Score the runs that `find_runs_of` finds, write their scores, and compare their rows.
+    """Score the runs that `find_runs_of` finds, write their scores, and compare the heads.
 
     Raises what `find_runs_of` and `check_against` raise, before any is scored; errors of single runs are collected,
-    and so is that none of the row named against could be scored.
+    and so is that none of the head named against could be scored.
     """
     found, errors = find_runs_of(cache, runs, splits)
     finished = [run for run in found if run.finished]
@@ -69,9 +69,9 @@ def evaluate(
         check_against(finished, against)
     scored, failed = score_all(finished, cache, part=part, views=views)
     errors += failed + collected(write_scores, scored)[1]  # a result whose folder takes no file is no less one
-    rows, comparisons = summaries_of(scored), list[Comparison]()
+    summaries, comparisons = summaries_of(scored), list[Comparison]()
     try:
-        comparisons = compare(rows, against=against)
+        comparisons = compare(summaries, against=against)
     except InvalidSettings as error:
         errors.append(error)
-    return Evaluation(found, scored, rows, comparisons, errors)
+    return Evaluation(found, scored, summaries, comparisons, errors)

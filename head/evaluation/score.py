@@ -152,7 +152,7 @@ def attention_of(cache: FeatureCache, run: Run, rows: NDArray[np.int64]) -> Iter
     """Return where a run's head looks in the evaluation view of rows, in batches (B, T, H, W); None if it does not."""
     if not run.attends:
         return None
-    head, grid = load_head(run), run.input.grid(run.recipe)
+    head, map_shape = load_head(run), run.input.map_shape(run.recipe)
     batches = (rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH))
     maps = (head.predict(run.input.read(cache, batch, EVAL_VIEW))[2].numpy() for batch in batches)  # (B, T, L)
-    return (batch.reshape(len(batch), -1, grid.height, grid.width) for batch in maps)
+    return (batch.reshape(len(batch), -1, map_shape.height, map_shape.width) for batch in maps)

@@ -1,4 +1,4 @@
-"""Results of the same head on several splits and with several seeds, the rows of a table, and what they come to."""
+"""Results of the same head on several splits and with several seeds, and what they come to."""
 
 import math
 import re
@@ -62,7 +62,7 @@ class HeadSummary:
         return self._by_split(_RHO, seeds=seeds)
 
     def of_splits(self, splits: Iterable[str]) -> "HeadSummary":
-        """Return the row without other splits, in the order given."""
+        """Return the summary without other splits, in the order given."""
         return HeadSummary(self.name, tuple(one for split in splits for one in self.scored if one.run.split == split))
 
     def as_json(self) -> dict[str, Any]:
@@ -110,16 +110,16 @@ class HeadSummary:
 
 
 def summaries_of(scored: Sequence[Scored]) -> list[HeadSummary]:
-    """Return results as rows, by validation rho, the best first; those whose epoch was picked on test come last."""
+    """Return results by head, by validation rho, the best first; those whose epoch was picked on test come last."""
     grouped = named_groups([result.run for result in scored])
-    rows = [HeadSummary(name, tuple(scored[place] for place in places)) for name, places in grouped]
+    summaries = [HeadSummary(name, tuple(scored[place] for place in places)) for name, places in grouped]
     return sorted(
-        rows, key=lambda row: (row.optimistic, math.inf if math.isnan(row.val_rho) else -row.val_rho, row.name)
+        summaries, key=lambda one: (one.optimistic, math.inf if math.isnan(one.val_rho) else -one.val_rho, one.name)
     )
 
 
 def named_groups(runs: Sequence[Run]) -> list[tuple[str, list[int]]]:
-    """Return name and places in runs of each row that they make; no two rows have the same name."""
+    """Return name and places in runs of each head that they make; no two heads have the same name."""
     by_head: dict[str, list[int]] = {}
     for place, run in enumerate(runs):
         by_head.setdefault(_head_key(run), []).append(place)
@@ -128,14 +128,16 @@ def named_groups(runs: Sequence[Run]) -> list[tuple[str, list[int]]]:
     return list(zip(_told_apart(names, [runs[group[0]] for group in groups]), groups, strict=True))
 
 
-def called(rows: Mapping[str, Iterable[Run]], name: str) -> list[str]:
-    """Return the row that is called name, or else those with runs that are, with or without their seed."""
-    named = [row for row, runs in rows.items() if any(name in (run.name, without_seed(run.name)) for run in runs)]
-    return [name] if name in rows else named
+def called(runs_by_name: Mapping[str, Iterable[Run]], name: str) -> list[str]:
+    """Return name if a head has it, else the heads with runs that have it, with or without their seed."""
+    named = [
+        head for head, runs in runs_by_name.items() if any(name in (run.name, without_seed(run.name)) for run in runs)
+    ]
+    return [name] if name in runs_by_name else named
 
 
 def without_seed(name: str) -> str:
-    """Return a run's name without its seed, as rows have it."""
+    """Return a run's name without its seed, as a summary has it."""
     return re.sub(r",seed=[0-9]+(?=,|$)", "", name)
 
 
@@ -181,7 +183,7 @@ def _common_name(runs: Sequence[Run]) -> str:
 
 
 def _told_apart(names: Sequence[str], firsts: Sequence[Run]) -> list[str]:
-    """Return the names of rows, where several have one each with what tells its first run from theirs."""
+    """Return the names of heads, where several have one each with what tells its first run from theirs."""
     found = list(names)
     for fact in (_origin, _products, _home, lambda run: str(run.folder)):
         facts: dict[str, set[str]] = {}

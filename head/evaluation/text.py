@@ -30,27 +30,27 @@ def format_table(scored: Sequence[Scored]) -> str:
     return "\n".join([aligned(lines), "", _summary(summaries_of(scored)), *([left_out] if absent else [])])
 
 
-def _summary(rows: Sequence[HeadSummary]) -> str:
+def _summary(summaries: Sequence[HeadSummary]) -> str:
     """Return an aligned line for each row, and what it was scored and selected on."""
-    found = [row.as_json() for row in rows]
+    found = [summary.as_json() for summary in summaries]
     first = found[0]
     columns: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
-        ("mean over splits", lambda row: str(row["name"])),
-        ("val rho", lambda row: shown(row["val_rho_mean"]) + ("*" if row["optimistic"] else "")),
-        (f"{first['part']} rho", lambda row: _mean_and_sd(row, "rho", 3)),
-        ("95% interval", lambda row: _interval(row["rho_low"], row["rho_high"])),
-        ("seed sd", lambda row: "-" if row["rho_seed_sd"] is None else f"{row['rho_seed_sd']:.3f}"),
-        ("MSE", lambda row: _mean_and_sd(row, "mse", 5)),
-        ("splits", lambda row: str(row["splits"])),
-        ("seeds", lambda row: str(row["seeds"])),
+        ("mean over splits", lambda summary: str(summary["name"])),
+        ("val rho", lambda summary: shown(summary["val_rho_mean"]) + ("*" if summary["optimistic"] else "")),
+        (f"{first['part']} rho", lambda summary: _mean_and_sd(summary, "rho", 3)),
+        ("95% interval", lambda summary: _interval(summary["rho_low"], summary["rho_high"])),
+        ("seed sd", lambda summary: "-" if summary["rho_seed_sd"] is None else f"{summary['rho_seed_sd']:.3f}"),
+        ("MSE", lambda summary: _mean_and_sd(summary, "mse", 5)),
+        ("splits", lambda summary: str(summary["splits"])),
+        ("seeds", lambda summary: str(summary["seeds"])),
     ]
-    lines = [[title for title, _ in columns]] + [[cell(row) for _, cell in columns] for row in found]
+    lines = [[title for title, _ in columns]] + [[cell(summary) for _, cell in columns] for summary in found]
     notes = [f"{first['part']} part, {first['views']} views; 95%: {CORRECTION}"]
-    for selected_on in dict.fromkeys(row["selected_on"] for row in found):
-        names = [row["name"] for row in found if row["selected_on"] == selected_on]
+    for selected_on in dict.fromkeys(summary["selected_on"] for summary in found):
+        names = [summary["name"] for summary in found if summary["selected_on"] == selected_on]
         whose = "" if len(names) == len(found) else f" in {', '.join(names)}"
         notes.append(f"epoch selected on {selected_on}{whose}")
-    if any(row["optimistic"] for row in found):
+    if any(summary["optimistic"] for summary in found):
         notes.append("* is rho of the test part, which selected the epoch")
     return "\n".join([aligned(lines), *notes])
 
@@ -69,8 +69,8 @@ def format_comparisons(comparisons: Sequence[Comparison]) -> str:
     return f"{aligned(lines)}\npaired by split; 95% and p: {CORRECTION}"
 
 
-def _mean_and_sd(row: dict[str, Any], key: str, digits: int) -> str:
-    mean, deviation = row[f"{key}_mean"], row[f"{key}_sd"]
+def _mean_and_sd(summary: dict[str, Any], key: str, digits: int) -> str:
+    mean, deviation = summary[f"{key}_mean"], summary[f"{key}_sd"]
     if mean is None:
         return "undefined"
     return f"{mean:.{digits}f}" + ("" if deviation is None else f" +- {deviation:.{digits}f}")

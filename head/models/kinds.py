@@ -96,8 +96,8 @@ def input_of(cache: FeatureCache, settings: TrainSettings) -> HeadInput:
 
 def untrained_head(cache: FeatureCache, settings: TrainSettings) -> nn.Module:
     """Return the head that settings ask for, with weights drawn from torch's generator."""
-    kind, grid = kind_for(settings), input_of(cache, settings).grid(cache.recipe)
-    sizes = {"positions": grid.positions, "channels": grid.channels, **vars(settings)}
+    kind, map_shape = kind_for(settings), input_of(cache, settings).map_shape(cache.recipe)
+    sizes = {"positions": map_shape.positions, "channels": map_shape.channels, **vars(settings)}
     return kind.module(
         kind.shape(**{field.name: sizes[field.name] for field in fields(kind.shape) if field.name in sizes})
     )

@@ -202,7 +202,7 @@ class Predictor:
         score, steps, looks = self.head.predict(read)
         maps = looks.numpy()  # (B, T, L)
         if self.run.attends:
-            shape = self.run.input.grid(self.run.recipe)
+            shape = self.run.input.map_shape(self.run.recipe)
             maps = maps.reshape(*maps.shape[:2], shape.height, shape.width)
         return score.numpy(), steps.numpy(), maps
 

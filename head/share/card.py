@@ -130,13 +130,13 @@ def _what_it_is(run: Run, head: TrainedHead) -> str:
     looks = f"{head.steps} looks, state of {head.module.shape.hidden_size}" if kind.attends else ""  # type: ignore[union-attr]
     attention = "" if getattr(head.module.shape, "attention", True) else "without attention"
     trained = "unknown" if run.imported else f"{len(head.train_images):,} images of {run.config.cache}"
-    grid = run.input.grid(recipe)
+    map_shape = run.input.map_shape(recipe)
     rows = {
         "head": ", ".join(part for part in (kind.title, attention, looks) if part),
         "backbone": f"{recipe.backbone}, frozen; layer {layers}",
-        "reads": f"feature maps, {grid.height} x {grid.width} positions of {grid.channels} channels"
+        "reads": f"feature maps, {map_shape.height} x {map_shape.width} positions of {map_shape.channels} channels"
         if seen == "maps"
-        else f"{seen.replace('+', ' and ')} over the positions of each feature map, {grid.channels} numbers",
+        else f"{seen.replace('+', ' and ')} over the positions of each feature map, {map_shape.channels} numbers",
         "trained on": trained + (f", split {run.split}" if run.split else ""),
         "selected on": run.config.selected_on,
         "scores": f"mean of the training scores {head.target_mean:.4g}, scale {head.target_scale:.4g}",
@@ -204,13 +204,13 @@ def onnx_example(recipe: Recipe) -> str:
 
 
 def _graphs(run: Run, head: TrainedHead, facts: CardFacts) -> str:
-    grid, size, T = run.input.grid(run.recipe), run.recipe.image_size, head.steps
-    positions = grid.positions if run.input.pooling == "maps" else 1
-    rows = f"| `head.onnx` | features (B, {positions}, {grid.channels}) float32 |\n"
+    map_shape, size, T = run.input.map_shape(run.recipe), run.recipe.image_size, head.steps
+    positions = map_shape.positions if run.input.pooling == "maps" else 1
+    rows = f"| `head.onnx` | features (B, {positions}, {map_shape.channels}) float32 |\n"
     if "model.onnx" in facts.files:
         rows += f"| `model.onnx` | pixels (B, {size}, {size}, 3) uint8, red, green, blue |\n"
     even = "" if run.attends else ", 1/L throughout as this head has no attention"
-    maps = f", maps (B, {T}, {grid.positions}), row by row{even}" if kind_of(head.module).attends else ""
+    maps = f", maps (B, {T}, {map_shape.positions}), row by row{even}" if kind_of(head.module).attends else ""
     differences = " and ".join(f"{value:.1g} at most ({name})" for name, value in facts.differences.items())
     return (
         f"| graph | input |\n|---|---|\n{rows}\n"

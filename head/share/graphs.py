@@ -65,12 +65,14 @@ class Reading(nn.Module):
         super().__init__()
         self.input: HeadInput = run.input
         self.rounded = not run.imported  # whoever trained an imported head did not round
-        grid = run.input.grid(run.recipe)
+        map_shape = run.input.map_shape(run.recipe)
         for k, layer in enumerate(self.input.layers):
             shape = run.recipe.layer_shape(layer)
-            same = (shape.height, shape.width) == (grid.height, grid.width)
+            same = (shape.height, shape.width) == (map_shape.height, map_shape.width)
             one = torch.eye(shape.positions).reshape(shape.positions, shape.height, shape.width)
-            share = functional.adaptive_avg_pool2d(one, (grid.height, grid.width)).flatten(1).t()  # (L of grid, L)
+            share = (
+                functional.adaptive_avg_pool2d(one, (map_shape.height, map_shape.width)).flatten(1).t()
+            )  # (L of the smallest, L)
             self.register_buffer(f"share{k}", None if same or self.input.pooling != "maps" else share)
             values = constants.get(layer)
             self.register_buffer(f"constants{k}", None if values is None else torch.from_numpy(values))

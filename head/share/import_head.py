@@ -16,7 +16,7 @@ from featcache.backbones.weights import State, load_into, problems_of, read_weig
 from featcache.base.errors import InvalidSettings, Mismatch, list_problems, printable
 from featcache.base.files import digest_of_file, make_folder, remove_temporaries, write_durably
 from featcache.base.lock import writer_lock
-from featcache.settings import view_recipe_of
+from featcache.settings import view_settings_of
 from head.data.inputs import HeadInput
 from head.models.published import TARGET_MEAN, TARGET_SCALE, PublishedHead, PublishedShape
 from head.runs.head_file import save_head
@@ -193,7 +193,7 @@ def _write_backbone(out: Path, state: State, backbone: nn.Module) -> None:
 def _write_run(out: Path, head: PublishedHead, source: dict[str, Any], name: str, split: str) -> Run:
     """Write the head, then the configuration that makes the folder a run."""
     backbone = _backbone(out, head.shape)
-    recipe = recipe_of(backbone, view_recipe_of("published", image_size=backbone.image_size))
+    recipe = recipe_of(backbone, view_settings_of("published", image_size=backbone.image_size))
     head_sha256 = save_head(
         out, head, target_mean=TARGET_MEAN, target_scale=TARGET_SCALE, train_images=[], constants={}
     )

@@ -61,14 +61,14 @@ def require_onnx() -> ModuleType:
 
 def facts_of(run: Run, head: TrainedHead) -> dict[str, str]:
     """Return what is written into both files as metadata: texts, of what is not one its canonical JSON."""
-    recipe, grid = run.recipe, run.input.grid(run.recipe)
+    recipe, map_shape = run.recipe, run.input.map_shape(run.recipe)
     return {
         "backbone": recipe.backbone,
         "fingerprint": recipe.fingerprint,
         "head_sha256": run.result.head_sha256,
         "image_size": str(recipe.image_size),
         "layers": canonical_json(list(run.input.layers)),
-        "map_size": canonical_json([grid.height, grid.width] if kind_of(head.module).attends else []),
+        "map_size": canonical_json([map_shape.height, map_shape.width] if kind_of(head.module).attends else []),
         "name": run.name,
         "pooling": run.input.pooling,
         "split": run.split,
@@ -237,9 +237,9 @@ def drawn_images(count: int, size: int) -> NDArray[np.uint8]:
 
 def _drawn_features(run: Run, head: TrainedHead) -> NDArray[np.float32]:
     """Return features (B, L, D) as far apart as those the head was trained on, where it tells."""
-    grid, rng = run.input.grid(run.recipe), np.random.default_rng(20180618)
-    positions = grid.positions if run.input.pooling == "maps" else 1
-    drawn = rng.normal(size=(_CHECKED, positions, grid.channels))
+    map_shape, rng = run.input.map_shape(run.recipe), np.random.default_rng(20180618)
+    positions = map_shape.positions if run.input.pooling == "maps" else 1
+    drawn = rng.normal(size=(_CHECKED, positions, map_shape.channels))
     if scale := kind_of(head.module).scale(head.module):
         drawn = scale[0].numpy() + scale[1].numpy() * drawn
     return drawn.astype(np.float32)

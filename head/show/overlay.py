@@ -14,7 +14,7 @@ from PIL import Image
 from featcache.base.errors import BadInput, InvalidSettings
 from featcache.images.decode import decode_file
 from featcache.images.views import Box, view_of
-from featcache.settings import ViewRecipe
+from featcache.settings import ViewSettings
 from head.data.batches import EVAL_VIEW
 from head.prediction.predictor import Prediction
 from head.runs.run import Run
@@ -79,7 +79,7 @@ def draw_maps(
         return figure
 
 
-def seen_box(recipe: ViewRecipe, *, width: int, height: int) -> Box:
+def seen_box(recipe: ViewSettings, *, width: int, height: int) -> Box:
     """Return what a head sees of an image width x height pixels, in its pixels: all that the evaluation view shows."""
     return view_of(recipe, "", EVAL_VIEW, width=width, height=height).box
 
@@ -233,6 +233,6 @@ def draw_prediction(run: Run, prediction: Prediction) -> bytes:
         step_scores=prediction.step_scores,
         score=prediction.score,
         title=prediction.path.name,
-        box=seen_box(run.recipe.view_recipe, width=image.width, height=image.height),
+        box=seen_box(run.recipe.view_settings, width=image.width, height=image.height),
     )
     return as_png(figure, _DPI)

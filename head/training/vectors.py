@@ -58,7 +58,7 @@ def read_vectors(
     """Read the training vectors of a part; with most_vectors, of no more than that, else of every image."""
     from sklearn.preprocessing import StandardScaler  # takes a second
 
-    channels = source.grid(cache.recipe).channels
+    channels = source.map_shape(cache.recipe).channels
     most = MOST_NUMBERS // channels
     picked, seen = draw_views(
         len(part.rows),

@@ -13,7 +13,7 @@ from featcache.backbones.of_recipe import backbone_of, nearest_backbone, recipe_
 from featcache.base.errors import CorruptFile, Mismatch
 from featcache.extraction import extract
 from featcache.recipe import check_same, recipe_from_json
-from featcache.settings import ExtractSettings, ViewRecipe
+from featcache.settings import ExtractSettings, ViewSettings
 from tests.helpers.synthetic import RECIPE
 
 
@@ -30,7 +30,7 @@ def test_what_was_added_later_is_left_out_where_it_has_no_effect() -> None:
     squashed = dataclasses.replace(RECIPE, pre_squash=264)
     assert squashed.as_json() == {**RECIPE.as_json(), "pre_squash": 264}
     assert recipe_from_json(json.loads(json.dumps(squashed.as_json())), "here") == squashed
-    assert squashed.view_recipe == dataclasses.replace(RECIPE.view_recipe, pre_squash=264)
+    assert squashed.view_settings == dataclasses.replace(RECIPE.view_settings, pre_squash=264)
     with pytest.raises(Mismatch, match="pre_squash: 264 there, 0 asked for"):
         check_same(squashed, RECIPE, where="there", way_out="Ask for the same.")
 
@@ -106,6 +106,6 @@ def test_features_are_looked_at_in_float32_where_their_arithmetic_is_not_here(
 ) -> None:
     monkeypatch.setattr(execution, "_openvino_takes", lambda precision: False)
     built = build_backbone("timm:test_resnet", layers=("layer3",), weights="random", image_size=64, device="cpu")
-    made = dataclasses.replace(recipe_of(built, ViewRecipe(image_size=64)), precision=precision)
+    made = dataclasses.replace(recipe_of(built, ViewSettings(image_size=64)), precision=precision)
     again = nearest_backbone(made, weights="random", batch_size=1, device="cpu", where="a run", way_out="")
     assert (again.execution.precision, again.execution.runtime) == ("fp32", "torch")

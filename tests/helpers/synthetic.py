@@ -13,7 +13,7 @@ from featcache.images.views import Box, View
 from featcache.recipe import Recipe
 from featcache.store.folder import shard_path, shards_folder
 from featcache.store.shards.format import Block, array_specs
-from featcache.store.shards.writer import ShardBuilder
+from featcache.store.shards.writer import ShardWriter
 from featcache.store.writer import CacheWriter, commit
 
 RECIPE = Recipe(
@@ -54,15 +54,15 @@ def image(row: int) -> ImageRow:
 
 def build_shard_bytes(arrays: Arrays, block: Block, *, recipe: Recipe = RECIPE) -> bytes:
     """Return the file of one block of arrays."""
-    builder = ShardBuilder(recipe, block)
+    writer = ShardWriter(recipe, block)
     for i, row in enumerate(range(*block.rows)):
         present = row != ABSENT
         views = [View(Box(v, row, v + 3, row + 7), bool(v % 2)) for v in range(*block.views)]
-        builder.set_image(i, image(row), views if present else [])
+        writer.set_image(i, image(row), views if present else [])
         for j, view in enumerate(range(*block.views)) if present else ():
             for array in array_specs(recipe):
-                builder.set_chunk(array, i, j, arrays[array][row, view])
-    return builder.finish()
+                writer.set_chunk(array, i, j, arrays[array][row, view])
+    return writer.finish()
 
 
 def write_shard(folder: Path, arrays: Arrays, block: Block) -> Path:

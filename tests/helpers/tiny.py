@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from featcache.settings import ExtractSettings, ViewRecipe
+from featcache.settings import ExtractSettings, ViewSettings
 from head.settings import TrainSettings
 
 ROOT = Path(__file__).parents[2]
 IMAGES, SPLITS = 41, ("1", "2")
 PART_SIZES = {"train": 23, "val": 7, "test": 11}
 TINY_EXTRACT = ExtractSettings(
-    augs=2, backbone="resnet18", weights="random", views=ViewRecipe(image_size=64), precision="fp32"
+    augs=2, backbone="resnet18", weights="random", views=ViewSettings(image_size=64), precision="fp32"
 )
 TINY_TRAIN = TrainSettings(
     hidden_size=16, regressor_size=8, dropout=0.1, lr=0.01, batch_size=10, epochs=12, precision="fp32"

@@ -76,7 +76,7 @@ def unpack_dataset(
 
 def dataset_members(members: Sequence[Member]) -> dict[Member, str]:
     """Return the files of images/ and splits/, under these names; empty unless exactly one folder holds both."""
-    files = [member for member in members if member.kind == FILE and not _is_litter(member.name)]
+    files = [member for member in members if member.kind == FILE and not _is_from_macos(member.name)]
     homes = {match[1] or "" for member in files if (match := _SPLIT.fullmatch(member.name))}
     homes = {home for home in homes if any(member.name.startswith(_under(home, "images/")) for member in files)}
     if len(homes) != 1:
@@ -90,7 +90,7 @@ def _under(home: str, name: str) -> str:
     return f"{home}/{name}" if home else name
 
 
-def _is_litter(name: str) -> bool:
+def _is_from_macos(name: str) -> bool:
     """Return whether a file is what macOS leaves in archives."""
     steps = name.split("/")
     return "__MACOSX" in steps or steps[-1] == ".DS_Store" or steps[-1].startswith("._")

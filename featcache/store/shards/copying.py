@@ -11,7 +11,7 @@ from featcache.images.identity import ImageRow
 from featcache.images.views import Box, View
 from featcache.store.shards.format import Block, Target
 from featcache.store.shards.shard import Shard
-from featcache.store.shards.writer import ShardBuilder
+from featcache.store.shards.writer import ShardWriter
 
 
 @dataclass(frozen=True)
@@ -35,19 +35,19 @@ def stored_row(shard: Shard, k: int, descriptor: int) -> StoredRow:
     return StoredRow(shard.images[k], views_in(shard, k), chunks)
 
 
-def copy_row(builder: ShardBuilder, i: int, row: StoredRow) -> None:
+def copy_row(writer: ShardWriter, i: int, row: StoredRow) -> None:
     """Put a stored row into row i of another shard of the same views."""
-    builder.set_image(i, row.row, row.views)
+    writer.set_image(i, row.row, row.views)
     for array, j, stored in row.chunks:
-        builder.set_stored(array, i, j, stored)
+        writer.set_stored(array, i, j, stored)
 
 
 def copied_shard(target: Target, block: Block, rows: Iterable[StoredRow]) -> bytes:
     """Return the bytes of a shard of stored rows alone."""
-    with contextlib.closing(ShardBuilder(target.recipe, block, target.constants)) as builder:
+    with contextlib.closing(ShardWriter(target.recipe, block, target.constants)) as writer:
         for i, row in enumerate(rows):
-            copy_row(builder, i, row)
-        return builder.finish()
+            copy_row(writer, i, row)
+        return writer.finish()
 
 
 def views_in(shard: Shard, k: int) -> list[View]:

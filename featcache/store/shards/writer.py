@@ -17,7 +17,7 @@ from featcache.store.shards.format import Block, array_specs, chunk_digest, comm
 from featcache.store.shards.hdf5 import create_chunked, set_attributes
 
 
-class ShardBuilder:
+class ShardWriter:
     """A shard in memory while it grows; `finish` returns the bytes of its file.
 
     Constants of each layer come with encoding uint8. All methods are for one thread, but for `encode`.

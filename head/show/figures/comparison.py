@@ -1,4 +1,4 @@
-"""Heads beside each other: rho and MSE of each row, beside the paper's where it has the dataset, and differences."""
+"""Heads beside each other: rho and MSE of each head, beside the paper's where it has the dataset, and differences."""
 
 import math
 from collections.abc import Sequence
@@ -35,18 +35,20 @@ class Line:
     published: bool
 
 
-def lines_of(rows: Sequence[HeadSummary], table: PublishedTable | None) -> list[Line]:
-    """Return the lines of rows and of the paper's table, the highest rho first, undefined ones last."""
-    lines = [_own(row) for row in rows]
+def lines_of(summaries: Sequence[HeadSummary], table: PublishedTable | None) -> list[Line]:
+    """Return the lines of summaries and of the paper's table, the highest rho first, undefined ones last."""
+    lines = [_own(summary) for summary in summaries]
     for result in table.results if table else ():
         mse, colour = math.nan if result.mse is None else result.mse, RED if result.deep else GREY
         lines.append(Line(f"{result.method} [paper]", result.rho, math.nan, math.nan, mse, (), colour, True))
     return sorted(lines, key=lambda line: (math.isnan(line.rho), -line.rho, line.name))
 
 
-def draw_comparison(rows: Sequence[HeadSummary], table: PublishedTable | None, dataset: str) -> "tuple[Figure, str]":
-    """Return a figure of each row's rho and MSE, beside the paper's if there is a table, and what it shows."""
-    lines = lines_of(rows[:MOST_ROWS], table)
+def draw_comparison(
+    summaries: Sequence[HeadSummary], table: PublishedTable | None, dataset: str
+) -> "tuple[Figure, str]":
+    """Return a figure of each head's rho and MSE, beside the paper's if there is a table, and what it shows."""
+    lines = lines_of(summaries[:MOST_ROWS], table)
     figure = new_figure(1.2 + _LINE * len(lines), width=WIDTH)
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     places = range(len(lines))
@@ -61,17 +63,17 @@ def draw_comparison(rows: Sequence[HeadSummary], table: PublishedTable | None, d
         left.annotate("people", (table.human, 1), xycoords=("data", "axes fraction"), ha="center", va="bottom")
     names = [shortened(line.name) + (" (undefined)" if math.isnan(line.rho) else "") for line in lines]
     _name_lines(left, names)
-    left.set_xlabel(f"{rows[0].scored[0].part} rho")
+    left.set_xlabel(f"{summaries[0].scored[0].part} rho")
     right.tick_params(axis="y", length=0)
     right.set_xlabel("MSE")
     right.locator_params(axis="x", nbins=5)
-    shown = rows[:MOST_ROWS]
-    caption = f"{_comparison_caption(table, dataset)} {scope(shown)}{cut_note(len(shown), len(rows))}"
+    shown = summaries[:MOST_ROWS]
+    caption = f"{_comparison_caption(table, dataset)} {scope(shown)}{cut_note(len(shown), len(summaries))}"
     return settled(figure), caption
 
 
 def draw_differences(comparisons: Sequence[Comparison]) -> "tuple[Figure, str]":
-    """Return a figure of each row's difference in rho from the one compared with, and what it shows."""
+    """Return a figure of each head's difference in rho from the one compared with, and what it shows."""
     shown = comparisons[:MOST_ROWS]
     figure = new_figure(1.0 + _LINE * len(shown), width=WIDTH * 0.8)
     axes = figure.subplots()
@@ -89,10 +91,10 @@ def draw_differences(comparisons: Sequence[Comparison]) -> "tuple[Figure, str]":
     return settled(figure), caption + cut_note(len(shown), len(comparisons))
 
 
-def _own(row: HeadSummary) -> Line:
-    found = row.as_json()
+def _own(summary: HeadSummary) -> Line:
+    found = summary.as_json()
     rho, low, high, mse = (_or_nan(found[key]) for key in ("rho_mean", "rho_low", "rho_high", "mse_mean"))
-    return Line(row.name, rho, low, high, mse, tuple(row.rho().tolist()), BLUE, False)
+    return Line(summary.name, rho, low, high, mse, tuple(summary.rho().tolist()), BLUE, False)
 
 
 def _or_nan(value: float | None) -> float:

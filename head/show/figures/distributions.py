@@ -17,21 +17,21 @@ if TYPE_CHECKING:
 _BINS = 24
 
 
-def draw_distributions(rows: Sequence[HeadSummary]) -> "tuple[Figure, str]":
-    """Return a figure with a panel for each row, and what it shows."""
-    results = [results_of(row) for row in rows]
+def draw_distributions(summaries: Sequence[HeadSummary]) -> "tuple[Figure, str]":
+    """Return a figure with a panel for each head, and what it shows."""
+    results = [results_of(summary) for summary in summaries]
     edges = shared_edges(results)
-    figure, grid = panels(len(rows), sharex=True, sharey=True)
-    for axes, row, one in zip(grid, rows, results, strict=True):
-        axes.stairs(shares(one.truth, edges), edges, fill=True, color=GREY, alpha=0.55, label="truth")
-        axes.stairs(shares(one.prediction, edges), edges, color=BLUE, linewidth=1.8, label="prediction")
+    figure, axes = panels(len(summaries), sharex=True, sharey=True)
+    for ax, summary, one in zip(axes, summaries, results, strict=True):
+        ax.stairs(shares(one.truth, edges), edges, fill=True, color=GREY, alpha=0.55, label="truth")
+        ax.stairs(shares(one.prediction, edges), edges, color=BLUE, linewidth=1.8, label="prediction")
         spread = f"sd {np.std(one.prediction):.3f}, truth {np.std(one.truth):.3f}"
-        axes.set_title(f"{wrapped(row.name)}\n{spread}")
-    label_lowest(grid, "score")
-    grid[0].set_ylabel("share of images")
-    figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+        ax.set_title(f"{wrapped(summary.name)}\n{spread}")
+    label_lowest(axes, "score")
+    axes[0].set_ylabel("share of images")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     caption = "Share of images by true and by predicted score; sd is the deviation of each."
-    return settled(figure), f"{caption} {scope(rows)}"
+    return settled(figure), f"{caption} {scope(summaries)}"
 
 
 def shared_edges(results: Sequence[Results]) -> Scores:

@@ -28,7 +28,7 @@ def draw_examples(cache: FeatureCache, evaluation: Evaluation, *, root: Path | N
     Raises `InvalidSettings` without matplotlib.
     """
     check_matplotlib()
-    scored = next((one for row in evaluation.summaries for one in row.scored if one.run.attends), None)
+    scored = next((one for summary in evaluation.summaries for one in summary.scored if one.run.attends), None)
     if scored is None:
         return Drawings([], ["attention maps: no head here has attention"])
     places = chosen(scored.prediction)
@@ -70,7 +70,7 @@ def _drawing(
         score=float(scored.prediction[place]),
         truth=float(scored.truth[place]),
         title=scored.names[place],
-        box=seen_box(cache.recipe.view_recipe, width=picture.width, height=picture.height),
+        box=seen_box(cache.recipe.view_settings, width=picture.width, height=picture.height),
     )
     seen = (
         "which it saw whole" if cache.recipe.eval_view == "squash" else "of which it saw the middle; the rest is dark"

@@ -67,15 +67,15 @@ def draw_all(cache: FeatureCache, evaluation: Evaluation) -> Drawings:
     `InvalidSettings` without matplotlib.
     """
     check_matplotlib()
-    rows = list(evaluation.summaries)
-    if not rows:
+    summaries = list(evaluation.summaries)
+    if not summaries:
         return Drawings([], ["figures: no run could be scored"])
     source = cache.manifest.source
     dataset = "" if "images" in source else source.get("dataset", "")  # a table of one's own may be called lamem, too
-    table = table_of(dataset, rows[0].scored[0].part)
+    table = table_of(dataset, summaries[0].scored[0].part)
     found = Drawings([], [])
     with styled():
-        figure, caption = draw_comparison(rows, table, dataset)
+        figure, caption = draw_comparison(summaries, table, dataset)
         found.drawings.append(Drawing("comparison", "Heads compared", caption, figure))
         if evaluation.comparisons:
             figure, caption = draw_differences(evaluation.comparisons)
@@ -83,7 +83,7 @@ def draw_all(cache: FeatureCache, evaluation: Evaluation) -> Drawings:
         else:
             found.left_out.append("differences: there is one head alone")
         for family in _FAMILIES:
-            _draw_family(family, rows, found)
+            _draw_family(family, summaries, found)
     return found
 
 
@@ -109,15 +109,15 @@ def save(drawings: Sequence[Drawing], folder: Path) -> list[Path]:
     return paths
 
 
-def _draw_family(family: _Family, rows: Sequence[HeadSummary], found: Drawings) -> None:
-    """Add a family's figure of the first rows that have one, and why others have none."""
+def _draw_family(family: _Family, summaries: Sequence[HeadSummary], found: Drawings) -> None:
+    """Add a family's figure of the first heads that have one, and why others have none."""
     reasons: dict[str, list[str]] = {}
     able = []
-    for row in rows:
-        if reason := family.without(row):
-            reasons.setdefault(reason, []).append(row.name)
+    for summary in summaries:
+        if reason := family.without(summary):
+            reasons.setdefault(reason, []).append(summary.name)
         else:
-            able.append(row)
+            able.append(summary)
     found.left_out.extend(f"{family.name}: without {listed(names)}: {why}" for why, names in reasons.items())
     if not able:
         return

@@ -37,21 +37,21 @@ def tenths_of(results: Results) -> Tenths:
     return Tenths(*np.array(means, np.float64).reshape(-1, 3).T)
 
 
-def draw_residuals(rows: Sequence[HeadSummary]) -> "tuple[Figure, str]":
-    """Return a figure with a panel for each row, and what it shows."""
-    figure, grid = panels(len(rows), sharey=True)
-    for axes, row in zip(grid, rows, strict=True):
-        found = tenths_of(results_of(row))
+def draw_residuals(summaries: Sequence[HeadSummary]) -> "tuple[Figure, str]":
+    """Return a figure with a panel for each head, and what it shows."""
+    figure, axes = panels(len(summaries), sharey=True)
+    for ax, summary in zip(axes, summaries, strict=True):
+        found = tenths_of(results_of(summary))
         numbers = np.arange(1, len(found.truth) + 1)
-        axes.bar(numbers, found.absolute, width=0.8, color=GREY, alpha=0.45, label="mean absolute residual")
-        axes.plot(numbers, found.signed, "o-", color=BLUE, markersize=4, label="mean residual")
-        axes.axhline(0, color=INK, linewidth=0.8)
-        axes.set_title(wrapped(row.name))
-        axes.set_xticks(numbers, [f"{truth:.2f}" for truth in found.truth], rotation=60, fontsize=7)
-    label_lowest(grid, "mean true score of the tenth")
-    grid[0].set_ylabel("predicted - true")
-    figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+        ax.bar(numbers, found.absolute, width=0.8, color=GREY, alpha=0.45, label="mean absolute residual")
+        ax.plot(numbers, found.signed, "o-", color=BLUE, markersize=4, label="mean residual")
+        ax.axhline(0, color=INK, linewidth=0.8)
+        ax.set_title(wrapped(summary.name))
+        ax.set_xticks(numbers, [f"{truth:.2f}" for truth in found.truth], rotation=60, fontsize=7)
+    label_lowest(axes, "mean true score of the tenth")
+    axes[0].set_ylabel("predicted - true")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     caption = (
         "Residuals, predicted minus true score, by tenths of the images by true score, those of lowest truth first."
     )
-    return settled(figure), f"{caption} {scope(rows)}"
+    return settled(figure), f"{caption} {scope(summaries)}"

@@ -1,4 +1,4 @@
-"""The heads that figures show: the results of a row's runs put together, and in words which they are."""
+"""The heads that figures show: the results of a head's runs put together, and in words which they are."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,35 +15,37 @@ _MOST_NAMED = 6
 
 @dataclass(frozen=True)
 class Results:
-    """Truth (n), prediction (n) and step scores (n, T) of all runs of a row, one after the other; finite ones alone."""
+    """Truth (n), prediction (n) and step scores (n, T) of all runs of a head, joined; finite ones alone."""
 
     truth: Scores
     prediction: Scores
     step_scores: Scores
 
 
-def results_of(row: HeadSummary) -> Results:
-    """Return the results of a row's runs; images that lie in several splits, or have several seeds, are there often."""
-    truth = np.concatenate([one.truth for one in row.scored])
-    prediction = np.concatenate([one.prediction for one in row.scored])
-    steps = np.concatenate([one.step_scores for one in row.scored])
+def results_of(summary: HeadSummary) -> Results:
+    """Return the results of a head's runs; images in several splits or with several seeds come up often."""
+    truth = np.concatenate([one.truth for one in summary.scored])
+    prediction = np.concatenate([one.prediction for one in summary.scored])
+    steps = np.concatenate([one.step_scores for one in summary.scored])
     finite = np.isfinite(prediction) & np.isfinite(truth) & np.isfinite(steps).all(axis=1)
     return Results(truth[finite], prediction[finite], steps[finite])
 
 
-def without_scores(row: HeadSummary) -> str:
-    """Return why the predictions of a row cannot be drawn; '' if they can."""
-    return "" if len(results_of(row).truth) else "no prediction is finite"
+def without_scores(summary: HeadSummary) -> str:
+    """Return why the predictions of a head cannot be drawn; '' if they can."""
+    return "" if len(results_of(summary).truth) else "no prediction is finite"
 
 
-def scope(rows: Sequence[HeadSummary]) -> str:
-    """Return which part, splits, seeds and how many images rows are of, as a sentence; seeds count once."""
-    first = rows[0].scored[0]
-    predictions = _span([sum({one.run.split: one.metrics.n for one in row.scored}.values()) for row in rows])
-    images = _span([len({name for one in row.scored for name in one.names}) for row in rows])
+def scope(summaries: Sequence[HeadSummary]) -> str:
+    """Return which part, splits, seeds and how many images the summaries are of, as a sentence; seeds count once."""
+    first = summaries[0].scored[0]
+    predictions = _span(
+        [sum({one.run.split: one.metrics.n for one in summary.scored}.values()) for summary in summaries]
+    )
+    images = _span([len({name for one in summary.scored for name in one.names}) for summary in summaries])
     n = f"{images} images" if images == predictions else f"{predictions} predictions of {images} images"
     views = "evaluation view" if first.views == "eval" else "mean over all views"
-    return f"{first.part.capitalize()} part of {runs_named(rows)}, {views}; n = {n}."
+    return f"{first.part.capitalize()} part of {runs_named(summaries)}, {views}; n = {n}."
 
 
 def _span(counts: Sequence[int]) -> str:
@@ -51,10 +53,10 @@ def _span(counts: Sequence[int]) -> str:
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
-def runs_named(rows: Sequence[HeadSummary]) -> str:
-    """Return of which splits and how many seeds the runs of rows are."""
-    splits = list(dict.fromkeys(printable(split) for row in rows for split in row.splits))
-    seeds = max(len(row.seeds) for row in rows)
+def runs_named(summaries: Sequence[HeadSummary]) -> str:
+    """Return of which splits and how many seeds the runs of the summaries are."""
+    splits = list(dict.fromkeys(printable(split) for summary in summaries for split in summary.splits))
+    seeds = max(len(summary.seeds) for summary in summaries)
     which = f"split{'s' * (len(splits) > 1)} {', '.join(splits)}"
     return (which if len(splits) <= _MOST_NAMED else f"{len(splits)} splits") + (
         f", up to {seeds} seeds each" if seeds > 1 else ""

@@ -19,25 +19,25 @@ _MOST_POINTS = 1000  # of more in any panel all are counted in hexagons, which a
 _HEXAGONS = 36
 
 
-def draw_scatter(rows: Sequence[HeadSummary]) -> "tuple[Figure, str]":
-    """Return a figure with a panel for each row, and what it shows."""
-    results = [results_of(row) for row in rows]
+def draw_scatter(summaries: Sequence[HeadSummary]) -> "tuple[Figure, str]":
+    """Return a figure with a panel for each head, and what it shows."""
+    results = [results_of(summary) for summary in summaries]
     low, high = shared_range(results)
     counted = any(len(one.truth) > _MOST_POINTS for one in results)
-    figure, grid = panels(len(rows), height=3.0, sharex=True, sharey=True)
-    for axes, row, one in zip(grid, rows, results, strict=True):
-        _points(axes, one, (low, high), counted=counted)
-        axes.plot([low, high], [low, high], color=INK, linewidth=1, linestyle=":", label="identity")
+    figure, axes = panels(len(summaries), height=3.0, sharex=True, sharey=True)
+    for ax, summary, one in zip(axes, summaries, results, strict=True):
+        _points(ax, one, (low, high), counted=counted)
+        ax.plot([low, high], [low, high], color=INK, linewidth=1, linestyle=":", label="identity")
         if (line := fitted_line(one)) is not None:
-            axes.plot([low, high], np.polyval(line, [low, high]), color=ORANGE, linewidth=1.6, label="best fit")
-        axes.set_title(f"{wrapped(row.name)}\nrho {shown(row.as_json()['rho_mean'])}")
-        axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
-    label_lowest(grid, "true score")
-    grid[0].set_ylabel("predicted score")
-    handles = {label: handle for axes in grid for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+            ax.plot([low, high], np.polyval(line, [low, high]), color=ORANGE, linewidth=1.6, label="best fit")
+        ax.set_title(f"{wrapped(summary.name)}\nrho {shown(summary.as_json()['rho_mean'])}")
+        ax.set(xlim=(low, high), ylim=(low, high), aspect="equal")
+    label_lowest(axes, "true score")
+    axes[0].set_ylabel("predicted score")
+    handles = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=2)
     caption = "Predicted against true scores, brighter where more images lie; rho is the mean over splits."
-    return settled(figure), f"{caption} {scope(rows)}"
+    return settled(figure), f"{caption} {scope(summaries)}"
 
 
 def shared_range(results: Sequence[Results]) -> tuple[float, float]:
@@ -69,13 +69,13 @@ def density(x: Scores, y: Scores) -> Scores | None:
         return None
 
 
-def _points(axes: "Axes", results: Results, span: tuple[float, float], *, counted: bool) -> None:
+def _points(ax: "Axes", results: Results, span: tuple[float, float], *, counted: bool) -> None:
     """Draw images as points coloured by how many are near, the densest on top; or counted in hexagons."""
     x, y = results.truth, results.prediction
     if counted:
-        axes.hexbin(x, y, gridsize=_HEXAGONS, extent=(*span, *span), mincnt=1, cmap=density_colours(), linewidths=0.2)
+        ax.hexbin(x, y, gridsize=_HEXAGONS, extent=(*span, *span), mincnt=1, cmap=density_colours(), linewidths=0.2)
         return
     near = density(x, y)
     order = np.arange(len(x)) if near is None else np.argsort(near, kind="stable")
     colours = {"color": BLUE} if near is None else {"c": near[order], "cmap": density_colours()}
-    axes.scatter(x[order], y[order], s=9, linewidths=0, alpha=0.85, clip_on=False, **colours)
+    ax.scatter(x[order], y[order], s=9, linewidths=0, alpha=0.85, clip_on=False, **colours)

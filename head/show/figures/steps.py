@@ -20,10 +20,10 @@ _BINS, _DECILES, _MOST_POINTS = 30, 10, 500
 _THIRDS = {"lowest third of scores": ORANGE, "middle": GREY, "highest": BLUE}
 
 
-def without_steps(row: HeadSummary) -> str:
-    """Return why a row has no change over steps; '' if it has."""
-    looks_on = row.scored[0].step_scores.shape[1] > 1
-    return without_scores(row) if looks_on else "looks once, so nothing changes over steps"
+def without_steps(summary: HeadSummary) -> str:
+    """Return why a head has no change over steps; '' if it has."""
+    looks_on = summary.scored[0].step_scores.shape[1] > 1
+    return without_scores(summary) if looks_on else "looks once, so nothing changes over steps"
 
 
 def slopes(step_scores: Scores) -> Scores:
@@ -38,51 +38,49 @@ def thirds(prediction: Scores) -> list[np.ndarray[tuple[int], np.dtype[np.intp]]
     return [np.sort(places) for places in np.array_split(np.argsort(prediction, kind="stable"), 3)]
 
 
-def draw_steps(rows: Sequence[HeadSummary]) -> "tuple[Figure, str]":
-    """Return a figure with two panels for each row, images by slope and slope against score, and what it shows."""
-    figure = new_figure(0.6 + 1.9 * len(rows), width=WIDTH)
-    grid = figure.subplots(len(rows), 2, squeeze=False)
-    for (left, right), row in zip(grid, rows, strict=True):
-        found = results_of(row)
+def draw_steps(summaries: Sequence[HeadSummary]) -> "tuple[Figure, str]":
+    """Return a figure with two panels for each head, images by slope and slope against score, and what it shows."""
+    figure = new_figure(0.6 + 1.9 * len(summaries), width=WIDTH)
+    axes = figure.subplots(len(summaries), 2, squeeze=False)
+    for (left, right), summary in zip(axes, summaries, strict=True):
+        found = results_of(summary)
         change = slopes(found.step_scores)
         _histogram(left, change, found.prediction)
         _against_score(right, change, found.prediction)
-        left.set_ylabel(wrapped(row.name, 22))
+        left.set_ylabel(wrapped(summary.name, 22))
         right.set_ylabel("gradient of m_t")
         rho, true_rho = spearman(change, found.prediction), spearman(change, found.truth)
         right.set_title(f"rho with score {_shown(rho)}, with truth {_shown(true_rho)}")
-    grid[0, 0].set_title("images by gradient")
-    grid[-1, 0].set_xlabel("gradient of m_t (score per step)")
-    grid[-1, 1].set_xlabel("predicted score")
-    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    axes[0, 0].set_title("images by gradient")
+    axes[-1, 0].set_xlabel("gradient of m_t (score per step)")
+    axes[-1, 1].set_xlabel("predicted score")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     caption = (
         "Slope of the step scores m_t over the T looks: how many images have which, by thirds of the predicted score, "
         "and its mean in each tenth of the images by predicted score (line) over single images (points)."
     )
-    return settled(figure), f"{caption} {scope(rows)}"
+    return settled(figure), f"{caption} {scope(summaries)}"
 
 
-def _histogram(axes: "Axes", change: Scores, prediction: Scores) -> None:
+def _histogram(ax: "Axes", change: Scores, prediction: Scores) -> None:
     """Draw the number of images by slope, those of the three thirds on top of each other."""
     edges = np.histogram_bin_edges(change, bins=_BINS)
     below = np.zeros(len(edges) - 1)
     for places, (label, colour) in zip(thirds(prediction), _THIRDS.items(), strict=True):
         counts = np.histogram(change[places], edges)[0]
-        axes.stairs(below + counts, edges, baseline=below, fill=True, color=colour, alpha=0.85, label=label)
+        ax.stairs(below + counts, edges, baseline=below, fill=True, color=colour, alpha=0.85, label=label)
         below = below + counts
-    axes.axvline(0, color=INK, linewidth=0.8, linestyle=":")
+    ax.axvline(0, color=INK, linewidth=0.8, linestyle=":")
 
 
-def _against_score(axes: "Axes", change: Scores, prediction: Scores) -> None:
+def _against_score(ax: "Axes", change: Scores, prediction: Scores) -> None:
     """Draw images as points, evenly thinned where there are many, and the mean of each tenth of all."""
     some = slice(None, None, max(1, math.ceil(len(change) / _MOST_POINTS)))
-    axes.plot(
-        prediction[some], change[some], ".", color=GREY, alpha=0.5, markersize=3, markeredgewidth=0, clip_on=False
-    )
+    ax.plot(prediction[some], change[some], ".", color=GREY, alpha=0.5, markersize=3, markeredgewidth=0, clip_on=False)
     tenths = np.array_split(np.argsort(prediction, kind="stable"), min(_DECILES, len(prediction)))
     means = [(prediction[places].mean(), change[places].mean()) for places in tenths]
-    axes.plot(*np.array(means).reshape(-1, 2).T, "o-", color=BLUE, markersize=4)
-    axes.axhline(0, color=INK, linewidth=0.8, linestyle=":")
+    ax.plot(*np.array(means).reshape(-1, 2).T, "o-", color=BLUE, markersize=4)
+    ax.axhline(0, color=INK, linewidth=0.8, linestyle=":")
 
 
 def _shown(rho: float) -> str:

@@ -37,7 +37,7 @@ def score_facts(evaluation: Evaluation, cache: FeatureCache) -> dict[str, Any]:
         "part": evaluation.scored[0].part,
         "against": evaluation.comparisons[0].against if evaluation.comparisons else None,
         "correction": CORRECTION,
-        "rows": [_row_facts(row, compared.get(row.name)) for row in evaluation.summaries],
+        "rows": [_summary_facts(summary, compared.get(summary.name)) for summary in evaluation.summaries],
         "problems": [_without(above, text) for text in (*map(str, evaluation.errors), *evaluation.warnings())],
     }
 
@@ -66,10 +66,10 @@ def run_facts(run: Run) -> dict[str, Any]:
     }
 
 
-def _row_facts(row: HeadSummary, comparison: dict[str, Any] | None) -> dict[str, Any]:
+def _summary_facts(summary: HeadSummary, comparison: dict[str, Any] | None) -> dict[str, Any]:
     return {
-        **row.as_json(),
+        **summary.as_json(),
         "comparison": comparison,
-        "results": [{key: one.as_json()[key] for key in _OF_RESULT} | {"seed": one.run.seed} for one in row.scored],
-        "runs": [run_facts(result.run) for result in row.scored],
+        "results": [{key: one.as_json()[key] for key in _OF_RESULT} | {"seed": one.run.seed} for one in summary.scored],
+        "runs": [run_facts(result.run) for result in summary.scored],
     }

@@ -76,25 +76,25 @@ def shown_row(evaluation: Evaluation, name: str | None) -> int:
     If that does not, the first row that does is taken, else the reference. Raises `InvalidSettings` if not exactly
     one row can be meant.
     """
-    rows = evaluation.summaries
+    summaries = evaluation.summaries
     if name is not None:
-        return find_row({row.name: row.runs for row in rows}, name)
-    against = evaluation.comparisons[0].against if evaluation.comparisons else rows[0].name
-    reference = next(k for k, row in enumerate(rows) if row.name == against)
-    looking = [k for k, row in enumerate(rows) if row.scored[0].run.attends]
+        return find_row({one.name: one.runs for one in summaries}, name)
+    against = evaluation.comparisons[0].against if evaluation.comparisons else summaries[0].name
+    reference = next(k for k, one in enumerate(summaries) if one.name == against)
+    looking = [k for k, one in enumerate(summaries) if one.scored[0].run.attends]
     return reference if reference in looking or not looking else looking[0]
 
 
-def find_row(rows: Mapping[str, Sequence[Run]], name: str) -> int:
+def find_row(runs_by_name: Mapping[str, Sequence[Run]], name: str) -> int:
     """Return the number of the row called name, or else of the only one with runs that are, whatever their seed.
 
     Raises `InvalidSettings` if there is none, or more than one.
     """
-    found = called(rows, name)
+    found = called(runs_by_name, name)
     if len(found) != 1:
         problem = "more than one row" if found else "no such row"
-        raise InvalidSettings(f"--head {name}: {problem}; name one of {', '.join(rows)}")
-    return list(rows).index(found[0])
+        raise InvalidSettings(f"--head {name}: {problem}; name one of {', '.join(runs_by_name)}")
+    return list(runs_by_name).index(found[0])
 
 
 def gallery_of(
@@ -105,7 +105,7 @@ def gallery_of(
     There are no more than make about budget bytes of text with their maps. Of a row with several seeds, the predictions
     are those of the first.
     """
-    firsts = [first_seeds(row) for row in evaluation.summaries]
+    firsts = [first_seeds(summary) for summary in evaluation.summaries]
     splits = sorted({result.run.split for result in evaluation.scored}, key=natural_key)
     entries = [entry for split in splits for entry in _of_split(cache, split, firsts)]
     scores = {entry.row: entry.truth for entry in entries}
@@ -117,9 +117,9 @@ def gallery_of(
     return Gallery(shown, looked_at, len(scores), ratings)
 
 
-def first_seeds(row: HeadSummary) -> dict[str, Scored]:
+def first_seeds(summary: HeadSummary) -> dict[str, Scored]:
     """Return the result of a row's first seed in each of its splits."""
-    ordered = sorted(row.scored, key=lambda one: one.run.seed, reverse=True)
+    ordered = sorted(summary.scored, key=lambda one: one.run.seed, reverse=True)
     return {one.run.split: one for one in ordered}
 
 
@@ -140,7 +140,7 @@ def _map_bytes(first: dict[str, Scored], entries: Sequence[Entry]) -> int:
     counts, taken = Counter(entry.split for entry in entries), 0
     for split, scored in first.items():
         if scored.run.attends:
-            steps, positions = scored.step_scores.shape[1], scored.run.input.grid(scored.run.recipe).positions
+            steps, positions = scored.step_scores.shape[1], scored.run.input.map_shape(scored.run.recipe).positions
             taken += counts[split] * (text_bytes(steps * positions) + 12 * steps + _LABELS)
     return taken
 

@@ -30,12 +30,12 @@ from featcache.datasets.dataset import open_dataset
 from featcache.extraction.extract import extract
 from featcache.extraction.report import ExtractReport
 from featcache.images.views import View, render, view_of
-from featcache.settings import ExtractSettings, view_recipe_of
+from featcache.settings import ExtractSettings, view_settings_of
 from featcache.store.cache import open_cache
 from tests.helpers.tiny import ROOT, TINY_EXTRACT
 
 SETTINGS = dataclasses.replace(TINY_EXTRACT, batch_size=7)
-PUBLISHED = dataclasses.replace(SETTINGS, views=view_recipe_of("published", image_size=64))
+PUBLISHED = dataclasses.replace(SETTINGS, views=view_settings_of("published", image_size=64))
 SCRIPT = """
 import sys
 from pathlib import Path
@@ -271,8 +271,8 @@ def test_changed_scores_are_taken_over_without_computing(own_dataset: Path, refe
         ({"views": dataclasses.replace(SETTINGS.views, crop_scale=(0.5, 1.0))}, "crop_scale"),
         ({"views": dataclasses.replace(SETTINGS.views, image_size=96)}, "image_size"),
         ({"views": dataclasses.replace(SETTINGS.views, seed=1)}, "weights"),
-        ({"views": view_recipe_of("published", image_size=64)}, "eval_view"),
-        ({"views": view_recipe_of("published", image_size=64, eval_view="center")}, "pre_squash"),
+        ({"views": view_settings_of("published", image_size=64)}, "eval_view"),
+        ({"views": view_settings_of("published", image_size=64, eval_view="center")}, "pre_squash"),
         ({"precision": "bf16"}, "precision"),
     ],
 )

@@ -11,9 +11,9 @@ import pytest
 
 from featcache.base.errors import StorageError
 from featcache.base.progress import Progress, silent
-from featcache.extraction.log import Ledger
+from featcache.extraction.log import ExtractionLog
 from featcache.extraction.plan import Plan
-from featcache.extraction.run import MadeShard
+from featcache.extraction.run import WrittenShard
 from featcache.extraction.timings import STAGES, StageTimes, bottleneck
 from featcache.images.identity import ImageRow
 from featcache.images.loading import LoadedImage
@@ -27,11 +27,11 @@ def plan_of(*todo: Block, rows: int = 10, views: int = 3) -> Plan:
     return Plan([f"{row}.jpg" for row in range(rows)], views, [], list(todo), [])
 
 
-def made(rows: tuple[int, int], *, views: int = 3, absent: Sequence[str] = (), **seconds: float) -> MadeShard:
+def made(rows: tuple[int, int], *, views: int = 3, absent: Sequence[str] = (), **seconds: float) -> WrittenShard:
     """Return what is known of a shard of these rows that is on disk."""
     file = f"{rows[0]:05d}-{'0' * 16}.h5"
     reasons = tuple((name, "torn") for name in absent)
-    return MadeShard(Block(rows, (0, views)), file, "00", 1, reasons, seconds, "host", 77)
+    return WrittenShard(Block(rows, (0, views)), file, "00", 1, reasons, seconds, "host", 77)
 
 
 def image(*, absent: str = "") -> LoadedImage:
@@ -47,9 +47,9 @@ def lines_of(folder: Path) -> list[list[str]]:
 
 
 def test_a_header_and_a_line_for_each_shard(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path, plan_of(Block((0, 10), (0, 3))), silent, by_image=False)
+    log = ExtractionLog(tmp_path, plan_of(Block((0, 10), (0, 3))), silent, by_image=False)
     shards = [made((0, 4), backbone=1.23456, decode=0.5), made((4, 10), write=0.0004)]
-    assert list(ledger.noting(iter(shards))) == shards
+    assert list(log.noting(iter(shards))) == shards
     assert lines_of(tmp_path) == [
         COLUMNS,
         [shards[0].file, "12", "host", "77", "0.500", "0.000", "1.235", "0.000", "0.000"],
@@ -59,8 +59,8 @@ def test_a_header_and_a_line_for_each_shard(tmp_path: Path) -> None:
 
 def test_a_later_run_writes_behind_the_lines_that_are_there(tmp_path: Path) -> None:
     for rows in ((0, 4), (4, 10)):
-        ledger = Ledger(tmp_path, plan_of(Block(rows, (0, 3))), silent, by_image=False)
-        list(ledger.noting(iter([made(rows)])))
+        log = ExtractionLog(tmp_path, plan_of(Block(rows, (0, 3))), silent, by_image=False)
+        list(log.noting(iter([made(rows)])))
     assert [line[:2] for line in lines_of(tmp_path)] == [
         ["shard", "views"],
         ["00000-0000000000000000.h5", "12"],
@@ -69,8 +69,8 @@ def test_a_later_run_writes_behind_the_lines_that_are_there(tmp_path: Path) -> N
 
 
 def test_a_shard_is_written_down_before_it_is_given_on(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path, plan_of(Block((0, 10), (0, 3))), silent, by_image=False)
-    noted = ledger.noting(iter([made((0, 4)), made((4, 10))]))
+    log = ExtractionLog(tmp_path, plan_of(Block((0, 10), (0, 3))), silent, by_image=False)
+    noted = log.noting(iter([made((0, 4)), made((4, 10))]))
     next(noted)
     assert len(lines_of(tmp_path)) == 2  # of a run that is killed now, the first shard is there
     noted.close()
@@ -78,26 +78,26 @@ def test_a_shard_is_written_down_before_it_is_given_on(tmp_path: Path) -> None:
 
 
 def test_no_shards_leave_no_file(tmp_path: Path) -> None:
-    assert list(Ledger(tmp_path, plan_of(), silent, by_image=True).noting(iter([]))) == []
+    assert list(ExtractionLog(tmp_path, plan_of(), silent, by_image=True).noting(iter([]))) == []
     assert not list(tmp_path.iterdir())
 
 
 def test_a_host_with_a_comma_stays_one_column(tmp_path: Path) -> None:
-    shard = MadeShard(Block((0, 1), (0, 1)), "s.h5", "00", 1, (), {}, 'a,"b"', 1)
-    list(Ledger(tmp_path, plan_of(), silent, by_image=True).noting(iter([shard])))
+    shard = WrittenShard(Block((0, 1), (0, 1)), "s.h5", "00", 1, (), {}, 'a,"b"', 1)
+    list(ExtractionLog(tmp_path, plan_of(), silent, by_image=True).noting(iter([shard])))
     assert lines_of(tmp_path)[1][:4] == ["s.h5", "1", 'a,"b"', "1"]
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "timings.csv").mkdir()
-    ledger = Ledger(tmp_path, plan_of(), silent, by_image=True)
+    log = ExtractionLog(tmp_path, plan_of(), silent, by_image=True)
     with pytest.raises(StorageError, match="timings.csv: "):
-        list(ledger.noting(iter([made((0, 4))])))
+        list(log.noting(iter([made((0, 4))])))
 
 
 def test_an_empty_file_gets_a_header(tmp_path: Path) -> None:
     (tmp_path / "timings.csv").touch()
-    list(Ledger(tmp_path, plan_of(), silent, by_image=True).noting(iter([made((0, 4))])))
+    list(ExtractionLog(tmp_path, plan_of(), silent, by_image=True).noting(iter([made((0, 4))])))
     assert lines_of(tmp_path)[0] == COLUMNS
 
 
@@ -106,10 +106,10 @@ def test_an_empty_file_gets_a_header(tmp_path: Path) -> None:
 
 def test_views_are_counted_by_images_behind_those_that_are_there(tmp_path: Path) -> None:
     seen: list[Progress] = []
-    ledger = Ledger(tmp_path, plan_of(Block((6, 10), (0, 3))), seen.append, by_image=True)
+    log = ExtractionLog(tmp_path, plan_of(Block((6, 10), (0, 3))), seen.append, by_image=True)
     for absent in ("", "torn", "", "gone"):
-        ledger.note_image(image(absent=absent), 3)
-    list(ledger.noting(iter([made((6, 10), absent=["7.jpg", "9.jpg"], backbone=3.0, encode=1.0)])))
+        log.note_image(image(absent=absent), 3)
+    list(log.noting(iter([made((6, 10), absent=["7.jpg", "9.jpg"], backbone=3.0, encode=1.0)])))
     assert {(p.stage, p.total, p.unit, p.skipped) for p in seen} == {("extract", 30, "views", 18)}
     assert [(p.done, p.note) for p in seen] == [
         (21, ""),
@@ -121,9 +121,9 @@ def test_views_are_counted_by_images_behind_those_that_are_there(tmp_path: Path)
 
 def test_views_are_counted_by_shards_where_images_are_loaded_elsewhere(tmp_path: Path) -> None:
     seen: list[Progress] = []
-    ledger = Ledger(tmp_path, plan_of(Block((0, 4), (0, 3)), Block((4, 10), (1, 3))), seen.append, by_image=False)
+    log = ExtractionLog(tmp_path, plan_of(Block((0, 4), (0, 3)), Block((4, 10), (1, 3))), seen.append, by_image=False)
     shards = [made((4, 10), views=2, absent=["5.jpg"]), made((0, 4), absent=["0.jpg", "1.jpg"], backbone=3.0, encode=1)]
-    list(ledger.noting(iter(shards)))
+    list(log.noting(iter(shards)))
     assert [(p.done, p.total, p.skipped, p.note) for p in seen] == [
         (18, 30, 6, "1 bad images"),
         (30, 30, 6, "3 bad images; backbone 75%, encode 25%"),
@@ -132,14 +132,14 @@ def test_views_are_counted_by_shards_where_images_are_loaded_elsewhere(tmp_path:
 
 def test_the_note_tells_where_the_time_went_so_far(tmp_path: Path) -> None:
     seen: list[Progress] = []
-    ledger = Ledger(tmp_path, plan_of(Block((0, 10), (0, 3))), seen.append, by_image=True)
+    log = ExtractionLog(tmp_path, plan_of(Block((0, 10), (0, 3))), seen.append, by_image=True)
     shards = iter([made((0, 4), backbone=3.0, encode=1.0), made((4, 8), decode=4.0)])
-    noted = ledger.noting(shards)
+    noted = log.noting(shards)
     for _ in range(2):
         next(noted)
-        ledger.note_image(image(), 3)
+        log.note_image(image(), 3)
     assert [p.note for p in seen] == ["backbone 75%, encode 25%", "decode 50%, backbone 38%, encode 12%"]
-    assert ledger.times.seconds == {"decode": 4.0, "views": 0.0, "backbone": 3.0, "encode": 1.0, "write": 0.0}
+    assert log.times.seconds == {"decode": 4.0, "views": 0.0, "backbone": 3.0, "encode": 1.0, "write": 0.0}
 
 
 # --- the bottleneck

@@ -26,13 +26,13 @@ from featcache.extraction.timings import STAGES
 from featcache.images.identity import ImageRow
 from featcache.images.loading import LoadedImage, load_ahead
 from featcache.images.views import Box, View
-from featcache.settings import view_recipe_of
+from featcache.settings import view_settings_of
 from featcache.store.shards.copying import StoredRow, stored_row
 from featcache.store.shards.encoding import calibrate, decode, digest_of_constants
 from featcache.store.shards.format import Block, Target
 from featcache.store.shards.opening import open_shard
 from featcache.store.shards.shard import Shard, opened
-from featcache.store.shards.writer import ShardBuilder
+from featcache.store.shards.writer import ShardWriter
 from tests.helpers.networks import build
 
 SIZE, VIEWS, LAYERS = 32, 3, ("layer2", "layer1")
@@ -48,7 +48,7 @@ def backbone(batch_size: int = 4, threads: int = 2) -> Backbone:
 
 
 def target_of(made_by: Backbone, recipe: str = "paper") -> Target:
-    return Target(recipe_of(made_by, view_recipe_of(recipe, image_size=SIZE)))
+    return Target(recipe_of(made_by, view_settings_of(recipe, image_size=SIZE)))
 
 
 def image(row: int, views: int = VIEWS) -> LoadedImage:
@@ -143,19 +143,19 @@ def test_the_bytes_do_not_depend_on_the_number_of_threads(threads: int) -> None:
 def test_the_bytes_do_not_depend_on_which_batch_is_ready_first(monkeypatch: pytest.MonkeyPatch) -> None:
     blocks, by = blocks_of(4, 2, 3), backbone(threads=3)
     wanted = [shard.data for shard in made(rows_of(blocks), blocks, by)]
-    maps, compress, delays = by.maps, ShardBuilder.encode, iter([0.3, 0, 0.2, 0, 0.1, 0, 0, 0.1, 0])
+    maps, compress, delays = by.maps, ShardWriter.encode, iter([0.3, 0, 0.2, 0, 0.1, 0, 0, 0.1, 0])
     delay = iter(np.random.default_rng(0).uniform(0, 0.01, 1000))
 
     def late(pixels: Tensor) -> dict[str, Tensor]:
         time.sleep(next(delays))
         return maps(pixels)
 
-    def late_too(builder: ShardBuilder, array: str, values: NDArray[np.generic]) -> bytes:
+    def late_too(writer: ShardWriter, array: str, values: NDArray[np.generic]) -> bytes:
         time.sleep(next(delay))
-        return compress(builder, array, values)
+        return compress(writer, array, values)
 
     monkeypatch.setattr(by, "maps", late)
-    monkeypatch.setattr(ShardBuilder, "encode", late_too)
+    monkeypatch.setattr(ShardWriter, "encode", late_too)
     assert [shard.data for shard in made(rows_of(blocks), blocks, by)] == wanted
 
 
@@ -413,7 +413,7 @@ def test_an_error_of_the_backbone_ends_the_shards(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("call", [1, 7, 40, 141])
 def test_an_error_of_the_codec_ends_the_shards(monkeypatch: pytest.MonkeyPatch, call: int) -> None:
     blocks = blocks_of(4, 4, 4)  # 12 rows of 3 views, 4 chunks each
-    monkeypatch.setattr(ShardBuilder, "encode", failing_at(call, ShardBuilder.encode))
+    monkeypatch.setattr(ShardWriter, "encode", failing_at(call, ShardWriter.encode))
     with pytest.raises(Lost, match=f"call {call}"):
         made(rows_of(blocks), blocks, backbone())
     assert threads_left() == []
@@ -440,13 +440,13 @@ def test_too_few_rows_are_an_error_and_no_short_shard(rows: int) -> None:
 
 
 def test_an_error_while_the_file_is_finished_ends_the_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    finish = ShardBuilder.finish
+    finish = ShardWriter.finish
 
-    def fail(builder: ShardBuilder) -> bytes:
-        finish(builder)
+    def fail(writer: ShardWriter) -> bytes:
+        finish(writer)
         raise Lost("finish")
 
-    monkeypatch.setattr(ShardBuilder, "finish", fail)
+    monkeypatch.setattr(ShardWriter, "finish", fail)
     with pytest.raises(Lost, match="finish"):
         made(rows_of(blocks_of(4, 4)), blocks_of(4, 4), backbone())
     assert threads_left() == []
@@ -555,7 +555,7 @@ def test_the_same_backbone_makes_shards_again_after_an_error(monkeypatch: pytest
     blocks, by = blocks_of(4, 2), backbone()
     wanted = [shard.data for shard in made(rows_of(blocks), blocks, by)]
     with monkeypatch.context() as spoilt, pytest.raises(Lost):
-        spoilt.setattr(ShardBuilder, "encode", failing_at(9, ShardBuilder.encode))
+        spoilt.setattr(ShardWriter, "encode", failing_at(9, ShardWriter.encode))
         made(rows_of(blocks), blocks, by)
     assert [shard.data for shard in made(rows_of(blocks), blocks, by)] == wanted
 

@@ -22,7 +22,7 @@ from featcache.datasets.dataset import open_dataset
 from featcache.extraction.extract import extract
 from featcache.extraction.plan import make_plan
 from featcache.extraction.report import ExtractReport
-from featcache.extraction.run import MadeShard, Order, _make_one, _Task, make_here, work_of
+from featcache.extraction.run import ExtractionJob, ShardJob, WrittenShard, _run_shard, run_here, work_of
 from featcache.maintenance.merge import merge_caches
 from featcache.settings import ExtractSettings
 from featcache.store.cache import open_cache
@@ -137,46 +137,46 @@ def test_uint8_by_workers_is_uint8_by_one_process(tiny_dataset: Path, tmp_path: 
     assert sealed(tmp_path / "one") == sealed(tmp_path / "two")
 
 
-def task_for(dataset: Path, out: Path, number: int = 0, **changes: object) -> _Task:
+def task_for(dataset: Path, out: Path, number: int = 0, **changes: object) -> ShardJob:
     """Return the task of one shard of the tiny dataset."""
     settings = replace(TINY_EXTRACT, precision="fp32", runtime="torch", device="cpu")
     backbone = load_backbone(settings)
     found = open_dataset(str(dataset))
     recipe = replace(recipe_of(backbone, settings.views), **changes)
     plan = make_plan([], found.names, found.root / "images", views=3, recipe=recipe)
-    order = Order(found.root / "images", out, settings, Target(recipe), room_for=0)
-    return _Task(order, *work_of(plan)[number], 1)
+    job = ExtractionJob(found.root / "images", out, settings, Target(recipe), room_for=0)
+    return ShardJob(job, *work_of(plan)[number], 1)
 
 
 def test_a_task_done_twice_finds_the_shard_of_the_first_time(
     tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = task_for(tiny_dataset, tmp_path / "cache")
-    first = _make_one(task)
+    first = _run_shard(task)
     monkeypatch.setattr(Backbone, "maps", None)  # nothing may be computed
-    second = _make_one(task)
+    second = _run_shard(task)
     assert (second.file, second.sha256, second.bytes) == (first.file, first.sha256, first.bytes)
 
 
 def test_a_damaged_shard_is_not_taken_for_the_task_s(tiny_dataset: Path, tmp_path: Path) -> None:
     task = task_for(tiny_dataset, tmp_path / "cache")
-    path = tmp_path / "cache" / "shards" / _make_one(task).file
+    path = tmp_path / "cache" / "shards" / _run_shard(task).file
     whole = path.read_bytes()
     path.write_bytes(whole[:-1000] + bytes(1000))
-    _make_one(task)
+    _run_shard(task)
     assert path.read_bytes() == whole
 
 
 def test_a_worker_without_the_images_says_where_it_looked(tiny_dataset: Path, tmp_path: Path) -> None:
     task = task_for(tiny_dataset, tmp_path / "cache")
-    elsewhere = replace(task, order=replace(task.order, images=tmp_path / "nowhere"))
+    elsewhere = replace(task, job=replace(task.job, images=tmp_path / "nowhere"))
     with pytest.raises(StorageError, match=r"nowhere: not there on .*; workers need the images at this path"):
-        _make_one(elsewhere)
+        _run_shard(elsewhere)
 
 
 def test_a_worker_with_other_weights_refuses(tiny_dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(Mismatch, match=r"(?s)the worker on .*weights: .*Give every worker the same weights file"):
-        _make_one(task_for(tiny_dataset, tmp_path / "cache", weights="0" * 64))
+        _run_shard(task_for(tiny_dataset, tmp_path / "cache", weights="0" * 64))
 
 
 @pytest.mark.slow
@@ -184,7 +184,7 @@ def test_workers_without_a_shared_folder_keep_their_own_and_merge_caches_joins_t
     tiny_dataset: Path, alone: Path, tmp_path: Path
 ) -> None:
     for number in range(14):
-        _make_one(task_for(tiny_dataset, tmp_path / f"worker-{number % 2}", number))
+        _run_shard(task_for(tiny_dataset, tmp_path / f"worker-{number % 2}", number))
     merge_caches(tmp_path / "joined", [tmp_path / "worker-0", tmp_path / "worker-1"])
     report = run(tiny_dataset, tmp_path / "joined", Workers())
     assert report.views_computed == 0
@@ -195,11 +195,11 @@ def test_workers_without_a_shared_folder_keep_their_own_and_merge_caches_joins_t
 def test_shards_that_only_their_workers_see_are_told_with_the_way_out(
     tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def elsewhere(work: object, order: Order, backbone: Backbone, workers: Workers) -> Iterator[MadeShard]:
-        yield from make_here(work, replace(order, out=tmp_path / "theirs"), backbone, lambda image, views: None)
+    def elsewhere(work: object, job: ExtractionJob, backbone: Backbone, workers: Workers) -> Iterator[WrittenShard]:
+        yield from run_here(work, replace(job, out=tmp_path / "theirs"), backbone, lambda image, views: None)
 
     (tmp_path / "theirs" / "shards").mkdir(parents=True)
-    monkeypatch.setattr("featcache.extraction.extract.make_with_workers", elsewhere)
+    monkeypatch.setattr("featcache.extraction.extract.run_on_workers", elsewhere)
     monkeypatch.setattr("featcache.extraction.extract.SEEN_WITHIN_SECONDS", 0.1)
     with pytest.raises(CacheIncomplete, match=r"(?s)workers made 14 shards .*join them with merge-caches"):
         run(tiny_dataset, tmp_path / "cache", TWO)
@@ -238,10 +238,10 @@ def test_a_shard_of_images_that_were_changed_since_is_not_taken_for_the_task_s(
 ) -> None:
     own = Path(shutil.copytree(tiny_dataset, tmp_path / "own"))
     task = task_for(own, tmp_path / "cache")
-    first = _make_one(task)
+    first = _run_shard(task)
     name = task.names[0]
     shutil.copy(own / "images" / "40.jpg", own / "images" / name)
-    assert _make_one(task).sha256 != first.sha256
+    assert _run_shard(task).sha256 != first.sha256
 
 
 def test_workers_find_a_dataset_that_was_named_by_a_relative_path(

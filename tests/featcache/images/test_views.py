@@ -14,15 +14,17 @@ from torchvision.transforms import RandomResizedCrop, functional
 
 from featcache.base.errors import InvalidSettings
 from featcache.images.views import Box, View, render, sources_of, view_of
-from featcache.settings import ViewRecipe, view_recipe_of
+from featcache.settings import ViewSettings, view_settings_of
 
-PAPER = ViewRecipe()
-PUBLISHED = view_recipe_of("published")
+PAPER = ViewSettings()
+PUBLISHED = view_settings_of("published")
 SIDE = st.integers(1, 5000)
 NAME = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 
 
-def fractions_and_ratios(recipe: ViewRecipe, count: int, *, width: int, height: int) -> tuple[list[float], list[float]]:
+def fractions_and_ratios(
+    recipe: ViewSettings, count: int, *, width: int, height: int
+) -> tuple[list[float], list[float]]:
     """Return area fraction and aspect ratio of the boxes of `count` images."""
     boxes = [view_of(recipe, f"{i}.jpg", 1, width=width, height=height).box for i in range(count)]
     sizes = [(right - left, bottom - top) for left, top, right, bottom in boxes]
@@ -43,12 +45,12 @@ def fractions_and_ratios(recipe: ViewRecipe, count: int, *, width: int, height: 
 def test_views_are_the_same_in_every_version(
     seed: int, name: str, view: int, width: int, height: int, expected: tuple[tuple[int, int, int, int], bool]
 ) -> None:
-    assert view_of(ViewRecipe(seed=seed), name, view, width=width, height=height) == expected
+    assert view_of(ViewSettings(seed=seed), name, view, width=width, height=height) == expected
 
 
 def test_seed_name_and_view_each_make_another_view() -> None:
     views = {
-        view_of(ViewRecipe(seed=seed), name, view, width=1009, height=1013)
+        view_of(ViewSettings(seed=seed), name, view, width=1009, height=1013)
         for seed in (0, 1, 10)
         for name in ("a.jpg", "b.jpg", "0")
         for view in (1, 2, 11)
@@ -61,12 +63,12 @@ def test_seed_name_and_view_each_make_another_view() -> None:
 def test_a_view_does_not_depend_on_what_was_drawn_before(
     seed: int, name: str, view: int, width: int, height: int
 ) -> None:
-    first = view_of(ViewRecipe(seed=seed), name, view, width=width, height=height)
-    view_of(ViewRecipe(seed=seed), f"{name}'", view + 1, width=height, height=width)
-    assert view_of(ViewRecipe(seed=seed), name, view, width=width, height=height) == first
+    first = view_of(ViewSettings(seed=seed), name, view, width=width, height=height)
+    view_of(ViewSettings(seed=seed), f"{name}'", view + 1, width=height, height=width)
+    assert view_of(ViewSettings(seed=seed), name, view, width=width, height=height) == first
 
 
-def central_box(recipe: ViewRecipe, width: int, height: int) -> Box:
+def central_box(recipe: ViewSettings, width: int, height: int) -> Box:
     """Return the largest central box whose ratio the recipe allows: torchvision's last resort."""
     low, high = recipe.crop_ratio
     w, h = width, height
@@ -93,7 +95,7 @@ def central_box(recipe: ViewRecipe, width: int, height: int) -> Box:
 def test_a_box_lies_in_the_image_and_has_the_area_and_ratio_asked_for(
     name: str, view: int, width: int, height: int, scale: tuple[float, float], ratio: tuple[float, float]
 ) -> None:
-    recipe = ViewRecipe(crop_scale=scale, crop_ratio=ratio)
+    recipe = ViewSettings(crop_scale=scale, crop_ratio=ratio)
     box = view_of(recipe, name, view, width=width, height=height).box
     assert 0 <= box.left < box.right <= width
     assert 0 <= box.top < box.bottom <= height
@@ -120,7 +122,7 @@ def test_areas_and_ratios_are_distributed_as_torchvisions() -> None:
 
 
 def test_boxes_are_anywhere_with_the_same_chance() -> None:
-    recipe = ViewRecipe(crop_scale=(0.01, 0.01), crop_ratio=(1, 1))
+    recipe = ViewSettings(crop_scale=(0.01, 0.01), crop_ratio=(1, 1))
     boxes = [view_of(recipe, f"{i}", 1, width=10_000, height=10_000).box for i in range(1009)]
     for starts in zip(*boxes, strict=True):
         low = 0 if min(starts) < 500 else 1000
@@ -155,7 +157,7 @@ def test_the_centre_view_is_seven_eighths_of_the_shorter_side(
 
 @given(width=SIDE, height=SIDE, name=NAME, seed=st.integers(0, 2**63 - 1))
 def test_the_centre_view_is_a_square_in_the_middle(width: int, height: int, name: str, seed: int) -> None:
-    (left, top, right, bottom), flip = view_of(ViewRecipe(seed=seed), name, 0, width=width, height=height)
+    (left, top, right, bottom), flip = view_of(ViewSettings(seed=seed), name, 0, width=width, height=height)
     assert not flip
     assert right - left == bottom - top == max(1, round(0.875 * min(width, height)))
     assert 0 <= width - right - left <= 1
@@ -164,7 +166,7 @@ def test_the_centre_view_is_a_square_in_the_middle(width: int, height: int, name
 
 @given(width=SIDE, height=SIDE)
 def test_the_squash_view_is_the_whole_image(width: int, height: int) -> None:
-    recipe = ViewRecipe(eval_view="squash")
+    recipe = ViewSettings(eval_view="squash")
     assert view_of(recipe, "a.jpg", 0, width=width, height=height) == ((0, 0, width, height), False)
 
 
@@ -194,15 +196,15 @@ def test_a_view_of_its_own_size_is_the_pixels_themselves() -> None:
 
 
 def test_the_recipes_are_the_papers_and_the_published_codes() -> None:
-    assert view_recipe_of("paper") == PAPER
+    assert view_settings_of("paper") == PAPER
     assert (PUBLISHED.eval_view, PUBLISHED.pre_squash, PUBLISHED.crop_scale) == ("squash", 264, (0.08, 1.0))
-    assert view_recipe_of("published", image_size=64).pre_squash == 75  # 64 * 264 / 224 is 75.4
-    assert view_recipe_of("published", eval_view="center").eval_view == "center"
-    assert view_recipe_of("paper", eval_view="squash", crop_scale=(0.5, 0.7), seed=3) == ViewRecipe(
+    assert view_settings_of("published", image_size=64).pre_squash == 75  # 64 * 264 / 224 is 75.4
+    assert view_settings_of("published", eval_view="center").eval_view == "center"
+    assert view_settings_of("paper", eval_view="squash", crop_scale=(0.5, 0.7), seed=3) == ViewSettings(
         eval_view="squash", crop_scale=(0.5, 0.7), seed=3
     )
     with pytest.raises(InvalidSettings, match="--recipe must be one of paper, published, found 'papre'"):
-        view_recipe_of("papre")
+        view_settings_of("papre")
 
 
 @settings(deadline=None, max_examples=50)
@@ -261,5 +263,5 @@ def test_an_image_is_squashed_once_for_all_its_augmented_views_and_never_for_the
 )
 def test_settings_that_cannot_be_used_are_named(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidSettings) as caught:
-        ViewRecipe(**wrong)
+        ViewSettings(**wrong)
     assert str(caught.value) == message

@@ -11,7 +11,7 @@ from PIL import Image
 from featcache.images import views_on_device
 from featcache.images.views import Box, View, render, view_of
 from featcache.images.views_on_device import render_on_device
-from featcache.settings import ViewRecipe
+from featcache.settings import ViewSettings
 from head.demo import draw
 
 Pixels = NDArray[np.uint8]
@@ -29,7 +29,7 @@ def expected(image: Pixels, views: list[View], size: int) -> Pixels:
 
 def random_views(image: Pixels, count: int, eval_view: str = "squash") -> list[View]:
     height, width, _ = image.shape
-    recipe = ViewRecipe(eval_view=eval_view)
+    recipe = ViewSettings(eval_view=eval_view)
     return [view_of(recipe, "a.jpg", view, width=width, height=height) for view in range(count)]
 
 

@@ -45,7 +45,7 @@ from featcache.store.cache import FeatureCache, open_cache
 from featcache.store.folder import shard_paths, shards_folder
 from featcache.store.shards.format import Block, array_specs
 from featcache.store.shards.opening import open_shard
-from featcache.store.shards.writer import ShardBuilder
+from featcache.store.shards.writer import ShardWriter
 from featcache.store.writer import CacheWriter, commit
 from tests.helpers.synthetic import RECIPE
 from tests.helpers.tiny import TINY_EXTRACT
@@ -76,17 +76,17 @@ def make_shards(
     """Write the shards of blocks of an extraction whose row i is names[i]."""
     make_folder(shards_folder(folder))
     for block in blocks:
-        builder = ShardBuilder(recipe, block)
+        writer = ShardWriter(recipe, block)
         for i, name in enumerate(names[slice(*block.rows)]):
             if name in absent:
-                builder.set_image(i, ImageRow(name, absent="truncated: cut short"), [])
+                writer.set_image(i, ImageRow(name, absent="truncated: cut short"), [])
                 continue
             views = [View(Box(view, 0, len(name), 9), view % 2 == 1) for view in range(*block.views)]
-            builder.set_image(i, identity(name, (contents or {}).get(name, "")), views)
+            writer.set_image(i, identity(name, (contents or {}).get(name, "")), views)
             for j, view in enumerate(range(*block.views)):
                 for array in array_specs(recipe):
-                    builder.set_chunk(array, i, j, features_of(name, array, view))
-        commit(folder, block, builder.finish())
+                    writer.set_chunk(array, i, j, features_of(name, array, view))
+        commit(folder, block, writer.finish())
     return folder
 
 

@@ -17,7 +17,7 @@ from featcache.extraction.extract import extract
 from featcache.maintenance import repair, verify
 from featcache.maintenance.repair import format_repair, repair_cache
 from featcache.maintenance.verify import verify_cache
-from featcache.settings import view_recipe_of
+from featcache.settings import view_settings_of
 from featcache.store.cache import open_cache
 from featcache.store.shards.opening import open_shard
 from tests.helpers.tiny import TINY_EXTRACT
@@ -70,7 +70,7 @@ def test_only_damaged_rows_are_computed_and_the_file_is_the_same(own: Path, tiny
 
 
 def test_published_views_come_out_the_same(tiny_dataset: Path, tmp_path: Path) -> None:
-    settings = replace(TINY_EXTRACT, views=view_recipe_of("published", image_size=64))
+    settings = replace(TINY_EXTRACT, views=view_settings_of("published", image_size=64))
     extract(open_dataset(str(tiny_dataset)), settings, tmp_path / "published")
     whole = contents(tmp_path / "published")
     flip_chunk(tmp_path / "published", 7)

@@ -35,7 +35,7 @@ from featcache.store.shards.format import Block, array_specs, chunk_digest, tabl
 from featcache.store.shards.hdf5 import set_attributes
 from featcache.store.shards.opening import open_shard
 from featcache.store.shards.shard import read_exactly
-from featcache.store.shards.writer import ShardBuilder
+from featcache.store.shards.writer import ShardWriter
 from featcache.store.writer import CacheWriter
 from tests.helpers.synthetic import ABSENT, BLOCKS, RECIPE, ROWS, VIEWS, Arrays, image, make_arrays, make_cache
 
@@ -64,14 +64,14 @@ UNKNOWN_FILTER = {"compression": 40_000, "allow_unknown_filter": True}
 def shard_bytes(recipe: Recipe, arrays: Arrays, block: Block) -> bytes:
     """Return the shard of a block, none of whose images is absent."""
     constants = {name: constants_of(recipe, name) for name in recipe.layer_names if recipe.calibration}
-    builder = ShardBuilder(recipe, block, constants)
+    writer = ShardWriter(recipe, block, constants)
     for i, row in enumerate(range(*block.rows)):
         views = [View(Box(0, 0, 3 + view, 5), False) for view in range(*block.views)]
-        builder.set_image(i, replace(image(row), name=f"{row}.jpg", sha256=f"{row:064x}", absent=""), views)
+        writer.set_image(i, replace(image(row), name=f"{row}.jpg", sha256=f"{row:064x}", absent=""), views)
         for j, view in enumerate(range(*block.views)):
             for array in array_specs(recipe):
-                builder.set_chunk(array, i, j, arrays[array][row, view])
-    return builder.finish()
+                writer.set_chunk(array, i, j, arrays[array][row, view])
+    return writer.finish()
 
 
 def with_filters(data: bytes, filters: dict[str, Any]) -> bytes:
@@ -145,7 +145,7 @@ def random_arrays(recipe: Recipe, rows: int, views: int, seed: int = 0) -> Array
 def write_cache(
     folder: Path, recipe: Recipe, arrays: Arrays, blocks: Sequence[Block], filters: dict[str, Any] | None = None
 ) -> Path:
-    """Write and seal a cache of blocks; their shards as the builder makes them, or with other filters."""
+    """Write and seal a cache of blocks; their shards as the writer makes them, or with other filters."""
     rows, views = arrays[f"features/{recipe.layer_names[0]}"].shape[:2]
     with CacheWriter(folder) as writer:
         for block in blocks:

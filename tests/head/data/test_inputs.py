@@ -34,7 +34,7 @@ def test_maps_of_several_layers_are_averaged_to_the_grid_of_the_smallest(layered
     blocks = large.reshape(3, 4, 2, 4, 2, 128).mean(axis=(2, 4)).reshape(3, 16, 128)
     found = BOTH.read(cache, ROWS, 0)
     np.testing.assert_allclose(found, np.concatenate([blocks, small], axis=2), rtol=1e-5, atol=1e-6)
-    shape = BOTH.grid(cache.recipe)
+    shape = BOTH.map_shape(cache.recipe)
     assert (shape.height, shape.width, shape.channels) == (4, 4, 384)
     other_order = HeadInput(("layer3", "layer2"), "maps").read(cache, ROWS, 0)
     assert torch.equal(other_order, torch.cat([found[..., 128:], found[..., :128]], dim=2))

@@ -15,7 +15,7 @@ from scipy import stats
 from featcache.base.errors import BadInput, CacheIncomplete, CorruptFile, FeatcacheError, InvalidSettings, Mismatch
 from featcache.datasets.dataset import open_dataset
 from featcache.extraction.extract import extract
-from featcache.settings import ViewRecipe
+from featcache.settings import ViewSettings
 from featcache.store.cache import FeatureCache, open_cache
 from head.evaluation.score import json_number, score_all, score_run, write_scores
 from head.runs.find import find_runs_of
@@ -147,7 +147,7 @@ def test_the_guard_knows_images_by_content_not_by_name(run: Run, tiny_dataset: P
 def test_a_cache_of_other_features_is_refused_with_the_field_and_both_values(
     run: Run, tiny_dataset: Path, tmp_path: Path
 ) -> None:
-    settings = replace(TINY_EXTRACT, augs=0, views=ViewRecipe(image_size=64, eval_view="squash"))
+    settings = replace(TINY_EXTRACT, augs=0, views=ViewSettings(image_size=64, eval_view="squash"))
     extract(open_dataset(str(tiny_dataset)), settings, tmp_path / "tiny")
     with pytest.raises(Mismatch, match=r'eval_view: "center" there, "squash" asked for') as caught:
         score_run(run, open_cache(tmp_path / "tiny"))

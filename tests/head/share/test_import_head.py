@@ -20,7 +20,7 @@ from torch import Tensor
 from featcache.base.errors import CorruptFile, HostileFile, InvalidSettings, Mismatch
 from featcache.datasets.dataset import open_dataset
 from featcache.extraction.extract import extract
-from featcache.settings import ExtractSettings, view_recipe_of
+from featcache.settings import ExtractSettings, view_settings_of
 from featcache.store.cache import open_cache
 from head.evaluation.score import score_run
 from head.models.published import PublishedShape
@@ -364,7 +364,7 @@ def caches(file: Path, tiny_dataset: Path, tmp_path_factory: pytest.TempPathFact
     home = tmp_path_factory.mktemp("caches")
     for name, weights in (("own", str(file)), ("other", "random")):
         settings = ExtractSettings(
-            weights=weights, views=view_recipe_of("published", image_size=64), precision="fp32", runtime="torch"
+            weights=weights, views=view_settings_of("published", image_size=64), precision="fp32", runtime="torch"
         )
         extract(open_dataset(str(tiny_dataset)), settings, home / name)
     return home

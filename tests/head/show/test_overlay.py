@@ -14,7 +14,7 @@ from scipy.interpolate import BSpline
 
 from featcache.base.errors import BadInput, InvalidSettings
 from featcache.images.views import Box
-from featcache.settings import ViewRecipe
+from featcache.settings import ViewSettings
 from featcache.store.cache import open_cache
 from head.show.overlay import CONTRAST, DIMMED, LEAST_SCALE, OPACITY, draw_maps, seen_box, upsampled
 from head.show.style import as_png, as_svg
@@ -198,9 +198,9 @@ def test_the_box_is_the_one_that_the_cache_was_cut_by(tiny_cache: object) -> Non
     cache = open_cache(tiny_cache)  # type: ignore[arg-type]
     assert cache.recipe.eval_view == "center"
     for row, image in enumerate(cache.images):
-        box = seen_box(cache.recipe.view_recipe, width=image.width, height=image.height)
+        box = seen_box(cache.recipe.view_settings, width=image.width, height=image.height)
         assert tuple(box) == tuple(cache.box[row, 0].tolist())
-    assert seen_box(ViewRecipe(eval_view="squash"), width=120, height=90) == (0, 0, 120, 90)
+    assert seen_box(ViewSettings(eval_view="squash"), width=120, height=90) == (0, 0, 120, 90)
 
 
 @pytest.mark.parametrize("size", [(4000, 400), (3000, 31), (400, 4000)])

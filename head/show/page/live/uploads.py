@@ -58,6 +58,6 @@ def predict_bytes(predictor: Predictor, data: bytes) -> LiveResult:
         maps=pack_maps(found.attention) if found.attention is not None else None,
         in_training=None if run.imported else decoded.sha256 in predictor.head.train_images,
         size=(width, height),
-        box=seen_box(run.recipe.view_recipe, width=width, height=height),
+        box=seen_box(run.recipe.view_settings, width=width, height=height),
         picture=make_thumbnail(decoded.rgb, SIDE),
     )
