@@ -32,7 +32,7 @@ _POOLED = frozenset({"pooling"})
 _EARLY_STOPPING = frozenset({"epochs", "patience"})
 _BY_GRADIENT = frozenset({"lr", "weight_decay", "batch_size", "precision"}) | _EARLY_STOPPING
 _RECURRENT = frozenset({"recipe", "attention", "attention_weight", "steps", "hidden_size", "regressor_size", "dropout"})
-HEADS = {  # the fields that each uses; what it is says `head.models.kinds`, how it is fitted `head.training.train`
+HEADS = {  # the fields that each uses; what it is and how it is fitted says `head.models.kinds`
     "amnet": _RECURRENT | _BY_GRADIENT,
     "linear": _POOLED,
     "ridge": _POOLED,

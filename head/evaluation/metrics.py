@@ -3,6 +3,8 @@
 scipy.stats takes half a second to import, so it is when it is first needed: after the first epoch of a training.
 """
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,6 +89,20 @@ def _row_spearman(a: Scores, b: Scores) -> Scores:
     norm = np.sqrt((ranks_a**2).sum(axis=1) * (ranks_b**2).sum(axis=1))
     rho: Scores = np.divide((ranks_a * ranks_b).sum(axis=1), norm, out=np.full(len(norm), np.nan), where=norm > 0)
     return rho
+
+
+def judged(prediction: Scores, truth: Scores) -> dict[str, float]:
+    """Return what a history says of predictions for the selection part: rho, MSE and spread."""
+    return {
+        "val_rho": spearman(prediction, truth),
+        "val_mse": mean_squared_error(prediction, truth),
+        "val_prediction_sd": float(np.std(prediction)),
+    }
+
+
+def rank(line: Mapping[str, float]) -> tuple[float, float]:
+    """Return what orders the lines of a history, the better the larger: rho, then MSE; NaN is below every rho."""
+    return (-math.inf if math.isnan(line["val_rho"]) else line["val_rho"]), -line["val_mse"]
 
 
 def json_number(value: float) -> float | None:

@@ -1,15 +1,65 @@
 """Heads on pooled vectors, which look at an image once and at no place in it: linear, kernel and perceptron.
 
-They compute in float64, as scikit-learn does, which fits them (`head.training.baselines`); nothing here knows of it.
+They compute in float64, as scikit-learn does, which fits them: each candidate of a fixed grid, from which
+`head.training.baselines` chooses. docs/heads.md says what each baseline is, and why its grid is that.
 """
 
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from torch.nn import functional
 
+from head.data.vectors import Vectors
 from head.models.amnet import HeadOutput
+from head.settings import TrainSettings
+
+if TYPE_CHECKING:  # scikit-learn takes a second to import
+    from sklearn.linear_model import LinearRegression, Ridge
+    from sklearn.neural_network import MLPRegressor
+
+RIDGE_ALPHAS = tuple(float(alpha) for alpha in np.logspace(0, 6, 13))
+SVR_COSTS = (0.3, 1.0, 3.0, 10.0, 30.0)  # C, for scores of deviation 1
+SVR_MARGINS = (0.1, 0.3)  # epsilon, in deviations of the scores
+SVR_WIDTHS = (0.03, 0.1, 0.3, 1.0)  # gamma times D; standardised vectors are 2 D apart in the mean, squared
+MLP_SIZES = (64, 256)
+MLP_ALPHAS = (0.01, 0.1, 1.0, 10.0)
+MLP_BATCH, MLP_LR = 32, 1e-3
+MOST_SVR_VECTORS = 8000  # its matrices grow with the square: two of 0.5 GB
+Values = dict[str, float]
+Candidates = Iterator[tuple[Values, nn.Module]]
+Head = TypeVar("Head", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Task:
+    """Training vectors, their scores y (n) of mean 0 and deviation 1, and how well a head does on the selection part.
+
+    rank gives a pair of numbers, of which the larger is the better.
+    """
+
+    vectors: Vectors
+    y: NDArray[np.float64]
+    settings: TrainSettings
+    rank: Callable[[nn.Module], tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """candidates yields so many heads, each with its hyperparameters; most_vectors is on how many vectors it can be
+    fitted, None for any number.
+    """
+
+    candidates: Callable[[Task], Candidates]
+    number: int
+    most_vectors: int | None = None
 
 
 @dataclass(frozen=True)
@@ -121,3 +171,102 @@ def squared_distance(a: Tensor, b: Tensor) -> Tensor:
 def _output(score: Tensor) -> HeadOutput:
     """Return scores (B) as the only step's; maps are empty, (B, 1, 0): there are no positions to attend to."""
     return HeadOutput(score, score.unsqueeze(1), score.new_empty((score.shape[0], 1, 0)))
+
+
+def _linear(task: Task) -> Candidates:
+    from sklearn.linear_model import LinearRegression
+
+    yield {}, _linear_head(task, LinearRegression(fit_intercept=False, copy_X=False))  # x and y have mean 0
+
+
+def _ridge(task: Task) -> Candidates:
+    from sklearn.linear_model import Ridge
+
+    for alpha in RIDGE_ALPHAS:
+        yield {"alpha": alpha}, _linear_head(task, Ridge(alpha, fit_intercept=False, copy_X=False))
+
+
+def _linear_head(task: Task, model: "LinearRegression | Ridge") -> LinearHead:
+    model.fit(task.vectors.x, task.y)
+    return _filled(LinearHead(LinearShape(task.vectors.x.shape[1])), task.vectors, {"weight": model.coef_})
+
+
+def _svr(task: Task) -> Candidates:
+    """Fit with kernels computed here, once a width: libsvm takes the same and computes it 15 to 40 times slower."""
+    from sklearn.svm import SVR
+
+    x = torch.from_numpy(task.vectors.x)
+    distance = squared_distance(x, x).numpy()  # (n, n)
+    kernel = np.empty_like(distance)
+    for width in SVR_WIDTHS:
+        gamma = width / x.shape[1]
+        np.exp(np.multiply(distance, -gamma, out=kernel), out=kernel)
+        for cost, margin in product(SVR_COSTS, SVR_MARGINS):
+            model = SVR(kernel="precomputed", C=cost, epsilon=margin).fit(kernel, task.y)
+            support = task.vectors.as_stored(model.support_)
+            values = {"weight": model.dual_coef_[0], "intercept": model.intercept_[0], "gamma": gamma}
+            head = KernelHead(KernelShape(support.shape[1], vectors=len(support)))
+            yield (
+                {"C": cost, "epsilon": margin, "gamma": gamma},
+                _filled(head, task.vectors, {"support": support, **values}),
+            )
+
+
+def _mlp(task: Task) -> Candidates:
+    for size, alpha in product(MLP_SIZES, MLP_ALPHAS):
+        yield _stopped_early(task, size, alpha)
+
+
+def _stopped_early(task: Task, size: int, alpha: float) -> tuple[Values, PerceptronHead]:
+    """Train until `patience` epochs have brought nothing better on the selection part; return the best epoch's head."""
+    from sklearn.neural_network import MLPRegressor
+
+    model = MLPRegressor(
+        hidden_layer_sizes=(size,),
+        alpha=alpha,
+        batch_size=min(MLP_BATCH, len(task.y)),
+        learning_rate_init=MLP_LR,
+        random_state=np.random.RandomState(task.settings.seed % 2**32),  # a generator: another order each epoch
+    )
+    best: tuple[int, tuple[float, float], PerceptronHead] | None = None
+    for epoch in range(1, task.settings.epochs + 1):
+        _train_epoch(model, task)
+        head = _perceptron_head(task, model)
+        rank = task.rank(head)
+        if best is None or rank > best[1]:
+            best = epoch, rank, head
+        elif epoch - best[0] >= task.settings.patience:
+            break
+    assert best
+    return {"hidden_size": size, "alpha": alpha, "epochs": best[0]}, best[2]
+
+
+def _train_epoch(model: "MLPRegressor", task: Task) -> None:
+    """Run one epoch; scikit-learn turns an interrupt into a warning, here it stays one.
+
+    On one core: its matrices are so small that threads wait for each other, ten times as long on a busy machine.
+    """
+    with warnings.catch_warnings(), threadpool_limits(1):
+        warnings.filterwarnings("ignore", "Training interrupted by user")
+        model.partial_fit(task.vectors.x, task.y)
+    if model.n_iter_ == 0:
+        raise KeyboardInterrupt
+
+
+def _perceptron_head(task: Task, model: "MLPRegressor") -> PerceptronHead:
+    layers = zip(("hidden", "output"), model.coefs_, model.intercepts_, strict=True)
+    values = {f"{layer}.{name}": one for layer, w, b in layers for name, one in (("weight", w.T), ("bias", b))}
+    return _filled(PerceptronHead(PerceptronShape(*model.coefs_[0].shape)), task.vectors, values)
+
+
+def _filled(head: Head, vectors: Vectors, values: dict[str, Any]) -> Head:
+    """Return a head that standardises as its training vectors were and has these values, by their names in it."""
+    scale = {"standardise.mean": vectors.scaler.mean_, "standardise.deviation": vectors.scaler.scale_}
+    head.load_state_dict({name: torch.as_tensor(np.asarray(value)) for name, value in {**scale, **values}.items()})
+    return head
+
+
+LINEAR = Baseline(_linear, 1)
+RIDGE = Baseline(_ridge, len(RIDGE_ALPHAS))
+KERNEL = Baseline(_svr, len(SVR_WIDTHS) * len(SVR_COSTS) * len(SVR_MARGINS), MOST_SVR_VECTORS)
+PERCEPTRON = Baseline(_mlp, len(MLP_SIZES) * len(MLP_ALPHAS))

@@ -1,17 +1,50 @@
-"""Every kind of head there is: what it is made of, what it reads, and the name under which a run stores it."""
+"""Every kind of head: what it is made of and reads, how it is fitted, and the name under which a run stores it."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from featcache.store.cache import FeatureCache
 from head.data.inputs import HeadInput
 from head.models.amnet import AMNetHead, HeadShape
-from head.models.baselines import KernelHead, KernelShape, LinearHead, LinearShape, PerceptronHead, PerceptronShape
-from head.models.published import PublishedHead, PublishedShape
+from head.models.baselines import (
+    KERNEL,
+    LINEAR,
+    PERCEPTRON,
+    RIDGE,
+    Baseline,
+    KernelHead,
+    KernelShape,
+    LinearHead,
+    LinearShape,
+    PerceptronHead,
+    PerceptronShape,
+)
+from head.models.published import COVERAGE_PER_STEP, TARGET_MEAN, TARGET_SCALE, PublishedHead, PublishedShape
 from head.settings import HEADS, TrainSettings
+
+
+@dataclass(frozen=True)
+class TargetScale:
+    """Targets are (score - mean) / scale."""
+
+    mean: float
+    scale: float
+
+
+def _to_deviation(scores: NDArray[np.float64]) -> TargetScale:
+    """Return the scale to mean 0 and deviation 1."""
+    return TargetScale(float(np.mean(scores)), float(np.std(scores)) or 1.0)
+
+
+def _to_one(scores: NDArray[np.float64]) -> TargetScale:
+    """Return the scale to [-1, 1] around the mean (section 3.5)."""
+    mean = float(np.mean(scores))
+    return TargetScale(mean, float(np.max(np.abs(scores - mean))))
 
 
 @dataclass(frozen=True)
@@ -20,7 +53,9 @@ class Kind:
 
     reads tells from settings the pooling of its `HeadInput`, and scale from a module mean and deviation by which it
     standardises its channels, None where it does not. attends is whether it looks at places, which baselines do not;
-    without attention its maps are uniform, 1/L.
+    without attention its maps are uniform, 1/L. target gives the scale of training scores, coverage from T the constant
+    of Eq. 15: how much attention a position should get in all T steps together. baseline is how scikit-learn fits it;
+    without, it is trained by gradients, and one with a scale has a `set_feature_scale`.
     """
 
     title: str
@@ -32,9 +67,12 @@ class Kind:
         head.standardise.deviation,
     )
     attends: bool = False
+    target: Callable[[NDArray[np.float64]], TargetScale] = _to_deviation
+    coverage: Callable[[int], float] = lambda steps: 1.0
+    baseline: Baseline | None = None
 
 
-_LINEAR = Kind("linear regression on pooled features", LinearShape, LinearHead)
+_LINEAR = Kind("linear regression on pooled features", LinearShape, LinearHead, baseline=LINEAR)
 KINDS = {  # a run stores the first name of its kind
     "paper": Kind(
         "AMNet's head, Eq. 3-15 of the paper",
@@ -43,6 +81,7 @@ KINDS = {  # a run stores the first name of its kind
         reads=lambda settings: "maps" if settings.attention else "mean",
         scale=lambda head: (head.feature_mean, head.feature_std),
         attends=True,
+        target=_to_one,
     ),
     "published": Kind(
         "AMNet's head as its authors' code has it",
@@ -51,11 +90,15 @@ KINDS = {  # a run stores the first name of its kind
         reads=lambda settings: "maps",
         scale=lambda head: None,  # batch norm instead
         attends=True,
+        target=lambda scores: TargetScale(TARGET_MEAN, TARGET_SCALE),
+        coverage=lambda steps: COVERAGE_PER_STEP * steps,
     ),
     "linear": _LINEAR,
-    "ridge": _LINEAR,
-    "svr": Kind("support vector regression on pooled features", KernelShape, KernelHead),
-    "mlp": Kind("a perceptron with one hidden layer on pooled features", PerceptronShape, PerceptronHead),
+    "ridge": replace(_LINEAR, baseline=RIDGE),
+    "svr": Kind("support vector regression on pooled features", KernelShape, KernelHead, baseline=KERNEL),
+    "mlp": Kind(
+        "a perceptron with one hidden layer on pooled features", PerceptronShape, PerceptronHead, baseline=PERCEPTRON
+    ),
 }
 
 

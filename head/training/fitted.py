@@ -8,11 +8,11 @@ from torch import nn
 
 from head.data.batches import SplitData
 from head.evaluation.metrics import json_number, shown
+from head.models.kinds import TargetScale
 from head.runs.head_file import save_head
 from head.runs.history import History, write_history
 from head.runs.run import CHECKPOINT_NAME, Run, write_config
 from head.training.job import TrainingJob
-from head.training.protocol import TargetScale
 
 
 @dataclass(frozen=True)

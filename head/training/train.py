@@ -1,7 +1,5 @@
 """Fit a head to one split of a cache, into a run that a kill at any instant leaves to be finished."""
 
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ from featcache.base.files import make_folder, remove_temporaries
 from featcache.base.lock import writer_lock
 from featcache.base.progress import OnProgress, silent
 from head.data.batches import SplitData, split_data
+from head.models.kinds import kind_for
 from head.runs.events import EventLog
 from head.runs.history import OnHistory, ignored, read_history
 from head.runs.run import (
@@ -25,19 +24,10 @@ from head.runs.run import (
     remove_results,
     write_config,
 )
-from head.training.baselines import KERNEL, LINEAR, PERCEPTRON, RIDGE, fit_baseline
-from head.training.fitted import Fitted, write_run
+from head.training.baselines import fit_baseline
+from head.training.fitted import write_run
 from head.training.job import TrainingJob
 from head.training.trainer import fit_by_gradient
-
-# by the name in settings; each returns the head that it kept, and how it came to it
-_FITS: dict[str, Callable[..., Fitted]] = {
-    "amnet": fit_by_gradient,
-    "linear": partial(fit_baseline, LINEAR),
-    "ridge": partial(fit_baseline, RIDGE),
-    "svr": partial(fit_baseline, KERNEL),
-    "mlp": partial(fit_baseline, PERCEPTRON),
-}
 
 
 def train(job: TrainingJob, on_progress: OnProgress = silent) -> Run:
@@ -78,7 +68,7 @@ def _train(job: TrainingJob, on_progress: OnProgress, on_history: OnHistory) -> 
             (job.folder / CHECKPOINT_NAME).unlink(missing_ok=True)
             write_config(job.folder, config)
         remove_results(job.folder)
-        fit = _FITS[job.settings.head]
+        fit = fit_baseline if kind_for(job.settings).baseline else fit_by_gradient
         fitted = fit(job, data, device=device, on_progress=on_progress, on_history=on_history)
         return write_run(job, fitted, data, config)
 

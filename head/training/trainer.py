@@ -17,15 +17,14 @@ from featcache.base.devices import memory_errors
 from featcache.base.errors import BadInput
 from featcache.base.progress import OnProgress, Progress
 from head.data.batches import EVAL_VIEW, SplitData, epoch_batches, feature_scale
-from head.evaluation.metrics import Scores, mean_squared_error, spearman
+from head.evaluation.metrics import Scores, judged, rank
 from head.models.amnet import HeadOutput, loss
-from head.models.kinds import untrained_head
+from head.models.kinds import kind_for, untrained_head
 from head.runs.history import OnHistory
 from head.runs.run import CHECKPOINT_NAME
 from head.training.checkpoint import pack, read_checkpoint, unpack, write_checkpoint
 from head.training.fitted import Fitted
 from head.training.job import TrainingJob
-from head.training.protocol import PROTOCOLS
 
 CHECKPOINT_SECONDS = 15.0
 EVAL_BATCH = 256
@@ -61,12 +60,12 @@ class Trainer:
         self.on_progress, self.on_history = on_progress, on_history
         self.waited = 0.0  # seconds spent waiting for features, in this epoch
         self.products = job.products(device)
-        protocol, settings = PROTOCOLS[job.settings.recipe], job.settings
-        self.target, self.coverage = protocol.target(data.train.scores), protocol.coverage(settings.steps)
+        kind, settings = kind_for(job.settings), job.settings
+        self.target, self.coverage = kind.target(data.train.scores), kind.coverage(settings.steps)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             self.model = untrained_head(job.cache, settings)
-        if protocol.standardises:
+        if kind.scale(self.model) is not None:
             scale = feature_scale(job.cache, data.train, source=self.input, seed=settings.seed)
             self.model.set_feature_scale(*scale)  # type: ignore[operator]
         self.model.to(device)
@@ -96,27 +95,23 @@ class Trainer:
         started, self.waited = time.monotonic(), 0.0
         train_loss = self._train_epoch(state.epoch)
         training_seconds = time.monotonic() - started
-        prediction = self._predict_selection()
-        truth = self.data.select.scores
-        rho = spearman(prediction, truth)
         state.history.append(
             {
                 "epoch": state.epoch,
                 "train_loss": train_loss,
-                "val_rho": rho,
-                "val_mse": mean_squared_error(prediction, truth),
-                "val_prediction_sd": float(np.std(prediction)),
+                **judged(self._predict_selection(), self.data.select.scores),
                 "seconds": time.monotonic() - started,
                 "images_per_second": len(self.data.train.rows) / max(training_seconds, 1e-9),
                 "waiting_seconds": self.waited,
             }
         )
-        if state.best_epoch == 0 or is_better(rho, state.history[state.best_epoch - 1]["val_rho"]):
+        last, best = state.history[-1], state.history[state.best_epoch - 1]
+        if state.best_epoch == 0 or rank(last)[0] > rank(best)[0]:
             state.best_epoch = state.epoch
             state.best = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         self.on_history(state.history)
         best = state.history[state.best_epoch - 1]
-        note = f"rho {rho:.3f}, best {best['val_rho']:.3f} at epoch {state.best_epoch}"
+        note = f"rho {last['val_rho']:.3f}, best {best['val_rho']:.3f} at epoch {state.best_epoch}"
         self.on_progress(Progress(f"split {self.data.split}", state.epoch, self.settings.epochs, "epochs", note))
 
     def _train_epoch(self, epoch: int) -> float:
@@ -212,11 +207,6 @@ def fit_by_gradient(
     """Fit a head that is trained by gradients."""
     with memory_errors(device, f"for {job.folder}; use a smaller --batch-size or --hidden-size"):
         return Trainer(job, data, device=device, on_progress=on_progress, on_history=on_history).run()
-
-
-def is_better(rho: float, best: float) -> bool:
-    """Whether rho beats the best so far; NaN, of constant predictions, beats nothing and is beaten by any number."""
-    return rho > best or (math.isnan(best) and not math.isnan(rho))
 
 
 def epoch_seed(seed: int, epoch: int) -> int:

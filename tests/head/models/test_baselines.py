@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +16,35 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
 
-import head.training.baselines as baseline_fit
 from cli import main
 from featcache.base.errors import BadInput, InvalidSettings
 from featcache.base.progress import Progress
 from featcache.datasets.splits import Part
 from featcache.store.cache import FeatureCache, open_cache
 from head.data.batches import split_data
-from head.evaluation.metrics import mean_squared_error, spearman
+from head.data.vectors import draw_views, read_vectors
+from head.evaluation.metrics import mean_squared_error, rank, spearman
 from head.evaluation.score import score_run
-from head.models.baselines import KernelHead, KernelShape, LinearHead, LinearShape, PerceptronHead, PerceptronShape
-from head.models.kinds import input_of
+from head.models.baselines import (
+    KERNEL,
+    RIDGE_ALPHAS,
+    KernelHead,
+    KernelShape,
+    LinearHead,
+    LinearShape,
+    PerceptronHead,
+    PerceptronShape,
+)
+from head.models.kinds import KINDS, input_of
 from head.prediction.predictor import Predictor
 from head.runs.head_file import load_head
 from head.runs.history import read_history
 from head.runs.run import Run, find_runs, read_run
 from head.settings import TrainSettings
+from head.training.baselines import fit_baseline
 from head.training.fitted import describe_run
 from head.training.job import TrainingJob
-from head.training.train import _FITS, train
-from head.training.vectors import draw_views, read_vectors
+from head.training.train import train
 
 BASELINES = ("linear", "ridge", "svr", "mlp")
 Array = NDArray[np.float64]
@@ -170,9 +178,7 @@ def test_a_channel_that_never_varies_is_only_centred(
 
     monkeypatch.setattr(FeatureCache, "read_pooled", dead)
     settings = settings_for("ridge", pooling="mean")
-    fitted = baseline_fit.fit_baseline(
-        baseline_fit.RIDGE, TrainingJob(cache, "1", settings, tmp_path, "dead"), split_data(cache, "1", settings)
-    )
+    fitted = fit_baseline(TrainingJob(cache, "1", settings, tmp_path, "dead"), split_data(cache, "1", settings))
     assert fitted.module.standardise.deviation[5] == 1
     assert fitted.module.weight[5] == 0
 
@@ -183,7 +189,7 @@ def test_a_channel_that_never_varies_is_only_centred(
 def rho_of_each_alpha(cache: FeatureCache, settings: TrainSettings, part: Part) -> list[float]:
     x, scores = training_vectors(cache, settings)
     y = (scores - scores.mean()) / scores.std()
-    models = [make_pipeline(StandardScaler(), Ridge(alpha)).fit(x, y) for alpha in baseline_fit.RIDGE_ALPHAS]
+    models = [make_pipeline(StandardScaler(), Ridge(alpha)).fit(x, y) for alpha in RIDGE_ALPHAS]
     return [spearman(model.predict(pooled(cache, settings, part.rows)), part.scores) for model in models]
 
 
@@ -206,7 +212,7 @@ def test_the_candidate_of_highest_rho_on_the_selection_part_is_kept(
     run = fit(opposed, tmp_path, settings)
     result = run.result.as_json()
     assert result["val_rho"] == pytest.approx(max(rhos[part]), abs=1e-9)
-    chosen = baseline_fit.RIDGE_ALPHAS.index(result["hyperparameters"]["alpha"])
+    chosen = RIDGE_ALPHAS.index(result["hyperparameters"]["alpha"])
     assert rhos[part][chosen] == pytest.approx(max(rhos[part]), abs=1e-9)
     assert result["best_epoch"] == chosen + 1
     assert ("optimistic" in run.config.selected_on) == (part == "test")
@@ -243,7 +249,7 @@ def test_rho_decides_then_mse_and_an_undefined_rho_is_the_lowest(
     a: tuple[float, float], b: tuple[float, float], better: bool
 ) -> None:
     lines = [dict(zip(("val_rho", "val_mse"), pair, strict=True)) for pair in (a, b)]
-    assert baseline_fit._is_better(*lines) == better
+    assert (rank(lines[0]) > rank(lines[1])) == better
 
 
 @pytest.mark.parametrize(
@@ -318,7 +324,7 @@ def test_images_are_left_out_only_where_they_may_be() -> None:
 def test_vectors_are_the_pooled_views_that_were_drawn(cache: FeatureCache, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = settings_for("ridge", pooling="mean", seed=7)
     part, source = cache.splits["1"]["train"], input_of(cache, settings)
-    monkeypatch.setattr("head.training.vectors._BATCH", 5)
+    monkeypatch.setattr("head.data.vectors._BATCH", 5)
     vectors = read_vectors(cache, part, source, seed=7)
     _, seen = draw_views(len(part.rows), views=3, most=10**6, leave_out=False, seed=7)
     expected = np.concatenate([cache.read_pooled([row, row], seen[i])[:, 0] for i, row in enumerate(part.rows)])
@@ -331,16 +337,16 @@ def test_vectors_are_the_pooled_views_that_were_drawn(cache: FeatureCache, monke
 def test_numbers_in_memory_are_bounded_by_fewer_views(cache: FeatureCache, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = settings_for("ridge", pooling="mean")
     part, source = cache.splits["1"]["train"], input_of(cache, settings)
-    monkeypatch.setattr("head.training.vectors.MOST_NUMBERS", 45 * 256)
+    monkeypatch.setattr("head.data.vectors.MOST_NUMBERS", 45 * 256)
     assert read_vectors(cache, part, source, seed=0).x.shape == (23, 256)
-    monkeypatch.setattr("head.training.vectors.MOST_NUMBERS", 1)
+    monkeypatch.setattr("head.data.vectors.MOST_NUMBERS", 1)
     assert read_vectors(cache, part, source, seed=0).x.shape == (23, 256)
 
 
 def test_support_vectors_are_fitted_on_a_stated_sample_of_many_images(
     cache: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(_FITS, "svr", partial(baseline_fit.fit_baseline, replace(baseline_fit.KERNEL, most_vectors=19)))
+    monkeypatch.setitem(KINDS, "svr", replace(KINDS["svr"], baseline=replace(KERNEL, most_vectors=19)))
     seen: list[Progress] = []
     run = fit(cache, tmp_path, settings_for("svr"), on_progress=seen.append)
     assert seen[-1].note.endswith("fitted on 19 of 23 images, drawn by the seed")
@@ -451,7 +457,7 @@ def test_two_images_are_enough(cache: FeatureCache, tmp_path: Path, head: str) -
 def test_a_run_is_described_by_its_candidates_and_what_was_chosen(
     cache: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(_FITS, "svr", partial(baseline_fit.fit_baseline, replace(baseline_fit.KERNEL, most_vectors=19)))
+    monkeypatch.setitem(KINDS, "svr", replace(KINDS["svr"], baseline=replace(KERNEL, most_vectors=19)))
     found = describe_run(fit(cache, tmp_path / "svr", settings_for("svr")))
     assert re.search(
         r"at candidate \d+ of 40 \(C \S+, epsilon \S+, gamma \S+, fitted on 19 of 23 images\), on the val part; "

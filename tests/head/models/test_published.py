@@ -17,7 +17,6 @@ from head.models.published import PublishedHead, PublishedShape
 from head.runs.head_file import load_head
 from head.settings import settings_of
 from head.training.job import TrainingJob
-from head.training.protocol import PROTOCOLS
 from head.training.train import train
 from tests.helpers.reference_published import as_arrays, batch_statistics, image_loss, random_checkpoint, score_features
 
@@ -77,7 +76,7 @@ def test_the_loss_is_that_of_the_published_code(attention_weight: float, steps: 
     for b in range(B):
         scored = score_features(state, features[b].double().numpy(), steps)
         wanted.append(image_loss(float(target[b]), scored.outputs.mean(), scored.maps, attention_weight))
-    coverage = PROTOCOLS["published"].coverage(steps)
+    coverage = KINDS["published"].coverage(steps)
     with torch.no_grad():
         found = loss(head(features), target, attention_weight=attention_weight, coverage=coverage)
     np.testing.assert_allclose(found, np.mean(wanted), rtol=1e-5, atol=1e-5)
@@ -183,7 +182,7 @@ def cache(tiny_cache: Path) -> FeatureCache:
 
 def test_targets_have_the_published_scale_whatever_the_scores() -> None:
     for scores in (np.array([0.1, 0.9]), np.array([3.0, 7.0])):
-        scale = PROTOCOLS["published"].target(scores)
+        scale = KINDS["published"].target(scores)
         np.testing.assert_allclose((scores - scale.mean) / scale.scale, (scores - 0.754) * 2.0)
 
 
@@ -191,8 +190,8 @@ def test_the_recipes_settings_are_those_of_the_published_code() -> None:
     found = settings_of("published")
     assert (found.lr, found.attention_weight, found.weight_decay, found.dropout) == (1e-4, 1e-5, 1e-6, 0.5)
     assert (found.batch_size, found.epochs, found.patience) == (222, 54, 54)
-    assert PROTOCOLS["published"].coverage(found.steps) == pytest.approx(0.6)
-    assert PROTOCOLS["paper"].coverage(3) == 1
+    assert KINDS["published"].coverage(found.steps) == pytest.approx(0.6)
+    assert KINDS["paper"].coverage(3) == 1
 
 
 @pytest.mark.parametrize("attention", [True, False])
@@ -241,7 +240,7 @@ def test_training_is_a_plain_loop_of_the_published_recipe(
 
 def test_paper_heads_are_trained_as_before(cache: FeatureCache) -> None:
     scores = cache.splits["1"]["train"].scores
-    scale = PROTOCOLS["paper"].target(scores)
+    scale = KINDS["paper"].target(scores)
     assert scale.mean == pytest.approx(scores.mean())
     assert np.abs((scores - scale.mean) / scale.scale).max() == pytest.approx(1)
 

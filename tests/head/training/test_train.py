@@ -88,7 +88,7 @@ def history_of(folder: Path) -> list[dict[str, float]]:
 def script_rho(monkeypatch: pytest.MonkeyPatch, rhos: list[float]) -> None:
     """Make validation give these rhos, epoch by epoch."""
     left: Iterator[float] = iter(rhos)
-    monkeypatch.setattr("head.training.trainer.spearman", lambda prediction, truth: next(left))
+    monkeypatch.setattr("head.evaluation.metrics.spearman", lambda prediction, truth: next(left))
 
 
 # what is learnt

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from featcache.datasets.splits import Part
 from featcache.store.cache import FeatureCache
 from head.data.inputs import HeadInput
-from head.evaluation.metrics import Scores
 
 if TYPE_CHECKING:
     from sklearn.preprocessing import StandardScaler
@@ -23,7 +22,7 @@ class Vectors:
     """x (n, D) float64, standardised in place by scaler, and scores (n): so many views of each of so many images."""
 
     x: NDArray[np.float64]
-    scores: Scores
+    scores: NDArray[np.float64]
     scaler: "StandardScaler"
     images: int
     views_each: int
