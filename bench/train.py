@@ -42,8 +42,9 @@ from head.models.fused.switch import fused_off
 from head.models.published import PublishedHead, PublishedShape
 from head.runs.history import ignored
 from head.settings import TrainSettings
+from head.training.checkpoint import State
 from head.training.job import TrainingJob
-from head.training.trainer import State, Trainer
+from head.training.trainer import Trainer
 
 LAMEM_TRAIN, LAMEM_VAL = 45_000, 3_741
 _READY = 3  # batches: the first, and one that each worker of a DataLoader has read by then

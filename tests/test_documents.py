@@ -23,7 +23,8 @@ import torch
 from PIL import Image
 
 from cli import main
-from head.training.trainer import State, Trainer
+from head.training.checkpoint import State
+from head.training.trainer import Trainer
 from tests.helpers.clusters import running_cluster
 from tests.helpers.command_line import amnet, interruptible
 from tests.helpers.reference_published import random_checkpoint

@@ -6,7 +6,6 @@ The next batches are read while the current one is computed; the epoch with the 
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -22,25 +21,12 @@ from head.models.amnet import HeadOutput, loss
 from head.models.kinds import kind_for, untrained_head
 from head.runs.history import OnHistory
 from head.runs.run import CHECKPOINT_NAME
-from head.training.checkpoint import pack, read_checkpoint, unpack, write_checkpoint
+from head.training.checkpoint import State, read_checkpoint, write_checkpoint
 from head.training.fitted import Fitted
 from head.training.job import TrainingJob
 
 CHECKPOINT_SECONDS = 15.0
 EVAL_BATCH = 256
-
-
-@dataclass
-class State:
-    """Training as it stands: epochs done, their history, and the best epoch's weights."""
-
-    epoch: int
-    history: list[dict[str, float]]
-    best: dict[str, Tensor]
-    best_epoch: int = 0
-
-    def stale_epochs(self) -> int:
-        return self.epoch - self.best_epoch
 
 
 class Trainer:
@@ -75,18 +61,19 @@ class Trainer:
 
     def run(self) -> Fitted:
         """Train from the checkpoint, if there is one, to the end; return the head of the best epoch."""
-        state = self._restored()
+        state = read_checkpoint(self.folder / CHECKPOINT_NAME, self.model, self.optimizer)
         for _ in self.epochs(state):
             pass
-        return self._fitted(state)
+        self.model.load_state_dict(state.best)
+        return Fitted(self.model, self.target, state.history, state.best_epoch)
 
     def epochs(self, state: State) -> Iterator[None]:
         """Train on from state, which is kept up to date; yield after each epoch."""
         saved = time.monotonic()
-        while state.epoch < self.settings.epochs and state.stale_epochs() < self.settings.patience:
+        while state.epoch < self.settings.epochs and state.epoch - state.best_epoch < self.settings.patience:
             self._epoch(state)
             if time.monotonic() - saved > CHECKPOINT_SECONDS:
-                self._save(state)
+                write_checkpoint(self.folder / CHECKPOINT_NAME, state, self.model, self.optimizer)
                 saved = time.monotonic()
             yield
 
@@ -183,22 +170,6 @@ class Trainer:
             yield on_device
             if copied is not None:  # or the next batch would be read into memory that is still being copied from
                 copied.synchronize()
-
-    def _restored(self) -> State:
-        checkpoint = read_checkpoint(self.folder / CHECKPOINT_NAME)
-        if checkpoint is None:
-            return State(0, [], {})
-        best = unpack(checkpoint, self.model, self.optimizer)
-        facts = checkpoint.facts
-        return State(facts["epoch"], facts["history"], best, facts["best_epoch"])
-
-    def _save(self, state: State) -> None:
-        facts = {"epoch": state.epoch, "history": state.history, "best_epoch": state.best_epoch}
-        write_checkpoint(self.folder / CHECKPOINT_NAME, pack(self.model, state.best, self.optimizer, facts))
-
-    def _fitted(self, state: State) -> Fitted:
-        self.model.load_state_dict(state.best)
-        return Fitted(self.model, self.target, state.history, state.best_epoch)
 
 
 def fit_by_gradient(

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from featcache.base.errors import CorruptFile
-from head.training.checkpoint import Checkpoint, pack, read_checkpoint, unpack, write_checkpoint
+from head.training.checkpoint import State, read_checkpoint, write_checkpoint
 
-FACTS = {"epoch": 3, "history": [{"epoch": 1, "val_rho": float("nan"), "train_loss": 0.1 + 0.2}], "best_epoch": 1}
+HISTORY: list[dict[str, float]] = [{"epoch": 1, "val_rho": float("nan"), "train_loss": 0.1 + 0.2}]
 
 
 def make_training(seed: int) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -36,15 +36,22 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return set(a) == set(b) and all(torch.equal(a[name], b[name]) for name in a)
 
 
+def write(path: Path, seed: int = 0, epoch: int = 3) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """Write the checkpoint of a training, and return its model and optimizer."""
+    model, optimizer = make_training(seed)
+    write_checkpoint(path, State(epoch, HISTORY, weights(model), 1), model, optimizer)
+    return model, optimizer
+
+
 def test_a_checkpoint_brings_model_optimizer_best_epoch_and_facts_back(tmp_path: Path) -> None:
     model, optimizer = make_training(seed=0)
     best = weights(make_training(seed=1)[0])
-    write_checkpoint(tmp_path / "checkpoint", pack(model, best, optimizer, FACTS))
-    found = read_checkpoint(tmp_path / "checkpoint")
-    assert found is not None
-    assert repr(found.facts) == repr(FACTS)  # NaN is not equal to itself
+    write_checkpoint(tmp_path / "checkpoint", State(3, HISTORY, best, 1), model, optimizer)
     other_model, other_optimizer = make_training(seed=2)
-    assert same(unpack(found, other_model, other_optimizer), best)
+    found = read_checkpoint(tmp_path / "checkpoint", other_model, other_optimizer)
+    assert (found.epoch, found.best_epoch) == (3, 1)
+    assert repr(found.history) == repr(HISTORY)  # NaN is not equal to itself
+    assert same(found.best, best)
     assert same(weights(other_model), weights(model))
     step(model, optimizer)
     step(other_model, other_optimizer)  # Adam's moments and step count came back too
@@ -52,51 +59,51 @@ def test_a_checkpoint_brings_model_optimizer_best_epoch_and_facts_back(tmp_path:
 
 
 def test_a_checkpoint_does_not_follow_later_training(tmp_path: Path) -> None:
-    model, optimizer = make_training(seed=0)
+    model, optimizer = write(tmp_path / "checkpoint")
     before = weights(model)
-    write_checkpoint(tmp_path / "checkpoint", pack(model, before, optimizer, FACTS))
     step(model, optimizer)
-    found = read_checkpoint(tmp_path / "checkpoint")
-    assert found is not None
-    unpack(found, model, optimizer)
+    read_checkpoint(tmp_path / "checkpoint", model, optimizer)
     assert same(weights(model), before)
 
 
-def test_where_there_is_no_checkpoint_there_is_none(tmp_path: Path) -> None:
-    assert read_checkpoint(tmp_path / "checkpoint") is None
+def test_where_there_is_no_checkpoint_training_begins(tmp_path: Path) -> None:
+    model, optimizer = make_training(seed=0)
+    before = weights(model)
+    assert read_checkpoint(tmp_path / "checkpoint", model, optimizer) == State(0, [], {})
+    assert same(weights(model), before)
 
 
 @pytest.mark.parametrize("place", [0, 9, 200, -40, -1])
 def test_a_flipped_byte_is_seen_and_the_way_out_is_named(tmp_path: Path, place: int) -> None:
     path = tmp_path / "checkpoint"
-    write_checkpoint(path, Checkpoint({"model.a": torch.arange(100.0)}, FACTS))
+    training = write(path)
     content = bytearray(path.read_bytes())
     content[place] ^= 1
     path.write_bytes(content)
     with pytest.raises(CorruptFile, match=r"checkpoint: damaged; .*--no-resume"):
-        read_checkpoint(path)
+        read_checkpoint(path, *training)
 
 
 @pytest.mark.parametrize("kept", [0, 1, 31, 32, 300])
 def test_a_checkpoint_cut_short_is_seen(tmp_path: Path, kept: int) -> None:
     path = tmp_path / "checkpoint"
-    write_checkpoint(path, Checkpoint({"model.a": torch.arange(100.0)}, FACTS))
+    training = write(path)
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(CorruptFile, match="damaged"):
-        read_checkpoint(path)
+        read_checkpoint(path, *training)
 
 
 def test_a_write_that_fails_leaves_the_checkpoint_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "checkpoint"
-    write_checkpoint(path, Checkpoint({"model.a": torch.zeros(3)}, {"epoch": 1}))
+    model, optimizer = write(path, seed=0, epoch=1)
+    before = weights(model)
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("featcache.base.files._write_and_sync", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        write_checkpoint(path, Checkpoint({"model.a": torch.ones(3)}, {"epoch": 2}))
-    found = read_checkpoint(path)
-    assert found is not None
-    assert found.facts == {"epoch": 1}
+        write(path, seed=1, epoch=2)
+    assert read_checkpoint(path, *make_training(seed=2)).epoch == 1
+    assert same(read_checkpoint(path, model, optimizer).best, before)
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint"]
