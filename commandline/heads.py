@@ -26,7 +26,6 @@ from commandline.options import (
     show_report,
     tell,
 )
-from featcache.base.errors import FeatcacheError
 from head.settings import HEADS, POOLED, PRECISIONS, RECIPES, SELECTIONS
 
 
@@ -75,8 +74,6 @@ def train_head(split: str, cache: Path | None, runs: Path, name: str | None, as_
     from featcache.base.jobs import Workers
     from featcache.store.cache import find_cache, open_cache
     from head.runs.events import check_tensorboard
-    from head.runs.run import Run
-    from head.training.fitted import describe_runs, runs_as_json
     from head.training.grid import given_values, grid
     from head.training.jobs import jobs_of, train_all
 
@@ -87,16 +84,14 @@ def train_head(split: str, cache: Path | None, runs: Path, name: str | None, as_
         check_tensorboard()
     planned = jobs_of(open_cache(find_cache(cache)), points, split, runs=runs, **how)
     with progress_bar() as progress:
-        outcomes = train_all(planned, workers, on_progress=progress)
-    done = [outcome for outcome in outcomes if isinstance(outcome, Run)]
-    errors = [outcome for outcome in outcomes if isinstance(outcome, FeatcacheError)]
-    if done:
-        show(runs_as_json(done) if as_json else describe_runs(done))
-    if not as_json and (absent := max((run.config.absent_images for run in done), default=0)):
-        tell(f"{absent} images without features were left out")
-    if errors:
-        title = f"{len(errors)} of {len(outcomes)} runs were not trained:"
-        raise join_errors(errors, title, "Run the same command again for these alone; others are done.")
+        trained = train_all(planned, workers, on_progress=progress)
+    if trained.runs:
+        show(trained.as_json() if as_json else trained.as_text())
+    if not as_json:
+        tell(*trained.warnings())
+    if trained.errors:
+        title = f"{len(trained.errors)} of {len(planned)} runs were not trained:"
+        raise join_errors(trained.errors, title, "Run the same command again for these alone; others are done.")
 
 
 @click.command("score-cache")
@@ -152,14 +147,12 @@ def predict(
     Example: amnet predict --head runs/lamem/paper/split-1 photos/ --csv scores.csv
     """
     from featcache.base.files import check_output, make_folder
-    from head.prediction.map_files import check_map_files, map_files
+    from head.prediction.map_files import map_files
     from head.prediction.predictor import Predictor, list_images
-    from head.prediction.text import format_predictions, prediction_warnings, write_predictions
+    from head.prediction.text import Predictions
 
     paths = list_images(images)
     files = map_files(map_folder, paths, images) if map_folder else []
-    if map_folder:
-        check_map_files(map_folder, files, paths, images)
     predictor = Predictor.load(run, weights=str(weights) if weights else None, device=device)
     if predictor.run.imported:
         tell("warning: which images an imported head was trained on is unknown; its scores of those say nothing")
@@ -173,13 +166,13 @@ def predict(
     elif files:
         tell("maps are written as .npy alone; drawing them needs: pip install 'amnet-featcache[figures]'")
     with progress_bar() as progress:
-        results = predictor.predict(paths, map_files=files, draw=draw, on_progress=progress)
+        found = Predictions(predictor.predict(paths, map_files=files, draw=draw, on_progress=progress))
     if csv_path is not None:
-        write_predictions(csv_path, results)
+        found.write_csv(csv_path)
     if as_json or csv_path is None:
-        show([result.as_json() for result in results] if as_json else format_predictions(results))
-    tell(*prediction_warnings(results))
-    if any(result.problem for result in results):
+        show(found.as_json() if as_json else found.as_text())
+    tell(*found.warnings())
+    if found.unread:
         raise SystemExit(3)
 
 

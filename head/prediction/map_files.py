@@ -20,6 +20,8 @@ def map_files(folder: Path, paths: Sequence[Path], arguments: Sequence[Path]) ->
 
     Where two would be the same, the later one has a number behind its name, and where a folder would be another's
     file, it goes to the top. A function of the arguments alone.
+    Raises `InvalidSettings` if one, or the drawing beside it, under the same name with .png, would take an image's
+    place, or be among the images of the same command later.
     """
     given = set(arguments)
     files: set[str] = set()
@@ -38,24 +40,16 @@ def map_files(folder: Path, paths: Sequence[Path], arguments: Sequence[Path]) ->
         files.add(key)
         folders |= {_key(parent) for parent in name.parents}
         names.append(folder / name)
-    return names
-
-
-def check_map_files(folder: Path, files: Sequence[Path], paths: Sequence[Path], arguments: Sequence[Path]) -> None:
-    """Raise `InvalidSettings` if maps would take an image's place, or be among the images of the same command later.
-
-    files are those of `map_files` for the other three; each has a drawing beside it, under the same name with .png.
-    """
-    images = {path.resolve() for path in paths}
-    replaced = [file for file in files if images & {file.resolve(), file.with_suffix(".png").resolve()}]
-    home = folder.resolve()
-    inside = [argument for argument in arguments if argument.is_dir() and home.is_relative_to(argument.resolve())]
+    images, home = {path.resolve() for path in paths}, folder.resolve()
+    replaced = [file for file in names if images & {file.resolve(), file.with_suffix(".png").resolve()}]
     if replaced:
         raise InvalidSettings(f"--maps {folder}: {replaced[0]} or its .png would replace an image; give another folder")
+    inside = [argument for argument in arguments if argument.is_dir() and home.is_relative_to(argument.resolve())]
     if inside:
         raise InvalidSettings(
             f"--maps {folder}: drawings there would be scored with {inside[0]} the next time; give another"
         )
+    return names
 
 
 def write_maps(path: Path, maps: NDArray[np.float32]) -> None:

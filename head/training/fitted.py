@@ -1,4 +1,4 @@
-"""A head whose fitting has ended, of whatever kind, and how it becomes a finished run."""
+"""A head whose fitting has ended, of whatever kind, how it becomes a finished run, and what came of several."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from featcache.base.errors import FeatcacheError
 from head.data.batches import SplitData
 from head.evaluation.metrics import json_number, shown
 from head.models.kinds import TargetScale
@@ -58,18 +59,30 @@ def write_run(job: TrainingJob, fitted: Fitted, data: SplitData, config: dict[st
     return run
 
 
-def runs_as_json(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Return finished runs and their results as JSON objects."""
-    return [{"run": str(run.folder), "name": run.name, "split": run.split, **run.result.as_json()} for run in runs]
+@dataclass(frozen=True)
+class Trained:
+    """The finished runs of several jobs, in their order, and the errors that ended the others."""
+
+    runs: Sequence[Run]
+    errors: Sequence[FeatcacheError]
+
+    def as_json(self) -> list[dict[str, Any]]:
+        """Return the runs and their results as JSON objects."""
+        return [
+            {"run": str(run.folder), "name": run.name, "split": run.split, **run.result.as_json()} for run in self.runs
+        ]
+
+    def as_text(self) -> str:
+        """Return a line for each run: its best epoch and its epoch of lowest MSE; of a baseline, its candidates."""
+        return "\n".join(map(_described, self.runs))
+
+    def warnings(self) -> list[str]:
+        """Return how many images were left out, if any were."""
+        absent = max((run.config.absent_images for run in self.runs), default=0)
+        return [f"{absent} images without features were left out"] if absent else []
 
 
-def describe_runs(runs: Sequence[Run]) -> str:
-    """Return finished runs as text, one a line."""
-    return "\n".join(map(describe_run, runs))
-
-
-def describe_run(run: Run) -> str:
-    """Return a finished run's best epoch and its epoch of lowest MSE as one line; of a baseline, its candidates."""
+def _described(run: Run) -> str:
     result, unit = run.result, "epoch" if run.result.hyperparameters is None else "candidate"
     return (
         f"{run.folder}: rho {shown(result.val_rho)}, MSE {result.val_mse:.5f} at {unit} {result.best_epoch} "

@@ -3,15 +3,15 @@
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from featcache.base.errors import CacheIncomplete, FeatcacheError, InvalidSettings, join_errors
+from featcache.base.errors import CacheIncomplete, FeatcacheError, InvalidSettings, collected, join_errors
 from featcache.base.jobs import Workers, run_jobs
 from featcache.base.progress import OnProgress, Progress, silent
 from featcache.store.cache import FeatureCache
 from head.runs.run import HEAD_NAME, Run
+from head.training.fitted import Trained
 from head.training.grid import Point
 from head.training.job import TrainingJob
 from head.training.train import check_start, train
@@ -46,77 +46,53 @@ def chosen_splits(cache: FeatureCache, text: str) -> list[str]:
     return chosen
 
 
-def train_all(
-    jobs: Sequence[TrainingJob], workers: Workers, *, on_progress: OnProgress = silent
-) -> list[Run | FeatcacheError]:
-    """Train every job and return its run, or the error that ended it, in the order of jobs.
+def train_all(jobs: Sequence[TrainingJob], workers: Workers, *, on_progress: OnProgress = silent) -> Trained:
+    """Train every job; the error of one does not end the others.
 
-    What can be known to be wrong is raised before any is trained. An error of one does not end the others.
+    What can be known to be wrong is raised before any is trained.
     One after another is reported by epoch, otherwise by job. The number of threads decides the order in which
     floats are added: the same weights to the last bit take as many threads as `threads_per_job` says.
     A cluster's workers must see cache and folder under the same paths. Raises what `check_start` and `run_jobs` raise.
     """
-    _check_all(jobs)
-    if len(jobs) == 1 and not workers.cluster:  # with all cores, and a report of each epoch
-        workers = Workers()
-    if workers == Workers():
-        one_by_one = partial(_attempt_here, on_progress=on_progress, jobs=jobs)
-        return [outcome for _, outcome in run_jobs(one_by_one, range(len(jobs)), workers)]
+    if errors := collected(check_start, jobs)[1]:
+        raise join_errors(errors, f"{len(errors)} of {len(jobs)} runs cannot be trained:", "Nothing was trained.")
+    several_names = len({job.name for job in jobs}) > 1
+    if workers == Workers() or (len(jobs) == 1 and not workers.cluster):  # with all cores
+
+        def train_here(index: int) -> Run:
+            job, place = jobs[index], f"({index + 1} of {len(jobs)})"
+            if not several_names:
+                return train(job, on_progress)
+            return train(job, lambda one: on_progress(replace(one, stage=f"{job.name} {one.stage} {place}")))
+
+        return Trained(*collected(train_here, range(len(jobs))))
     outcomes: dict[int, Run | FeatcacheError] = {}
     away = [
         replace(job, folder=job.folder.absolute(), events=job.events.absolute() if job.events else None) for job in jobs
     ]  # wherever the process goes
-    unit = "runs" if _several_names(jobs) else "splits"
     with closing(run_jobs(_attempt, away, workers)) as finished:
         for index, outcome in finished:
-            job = jobs[index]
-            outcomes[index] = Run(job.folder, outcome.config) if isinstance(outcome, Run) else outcome
-            note = f"{job.name} split {job.split}" if unit == "runs" else ""
+            outcomes[index] = outcome
+            unit, note = ("runs", f"{jobs[index].name} split {jobs[index].split}") if several_names else ("splits", "")
             on_progress(Progress("train", len(outcomes), len(jobs), unit, note))
-    return [_seen(outcomes[index]) for index in range(len(jobs))]
+    return Trained(*collected(lambda index: _brought(jobs[index], outcomes[index]), range(len(jobs))))
 
 
-def _check_all(jobs: Sequence[TrainingJob]) -> None:
-    errors: list[FeatcacheError] = []
-    for job in jobs:
-        try:
-            check_start(job)
-        except FeatcacheError as error:
-            errors.append(error)
-    if errors:
-        raise join_errors(errors, f"{len(errors)} of {len(jobs)} runs cannot be trained:", "Nothing was trained.")
-
-
-def _attempt(job: TrainingJob, on_progress: OnProgress = silent) -> Run | FeatcacheError:
+def _attempt(job: TrainingJob) -> Run | FeatcacheError:
     """Train it; return the error, if there is one, so that others go on."""
     try:
-        return train(job, on_progress)
+        return train(job)
     except FeatcacheError as error:
         return error
 
 
-def _attempt_here(index: int, *, jobs: Sequence[TrainingJob], on_progress: OnProgress) -> Run | FeatcacheError:
-    """Train a job here; among runs of several names, progress says which this one is."""
-    job = jobs[index]
-    if not _several_names(jobs):
-        return _attempt(job, on_progress)
-    return _attempt(
-        job,
-        lambda progress: on_progress(
-            replace(progress, stage=f"{job.name} {progress.stage} ({index + 1} of {len(jobs)})")
-        ),
-    )
-
-
-def _several_names(jobs: Sequence[TrainingJob]) -> bool:
-    return len({job.name for job in jobs}) > 1
-
-
-def _seen(outcome: Run | FeatcacheError) -> Run | FeatcacheError:
-    """Return the outcome, or an error if the head was trained where this machine does not see it."""
-    if isinstance(outcome, Run) and not (outcome.folder / HEAD_NAME).is_file():
-        return CacheIncomplete(
-            f"{outcome.folder}: a worker trained this head in a folder that this machine does not see; "
+def _brought(job: TrainingJob, outcome: Run | FeatcacheError) -> Run:
+    """Return a job's run in the job's folder; raise its error, or that this machine does not see the head."""
+    if isinstance(outcome, FeatcacheError):
+        raise outcome
+    if not (job.folder / HEAD_NAME).is_file():
+        raise CacheIncomplete(
+            f"{job.folder}: a worker trained this head in a folder that this machine does not see; "
             "bring it from the worker's machine, or use folders that all machines share"
         )
-    return outcome
+    return Run(job.folder, outcome.config)

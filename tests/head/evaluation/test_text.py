@@ -13,7 +13,7 @@ from head.evaluation.score import Scored
 from head.evaluation.summary import summaries_of
 from head.evaluation.text import format_comparisons, format_table
 from head.prediction.predictor import Prediction
-from head.prediction.text import format_predictions, write_predictions
+from head.prediction.text import Predictions
 from tests.helpers.results import RESULT, run_of
 
 
@@ -104,7 +104,7 @@ def test_the_table_says_how_many_images_were_left_out() -> None:
 
 
 def test_predictions_as_csv_have_one_line_an_image(tmp_path: Path) -> None:
-    write_predictions(tmp_path / "scores.csv", PREDICTIONS)
+    Predictions(PREDICTIONS).write_csv(tmp_path / "scores.csv")
     assert list(csv.reader((tmp_path / "scores.csv").read_text().splitlines())) == [
         ["path", "score", "m_1", "m_2", "in_training", "problem"],
         ["a.jpg", "0.500000", "0.125000", "0.375000", "no", ""],
@@ -114,12 +114,12 @@ def test_predictions_as_csv_have_one_line_an_image(tmp_path: Path) -> None:
 
 
 def test_predictions_as_text_are_aligned() -> None:
-    assert format_predictions(PREDICTIONS[:1]).splitlines() == [
+    assert Predictions(PREDICTIONS[:1]).as_text().splitlines() == [
         "path   score     m_1       m_2       in_training  problem",
         "a.jpg  0.500000  0.125000  0.375000  no",
     ]
 
 
 def test_images_that_could_all_not_be_read_still_have_a_line_each() -> None:
-    lines = format_predictions([replace(PREDICTIONS[2], path=Path(name)) for name in ("x", "y")]).splitlines()
+    lines = Predictions([replace(PREDICTIONS[2], path=Path(name)) for name in "xy"]).as_text().splitlines()
     assert [line.split()[0] for line in lines] == ["path", "x", "y"]

@@ -41,8 +41,7 @@ from head.runs.head_file import load_head
 from head.runs.history import read_history
 from head.runs.run import Run, find_runs, read_run
 from head.settings import TrainSettings
-from head.training.baselines import fit_baseline
-from head.training.fitted import describe_run
+from head.training.fitted import Trained
 from head.training.job import TrainingJob
 from head.training.train import train
 
@@ -178,9 +177,9 @@ def test_a_channel_that_never_varies_is_only_centred(
 
     monkeypatch.setattr(FeatureCache, "read_pooled", dead)
     settings = settings_for("ridge", pooling="mean")
-    fitted = fit_baseline(TrainingJob(cache, "1", settings, tmp_path, "dead"), split_data(cache, "1", settings))
-    assert fitted.module.standardise.deviation[5] == 1
-    assert fitted.module.weight[5] == 0
+    head = load_head(fit(cache, tmp_path, settings)).module
+    assert head.standardise.deviation[5] == 1
+    assert head.weight[5] == 0
 
 
 # what is chosen
@@ -458,13 +457,13 @@ def test_a_run_is_described_by_its_candidates_and_what_was_chosen(
     cache: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(KINDS, "svr", replace(KINDS["svr"], baseline=replace(KERNEL, most_vectors=19)))
-    found = describe_run(fit(cache, tmp_path / "svr", settings_for("svr")))
+    found = Trained([fit(cache, tmp_path / "svr", settings_for("svr"))], []).as_text()
     assert re.search(
         r"at candidate \d+ of 40 \(C \S+, epsilon \S+, gamma \S+, fitted on 19 of 23 images\), on the val part; "
         r"lowest MSE \S+ at candidate \d+ \(rho",
         found,
     )
-    plain = describe_run(fit(cache, tmp_path / "linear", settings_for("linear")))
+    plain = Trained([fit(cache, tmp_path / "linear", settings_for("linear"))], []).as_text()
     assert "at candidate 1 of 1, on the val part" in plain
 
 

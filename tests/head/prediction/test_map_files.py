@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featcache.base.errors import InvalidSettings
-from head.prediction.map_files import check_map_files, map_files, write_maps
+from head.prediction.map_files import map_files, write_maps
 
-OUT = Path("maps")
+OUT = Path("/elsewhere/maps")  # in no folder of images
 NAMES = st.text(st.sampled_from("aAé.1-"), min_size=1, max_size=4).filter(lambda name: name.strip("."))
 
 
@@ -57,9 +57,8 @@ def test_maps_never_take_the_place_of_an_image(tmp_path: Path) -> None:
     def refused(folder: str, *arguments: str) -> str:
         given = [tmp_path / argument for argument in arguments]
         paths = [path for one in given for path in (sorted(one.iterdir()) if one.is_dir() else [one])]
-        files = map_files(tmp_path / folder, paths, given)
         try:
-            check_map_files(tmp_path / folder, files, paths, given)
+            map_files(tmp_path / folder, paths, given)
         except InvalidSettings as error:
             return str(error)
         return ""

@@ -89,7 +89,7 @@ def test_runs_are_in_the_order_of_splits_and_found_where_they_were_asked_for(
     cache = open_cache(Path("cache/tiny"))
     short = replace(TINY_TRAIN, epochs=1)
     jobs = [TrainingJob(cache, split, short, Path("runs") / split, "paper") for split in ("2", "1")]
-    runs = train_all(jobs, TWO, on_progress=reports.append)
+    runs = train_all(jobs, TWO, on_progress=reports.append).runs
     assert [(run.split, run.folder, run.finished) for run in runs] == [
         ("2", Path("runs/2"), True),
         ("1", Path("runs/1"), True),
