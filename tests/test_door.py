@@ -22,8 +22,7 @@ each_door = pytest.mark.parametrize("door", DOORS.values(), ids=DOORS)
 
 def lazy_homes(door: ModuleType) -> dict[str, tuple[str, str]]:
     """Return module and name there of each name of a door, as it finds them at run time."""
-    homes: dict[str, tuple[str, str]] = door._HOMES
-    return homes
+    return {name: (module, name) for name, module in door._HOMES.items()}
 
 
 def typed_homes(door: ModuleType) -> dict[str, tuple[str, str]]:
