@@ -8,7 +8,7 @@ from typing import Any
 from featcache.base.errors import FeatcacheError, InvalidSettings, collected
 from featcache.store.cache import FeatureCache
 from head.evaluation.compare import Comparison, check_against, compare
-from head.evaluation.score import Scored, score_all, write_scores
+from head.evaluation.score import Scored, score_run, write_scores
 from head.evaluation.summary import HeadSummary, summaries_of
 from head.evaluation.text import format_comparisons, format_table
 from head.runs.find import find_runs_of
@@ -67,7 +67,7 @@ def evaluate(
     finished = [run for run in found if run.finished]
     if against is not None:
         check_against(finished, against)
-    scored, failed = score_all(finished, cache, part=part, views=views)
+    scored, failed = collected(lambda run: score_run(run, cache, part=part, views=views), finished)
     errors += failed + collected(write_scores, scored)[1]  # a result whose folder takes no file is no less one
     summaries, comparisons = summaries_of(scored), list[Comparison]()
     try:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.base.errors import BadInput, FeatcacheError, InvalidSettings, collected
+from featcache.base.errors import BadInput, InvalidSettings
 from featcache.base.files import csv_bytes, write_durably
 from featcache.recipe import check_same
 from featcache.store.cache import FeatureCache
@@ -115,12 +115,10 @@ def predict_rows(
 ) -> Scores:
     """Return step scores (n, T) of rows, averaged over views; they add up to the score."""
     total = np.zeros((len(rows), head.steps))
-    starts = [(view, start) for view in views for start in range(0, len(rows), _BATCH)]
-    batches = [
-        (rows[start : start + _BATCH], np.full(len(rows[start : start + _BATCH]), view)) for view, start in starts
-    ]
-    for (_, start), features in zip(starts, run.input.batches(cache, batches), strict=True):
-        total[start : start + _BATCH] += head.predict(features)[1].numpy()
+    parts = [rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH)]
+    for view in views:
+        batches = run.input.batches(cache, [(part, np.full(len(part), view)) for part in parts])
+        total += np.concatenate([head.predict(features)[1].numpy() for features in batches])
     return total / len(views)
 
 
@@ -139,13 +137,6 @@ def predictions_csv(scored: Scored) -> bytes:
     cells = zip(scored.names, scored.truth, numbers, strict=True)
     lines = [[name, repr(float(truth)), *(f"{value:.6f}" for value in values)] for name, truth, values in cells]
     return csv_bytes([["name", "score", "prediction", *steps], *lines])
-
-
-def score_all(
-    runs: Sequence[Run], cache: FeatureCache, *, part: str = "test", views: str = "eval"
-) -> tuple[list[Scored], list[FeatcacheError]]:
-    """Score runs as `score_run` does; the errors of those that cannot be scored are returned beside the results."""
-    return collected(lambda run: score_run(run, cache, part=part, views=views), runs)
 
 
 def attention_of(cache: FeatureCache, run: Run, rows: NDArray[np.int64]) -> Iterator[NDArray[np.float32]] | None:

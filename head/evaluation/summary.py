@@ -15,7 +15,6 @@ from head.evaluation.metrics import json_number
 from head.evaluation.score import Scored
 from head.evaluation.statistics import corrected_interval, deviation
 from head.runs.run import Run
-from head.settings import TrainSettings
 
 _RHO, _MSE = attrgetter("metrics.rho"), attrgetter("metrics.mse")
 
@@ -45,7 +44,7 @@ class HeadSummary:
     @property
     def optimistic(self) -> bool:
         """Whether an epoch was picked on the test part, so that the validation rho is a test rho."""
-        return any(result.run.config.settings.get("select_on") == "test" for result in self.scored)
+        return any(result.run.settings["select_on"] == "test" for result in self.scored)
 
     @property
     def val_rho(self) -> float:
@@ -147,9 +146,10 @@ def _val_rho(result: Scored) -> float:
 
 
 def _head_key(run: Run) -> str:
-    """Return all that makes a head but split and seed; settings that an older run does not have are the defaults."""
-    settings = {**TrainSettings().as_json(), **run.config.settings, "seed": None}
-    return canonical_json({"settings": settings, "origin": _origin(run), "products": _products(run)})
+    """Return all that makes a head but split and seed."""
+    return canonical_json(
+        {"settings": {**run.settings, "seed": None}, "origin": _origin(run), "products": _products(run)}
+    )
 
 
 def _origin(run: Run) -> str:

@@ -60,7 +60,10 @@ class EventLog:
                 earlier = list(self._folder.glob(_FILES))
                 self._writer = self._opened()
             for epoch in history[self._written :]:
-                self._write(epoch)
+                scalars = {tag: epoch.get(key) for key, tag in _TAGS.items()} | {"train/lr": self._lr}
+                for tag, value in scalars.items():
+                    if value is not None:
+                        self._writer.add_scalar(tag, value, int(epoch["epoch"]))
             self._writer.flush()
             for path in earlier:
                 path.unlink(missing_ok=True)
@@ -74,11 +77,3 @@ class EventLog:
 
         make_folder(self._folder)
         return SummaryWriter(str(self._folder), purge_step=1)
-
-    def _write(self, epoch: dict[str, float]) -> None:
-        step = int(epoch["epoch"])
-        for key, tag in _TAGS.items():
-            if key in epoch:
-                self._writer.add_scalar(tag, epoch[key], step)
-        if self._lr is not None:
-            self._writer.add_scalar("train/lr", self._lr, step)

@@ -15,7 +15,7 @@ from featcache.recipe import Recipe, recipe_from_json
 from head.data.inputs import HeadInput, input_from_json
 from head.runs.config import Document, Result, RunConfig, Source, config_from_json
 from head.runs.history import HISTORY_NAME
-from head.settings import used_fields
+from head.settings import TrainSettings, used_fields
 
 CONFIG_NAME = "config.json"
 HEAD_NAME = "head.safetensors"
@@ -55,9 +55,14 @@ class Run:
         return str(self.config.split)
 
     @property
+    def settings(self) -> Document:
+        """The settings it was trained with; those that an older run does not have are the defaults."""
+        return {**TrainSettings().as_json(), **self.config.settings}
+
+    @property
     def seed(self) -> int:
         """The seed it was trained with."""
-        return int(self.config.settings.get("seed", 0))
+        return int(self.settings["seed"])
 
     @property
     def input(self) -> HeadInput:
@@ -75,8 +80,7 @@ class Run:
     @property
     def attends(self) -> bool:
         """Whether its head could say where it looks; without attention all places are alike."""
-        settings = self.config.settings
-        return "attention" in used_fields(str(settings.get("head", "amnet"))) and bool(settings.get("attention", True))
+        return "attention" in used_fields(str(self.settings["head"])) and bool(self.settings["attention"])
 
     @property
     def weights_source(self) -> str:

@@ -6,13 +6,13 @@ docs/heads.md says which stored views it is fitted on.
 import torch
 from torch import nn
 
-from featcache.base.progress import OnProgress, Progress, silent
+from featcache.base.progress import OnProgress, Progress
 from head.data.batches import EVAL_VIEW, SplitData
 from head.data.vectors import read_vectors
 from head.evaluation.metrics import judged, rank
 from head.models.baselines import Task, Values
 from head.models.kinds import kind_for
-from head.runs.history import OnHistory, ignored
+from head.runs.history import OnHistory
 from head.training.fitted import Fitted
 from head.training.job import TrainingJob
 
@@ -20,12 +20,7 @@ _BATCH = 1024
 
 
 def fit_baseline(
-    job: TrainingJob,
-    data: SplitData,
-    *,
-    device: torch.device | None = None,
-    on_progress: OnProgress = silent,
-    on_history: OnHistory = ignored,
+    job: TrainingJob, data: SplitData, *, device: torch.device, on_progress: OnProgress, on_history: OnHistory
 ) -> Fitted:
     """Fit a baseline, on the CPU whatever the device; its history has a line for each candidate, numbered as 'epoch'.
 

@@ -43,15 +43,16 @@ def grid(given: Mapping[str, Sequence[Any]], *, name: str | None = None) -> list
     Raises `InvalidSettings` that lists all values that cannot be, and all fields that no head of the grid uses.
     """
     chosen = [_used(dict(zip(given, values, strict=True))) for values in itertools.product(*given.values())]
-    problems = [*_idle(given, chosen), *_impossible(given, chosen)]
+    impossible = [
+        problem for field, values in given.items() for value in values for problem in problems_of({field: value})
+    ]
+    problems = [*_idle(given, chosen), *_distinct(impossible)]
     if problems:
         title, way_out = "settings of training that cannot be:", "Change them or leave them out; nothing was trained."
         raise InvalidSettings(problems[0] if len(problems) == 1 else list_problems(title, problems, way_out))
     settings = {settings_of(**values): values for values in chosen}
     if name is None:
         return [Point(one.default_name(), one) for one in settings]
-    if len(settings) == 1:
-        return [Point(name, one) for one in settings]
     varied = [field for field, values in given.items() if len(_distinct(values)) > 1]
     return [
         Point(",".join([name, *(text_of(field, one) for field in varied if field in values)]), one)
@@ -60,7 +61,7 @@ def grid(given: Mapping[str, Sequence[Any]], *, name: str | None = None) -> list
 
 
 def _used(values: dict[str, Any]) -> dict[str, Any]:
-    used = used_fields(values.get("head", "amnet"), attention=values.get("attention", True))
+    used = used_fields(values.get("head", TrainSettings.head), attention=values.get("attention", True))
     return {field: value for field, value in values.items() if field in used}
 
 
@@ -74,13 +75,6 @@ def _idle(given: Mapping[str, Sequence[Any]], chosen: Sequence[dict[str, Any]]) 
 def _kind(values: dict[str, Any]) -> str:
     head = f"--head {values.get('head', 'amnet')}"
     return head if values.get("attention", True) else f"{head} without attention"
-
-
-def _impossible(given: Mapping[str, Sequence[Any]], chosen: Iterable[dict[str, Any]]) -> list[str]:
-    """Return what is wrong with single values, whether used or not, and with combinations."""
-    alone = [problem for field, values in given.items() for value in values for problem in problems_of({field: value})]
-    together = [problem for values in chosen for problem in problems_of({"head": "amnet", **values})]
-    return _distinct([*alone, *together])
 
 
 def _distinct(values: Iterable[Any]) -> list[Any]:

@@ -59,14 +59,6 @@ class Trainer:
             self.model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True
         )
 
-    def run(self) -> Fitted:
-        """Train from the checkpoint, if there is one, to the end; return the head of the best epoch."""
-        state = read_checkpoint(self.folder / CHECKPOINT_NAME, self.model, self.optimizer)
-        for _ in self.epochs(state):
-            pass
-        self.model.load_state_dict(state.best)
-        return Fitted(self.model, self.target, state.history, state.best_epoch)
-
     def epochs(self, state: State) -> Iterator[None]:
         """Train on from state, which is kept up to date; yield after each epoch."""
         saved = time.monotonic()
@@ -117,7 +109,8 @@ class Trainer:
         with torch.random.fork_rng(
             [self.device] if self.device.type == "cuda" else []
         ):  # dropout draws by (seed, epoch)
-            torch.manual_seed(epoch_seed(self.settings.seed, epoch))
+            seed = np.random.SeedSequence([self.settings.seed, epoch]).generate_state(1, np.uint64)[0]
+            torch.manual_seed(int(seed >> np.uint64(1)))
             features = self._features([(rows, views) for rows, views, _ in batches])
             for (rows, _, scores), x in zip(batches, features, strict=True):
                 losses.append(self.step(x, scores) * len(rows))
@@ -175,10 +168,11 @@ class Trainer:
 def fit_by_gradient(
     job: TrainingJob, data: SplitData, *, device: torch.device, on_progress: OnProgress, on_history: OnHistory
 ) -> Fitted:
-    """Fit a head that is trained by gradients."""
+    """Train from the checkpoint, if there is one, to the end; return the head of the best epoch."""
     with memory_errors(device, f"for {job.folder}; use a smaller --batch-size or --hidden-size"):
-        return Trainer(job, data, device=device, on_progress=on_progress, on_history=on_history).run()
-
-
-def epoch_seed(seed: int, epoch: int) -> int:
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+        trainer = Trainer(job, data, device=device, on_progress=on_progress, on_history=on_history)
+        state = read_checkpoint(job.folder / CHECKPOINT_NAME, trainer.model, trainer.optimizer)
+        for _ in trainer.epochs(state):
+            pass
+        trainer.model.load_state_dict(state.best)
+    return Fitted(trainer.model, trainer.target, state.history, state.best_epoch)

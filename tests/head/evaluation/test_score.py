@@ -17,7 +17,8 @@ from featcache.datasets.dataset import open_dataset
 from featcache.extraction.extract import extract
 from featcache.settings import ViewSettings
 from featcache.store.cache import FeatureCache, open_cache
-from head.evaluation.score import json_number, score_all, score_run, write_scores
+from head.evaluation.evaluate import evaluate
+from head.evaluation.score import json_number, score_run, write_scores
 from head.runs.find import find_runs_of
 from head.runs.head_file import load_head
 from head.runs.run import Run, read_run
@@ -286,12 +287,11 @@ def test_a_run_that_cannot_be_read_or_scored_does_not_hide_the_others(runs_copy:
     folder = runs_copy / "tiny" / "paper"
     (folder / "split-1" / "config.json").write_text("{}")
     (folder / "split-2" / "head.safetensors").write_bytes(b"torn")
-    found, unreadable = find_runs_of(cache, runs_copy)
-    scored, errors = score_all(found, cache)
-    assert [result.run.name for result in scored] == ["plain"]
-    assert [type(error) for error in (*unreadable, *errors)] == [CorruptFile, CorruptFile]
-    assert "split-1" in str(unreadable[0])
-    assert "split-2" in str(errors[0])
+    found = evaluate(cache, runs_copy)
+    assert [result.run.name for result in found.scored] == ["plain"]
+    assert [type(error) for error in found.errors] == [CorruptFile, CorruptFile]
+    assert "split-1" in str(found.errors[0])
+    assert "split-2" in str(found.errors[1])
 
 
 def test_if_no_run_can_be_read_that_is_not_called_none(runs_copy: Path, cache: FeatureCache) -> None:
