@@ -40,7 +40,6 @@ from head.data.batches import split_data
 from head.models.amnet import AMNetHead, HeadShape, loss
 from head.models.fused.switch import fused_off
 from head.models.published import PublishedHead, PublishedShape
-from head.runs.history import ignored
 from head.settings import TrainSettings
 from head.training.checkpoint import State
 from head.training.job import TrainingJob
@@ -92,7 +91,7 @@ class Epochs:
         data = split_data(cache, "1", settings)
         self.images, self.val_images = len(data.train.rows), len(data.select.rows)
         job = TrainingJob(cache, "1", settings, folder, "bench")
-        trainer = Trainer(job, data, device=torch.device("cpu"), on_progress=silent, on_history=ignored)
+        trainer = Trainer(job, data, device=torch.device("cpu"), on_progress=silent, on_history=lambda _: None)
         self.products, self.state = trainer.products, State(0, [], {})
         self._epochs = trainer.epochs(self.state)
         self.next()  # compiles

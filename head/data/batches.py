@@ -61,11 +61,10 @@ def split_data(cache: FeatureCache, split: str, settings: TrainSettings) -> Spli
     else:
         train, select = _hold_out(train, settings)
         selected_on = f"a held-out {settings.val_fraction:.0%} of train"
-    select_name = "test" if settings.select_on == "test" else "val"
     return SplitData(
         split,
         _usable(train, f"{cache.path}: the train part of split {split}"),
-        _usable(select, f"{cache.path}: the {select_name} part of split {split}"),
+        _usable(select, f"{cache.path}: the {settings.select_on} part of split {split}"),
         selected_on,
         absent,
     )

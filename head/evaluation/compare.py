@@ -1,7 +1,7 @@
 """Paired comparisons between rows: which is better on test, by how much, and how sure that is."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -52,7 +52,7 @@ def compare(summaries: Sequence[HeadSummary], *, against: str | None = None) -> 
         reference = next(summary for summary in summaries if summary.name == name)
     found = [_compare(summary, reference) for summary in summaries if summary is not reference]
     adjusted = holm([one.p for one in found])
-    return [Comparison(**{**asdict(one), "p_holm": p}) for one, p in zip(found, adjusted, strict=True)]
+    return [replace(one, p_holm=p) for one, p in zip(found, adjusted, strict=True)]
 
 
 def check_against(runs: Sequence[Run], name: str) -> None:

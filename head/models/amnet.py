@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from head.models.fused.dropout import Dropout
-from head.models.fused.forward import fused_steps
-from head.models.fused.products import autocast_type
+from head.models.fused.lstm import Repeat
+from head.models.fused.products import autocast_type, product
+from head.models.fused.recurrence import Weights, attend_steps
 from head.models.fused.switch import fused_is_on
 from head.models.fused.workspace import Workspace
 
@@ -83,7 +84,7 @@ class AMNetHead(nn.Module):
         products = autocast_type(kind, self.feature_mean.dtype)
         features = features.detach()
         with torch.autocast(kind, enabled=False):
-            states, maps = fused_steps(self, features, products) if fused_is_on() else self.steps(features)
+            states, maps = self._fused_steps(features, products) if fused_is_on() else self.steps(features)
             m = self.regressor(self.dropout(states)).squeeze(2).t()  # (B, T), Eq. 10
         return HeadOutput(m.sum(dim=1), m, maps.transpose(0, 1))  # Eq. 11
 
@@ -104,6 +105,32 @@ class AMNetHead(nn.Module):
             states.append(h)
             maps.append(alpha)
         return torch.stack(states), torch.stack(maps)
+
+    def _fused_steps(self, features: Tensor, products: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return what `steps` does, by `head.models.fused`, the large products of matrices in a type of their own."""
+        T, L, cell, workspace = self.shape.steps, self.shape.positions, self.lstm, self.workspace
+        bias = cell.bias_ih + cell.bias_hh
+        if not self.shape.attention:  # each z (B, D) is the mean feature (Eq. 9), so its product is formed once
+            z = (features.to(self.feature_mean.dtype).mean(dim=1) - self.feature_mean) / self.feature_std
+            h, c = self._first_state(z, products)
+            states: Tensor = Repeat.apply(z, h, c, cell.weight_ih, cell.weight_hh, bias, T, products)
+            return states, z.new_full((T, len(z), L), 1 / L)
+        x = workspace.take(features.shape, self.feature_mean.dtype, features.device)
+        torch.addcmul(
+            -self.feature_mean / self.feature_std, x.copy_(features), 1 / self.feature_std, out=x
+        )  # (B, L, D)
+        h, c = self._first_state(x.mean(dim=1), products)
+        if x.dtype != products:
+            narrow = workspace.take(x.shape, products, x.device).copy_(x)
+            workspace.give(x)
+            x = narrow
+        weights = Weights(self.K.weight, self.K.bias, self.U.weight, self.M, cell.weight_ih, cell.weight_hh, bias)
+        return attend_steps(x, h, c, weights, steps=T, workspace=workspace)
+
+    def _first_state(self, mean: Tensor, products: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return h and c (B, H) from the standardised mean feature (B, D): Eq. 12."""
+        h, c = (product(mean, init.weight.to(products).t()) + init.bias for init in (self.init_h, self.init_c))
+        return torch.tanh(h), torch.tanh(c)
 
 
 def loss(output: HeadOutput, target: Tensor, *, attention_weight: float, coverage: float = 1.0) -> Tensor:

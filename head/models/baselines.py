@@ -204,12 +204,10 @@ def _svr(task: Task) -> Candidates:
         for cost, margin in product(SVR_COSTS, SVR_MARGINS):
             model = SVR(kernel="precomputed", C=cost, epsilon=margin).fit(kernel, task.y)
             support = task.vectors.as_stored(model.support_)
-            values = {"weight": model.dual_coef_[0], "intercept": model.intercept_[0], "gamma": gamma}
             head = KernelHead(KernelShape(support.shape[1], vectors=len(support)))
-            yield (
-                {"C": cost, "epsilon": margin, "gamma": gamma},
-                _filled(head, task.vectors, {"support": support, **values}),
-            )
+            values = {"support": support, "weight": model.dual_coef_[0], "intercept": model.intercept_[0]}
+            chosen = {"C": cost, "epsilon": margin, "gamma": gamma}
+            yield chosen, _filled(head, task.vectors, {**values, "gamma": gamma})
 
 
 def _mlp(task: Task) -> Candidates:

@@ -10,22 +10,10 @@ from torch import Tensor, nn
 
 from featcache.store.cache import FeatureCache
 from head.data.inputs import HeadInput
-from head.models.amnet import AMNetHead, HeadShape
-from head.models.baselines import (
-    KERNEL,
-    LINEAR,
-    PERCEPTRON,
-    RIDGE,
-    Baseline,
-    KernelHead,
-    KernelShape,
-    LinearHead,
-    LinearShape,
-    PerceptronHead,
-    PerceptronShape,
-)
-from head.models.published import COVERAGE_PER_STEP, TARGET_MEAN, TARGET_SCALE, PublishedHead, PublishedShape
+from head.models import amnet, baselines, published
 from head.settings import HEADS, TrainSettings
+
+_Scale = tuple[Tensor, Tensor] | None
 
 
 @dataclass(frozen=True)
@@ -62,22 +50,21 @@ class Kind:
     shape: type[Any]
     module: type[nn.Module]
     reads: Callable[[TrainSettings], str] = lambda settings: settings.pooling
-    scale: Callable[[Any], tuple[Tensor, Tensor] | None] = lambda head: (
-        head.standardise.mean,
-        head.standardise.deviation,
-    )
+    scale: Callable[[Any], _Scale] = lambda head: (head.standardise.mean, head.standardise.deviation)
     attends: bool = False
     target: Callable[[NDArray[np.float64]], TargetScale] = _to_deviation
     coverage: Callable[[int], float] = lambda steps: 1.0
-    baseline: Baseline | None = None
+    baseline: baselines.Baseline | None = None
 
 
-_LINEAR = Kind("linear regression on pooled features", LinearShape, LinearHead, baseline=LINEAR)
+_LINEAR = Kind(
+    "linear regression on pooled features", baselines.LinearShape, baselines.LinearHead, baseline=baselines.LINEAR
+)
 KINDS = {  # a run stores the first name of its kind
     "paper": Kind(
         "AMNet's head, Eq. 3-15 of the paper",
-        HeadShape,
-        AMNetHead,
+        amnet.HeadShape,
+        amnet.AMNetHead,
         reads=lambda settings: "maps" if settings.attention else "mean",
         scale=lambda head: (head.feature_mean, head.feature_std),
         attends=True,
@@ -85,19 +72,27 @@ KINDS = {  # a run stores the first name of its kind
     ),
     "published": Kind(
         "AMNet's head as its authors' code has it",
-        PublishedShape,
-        PublishedHead,
+        published.PublishedShape,
+        published.PublishedHead,
         reads=lambda settings: "maps",
         scale=lambda head: None,  # batch norm instead
         attends=True,
-        target=lambda scores: TargetScale(TARGET_MEAN, TARGET_SCALE),
-        coverage=lambda steps: COVERAGE_PER_STEP * steps,
+        target=lambda scores: TargetScale(published.TARGET_MEAN, published.TARGET_SCALE),
+        coverage=lambda steps: published.COVERAGE_PER_STEP * steps,
     ),
     "linear": _LINEAR,
-    "ridge": replace(_LINEAR, baseline=RIDGE),
-    "svr": Kind("support vector regression on pooled features", KernelShape, KernelHead, baseline=KERNEL),
+    "ridge": replace(_LINEAR, baseline=baselines.RIDGE),
+    "svr": Kind(
+        "support vector regression on pooled features",
+        baselines.KernelShape,
+        baselines.KernelHead,
+        baseline=baselines.KERNEL,
+    ),
     "mlp": Kind(
-        "a perceptron with one hidden layer on pooled features", PerceptronShape, PerceptronHead, baseline=PERCEPTRON
+        "a perceptron with one hidden layer on pooled features",
+        baselines.PerceptronShape,
+        baselines.PerceptronHead,
+        baseline=baselines.PERCEPTRON,
     ),
 }
 

@@ -15,10 +15,6 @@ History = Sequence[dict[str, float]]  # one an epoch, from the first; each has i
 OnHistory = Callable[[History], None]
 
 
-def ignored(history: History) -> None:
-    """Tell nobody."""
-
-
 def write_history(folder: Path, history: History) -> None:
     """Write history.csv: one line an epoch."""
     fields = [field for field in history[0] if field not in _TIMES]

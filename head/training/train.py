@@ -13,7 +13,7 @@ from featcache.base.progress import OnProgress, silent
 from head.data.batches import SplitData, split_data
 from head.models.kinds import kind_for
 from head.runs.events import EventLog
-from head.runs.history import OnHistory, ignored, read_history
+from head.runs.history import OnHistory, read_history
 from head.runs.run import (
     CHECKPOINT_NAME,
     CONFIG_NAME,
@@ -37,7 +37,7 @@ def train(job: TrainingJob, on_progress: OnProgress = silent) -> Run:
     Raises `Mismatch` if folder holds a run of other settings or data.
     """
     if job.events is None:
-        return _train(job, on_progress, ignored)
+        return _train(job, on_progress, lambda history: None)
     with EventLog(job.events, job.settings.lr if job.uses("lr") else None) as log:
         run = _train(job, on_progress, log)
         if log.empty and (history := read_history(run.folder)):  # it was finished before

@@ -32,23 +32,23 @@ def exponential_(doubled: Tensor) -> Tensor:
 
 def energies(keys: Tensor, state: Tensor, M: Tensor) -> Tensor:
     """Return e (B, L) from E (B, L, D), F (B, D) and M (L, D)."""
-    out = M.new_empty(keys.shape[:2])
-    if keys.is_cpu:
-        _in_threads("energies", len(keys), keys, state, M, out)
-    else:
-        for some in _chunks(len(keys)):
-            out[some] = energies_formula(keys[some], state[some], M)
-    return out
+    return _by_image("energies", energies_formula, M.new_empty(keys.shape[:2]), keys, state, M)
 
 
 def state_gradient(keys: Tensor, state: Tensor, M: Tensor, gradient: Tensor) -> Tensor:
     """Return s' (B, D) from E (B, L, D), F (B, D), M (L, D) and e' (B, L)."""
-    out = torch.empty_like(state)
+    return _by_image("state_gradient", state_gradient_formula, torch.empty_like(state), keys, state, M, gradient)
+
+
+def _by_image(
+    name: str, formula: Callable[..., Tensor], out: Tensor, keys: Tensor, state: Tensor, M: Tensor, *more: Tensor
+) -> Tensor:
+    """Fill out, a row for each image, and return it; M alone is the same for all images."""
     if keys.is_cpu:
-        _in_threads("state_gradient", len(keys), keys, state, M, gradient, out)
+        _in_threads(name, len(keys), keys, state, M, *more, out)
     else:
         for some in _chunks(len(keys)):
-            out[some] = state_gradient_formula(keys[some], state[some], M, gradient[some])
+            out[some] = formula(keys[some], state[some], M, *(one[some] for one in more))
     return out
 
 

@@ -26,7 +26,3 @@ class Dropout(nn.Module):
         words.random_(-(2**63), None)
         kept = words.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - _LEVELS // 2
         return x * kept * (_LEVELS / (_LEVELS - dropped))
-
-    def extra_repr(self) -> str:
-        """Return what repr shows."""
-        return f"p={self.p}"

@@ -44,19 +44,16 @@ def lstm_step_backward(cell: Cell, dh: Tensor, dc: Tensor, *, sums: Tensor) -> T
     return dc * f
 
 
-class _Repeat(torch.autograd.Function):
+class Repeat(torch.autograd.Function):
+    """The states (T, B, H) after each step on the same z (B, D), whose own product is formed once.
+
+    apply(z, h, c, W_ih, W_hh, bias, T, products): h and c are (B, H), W_ih (4H, D), W_hh (4H, H), bias (4H); no
+    gradient goes back to z.
+    """
+
     @staticmethod
-    def forward(
-        ctx: Any,
-        z: Tensor,
-        h: Tensor,
-        c: Tensor,
-        W_ih: Tensor,
-        W_hh: Tensor,
-        bias: Tensor,
-        steps: int,
-        products: torch.dtype,
-    ) -> Tensor:
+    def forward(ctx: Any, z: Tensor, h: Tensor, c: Tensor, *rest: Any) -> Tensor:
+        W_ih, W_hh, bias, steps, products = rest
         given = product(z, W_ih.to(products).t()) + bias  # (B, 4H), at every step
         weight = W_hh.to(products).t()
         states, ctx.cells = [], []
@@ -83,14 +80,3 @@ class _Repeat(torch.autograd.Function):
         dW_ih = sum_of_outer(d_given, z, ctx.products)
         dW_hh = sum_of_outer(d_sums.flatten(0, 1), before, ctx.products)
         return None, dh, dc, dW_ih, dW_hh, d_given.sum(dim=0), None, None
-
-
-def repeat(
-    z: Tensor, h: Tensor, c: Tensor, W_ih: Tensor, W_hh: Tensor, bias: Tensor, *, steps: int, products: torch.dtype
-) -> Tensor:
-    """Return the states (T, B, H) after each step on the same z (B, D), whose own product is formed once.
-
-    h and c are (B, H), W_ih (4H, D), W_hh (4H, H), bias (4H); no gradient goes back to z.
-    """
-    states: Tensor = _Repeat.apply(z, h, c, W_ih, W_hh, bias, steps, products)
-    return states

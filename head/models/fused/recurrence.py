@@ -41,31 +41,25 @@ class _Step:
     cell: Cell
 
 
-class AttendedSteps(NamedTuple):
-    """What the T steps give: states h_t (T, B, H) and maps alpha_t (T, B, L)."""
-
-    states: Tensor
-    maps: Tensor
-
-
 def attend_steps(
     x: Tensor, h: Tensor, c: Tensor, weights: Weights, *, steps: int, workspace: Workspace
-) -> AttendedSteps:
+) -> tuple[Tensor, Tensor]:
     """Attend `steps` times to standardised features x (B, L, D) from the first state h, c (B, H) of Eq. 12.
 
+    Returns states h_t (T, B, H) and maps alpha_t (T, B, L).
     x is taken from workspace, to which it goes back: after the gradients were computed, if there are to be any.
     """
     if torch.is_grad_enabled():
         states, maps = _AttendSteps.apply(x, h, c, *weights, steps, workspace)
-        return AttendedSteps(states, maps)
-    result, keys, _ = _forward(x, h, c, weights, steps, workspace)
-    workspace.give(x, keys)
-    return result
+    else:
+        states, maps, keys, _ = _forward(x, h, c, weights, steps, workspace)
+        workspace.give(x, keys)
+    return states, maps
 
 
 def _forward(
     x: Tensor, h: Tensor, c: Tensor, weights: Weights, steps: int, workspace: Workspace
-) -> tuple[AttendedSteps, Tensor, list[_Step]]:
+) -> tuple[Tensor, Tensor, Tensor, list[_Step]]:
     keys = exponential_(_doubled_keys(x, weights.K, weights.b, workspace))  # (B, L, D)
     U, W_ih, W_hh = (weight.to(x.dtype).t() for weight in (weights.U, weights.W_ih, weights.W_hh))
     states, record = [], []
@@ -77,7 +71,7 @@ def _forward(
         cell, h, c = lstm_step(sums, h, c)  # Eq. 3
         record.append(_Step(F, alpha, z, cell))
         states.append(h)
-    return AttendedSteps(torch.stack(states), torch.stack([step.alpha for step in record])), keys, record
+    return torch.stack(states), torch.stack([step.alpha for step in record]), keys, record
 
 
 class _AttendSteps(torch.autograd.Function):
@@ -86,10 +80,10 @@ class _AttendSteps(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, h: Tensor, c: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
         *weights, steps, workspace = rest
-        result, keys, record = _forward(x, h, c, Weights(*weights), steps, workspace)
+        states, maps, keys, record = _forward(x, h, c, Weights(*weights), steps, workspace)
         ctx.save_for_backward(*weights)
         ctx.x, ctx.keys, ctx.record, ctx.workspace = x, keys, record, workspace
-        return result.states, result.maps
+        return states, maps
 
     @staticmethod
     @once_differentiable

@@ -33,7 +33,7 @@ def test_other_threads_do_not_see_it() -> None:
 @pytest.mark.parametrize("attention", [True, False])
 def test_a_head_takes_what_is_fused_only_where_it_is_on(attention: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     head, features = AMNetHead(HeadShape(2, 3, attention=attention)).eval(), torch.randn(5, 2, 3)
-    monkeypatch.setattr("head.models.amnet.fused_steps", None)
+    monkeypatch.setattr(AMNetHead, "_fused_steps", None)
     with fused_off():
         assert head(features).maps.shape == (5, 3, 2)
     with pytest.raises(TypeError, match="not callable"):
