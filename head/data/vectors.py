@@ -1,7 +1,6 @@
 """The pooled vectors that a baseline is fitted on: which stored views of which images, so that they fit in memory."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,26 +9,24 @@ from featcache.datasets.splits import Part
 from featcache.store.cache import FeatureCache
 from head.data.inputs import HeadInput
 
-if TYPE_CHECKING:
-    from sklearn.preprocessing import StandardScaler
-
 MOST_NUMBERS = 1 << 27  # 1 GiB as float64; one view of each image is read even if that is more
 _BATCH = 1024
 
 
 @dataclass(frozen=True)
 class Vectors:
-    """x (n, D) float64, standardised in place by scaler, and scores (n): so many views of each of so many images."""
+    """x (n, D) float64, standardised by mean and deviation (D), and scores (n): so many views of so many images."""
 
     x: NDArray[np.float64]
     scores: NDArray[np.float64]
-    scaler: "StandardScaler"
+    mean: NDArray[np.float64]
+    deviation: NDArray[np.float64]
     images: int
     views_each: int
 
     def as_stored(self, rows: NDArray[np.intp]) -> NDArray[np.float32]:
         """Return some of the n vectors (S, D) as they were before standardisation, to the precision of float32."""
-        stored: NDArray[np.float64] = self.x[rows] * self.scaler.scale_ + self.scaler.mean_
+        stored: NDArray[np.float64] = self.x[rows] * self.deviation + self.mean
         return stored.astype(np.float32)
 
 
@@ -73,4 +70,5 @@ def read_vectors(
         batch = slice(start, start + _BATCH)
         x[batch] = source.read(cache, part.rows[positions[batch]], views[batch]).flatten(1).numpy()
     scaler = StandardScaler(copy=False)
-    return Vectors(scaler.fit_transform(x), part.scores[positions], scaler, images, each)
+    standardised = scaler.fit_transform(x)
+    return Vectors(standardised, part.scores[positions], scaler.mean_, scaler.scale_, images, each)

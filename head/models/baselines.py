@@ -259,7 +259,7 @@ def _perceptron_head(task: Task, model: "MLPRegressor") -> PerceptronHead:
 
 def _filled(head: Head, vectors: Vectors, values: dict[str, Any]) -> Head:
     """Return a head that standardises as its training vectors were and has these values, by their names in it."""
-    scale = {"standardise.mean": vectors.scaler.mean_, "standardise.deviation": vectors.scaler.scale_}
+    scale = {"standardise.mean": vectors.mean, "standardise.deviation": vectors.deviation}
     head.load_state_dict({name: torch.as_tensor(np.asarray(value)) for name, value in {**scale, **values}.items()})
     return head
 

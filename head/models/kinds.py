@@ -43,7 +43,7 @@ class Kind:
     standardises its channels, None where it does not. attends is whether it looks at places, which baselines do not;
     without attention its maps are uniform, 1/L. target gives the scale of training scores, coverage from T the constant
     of Eq. 15: how much attention a position should get in all T steps together. baseline is how scikit-learn fits it;
-    without, it is trained by gradients, and one with a scale has a `set_feature_scale`.
+    a head without one is trained by gradients and, if it standardises, told how by its `set_feature_scale`.
     """
 
     title: str

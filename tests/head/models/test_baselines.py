@@ -65,7 +65,7 @@ def fit(cache: FeatureCache, folder: Path, settings: TrainSettings, **more: obje
 def training_vectors(cache: FeatureCache, settings: TrainSettings) -> tuple[Array, Array]:
     """Return what a baseline is fitted on, as it was stored, and the scores."""
     vectors = read_vectors(cache, split_data(cache, "1", settings).train, input_of(cache, settings), seed=settings.seed)
-    return vectors.scaler.inverse_transform(vectors.x.copy()), vectors.scores
+    return vectors.x * vectors.deviation + vectors.mean, vectors.scores
 
 
 def pooled(cache: FeatureCache, settings: TrainSettings, rows: NDArray[np.int64]) -> Array:

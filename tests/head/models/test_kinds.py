@@ -44,10 +44,10 @@ class ToyHead(nn.Module):
 
 def toy_candidates(task: Task) -> Candidates:
     """Yield heads of the least squares on shrunken scores, the last of which is the best by MSE."""
-    weight = np.linalg.lstsq(task.vectors.x / task.vectors.scaler.scale_, task.y, rcond=None)[0]
+    weight = np.linalg.lstsq(task.vectors.x / task.vectors.deviation, task.y, rcond=None)[0]
     for share in (0.1, 1.0):
         head = ToyHead(ToyShape(len(weight)))
-        offset = torch.from_numpy(task.vectors.scaler.mean_ * weight).sum()
+        offset = torch.from_numpy(task.vectors.mean * weight).sum()
         head.load_state_dict({"weights.weight": torch.from_numpy(share * weight)[None], "weights.bias": -offset[None]})
         yield {"share": share}, head
 
