@@ -115,10 +115,8 @@ class AMNetHead(nn.Module):
             h, c = self._first_state(z, products)
             states: Tensor = Repeat.apply(z, h, c, cell.weight_ih, cell.weight_hh, bias, T, products)
             return states, z.new_full((T, len(z), L), 1 / L)
-        x = workspace.take(features.shape, self.feature_mean.dtype, features.device)
-        torch.addcmul(
-            -self.feature_mean / self.feature_std, x.copy_(features), 1 / self.feature_std, out=x
-        )  # (B, L, D)
+        x = workspace.take(features.shape, self.feature_mean.dtype, features.device).copy_(features)  # (B, L, D)
+        torch.addcmul(-self.feature_mean / self.feature_std, x, 1 / self.feature_std, out=x)
         h, c = self._first_state(x.mean(dim=1), products)
         if x.dtype != products:
             narrow = workspace.take(x.shape, products, x.device).copy_(x)

@@ -57,7 +57,7 @@ def train_all(jobs: Sequence[TrainingJob], workers: Workers, *, on_progress: OnP
     if errors := collected(check_start, jobs)[1]:
         raise join_errors(errors, f"{len(errors)} of {len(jobs)} runs cannot be trained:", "Nothing was trained.")
     several_names = len({job.name for job in jobs}) > 1
-    if workers == Workers() or (len(jobs) == 1 and not workers.cluster):  # with all cores
+    if workers == Workers() or (len(jobs) == 1 and not workers.cluster):  # here, with all cores
 
         def train_here(index: int) -> Run:
             job, place = jobs[index], f"({index + 1} of {len(jobs)})"
