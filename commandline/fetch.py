@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from commandline.options import DIRECTORY, FILE, JSON, progress_bar, show, tell
+from commandline.options import DIRECTORY, FILE, JSON, progress_bar, show_report, tell
 
 
 @click.command()
@@ -23,12 +23,10 @@ def fetch(name: str, root: Path | None, url: str, file: Path | None, sha256: str
 
     Example: amnet fetch --dataset lamem
     """
-    from featcache.datasets.fetch.fetch import describe_fetched
     from featcache.datasets.fetch.fetch import fetch as run_fetch
 
     with progress_bar() as progress:
         done = run_fetch(name, root, url=url, file=file, sha256=sha256, keep=keep, on_progress=progress)
-    show(done.as_json() if as_json else describe_fetched(done))
-    tell(*(f"warning: {warning}" for warning in done.warnings))
+    show_report(done, as_json)
     if done.sha256 and not sha256 and not as_json:
         tell("no digest was given to check against; note the one above and pass it as --sha256 next time")

@@ -14,6 +14,7 @@ from commandline.options import (
     JSON,
     progress_bar,
     show,
+    show_report,
     tell,
 )
 from featcache import settings
@@ -82,33 +83,18 @@ def extract(dataset: str, root: Path | None, out: Path | None, dry_run: bool, as
         tell(f"{'columns' if found.root is None else 'not split files'}, ignored: {', '.join(found.ignored)}")
     folder = out or Path("cache") / found.name
     if dry_run:
-        _dry_run(found, settings, folder, as_json)
+        from featcache.extraction.forecast import forecast
+
+        show_report(forecast(found, settings, folder), as_json)
         if workers != Workers():
             tell("the time is that of this process alone; --jobs and --cluster share it out")
-    else:
-        _extract(found, settings, folder, workers, as_json)
-
-
-def _dry_run(dataset: Any, settings: Any, folder: Path, as_json: bool) -> None:
-    from featcache.extraction.forecast import describe_forecast, forecast
-
-    result = forecast(dataset, settings, folder)
-    show(result.as_json() if as_json else describe_forecast(result))
-    if result.missing_weights:
-        tell(f"warning: extract itself would stop: {result.missing_weights}")
-
-
-def _extract(dataset: Any, settings: Any, folder: Path, workers: Any, as_json: bool) -> None:
+        return
     from featcache.extraction.extract import extract as run_extract
-    from featcache.extraction.report import describe_absent, describe_report
 
     with progress_bar() as progress:
-        report = run_extract(dataset, settings, folder, workers=workers, on_progress=progress)
-    if report.stale_temporaries:
-        tell(f"removed {report.stale_temporaries} temporary files of a run that was killed")
-    show(report.as_json() if as_json else describe_report(report))
+        report = run_extract(found, settings, folder, workers=workers, on_progress=progress)
+    show_report(report, as_json)
     if report.absent:
-        tell(describe_absent(report))
         raise SystemExit(3)
 
 
@@ -120,11 +106,11 @@ def cache_info(cache: Path | None, as_json: bool) -> None:
 
     Example: amnet cache-info --cache cache/lamem
     """
-    from featcache.maintenance.info import describe_cache, format_info
+    from featcache.maintenance.info import read_info
     from featcache.store.cache import find_cache
 
-    info = describe_cache(find_cache(cache))
-    show(info if as_json else format_info(info))
+    info = read_info(find_cache(cache))
+    show(info.as_json() if as_json else info.as_text())
 
 
 @click.command("merge-caches")
@@ -142,10 +128,8 @@ def merge_caches(out: Path, inputs: tuple[Path, ...], as_json: bool) -> None:
 
     with progress_bar() as progress:
         report = run_merge(out, inputs, on_progress=progress)
-    text = f"{out}: {report.images:,} images x {report.views} views in {report.shards} shards"
-    show(report.as_json() if as_json else text)
+    show_report(report, as_json)
     if not report.complete:
-        tell(f"inputs were not complete; run extract with --out {out} to go on")
         raise SystemExit(4)
 
 
@@ -165,7 +149,7 @@ def verify_cache(
 
     Example: amnet verify-cache --cache cache/lamem --repair
     """
-    from featcache.maintenance import verify
+    from featcache.maintenance.verify import verify_cache as run_verify
     from featcache.store.cache import find_cache
 
     if not repair and (root or weights or device != "auto"):
@@ -173,20 +157,15 @@ def verify_cache(
     folder = find_cache(cache)
     with progress_bar() as progress:
         if repair:
-            from featcache.maintenance.repair import format_repair, repair_cache
+            from featcache.maintenance.repair import repair_cache
 
-            repaired = repair_cache(
-                folder, root=root, weights=str(weights) if weights else None, device=device, on_progress=progress
-            )
-            report, text, document = repaired.found, format_repair(repaired), repaired.as_json()
-            damaged = bool(repaired.unrepaired)
+            weights_file = str(weights) if weights else None
+            report: Any = repair_cache(folder, root=root, weights=weights_file, device=device, on_progress=progress)
+            left = report.now
         else:
-            report = verify.verify_cache(folder, on_progress=progress)
-            text, document, damaged = verify.format_report(report), report.as_json(), not report.ok
-    show(document if as_json else text)
-    tell(*(f"warning: {warning}" for warning in report.warnings))
-    if damaged:
+            left = report = run_verify(folder, on_progress=progress)
+    show_report(report, as_json)
+    if not left.ok:
         raise SystemExit(5)
-    if not report.complete:
-        tell("the cache is not complete; run the same extract or merge-caches command again")
+    if not left.complete:
         raise SystemExit(4)

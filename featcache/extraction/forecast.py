@@ -52,6 +52,30 @@ class Forecast:
         """Return the forecast as a JSON object."""
         return asdict(self)
 
+    def as_text(self) -> str:
+        """Return the forecast as lines for a person."""
+        sizes = self.layers.items()
+        layers = ", ".join(f"{name} {height}x{width}x{channels}" for name, (height, width, channels) in sizes)
+        there = f" ({self.views_already_there:,} are there already)" if self.views_already_there else ""
+        too_small = ", which is too little" if self.bytes_to_write > self.free_bytes else ""
+        lines = [
+            f"images  {self.images:,}",
+            f"views   {self.images * self.views_per_image:,}: {self.views_per_image} per image{there}",
+            f"layers  {layers}",
+            f"bytes   {self.raw_bytes:,} raw, before compression: {self.raw_bytes / 1e9:,.1f} GB, "
+            f"{self.raw_bytes_per_view:,} a view",
+            f"        about {self.bytes / 1e9:,.1f} GB as {self.encoding}, compressed as the views timed here",
+            f"disk    {self.free_bytes / 1e9:,.1f} GB free{too_small}",
+            f"runs    {self.execution}",
+            f"time    {duration(self.seconds)} at {self.views_per_second:,.1f} views/s, timed here just now, "
+            f"and {self.start_seconds:.0f} s to start",
+        ]
+        return "\n".join(lines)
+
+    def warnings(self) -> list[str]:
+        """Return why the extraction itself would stop."""
+        return [f"warning: extract itself would stop: {self.missing_weights}"] if self.missing_weights else []
+
 
 def forecast(dataset: Dataset, settings: ExtractSettings, out: Path) -> Forecast:
     """Time a batch of the dataset's own images and extrapolate; nothing is written.
@@ -86,30 +110,6 @@ def forecast(dataset: Dataset, settings: ExtractSettings, out: Path) -> Forecast
         start_seconds=start_seconds,
         execution=explain_execution(backbone.execution, settings.precision, settings.runtime, total),
         missing_weights=missing,
-    )
-
-
-def describe_forecast(result: Forecast) -> str:
-    """Return a forecast as text."""
-    layers = ", ".join(
-        f"{name} {height}x{width}x{channels}" for name, (height, width, channels) in result.layers.items()
-    )
-    there = f" ({result.views_already_there:,} are there already)" if result.views_already_there else ""
-    views = f"{result.images * result.views_per_image:,}: {result.views_per_image} per image{there}"
-    too_small = ", which is too little" if result.bytes_to_write > result.free_bytes else ""
-    return "\n".join(
-        [
-            f"images  {result.images:,}",
-            f"views   {views}",
-            f"layers  {layers}",
-            f"bytes   {result.raw_bytes:,} raw, before compression: {result.raw_bytes / 1e9:,.1f} GB, "
-            f"{result.raw_bytes_per_view:,} a view",
-            f"        about {result.bytes / 1e9:,.1f} GB as {result.encoding}, compressed as the views timed here",
-            f"disk    {result.free_bytes / 1e9:,.1f} GB free{too_small}",
-            f"runs    {result.execution}",
-            f"time    {duration(result.seconds)} at {result.views_per_second:,.1f} views/s, timed here just now, "
-            f"and {result.start_seconds:.0f} s to start",
-        ]
     )
 
 

@@ -34,21 +34,24 @@ class ExtractReport:
         absent = [{"name": name, "reason": reason} for name, reason in self.absent]
         return {**asdict(self), "folder": str(self.folder), "absent": absent}
 
+    def as_text(self) -> str:
+        """Return what the cache holds and, if anything was computed, where the time went."""
+        held = (
+            f"{self.folder}: {self.images:,} images x {self.views} views, {self.bytes / 1e9:,.2f} GB, "
+            f"{self.views_computed:,} views computed now; fingerprint {self.fingerprint[:16]}"
+        )
+        if not self.views_computed:
+            return held
+        shares = describe_shares(self.stages)
+        return f"{held}\n{self.precision} by {self.runtime}; busy time: {shares}; bottleneck: {self.bottleneck}"
 
-def describe_report(report: ExtractReport) -> str:
-    """Return what the cache holds and, if anything was computed, where the time went."""
-    held = (
-        f"{report.folder}: {report.images:,} images x {report.views} views, {report.bytes / 1e9:,.2f} GB, "
-        f"{report.views_computed:,} views computed now; fingerprint {report.fingerprint[:16]}"
-    )
-    if not report.views_computed:
-        return held
-    shares = describe_shares(report.stages)
-    return f"{held}\n{report.precision} by {report.runtime}; busy time: {shares}; bottleneck: {report.bottleneck}"
-
-
-def describe_absent(report: ExtractReport) -> str:
-    """Return which images were left out, why, and what to do."""
-    way_out = f"They are listed in {report.folder / FAILURES_NAME}; mend them and run the same command again."
-    problems = [f"{name}: {reason}" for name, reason in report.absent]
-    return list_problems(f"{len(problems)} images were left out:", problems, way_out)
+    def warnings(self) -> list[str]:
+        """Return what a killed run had left, and which images were left out, why, and what to do."""
+        found = []
+        if self.stale_temporaries:
+            found.append(f"removed {self.stale_temporaries} temporary files of a run that was killed")
+        if self.absent:
+            problems = [f"{name}: {reason}" for name, reason in self.absent]
+            way_out = f"They are listed in {self.folder / FAILURES_NAME}; mend them and run the same command again."
+            found.append(list_problems(f"{len(problems)} images were left out:", problems, way_out))
+        return found

@@ -1,5 +1,6 @@
-"""What a cache folder holds, as one JSON-able object, sealed or not."""
+"""What a cache folder holds, sealed or not, as text and as one JSON object."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,74 +9,82 @@ from featcache.store.folder import MANIFEST_NAME, shard_paths
 from featcache.store.shards.opening import open_shard
 
 
-def describe_cache(folder: Path) -> dict[str, Any]:
-    """Return recipe, sizes, splits and absent images of a sealed cache, or how far an unsealed one has come.
+@dataclass(frozen=True)
+class CacheInfo:
+    """Recipe, sizes, splits and absent images of a sealed cache, or how far an unsealed one has come."""
 
-    Raises `CacheIncomplete` if there is neither.
-    """
+    facts: dict[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the facts as a JSON object."""
+        return self.facts
+
+    def as_text(self) -> str:
+        """Return the facts as lines, the first of which says whether the cache is complete."""
+        info, recipe = self.facts, self.facts["recipe"]
+        squashed = f", crops of the image squashed to {side}x{side}" if (side := recipe.get("pre_squash")) else ""
+        common = [
+            f"recipe       {recipe['backbone']}, weights {recipe['weights'][:16]}, {recipe['precision']}, "
+            f"{recipe['image_size']} pixels, {recipe['eval_view']} view{squashed}, "
+            f"seed {recipe['seed']}, {recipe['encoding']}",
+            f"fingerprint  {info['fingerprint']}",
+            f"stored       {info['stored_bytes'] / 1e9:,.3f} GB in {info['shards']} shards",
+        ]
+        if not info["complete"]:
+            done = f"{info['images_done']:,} images so far"
+            return "\n".join([f"{info['cache']}: not complete, {done}; run the same extract command again", *common])
+        layers = [
+            f"layer        {name}: {layer['height']}x{layer['width']}x{layer['channels']} (L = {layer['positions']})"
+            for name, layer in info["layers"].items()
+        ]
+        splits = [
+            f"split {split:6} " + ", ".join(f"{part} {count:,}" for part, count in parts.items())
+            for split, parts in info["splits"].items()
+        ]
+        absent = [f"absent       {name}: {reason}" for name, reason in info["absent"].items()]
+        head = f"{info['cache']}: {info['images']:,} images x {info['views']} views, complete"
+        return "\n".join([head, *common, *layers, *splits, *absent])
+
+
+def read_info(folder: Path) -> CacheInfo:
+    """Return what is known of the cache in folder; raise `CacheIncomplete` if there is neither manifest nor shard."""
     paths = shard_paths(folder)
     stored = sum(path.stat().st_size for path in paths)
     if not (folder / MANIFEST_NAME).is_file() and paths:
         shards = [open_shard(path) for path in paths]
-        return {
-            "cache": str(folder),
-            "complete": False,
-            "images_done": sum(shard.block.shape[0] for shard in shards if shard.block.views[0] == 0),
-            "shards": len(shards),
-            "stored_bytes": stored,
-            "fingerprint": shards[0].fingerprint,
-            "recipe": shards[0].recipe.as_json(),
-        }
+        return CacheInfo(
+            {
+                "cache": str(folder),
+                "complete": False,
+                "images_done": sum(shard.block.shape[0] for shard in shards if shard.block.views[0] == 0),
+                "shards": len(shards),
+                "stored_bytes": stored,
+                "fingerprint": shards[0].fingerprint,
+                "recipe": shards[0].recipe.as_json(),
+            }
+        )
     cache = open_cache(folder)
-    raw = cache.rows * cache.views * cache.recipe.bytes_per_view()
-    return {
-        "cache": str(folder),
-        "complete": True,
-        "images": cache.rows,
-        "views": cache.views,
-        "layers": {
-            name: {"positions": height * width, "height": height, "width": width, "channels": channels}
-            for name, height, width, channels in cache.recipe.layers
-        },
-        "shards": len(cache.manifest.shards),
-        "stored_bytes": stored,
-        "raw_bytes": raw,
-        "absent": {image.name: image.absent for image in cache.images if image.absent},
-        "splits": {
-            split: {part: len(values.rows) for part, values in parts.items()} for split, parts in cache.splits.items()
-        },
-        "fingerprint": cache.fingerprint,
-        "recipe": cache.recipe.as_json(),
-        "source": cache.manifest.source,
-        "versions": cache.manifest.versions,
-    }
-
-
-def format_info(info: dict[str, Any]) -> str:
-    """Return what `describe_cache` found as text."""
-    recipe = info["recipe"]
-    squashed = f", crops of the image squashed to {side}x{side}" if (side := recipe.get("pre_squash")) else ""
-    made = (
-        f"recipe       {recipe['backbone']}, weights {recipe['weights'][:16]}, {recipe['precision']}, "
-        f"{recipe['image_size']} pixels, {recipe['eval_view']} view{squashed}, "
-        f"seed {recipe['seed']}, {recipe['encoding']}"
+    return CacheInfo(
+        {
+            "cache": str(folder),
+            "complete": True,
+            "images": cache.rows,
+            "views": cache.views,
+            "layers": {
+                name: {"positions": height * width, "height": height, "width": width, "channels": channels}
+                for name, height, width, channels in cache.recipe.layers
+            },
+            "shards": len(cache.manifest.shards),
+            "stored_bytes": stored,
+            "raw_bytes": cache.rows * cache.views * cache.recipe.bytes_per_view(),
+            "absent": {image.name: image.absent for image in cache.images if image.absent},
+            "splits": {
+                split: {part: len(values.rows) for part, values in parts.items()}
+                for split, parts in cache.splits.items()
+            },
+            "fingerprint": cache.fingerprint,
+            "recipe": cache.recipe.as_json(),
+            "source": cache.manifest.source,
+            "versions": cache.manifest.versions,
+        }
     )
-    common = [
-        made,
-        f"fingerprint  {info['fingerprint']}",
-        f"stored       {info['stored_bytes'] / 1e9:,.3f} GB in {info['shards']} shards",
-    ]
-    if not info["complete"]:
-        done = f"{info['images_done']:,} images so far"
-        return "\n".join([f"{info['cache']}: not complete, {done}; run the same extract command again", *common])
-    layers = [
-        f"layer        {name}: {layer['height']}x{layer['width']}x{layer['channels']} (L = {layer['positions']})"
-        for name, layer in info["layers"].items()
-    ]
-    splits = [
-        f"split {split:6} " + ", ".join(f"{part} {count:,}" for part, count in parts.items())
-        for split, parts in info["splits"].items()
-    ]
-    absent = [f"absent       {name}: {reason}" for name, reason in info["absent"].items()]
-    head = f"{info['cache']}: {info['images']:,} images x {info['views']} views, complete"
-    return "\n".join([head, *common, *layers, *splits, *absent])

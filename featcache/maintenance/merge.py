@@ -39,6 +39,14 @@ class MergeReport:
         """Return the report as a JSON object."""
         return asdict(self)
 
+    def as_text(self) -> str:
+        """Return what the cache holds as a line."""
+        return f"{self.folder}: {self.images:,} images x {self.views} views in {self.shards} shards"
+
+    def warnings(self) -> list[str]:
+        """Return how to go on where inputs were unfinished."""
+        return [] if self.complete else [f"inputs were not complete; run extract with --out {self.folder} to go on"]
+
 
 def merge_caches(out: Path, inputs: Sequence[Path], *, on_progress: OnProgress = silent) -> MergeReport:
     """Write the cache that holds every image of inputs into out; run again, it goes on where it was stopped.

@@ -6,7 +6,7 @@ repair goes on where it was: each shard is replaced at once or not at all.
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from featcache.datasets.dataset import images_of
 from featcache.extraction.pipeline import build_shards, load_for
 from featcache.images.loading import LoadedImage
 from featcache.maintenance.repair_plan import Job, constants, plan
-from featcache.maintenance.verify import Examination, Problem, VerifyReport, examine, format_report
+from featcache.maintenance.verify import Examination, Problem, VerifyReport, examine
 from featcache.store.folder import INDEX_NAME, MANIFEST_NAME, shard_path, shard_place, shards_folder
 from featcache.store.manifest import Manifest, ShardEntry, read_manifest
 from featcache.store.shards.copying import StoredRow, copied_shard, stored_row
@@ -43,16 +43,34 @@ class RepairReport:
     changed: list[str]
     unrepaired: list[Problem]
 
+    @property
+    def now(self) -> VerifyReport:
+        """What was found, without what is repaired."""
+        return replace(self.found, problems=self.unrepaired)
+
     def as_json(self) -> dict[str, Any]:
         """Return the report as a JSON object."""
         return {
             **self.found.as_json(),
-            "sound_now": not self.unrepaired,
+            "sound_now": self.now.ok,
             "repaired": self.repaired,
             "rows_computed": self.rows_computed,
             "changed": self.changed,
             "unrepaired": [problem.as_json() for problem in self.unrepaired],
         }
+
+    def as_text(self) -> str:
+        """Return what was found, and a line for each file that was repaired or left."""
+        lines = [self.found.as_text(), *(f"repaired {file}" for file in self.repaired)]
+        lines += [f"changed  {file}: computed anew, but not the same to the last bit" for file in self.changed]
+        lines += [f"left     {problem}" for problem in self.unrepaired]
+        if self.repaired:
+            lines.append(f"{self.rows_computed:,} rows were computed anew")
+        return "\n".join(lines)
+
+    def warnings(self) -> list[str]:
+        """Return what to know of the cache as it is now."""
+        return self.now.warnings()
 
 
 def repair_cache(
@@ -204,14 +222,3 @@ def _conclude(
 
 def _differs(entry: ShardEntry, repaired: dict[str, Committed]) -> bool:
     return entry.file in repaired and repaired[entry.file].sha256 != entry.sha256
-
-
-def format_repair(report: RepairReport) -> str:
-    """Return a report as text."""
-    lines = [format_report(report.found)]
-    lines += [f"repaired {file}" for file in report.repaired]
-    lines += [f"changed  {file}: computed anew, but not the same to the last bit" for file in report.changed]
-    lines += [f"left     {problem}" for problem in report.unrepaired]
-    if report.repaired:
-        lines.append(f"{report.rows_computed:,} rows were computed anew")
-    return "\n".join(lines)

@@ -50,7 +50,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What a check found: problems, and warnings of files that belong to nobody. complete: a manifest seals it."""
+    """What a check found: problems, and files that are unknown here, and why. complete: a manifest seals the cache."""
 
     cache: str
     complete: bool
@@ -58,7 +58,7 @@ class VerifyReport:
     chunks: int
     bytes: int
     problems: list[Problem]
-    warnings: list[str]
+    unknown: list[str]
 
     @property
     def ok(self) -> bool:
@@ -67,7 +67,23 @@ class VerifyReport:
 
     def as_json(self) -> dict[str, Any]:
         """Return the report as a JSON object."""
-        return {**asdict(self), "ok": self.ok}
+        fields = asdict(self)
+        fields["warnings"] = fields.pop("unknown")
+        return {**fields, "ok": self.ok}
+
+    def as_text(self) -> str:
+        """Return what was checked as a line, and a line for each problem."""
+        state = "complete" if self.complete else "not complete"
+        found = "sound" if self.ok else f"{len(self.problems)} problem{'' if len(self.problems) == 1 else 's'}"
+        sizes = f"{self.shards:,} shards, {self.chunks:,} chunks, {self.bytes / 1e9:,.2f} GB"
+        return "\n".join([f"{self.cache}: {sizes}, {state}: {found}", *(f"damaged  {one}" for one in self.problems)])
+
+    def warnings(self) -> list[str]:
+        """Return what is unknown and, of a sound cache, how to complete it."""
+        found = [f"warning: {unknown}" for unknown in self.unknown]
+        if self.ok and not self.complete:
+            found.append("the cache is not complete; run the same extract or merge-caches command again")
+        return found
 
 
 @dataclass(frozen=True)
@@ -132,7 +148,7 @@ def examine(folder: Path, *, threads: int | None = None, on_progress: OnProgress
         chunks=sum(check.chunks for check in checks),
         bytes=sum(check.bytes for check in checks),
         problems=problems,
-        warnings=list(unknown_files(folder, listed)),
+        unknown=list(unknown_files(folder, listed)),
     )
     return Examination(manifest, checks, index_problem, report)
 
@@ -222,14 +238,3 @@ def _index_problem(folder: Path, manifest: Manifest) -> str:
 
 def _without_path(error: FeatcacheError, path: Path) -> str:
     return str(error).removeprefix(f"{path}: ")
-
-
-def format_report(report: VerifyReport) -> str:
-    """Return a report as text."""
-    state = "complete" if report.complete else "not complete"
-    found = "sound" if report.ok else f"{len(report.problems)} problem{'' if len(report.problems) == 1 else 's'}"
-    head = (
-        f"{report.cache}: {report.shards:,} shards, {report.chunks:,} chunks, {report.bytes / 1e9:,.2f} GB, "
-        f"{state}: {found}"
-    )
-    return "\n".join([head, *(f"damaged  {problem}" for problem in report.problems)])

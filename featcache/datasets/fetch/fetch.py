@@ -7,7 +7,7 @@ import hashlib
 import os
 import re
 import shutil
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -42,12 +42,36 @@ class Fetched:
     received: int = 0
     already: bool = False
     archive: Path | None = None
-    warnings: tuple[str, ...] = field(default=())
+
+    @property
+    def differences(self) -> list[str]:
+        """What is not as it was published."""
+        source = SOURCES[self.name]
+        if (self.images, self.splits) == (source.images, source.splits):
+            return []
+        published = f"{self.name} was published with {source.images:,} images and {source.splits} splits"
+        return [f"{published}; here are {self.images:,} and {self.splits}"]
 
     def as_json(self) -> dict[str, Any]:
         """Return everything as JSON values."""
-        found = asdict(self) | {"root": str(self.root), "warnings": list(self.warnings)}
-        return found | {"archive": str(self.archive) if self.archive else None}
+        places = {"root": str(self.root), "archive": str(self.archive) if self.archive else None}
+        return asdict(self) | places | {"warnings": self.differences}
+
+    def as_text(self) -> str:
+        """Return what a person wants to know of it."""
+        lines = [f"{self.root}: {self.images:,} images, {self.splits} splits"]
+        if self.already:
+            lines[0] += ", there already; nothing was done"
+        else:
+            lines.append(f"sha256 {self.sha256}, {self.size:,} bytes, {self.source}")
+        if self.archive:
+            lines.append(f"archive kept: {self.archive}")
+        where = "" if self.root == Path("data", self.name) else f" --root {self.root}"
+        return "\n".join([*lines, f"next: amnet extract --dataset {self.name}{where}"])
+
+    def warnings(self) -> list[str]:
+        """Return what differs from the dataset as it was published."""
+        return [f"warning: {difference}" for difference in self.differences]
 
 
 @dataclass(frozen=True)
@@ -147,7 +171,6 @@ def _make(
         size=archive.size,
         sha256=archive.sha256,
         received=archive.received,
-        warnings=_warnings(name, dataset),
     )
 
 
@@ -202,14 +225,7 @@ def _refuse_half(root: Path) -> None:
 
 def _already(name: str, root: Path) -> Fetched:
     dataset = open_dataset(name, root=root)
-    return Fetched(
-        name=name,
-        root=root,
-        images=len(dataset.names),
-        splits=len(dataset.splits),
-        already=True,
-        warnings=_warnings(name, dataset),
-    )
+    return Fetched(name, root, len(dataset.names), len(dataset.splits), already=True)
 
 
 def _file_name(url: str) -> str:
@@ -227,17 +243,6 @@ def _checked(name: str, folder: Path, archive: Path) -> Dataset:
             f"{archive}: is not a dataset that can be used; nothing was put in place.\n{problems}\n"
             "Get another archive, or unpack this one by hand, mend it, and give its folder to extract with --root."
         ) from error
-
-
-def _warnings(name: str, dataset: Dataset) -> tuple[str, ...]:
-    source = SOURCES[name]
-    found = (len(dataset.names), len(dataset.splits))
-    if found == (source.images, source.splits):
-        return ()
-    return (
-        f"{name} was published with {source.images:,} images and {source.splits} splits; "
-        f"here are {found[0]:,} and {found[1]}",
-    )
 
 
 def _put_in_place(ready: Path, root: Path) -> None:
@@ -271,17 +276,3 @@ def _tidy(work: Path, archive: Path | None, kept: Path | None) -> Path | None:
         shutil.rmtree(work)
         sync_folder(work.parent)
     return kept
-
-
-def describe_fetched(fetched: Fetched) -> str:
-    """Return what a person wants to know of it."""
-    lines = [f"{fetched.root}: {fetched.images:,} images, {fetched.splits} splits"]
-    if fetched.already:
-        lines[0] += ", there already; nothing was done"
-    else:
-        lines.append(f"sha256 {fetched.sha256}, {fetched.size:,} bytes, {fetched.source}")
-    if fetched.archive:
-        lines.append(f"archive kept: {fetched.archive}")
-    default = Path("data", fetched.name)
-    where = "" if fetched.root == default else f" --root {fetched.root}"
-    return "\n".join([*lines, f"next: amnet extract --dataset {fetched.name}{where}"])

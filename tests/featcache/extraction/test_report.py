@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from featcache.extraction.report import ExtractReport, describe_absent, describe_report
+from featcache.extraction.report import ExtractReport
 
 REPORT = ExtractReport(
     folder=Path("cache/lamem"),
@@ -23,17 +23,18 @@ REPORT = ExtractReport(
 
 
 def test_a_report_says_what_is_held_and_where_the_time_went() -> None:
-    held, time = describe_report(REPORT).splitlines()
+    held, time = REPORT.as_text().splitlines()
     assert held == (
         "cache/lamem: 1,234 images x 3 views, 7.65 GB, 2,468 views computed now; fingerprint 0123456789abcdef"
     )
     assert time.startswith("fp32 by torch; busy time: ")
     assert time.endswith("; bottleneck: backbone")
-    assert len(describe_report(replace(REPORT, views_computed=0)).splitlines()) == 1
+    assert len(replace(REPORT, views_computed=0).as_text().splitlines()) == 1
 
 
 def test_images_that_were_left_out_are_listed_with_the_way_out() -> None:
-    assert describe_absent(REPORT).splitlines() == [
+    (warning,) = REPORT.warnings()
+    assert warning.splitlines() == [
         "2 images were left out:",
         "  a.jpg: truncated",
         "  b.jpg: unidentified",
@@ -41,3 +42,10 @@ def test_images_that_were_left_out_are_listed_with_the_way_out() -> None:
     ]
     absent = json.loads(json.dumps(REPORT.as_json()))["absent"]
     assert absent[0] == {"name": "a.jpg", "reason": "truncated"}
+
+
+def test_what_a_killed_run_had_left_is_said_before_the_images() -> None:
+    stale, absent = replace(REPORT, stale_temporaries=2).warnings()
+    assert stale == "removed 2 temporary files of a run that was killed"
+    assert absent.startswith("2 images were left out:\n")
+    assert replace(REPORT, absent=[]).warnings() == []

@@ -15,7 +15,7 @@ from featcache.datasets.dataset import open_dataset
 from featcache.extraction import pipeline, plan
 from featcache.extraction.extract import extract
 from featcache.maintenance import repair, verify
-from featcache.maintenance.repair import format_repair, repair_cache
+from featcache.maintenance.repair import repair_cache
 from featcache.maintenance.verify import verify_cache
 from featcache.settings import view_settings_of
 from featcache.store.cache import open_cache
@@ -66,7 +66,7 @@ def test_only_damaged_rows_are_computed_and_the_file_is_the_same(own: Path, tiny
     assert report.repaired == [f"shards/{name}" for name in contents(tiny_cache)]
     assert contents(own) == contents(tiny_cache)
     assert (own / "manifest.json").read_bytes() == (tiny_cache / "manifest.json").read_bytes()
-    assert "2 rows were computed anew" in format_repair(report)
+    assert "2 rows were computed anew" in report.as_text()
 
 
 def test_published_views_come_out_the_same(tiny_dataset: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from featcache.base.errors import CacheIncomplete
-from featcache.maintenance.verify import format_report, verify_cache
+from featcache.maintenance.verify import verify_cache
 from featcache.store.shards.opening import open_shard
 from tests.helpers.synthetic import ABSENT, BLOCKS, RECIPE, ROWS, make_arrays, make_cache
 
@@ -31,10 +31,10 @@ def test_a_sound_cache_has_no_problems(cache: Path) -> None:
     report = verify_cache(cache)
     assert report.ok
     assert report.complete
-    assert (report.shards, report.problems, report.warnings) == (len(BLOCKS), [], [])
+    assert (report.shards, report.problems, report.warnings()) == (len(BLOCKS), [], [])
     assert report.chunks == (ROWS - 1) * 2 * len(RECIPE.layers) * 2  # views; features and pooled
     assert report.bytes == sum(path.stat().st_size for path in (cache / "shards").iterdir())
-    assert format_report(report).endswith("complete: sound")
+    assert report.as_text().endswith("complete: sound")
 
 
 def test_a_damaged_chunk_names_its_row(cache: Path) -> None:
@@ -110,7 +110,7 @@ def test_files_that_belong_to_nobody_are_warnings(cache: Path) -> None:
     (cache / "shards" / ".tmp-x").write_bytes(b"")
     report = verify_cache(cache)
     assert report.ok
-    assert [warning.partition(":")[0] for warning in report.warnings] == [
+    assert [warning.partition(":")[0] for warning in report.unknown] == [
         "notes.txt",
         "shards/.tmp-x",
         "shards/00099-0123456789abcdef.h5",

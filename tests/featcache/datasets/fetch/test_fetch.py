@@ -32,7 +32,7 @@ from featcache.datasets.dataset import KNOWN, open_dataset
 from featcache.datasets.fetch import fetch as module
 from featcache.datasets.fetch import sources
 from featcache.datasets.fetch.download import Patience
-from featcache.datasets.fetch.fetch import WORK, describe_fetched, fetch
+from featcache.datasets.fetch.fetch import WORK, fetch
 from tests.helpers.command_line import amnet
 from tests.helpers.isola import matrices, write
 from tests.helpers.tiny import ROOT
@@ -122,7 +122,7 @@ def test_sun_is_made_of_the_archive_of_its_authors(tmp_path: Path) -> None:
     done = fetch("sun", tmp_path / "sun", file=archive_file(tmp_path, data))
     assert (done.images, done.splits) == (11, 25)
     assert sorted(path.name for path in (tmp_path / "sun").iterdir()) == ["images", "splits"]
-    assert done.warnings == ("sun was published with 2,222 images and 25 splits; here are 11 and 25",)
+    assert done.warnings() == ["warning: sun was published with 2,222 images and 25 splits; here are 11 and 25"]
 
 
 def test_sun_in_the_lamem_layout_is_taken_too(tmp_path: Path) -> None:
@@ -369,7 +369,7 @@ def test_the_sources_are_those_that_extract_knows() -> None:
 
 def test_what_a_person_reads_names_the_next_command(tmp_path: Path) -> None:
     done = fetch("lamem", tmp_path / "root", file=archive_file(tmp_path, TAR))
-    assert describe_fetched(done).splitlines() == [
+    assert done.as_text().splitlines() == [
         f"{tmp_path / 'root'}: 2 images, 1 splits",
         f"sha256 {hashlib.sha256(TAR).hexdigest()}, {len(TAR):,} bytes, {tmp_path / 'archive'}",
         f"next: amnet extract --dataset lamem --root {tmp_path / 'root'}",
