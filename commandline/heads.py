@@ -1,4 +1,4 @@
-"""Commands of heads: train-head, score-cache, predict, import-head, demo."""
+"""Commands of heads: train-head, score-cache, predict, import-head, export-head, demo."""
 
 import importlib.util
 from functools import partial
@@ -20,6 +20,7 @@ from commandline.options import (
     PART,
     RUNS,
     SPLITS,
+    WEIGHTS,
     progress_bar,
     setting,
     show,
@@ -127,20 +128,14 @@ def score_cache(
 @click.command()
 @HEAD
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--weights", type=FILE, help="Weights file of the backbone, if it is not where extract found it.")
+@WEIGHTS
 @DEVICE
 @click.option("--csv", "csv_path", type=FILE, help="Write the table there as CSV.")
 @click.option("--maps", "map_folder", type=DIRECTORY,
               help="Write attention maps there: for each image a .png, and (T, H, W) in a .npy.")  # fmt: skip
 @JSON
 def predict(
-    run: str,
-    images: tuple[Path, ...],
-    weights: Path | None,
-    device: str,
-    csv_path: Path | None,
-    map_folder: Path | None,
-    as_json: bool,
+    run: str, images: tuple[Path, ...], csv_path: Path | None, map_folder: Path | None, as_json: bool, **network: Any
 ) -> None:
     """Score image files and folders with a trained head.
 
@@ -153,7 +148,7 @@ def predict(
 
     paths = list_images(images)
     files = map_files(map_folder, paths, images) if map_folder else []
-    predictor = Predictor.load(run, weights=str(weights) if weights else None, device=device)
+    predictor = Predictor.load(run, **network)
     if predictor.run.imported:
         tell("warning: which images an imported head was trained on is unknown; its scores of those say nothing")
     if csv_path is not None:
@@ -194,6 +189,30 @@ def import_head(file: Path, out: Path, name: str, split: str, steps: int, as_jso
     from head.share.import_head import import_head as run_import
 
     show_report(run_import(file, out, name=name, split=split, steps=steps), as_json)
+
+
+@click.command("export-head")
+@HEAD
+@click.option("--out", required=True, type=DIRECTORY, metavar="DIR", help="Folder of the export.")
+@WEIGHTS
+@click.option("--with-backbone", is_flag=True,
+              help="Take ImageNet weights along as well; those of a file always are.")  # fmt: skip
+@click.option("--no-model", is_flag=True, help="Leave model.onnx out, and export the head alone.")
+@click.option("--license", "license_id", default="unknown", show_default=True, metavar="ID",
+              help="License of the head, by its name on the Hub, such as cc-by-4.0.")  # fmt: skip
+@JSON
+def export_head(run: str, out: Path, no_model: bool, as_json: bool, **options: Any) -> None:
+    """Write a trained head to a folder that can be given away: a run for predict, ONNX graphs and a model card.
+
+    head.onnx maps features to scores, model.onnx pixels to scores. Both are compared with PyTorch before anything is
+    written. The same export gives the same bytes.
+
+    Example: amnet export-head --head runs/lamem/paper/split-1 --out lamem-head --license cc-by-4.0
+    """
+    from head.share.export import export_head as run_export
+    from head.share.hub import run_folder
+
+    show_report(run_export(run_folder(run), out, whole=not no_model, **options), as_json)
 
 
 @click.command()

@@ -2,7 +2,8 @@
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,12 @@ ROOT = click.option(
     metavar="DIR",
     help="The dataset's folder, or that of a CSV's paths.  [default: where extract found it]",
 )
+WEIGHTS = click.option(
+    "--weights",
+    type=FILE,
+    callback=lambda context, option, path: path and str(path),
+    help="Weights file of the backbone, if it is not where extract found it.",
+)
 HEAD = click.option(
     "--head", "run", required=True, metavar="RUN", help="Folder of one run, RUNS/.../split-K, or hf://OWNER/NAME."
 )
@@ -62,15 +69,11 @@ def tell(*messages: str) -> None:
         click.echo(message, err=True)
 
 
-@contextlib.contextmanager
-def progress_bar() -> Iterator[Any]:
+def progress_bar() -> AbstractContextManager[Any]:
+    """Return what tells progress on the terminal until its block ends."""
     from featcache.base.progress import TerminalProgress
 
-    progress = TerminalProgress()
-    try:
-        yield progress
-    finally:
-        progress.close()
+    return contextlib.closing(TerminalProgress())
 
 
 class Several(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4

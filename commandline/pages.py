@@ -1,7 +1,8 @@
-"""Commands of pages: report, explore."""
+"""Commands of pictures and pages: figures, report, explore."""
 
 import contextlib
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -17,10 +18,59 @@ from commandline.options import (
     ROOT,
     RUNS,
     SPLITS,
+    WEIGHTS,
     progress_bar,
     show,
     tell,
 )
+
+
+@click.command()
+@CACHE
+@RUNS
+@SPLITS
+@PART
+@AGAINST
+@ROOT
+@click.option("--out", type=DIRECTORY, default=Path("figures"), show_default=True, help="Folder for NAME.png and .svg.")
+@JSON
+def figures(cache: Path | None, out: Path, as_json: bool, **options: Any) -> None:
+    """Score heads as score-cache does, and draw: heads compared, training curves, predicted against true scores,
+    histograms, residuals, step scores, and attention maps over a few images.
+
+    Example: amnet figures --cache cache/lamem --out figures/
+    """
+    from head.show.style import check_matplotlib
+
+    check_matplotlib()  # before anything is scored
+    from featcache.base.errors import join_errors
+    from featcache.store.cache import find_cache, open_cache
+    from head.evaluation.evaluate import evaluate
+    from head.show.figures.examples import draw_examples
+    from head.show.figures.figures import draw_all, save
+
+    opened = open_cache(find_cache(cache))
+    found = evaluate(opened, options["runs"], splits=options["split"], part=options["part"], against=options["against"])
+    parts = [draw_all(opened, found), draw_examples(opened, found, root=options["root"])] if found.scored else []
+    drawings = [drawing for part in parts for drawing in part.drawings]
+    left_out = [reason for part in parts for reason in part.left_out]
+    files = save(drawings, out)
+    if as_json:
+        show(
+            {
+                "figures": [
+                    {"name": one.name, "title": one.title, "caption": one.caption, "files": [str(png), str(svg)]}
+                    for one, png, svg in zip(drawings, files[::2], files[1::2], strict=True)
+                ],
+                "left_out": left_out,
+                "problems": [str(error) for error in found.errors],
+            }
+        )
+    elif drawings:
+        show("\n".join(f"{out / one.name}.png, .svg: {one.caption}" for one in drawings))
+    tell(*found.warnings(), *(f"left out: {reason}" for reason in left_out if not as_json))
+    if found.errors:
+        raise join_errors(found.errors, "not all could be scored and compared:", "Others are not affected.")
 
 
 @click.command()
@@ -33,23 +83,13 @@ from commandline.options import (
               help="Row whose attention maps are shown.  [default: that of --against, or the best one with "
               "attention]")  # fmt: skip
 @AGAINST
-@click.option("--images", default=2000, show_default=True, metavar="N", help="Most images that are shown.")
+@click.option("--images", "most", default=2000, show_default=True, metavar="N", help="Most images that are shown.")
 @click.option("--out", type=FILE, default=Path("report.html"), show_default=True, help="The page.")
-@click.option("--maps", "map_folder", type=DIRECTORY,
+@click.option("--maps", type=DIRECTORY,
               help="Write its maps there: (n, T, H, W) in split-K.npy, its images in split-K.csv.")  # fmt: skip
 @JSON
 def report(
-    cache: Path | None,
-    runs: Path,
-    root: Path | None,
-    split: str,
-    part: str,
-    head: str | None,
-    against: str | None,
-    images: int,
-    out: Path,
-    map_folder: Path | None,
-    as_json: bool,
+    cache: Path | None, runs: Path, split: str, part: str, against: str | None, out: Path, as_json: bool, **shown: Any
 ) -> None:
     """Write one HTML page about a cache and its runs: scores, figures, and every image with its attention maps.
 
@@ -63,7 +103,7 @@ def report(
     from head.show.page.report import ReportSettings, build_report, evaluate_for, write_raw_maps, write_report
 
     check_output(out)  # before anything is scored
-    settings = ReportSettings(root=root, head=head, most=images, maps=map_folder)
+    settings = ReportSettings(**shown)
     opened = open_cache(find_cache(cache))
     found = evaluate_for(opened, runs, settings, splits=split, part=part, against=against)
     maps = write_raw_maps(opened, found, settings)
@@ -83,19 +123,11 @@ def report(
 @click.option("--root", type=DIRECTORY, metavar="DIR", help="The dataset's folder, if it has moved.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=0, show_default=True, help="Port to listen on; 0 takes any that is free.")
-@click.option("--weights", type=FILE, help="Weights file of the backbone, if it is not where extract found it.")
+@WEIGHTS
 @DEVICE
 @JSON
 def explore(
-    run: str,
-    cache: Path | None,
-    runs: Path,
-    root: Path | None,
-    host: str,
-    port: int,
-    weights: Path | None,
-    device: str,
-    as_json: bool,
+    run: str, cache: Path | None, runs: Path, root: Path | None, host: str, port: int, as_json: bool, **network: Any
 ) -> None:
     """Serve a page on this machine that scores images dropped on it and shows where a head looks.
 
@@ -112,7 +144,7 @@ def explore(
         from head.prediction.predictor import Predictor
         from head.show.page.live.explore import exploration
 
-        predictor = Predictor.load(run, weights=str(weights) if weights else None, device=device)
+        predictor = Predictor.load(run, **network)
         opened = open_cache(cache) if cache else None
         with progress_bar() as progress:
             made = exploration(predictor, host=host, cache=opened, runs=runs, root=root, on_progress=progress)

@@ -70,14 +70,8 @@ def extract(dataset: str, root: Path | None, out: Path | None, dry_run: bool, as
     from featcache.settings import ExtractSettings, view_settings_of
 
     workers = Workers(options.pop("jobs"), options.pop("cluster"))
-    views = view_settings_of(
-        options.pop("recipe"),
-        image_size=options.pop("image_size"),
-        eval_view=options.pop("eval_view"),
-        crop_scale=options.pop("crop_scale"),
-        seed=options.pop("seed"),
-    )
-    settings = ExtractSettings(views=views, **options)
+    how_cut = {name: options.pop(name) for name in ("image_size", "eval_view", "crop_scale", "seed")}
+    settings = ExtractSettings(views=view_settings_of(options.pop("recipe"), **how_cut), **options)
     found = open_dataset(dataset, root=root)
     if found.ignored:
         tell(f"{'columns' if found.root is None else 'not split files'}, ignored: {', '.join(found.ignored)}")
