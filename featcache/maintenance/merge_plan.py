@@ -35,7 +35,7 @@ class _Held:
 
     @property
     def image(self) -> ImageRow:
-        """Who it is."""
+        """Who stands there."""
         return self.shard.images[self.k]
 
     @property
@@ -70,11 +70,8 @@ def held_images(sources: Sequence[Source]) -> dict[str, list[_Held]]:
         if len({place.image.sha256 for place in places if not place.image.absent}) > 1
     ]
     if different:
-        raise Mismatch(
-            list_problems(
-                "these names are different images in different inputs:", different, "Rename them before extracting."
-            )
-        )
+        title = "these names are different images in different inputs:"
+        raise Mismatch(list_problems(title, different, "Rename them before extracting."))
     return held
 
 
@@ -84,13 +81,8 @@ def choose_pieces(held: dict[str, list[_Held]], views: int) -> dict[str, list[_H
     reached = {name: chosen[-1].shard.block.views[1] if chosen else 0 for name, chosen in pieces.items()}
     short = [f"{name}: {stop} of {views} views" for name, stop in reached.items() if stop < views]
     if short:
-        raise Mismatch(
-            list_problems(
-                "the inputs do not hold the same views of every image:",
-                short,
-                f"Bring each to {views} views first: extract --augs {views - 1}.",
-            )
-        )
+        way_out = f"Bring each to {views} views first: extract --augs {views - 1}."
+        raise Mismatch(list_problems("the inputs do not hold the same views of every image:", short, way_out))
     return pieces
 
 

@@ -5,8 +5,9 @@ repair goes on where it was: each shard is replaced at once or not at all.
 """
 
 import contextlib
+import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from featcache.images.loading import LoadedImage
 from featcache.maintenance.repair_plan import Job, constants, plan
 from featcache.maintenance.verify import Examination, Problem, VerifyReport, examine
 from featcache.store.folder import INDEX_NAME, MANIFEST_NAME, shard_path, shard_place, shards_folder
-from featcache.store.manifest import Manifest, ShardEntry, read_manifest
+from featcache.store.manifest import Manifest, read_manifest
 from featcache.store.shards.copying import StoredRow, copied_shard, stored_row
 from featcache.store.shards.format import Target
 from featcache.store.shards.shard import opened
@@ -50,14 +51,9 @@ class RepairReport:
 
     def as_json(self) -> dict[str, Any]:
         """Return the report as a JSON object."""
-        return {
-            **self.found.as_json(),
-            "sound_now": self.now.ok,
-            "repaired": self.repaired,
-            "rows_computed": self.rows_computed,
-            "changed": self.changed,
-            "unrepaired": [problem.as_json() for problem in self.unrepaired],
-        }
+        fields = asdict(self)
+        del fields["found"]
+        return {**self.found.as_json(), "sound_now": self.now.ok, **fields}
 
     def as_text(self) -> str:
         """Return what was found, and a line for each file that was repaired or left."""
@@ -100,15 +96,13 @@ def repair_cache(
         target = Target(seen.manifest.recipe, constants(folder, seen))
         repairer = _Repairer(writer, seen.manifest, target, images, weights=weights, device=device)
         repaired |= repairer.repair(jobs, on_progress)
-        unrepairable += _conclude(writer, seen, seen.manifest, target, repaired)
-        sha256 = {entry.file: entry.sha256 for entry in seen.manifest.shards}
+        unrepairable += repairer.conclude(seen, repaired)
+        left = {problem.file for problem in unrepairable}
         return RepairReport(
             seen.report,
-            repaired=[
-                problem.file for problem in seen.report.problems if problem.file not in {p.file for p in unrepairable}
-            ],
+            repaired=[problem.file for problem in seen.report.problems if problem.file not in left],
             rows_computed=sum(len(job.rows) for job in jobs),
-            changed=[shard_place(file) for file, one in repaired.items() if one.sha256 != sha256[file]],
+            changed=[shard_place(file) for file, one in repaired.items() if one.sha256 != seen.manifest.listed[file]],
             unrepaired=unrepairable,
         )
 
@@ -132,14 +126,13 @@ def _set_aside(folder: Path, seen: Examination) -> RepairReport:
 
 
 class _Repairer:
-    """Makes damaged shards anew; builds the backbone when the first row has to be computed."""
+    """Makes damaged shards anew and seals the cache; loads the backbone when the first row has to be computed."""
 
     def __init__(
         self, writer: CacheWriter, manifest: Manifest, target: Target, images: Path, *, weights: str | None, device: str
     ) -> None:
         self.writer, self.manifest, self.target, self.images = writer, manifest, target, images
         self.weights, self.device = weights or manifest.source["weights"], device
-        self._backbone: Backbone | None = None
 
     def repair(self, jobs: Sequence[Job], on_progress: OnProgress) -> dict[str, Committed]:
         """Write each job's shard; return what became of each damaged file."""
@@ -151,18 +144,16 @@ class _Repairer:
 
     def _rebuilt(self, job: Job) -> bytes:
         """Return the bytes of a shard whose good rows are copied and whose lost ones are computed."""
-        with contextlib.ExitStack() as stack:
-            descriptor = stack.enter_context(opened(job.shard)) if job.shard else -1
+        with opened(job.shard) if job.shard else contextlib.nullcontext(-1) as descriptor:
             rows = self._rows(job, descriptor)
             if job.rows:
-                backbone = self._loaded_backbone()
-                return next(build_shards(rows, [job.entry.block], backbone, self.target)).data
+                return next(build_shards(rows, [job.entry.block], self._backbone, self.target)).data
             return copied_shard(self.target, job.entry.block, (row for row in rows if isinstance(row, StoredRow)))
 
     def _rows(self, job: Job, descriptor: int) -> Iterator[LoadedImage | StoredRow]:
         """Yield each row of the shard: copied, or loaded from its image where it is to be computed."""
         work = [(job.images[row].name, job.entry.block.views) for row in job.rows]
-        loaded = load_for(self._loaded_backbone(), self.images, work, self.target.recipe) if work else iter(())
+        loaded = load_for(self._backbone, self.images, work, self.target.recipe) if work else iter(())
         for i, row in enumerate(range(*job.entry.block.rows)):
             if row in job.rows:
                 image = next(loaded)
@@ -176,49 +167,39 @@ class _Repairer:
             else:
                 yield StoredRow(job.images[row], [], [])
 
-    def _loaded_backbone(self) -> Backbone:
-        if self._backbone is None:
-            self._backbone = backbone_of(
-                self.target.recipe,
-                weights=self.weights,
-                batch_size=int(self.manifest.source["batch_size"]),
-                runtime=available_runtime(self.manifest.source.get("runtime", "torch"), self.device),
-                device=self.device,
-                where=str(self.writer.folder),
-                way_out="Pass the weights that the cache was extracted with as --weights FILE.",
-            )
-        return self._backbone
+    @functools.cached_property
+    def _backbone(self) -> Backbone:
+        return backbone_of(
+            self.target.recipe,
+            weights=self.weights,
+            batch_size=int(self.manifest.source["batch_size"]),
+            runtime=available_runtime(self.manifest.source.get("runtime", "torch"), self.device),
+            device=self.device,
+            where=str(self.writer.folder),
+            way_out="Pass the weights that the cache was extracted with as --weights FILE.",
+        )
 
-
-def _conclude(
-    writer: CacheWriter, seen: Examination, manifest: Manifest, target: Target, repaired: dict[str, Committed]
-) -> list[Problem]:
-    """Seal the cache again if its files are not those of the manifest any more; return why it could not be."""
-    if not seen.index_problem and not any(_differs(entry, repaired) for entry in manifest.shards):
+    def conclude(self, seen: Examination, repaired: dict[str, Committed]) -> list[Problem]:
+        """Seal the cache again if its files are not those of the manifest any more; return why it could not be."""
+        manifest, listed = self.manifest, self.manifest.listed
+        replaced = [file for file in listed if file in repaired and repaired[file].sha256 != listed[file]]
+        if not seen.index_problem and not replaced:
+            return []
+        checks = zip(manifest.shards, seen.checks, strict=True)
+        unrepairable = [entry.file for entry, check in checks if check.problem and entry.file not in repaired]
+        if unrepairable:
+            what = "takes its place only when these are mended as well: " + ", ".join(unrepairable)
+            waiting = [*map(shard_place, replaced), *([INDEX_NAME] if seen.index_problem else [])]
+            return [Problem(file, what) for file in waiting]
+        self.writer.listed = dict(repaired.get(file, (file, sha256)) for file, sha256 in listed.items())
+        self.writer.seal(
+            self.target.recipe,
+            rows=manifest.rows,
+            views=manifest.views,
+            splits=manifest.splits,
+            source=manifest.source,
+            versions=manifest.versions,
+        )
+        for file in set(listed) - set(self.writer.listed):
+            shard_path(self.writer.folder, file).unlink(missing_ok=True)
         return []
-    unrepairable = [
-        entry.file
-        for entry, check in zip(manifest.shards, seen.checks, strict=True)
-        if check.problem and entry.file not in repaired
-    ]
-    if unrepairable:
-        what = "takes its place only when these are mended as well: " + ", ".join(unrepairable)
-        waiting = [shard_place(entry.file) for entry in manifest.shards if _differs(entry, repaired)]
-        return [Problem(file, what) for file in (*waiting, *([INDEX_NAME] if seen.index_problem else []))]
-    new = {entry.file: repaired.get(entry.file) or Committed(entry.file, entry.sha256) for entry in manifest.shards}
-    writer.listed = dict(new.values())
-    writer.seal(
-        target.recipe,
-        rows=manifest.rows,
-        views=manifest.views,
-        splits=manifest.splits,
-        source=manifest.source,
-        versions=manifest.versions,
-    )
-    for file in (file for file in new if file not in writer.listed):
-        shard_path(writer.folder, file).unlink(missing_ok=True)
-    return []
-
-
-def _differs(entry: ShardEntry, repaired: dict[str, Committed]) -> bool:
-    return entry.file in repaired and repaired[entry.file].sha256 != entry.sha256

@@ -41,32 +41,26 @@ def plan(
         if check.shard is not None:
             known = dict(enumerate(check.shard.images, start=entry.block.rows[0]))
         rows = check.problem.rows if check.shard else list(range(*entry.block.rows))
-        there = _repaired_before(folder, entry, manifest, known)
-        if there is not None:
+        if there := _repaired_before(folder, entry, manifest, known):
             repaired[entry.file] = there
             continue
         reasons = [reason for row in rows if (reason := _reason_against(known.get(row), images))]
         if reasons:
-            unrepairable.append(Problem(check.problem.file, _in_short(reasons), rows))
+            different = list(dict.fromkeys(reasons))
+            more = [f"and {len(different) - 20:,} more"] if len(different) > 20 else []
+            what = "; ".join(["cannot be mended", *different[:20], *more])
+            unrepairable.append(Problem(check.problem.file, what, rows))
         else:
             jobs.append(Job(entry, check.shard, known, [row for row in rows if not known[row].absent]))
     return jobs, repaired, unrepairable
-
-
-def _in_short(reasons: list[str]) -> str:
-    """Return the reasons, each once, the first twenty."""
-    different = list(dict.fromkeys(reasons))
-    more = [f"and {len(different) - 20:,} more"] if len(different) > 20 else []
-    return "; ".join(["cannot be mended", *different[:20], *more])
 
 
 def _repaired_before(
     folder: Path, entry: ShardEntry, manifest: Manifest, known: dict[int, ImageRow]
 ) -> Committed | None:
     """Return a whole shard of the entry's block and images that waits to be listed in its place."""
-    listed = {other.file for other in manifest.shards}
     for shard, data in whole_shards(folder, entry.block, manifest.recipe):
-        if shard.path.name not in listed and all(
+        if shard.path.name not in manifest.listed and all(
             row in known and is_same_image(image, known[row])
             for row, image in enumerate(shard.images, start=entry.block.rows[0])
         ):

@@ -39,10 +39,6 @@ class Problem:
     what: str
     rows: list[int] = field(default_factory=list)
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the problem as a JSON object."""
-        return asdict(self)
-
     def __str__(self) -> str:
         rows = f" (rows {', '.join(map(str, self.rows[:8]))}{', ...' if len(self.rows) > 8 else ''})"
         return f"{self.file}: {self.what}{rows if self.rows else ''}"
@@ -140,7 +136,6 @@ def examine(folder: Path, *, threads: int | None = None, on_progress: OnProgress
         refuse_changed(folder, manifest)
     if index_problem:
         problems.append(Problem(INDEX_NAME, index_problem))
-    listed = {entry.file for entry in manifest.shards} if manifest else None
     report = VerifyReport(
         cache=str(folder),
         complete=manifest is not None,
@@ -148,7 +143,7 @@ def examine(folder: Path, *, threads: int | None = None, on_progress: OnProgress
         chunks=sum(check.chunks for check in checks),
         bytes=sum(check.bytes for check in checks),
         problems=problems,
-        unknown=list(unknown_files(folder, listed)),
+        unknown=list(unknown_files(folder, manifest.listed if manifest else None)),
     )
     return Examination(manifest, checks, index_problem, report)
 

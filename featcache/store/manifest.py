@@ -4,7 +4,7 @@ import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,11 @@ class Manifest:
     versions: dict[str, str]
     digest: str = ""
 
+    @property
+    def listed(self) -> dict[str, str]:
+        """The sha256 of each shard's file, by the file's name."""
+        return {entry.file: entry.sha256 for entry in self.shards}
+
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Seal the cache in folder: replace its manifest at once, durably."""
@@ -66,13 +71,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
             for split, parts in manifest.splits.items()
         },
         "shards": [
-            {
-                "file": entry.file,
-                "rows": list(entry.block.rows),
-                "views": list(entry.block.views),
-                "bytes": entry.bytes,
-                "sha256": entry.sha256,
-            }
+            {"file": entry.file, "bytes": entry.bytes, "sha256": entry.sha256, **asdict(entry.block)}
             for entry in manifest.shards
         ],
         "index_sha256": manifest.index_sha256,
@@ -154,12 +153,9 @@ def _check(manifest: Manifest) -> None:
 
 def _tiles(ranges: Iterable[tuple[int, int]], stop: int) -> bool:
     """Whether half-open ranges follow one another from 0 to stop."""
-    position = 0
-    for start, end in sorted(ranges):
-        if not start == position < end:
-            return False
-        position = end
-    return position == stop
+    ordered = sorted(ranges)
+    starts, ends = [start for start, _ in ordered], [end for _, end in ordered]
+    return [*starts, stop] == [0, *ends] and all(start < end for start, end in ordered)
 
 
 def refuse_changed(folder: Path, manifest: Manifest) -> None:
