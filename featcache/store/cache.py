@@ -13,7 +13,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from featcache.base.cores import usable_threads
 from featcache.base.errors import BadInput, CorruptFile, InvalidSettings, Mismatch
-from featcache.datasets.splits import Part
 from featcache.images.identity import ImageRow, is_same_image
 from featcache.recipe import Recipe
 from featcache.store.folder import INDEX_NAME, SHARDS_NAME, shard_path
@@ -29,14 +28,18 @@ from featcache.store.shards.shard import WAY_OUT, Shard
 class FeatureCache:
     """Features of N images, V views each; made by `open_cache`. For any thread and process: it holds no open file.
 
-    Pickled, it is its path alone, and is opened again on the other side.
+    rows is N, views V: the evaluation view and K augmented ones. splits[split][part] are rows and scores. recipe is
+    what the features depend on, fingerprint its sha256, and name that of the cache's folder, under which its runs are
+    kept. Pickled, it is its path alone, and is opened again on the other side.
     """
 
     def __init__(
         self, path: Path, manifest: Manifest, tables: Tables, opened: dict[str, Shard], threads: int | None
     ) -> None:
         self.path = path.absolute()  # wherever the process goes
-        self.manifest = manifest
+        self.name = self.path.resolve().name
+        self.manifest, self.recipe, self.fingerprint = manifest, manifest.recipe, manifest.recipe.fingerprint
+        self.rows, self.views, self.splits = manifest.rows, manifest.views, manifest.splits
         self.images: list[ImageRow] = tables.images
         self.box, self.flip = tables.box, tables.flip
         self.present: NDArray[np.bool_] = np.array([not image.absent for image in tables.images], bool)
@@ -48,36 +51,6 @@ class FeatureCache:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _open_the_same, (self.path, self.manifest.digest, self.threads)
-
-    @property
-    def recipe(self) -> Recipe:
-        """What the features depend on."""
-        return self.manifest.recipe
-
-    @property
-    def fingerprint(self) -> str:
-        """The recipe's sha256."""
-        return self.manifest.recipe.fingerprint
-
-    @property
-    def name(self) -> str:
-        """The cache's folder name, under which its runs are kept."""
-        return self.path.resolve().name
-
-    @property
-    def rows(self) -> int:
-        """N."""
-        return self.manifest.rows
-
-    @property
-    def views(self) -> int:
-        """V: the evaluation view and K augmented views."""
-        return self.manifest.views
-
-    @property
-    def splits(self) -> dict[str, dict[str, Part]]:
-        """Rows and scores per (split, part)."""
-        return self.manifest.splits
 
     def layer(self, layer: str | None = None) -> str:
         """Return the layer's name; default the last. Raise `InvalidSettings` if the cache has none of that name."""

@@ -34,19 +34,14 @@ class ChunkPlace:
 def read_chunks(places: Sequence[ChunkPlace], array: str, out: NDArray[Any], *, threads: int) -> None:
     """Fill out[position] with the chunk of each place; every digest is checked. Opens at most `threads` files."""
     ordered = sorted(places, key=lambda place: (place.shard.path, place.shard.arrays[array].offsets[place.i, place.j]))
-    pieces = list(_cut(ordered, threads * _PIECES_PER_THREAD)) if threads > 1 else [ordered]
-    if len(pieces) <= 1:
-        for piece in pieces:
-            _read_piece(piece, array, out)
+    if threads == 1 or len(ordered) <= 1:
+        _read_piece(ordered, array, out)
         return
+    size = -(-len(ordered) // (threads * _PIECES_PER_THREAD))
+    pieces = [ordered[start : start + size] for start in range(0, len(ordered), size)]
     with ThreadPoolExecutor(threads, thread_name_prefix="read") as pool:
         for done in [pool.submit(_read_piece, piece, array, out) for piece in pieces]:
             done.result()
-
-
-def _cut(places: list[ChunkPlace], pieces: int) -> Iterator[list[ChunkPlace]]:
-    size = -(-len(places) // pieces) or 1
-    return (places[start : start + size] for start in range(0, len(places), size))
 
 
 def _read_piece(places: Sequence[ChunkPlace], array: str, out: NDArray[Any]) -> None:

@@ -32,26 +32,15 @@ def stored_row(shard: Shard, k: int, descriptor: int) -> StoredRow:
         for j in range(shard.block.shape[1])
         for array in shard.arrays
     ]
-    return StoredRow(shard.images[k], views_in(shard, k), chunks)
-
-
-def copy_row(writer: ShardWriter, i: int, row: StoredRow) -> None:
-    """Put a stored row into row i of another shard of the same views."""
-    writer.set_image(i, row.row, row.views)
-    for array, j, stored in row.chunks:
-        writer.set_stored(array, i, j, stored)
+    places = zip(shard.box[k].tolist(), shard.flip[k].tolist(), strict=True)
+    return StoredRow(shard.images[k], [View(Box(*box), bool(flip)) for box, flip in places], chunks)
 
 
 def copied_shard(target: Target, block: Block, rows: Iterable[StoredRow]) -> bytes:
     """Return the bytes of a shard of stored rows alone."""
     with contextlib.closing(ShardWriter(target.recipe, block, target.constants)) as writer:
         for i, row in enumerate(rows):
-            copy_row(writer, i, row)
+            writer.set_image(i, row.row, row.views)
+            for array, j, stored in row.chunks:
+                writer.set_stored(array, i, j, stored)
         return writer.finish()
-
-
-def views_in(shard: Shard, k: int) -> list[View]:
-    """Return how the views of a row were cut."""
-    return [
-        View(Box(*box), bool(flip)) for box, flip in zip(shard.box[k].tolist(), shard.flip[k].tolist(), strict=True)
-    ]

@@ -71,12 +71,6 @@ def table_names(recipe: Recipe) -> list[str]:
     return [*images, "views/box", "views/flip", *constants, *(f"digests/{array}" for array in array_specs(recipe))]
 
 
-def constants_in(tables: Mapping[str, NDArray[Any]]) -> dict[str, Constants]:
-    """Return the constants of each layer that tables hold."""
-    prefix = f"{CONSTANTS_GROUP}/"
-    return {path.removeprefix(prefix): values for path, values in tables.items() if path.startswith(prefix)}
-
-
 @dataclass(frozen=True)
 class ArraySpec:
     """One chunked array of a shard: a chunk is one view of one image."""
@@ -84,11 +78,6 @@ class ArraySpec:
     chunk_shape: tuple[int, int]
     dtype: np.dtype[Any]
     codec: Codec
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of one decoded chunk."""
-        return self.chunk_shape[0] * self.chunk_shape[1] * self.dtype.itemsize
 
 
 def array_specs(recipe: Recipe) -> dict[str, ArraySpec]:

@@ -14,10 +14,10 @@ from featcache.recipe import FORMAT_VERSION, Recipe, recipe_from_json
 from featcache.store.shards.codec import codec_of
 from featcache.store.shards.encoding import digest_of_constants
 from featcache.store.shards.format import (
+    CONSTANTS_GROUP,
     ArraySpec,
     Block,
     array_specs,
-    constants_in,
     image_rows,
     table_names,
     tables_digest,
@@ -56,7 +56,9 @@ def _read_shard(path: Path, file: h5py.File, recipe: Recipe | None) -> Shard:
         raise CorruptFile(f"{path}: its tables do not have their digest; the file is damaged. {WAY_OUT}")
     if recipe is not None and attributes["fingerprint"] != recipe.fingerprint:
         raise Mismatch(f"{path}: fingerprint {attributes['fingerprint']}, expected {recipe.fingerprint}")
-    constants = constants_in(tables)
+    constants = {
+        layer: tables[f"{CONSTANTS_GROUP}/{layer}"] for layer in own_recipe.layer_names if own_recipe.calibration
+    }
     if digest_of_constants(constants) != own_recipe.calibration:
         raise CorruptFile(f"{path}: its constants are not those of its recipe. {WAY_OUT}")
     images = image_rows(tables)

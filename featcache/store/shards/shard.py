@@ -139,10 +139,9 @@ def read_exactly(descriptor: int, size: int, offset: int, place: Callable[[], st
 
 def _read_twice(descriptor: int, size: int, offset: int, place: Callable[[], str]) -> bytes:
     """Read what one call gives; a disk that fails once may succeed when asked again."""
+    with contextlib.suppress(OSError):
+        return os.pread(descriptor, size, offset)
     try:
         return os.pread(descriptor, size, offset)
-    except OSError:
-        try:
-            return os.pread(descriptor, size, offset)
-        except OSError as error:
-            raise CorruptFile(f"{place()}: cannot be read: {error.strerror or error}. {WAY_OUT}") from error
+    except OSError as error:
+        raise CorruptFile(f"{place()}: cannot be read: {error.strerror or error}. {WAY_OUT}") from error

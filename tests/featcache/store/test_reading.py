@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import io
+import math
 import os
 import re
 import resource
@@ -137,7 +138,9 @@ def random_arrays(recipe: Recipe, rows: int, views: int, seed: int = 0) -> Array
     """Return any bytes at all for every array, NaN among them."""
     rng = np.random.default_rng(seed)
     return {
-        array: np.frombuffer(rng.bytes(rows * views * spec.nbytes), spec.dtype).reshape(rows, views, *spec.chunk_shape)
+        array: np.frombuffer(
+            rng.bytes(rows * views * math.prod(spec.chunk_shape) * spec.dtype.itemsize), spec.dtype
+        ).reshape(rows, views, *spec.chunk_shape)
         for array, spec in array_specs(recipe).items()
     }
 
