@@ -63,8 +63,10 @@ def extract(
     backbone = load_backbone(settings, views=len(dataset.names) * (1 + settings.augs))
     refuse_unknown_files(out)
     with CacheWriter(out) as writer:
-        before = _present_manifest(out)
-        listed = {entry.file for entry in before.shards} if before else None
+        before: Manifest | None = None
+        with contextlib.suppress(CacheIncomplete, CorruptFile):
+            before = read_manifest(out)
+        listed = before.listed if before else None
         shards = existing_shards(out, listed)
         images = dataset.images
         target = settle_target(backbone, settings, shards, dataset)
@@ -127,26 +129,19 @@ def _refuse_unseen(files: Iterable[str], out: Path) -> None:
 
 def _refuse_changed_images(plan: Plan, dataset: Dataset, out: Path, on_progress: OnProgress) -> None:
     """Raise `Mismatch` that lists every image that is not the file whose features the cache holds already."""
-    named = set(dataset.names)
-    shards = [*plan.kept, *plan.superseded]
-    held = {image.name: image.sha256 for shard in shards for image in shard.images if not image.absent}
-    images = dataset.images
-    work = [(name, sha256) for name, sha256 in held.items() if name in named]
+    images, named = dataset.images, set(dataset.names)
+    stored = [image for shard in (*plan.kept, *plan.superseded) for image in shard.images if image.name in named]
+    held = {image.name: image.sha256 for image in stored if not image.absent}
     changed = []
     with ThreadPoolExecutor(usable_threads(None), thread_name_prefix="hash") as pool:
-        digests = pool.map(_digest_or_reason, [images / name for name, _ in work])
-        for done, ((name, sha256), found) in enumerate(zip(work, digests, strict=True), start=1):
+        digests = pool.map(_digest_or_reason, [images / name for name in held])
+        for done, ((name, sha256), found) in enumerate(zip(held.items(), digests, strict=True), start=1):
             if found != sha256:
                 changed.append(name if len(found) == len(sha256) else f"{name}: {found}")
-            on_progress(Progress("check images", done, len(work), "images"))
+            on_progress(Progress("check images", done, len(held), "images"))
     if changed:
-        raise Mismatch(
-            list_problems(
-                f"{out}: holds features of other images than those now in {images}:",
-                changed,
-                "Restore these images, or give another folder with --out.",
-            )
-        )
+        title = f"{out}: holds features of other images than those now in {images}:"
+        raise Mismatch(list_problems(title, changed, "Restore these images, or give another folder with --out."))
 
 
 def _digest_or_reason(path: Path) -> str:
@@ -167,7 +162,7 @@ def _seal(
     backbone: Backbone,
 ) -> ExtractReport:
     """Write cache.h5 and the manifest over all shards, then remove the shards that newer ones replace."""
-    known = {entry.file: entry.sha256 for entry in before.shards} if before else {}
+    known = before.listed if before else {}
     for path in (shard.path for shard in plan.kept):
         writer.listed[path.name] = known.get(path.name) or _digest_of_unlisted(path)
     made_with = {
@@ -203,14 +198,6 @@ def _seal(
         precision=backbone.precision,
         runtime=backbone.execution.runtime,
     )
-
-
-def _present_manifest(out: Path) -> Manifest | None:
-    """Return the manifest that is there, if it can be read."""
-    try:
-        return read_manifest(out)
-    except (CacheIncomplete, CorruptFile):
-        return None
 
 
 def _digest_of_unlisted(path: Path) -> str:

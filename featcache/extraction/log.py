@@ -38,7 +38,7 @@ class ExtractionLog:
     def noting(self, shards: Iterator[WrittenShard]) -> Iterator[WrittenShard]:
         """Yield shards as they are made, each noted."""
         for made in shards:
-            self.times += StageTimes(made.seconds)
+            self.times.add(made.seconds)
             self._write(made)
             if not self._by_image:
                 self._bad += len(made.absent)

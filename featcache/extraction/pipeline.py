@@ -10,7 +10,6 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -93,11 +92,6 @@ class _PendingView:
             return False
         return self.batch.exception() is not None or all(stored.done() for _, stored in self.batch.result()[self.k])
 
-    def futures(self) -> list[Future[Any]]:
-        """Return what its chunks come from, once its batch is through the backbone."""
-        assert self.batch is not None  # it is handed over before anyone waits
-        return [] if self.batch.exception() else [stored for _, stored in self.batch.result()[self.k]]
-
     def chunks(self) -> list[tuple[str, bytes]]:
         """Return its chunks as (array, stored bytes), waiting for them; raise what computing them raised."""
         assert self.batch is not None  # it is handed over before anyone waits
@@ -117,15 +111,13 @@ class _OpenShard:
     def add_image(self, i: int, image: LoadedImage) -> list[_PendingView]:
         """Take an image's row; return its views."""
         self.writer.set_image(i, image.row, image.views)
-        for stage, seconds in image.seconds.items():
-            self.times.add(stage, seconds)
+        self.times.add(image.seconds)
         views = [_PendingView(i, j, image) for j in range(len(image.views))]
         self._waiting.extend(views)
         self._rows_left -= 1
         return views
 
     def add_stored(self, i: int, row: StoredRow) -> None:
-        """Take a row that is copied."""
         self.writer.set_image(i, row.row, row.views)
         self._waiting.append((i, row))
         self._rows_left -= 1
@@ -151,7 +143,6 @@ class _OpenShard:
         return not self._rows_left and not self._waiting
 
     def finish(self) -> BuiltShard:
-        """Return the shard's file."""
         with self.times.timed("write"):
             data = self.writer.finish()
         return BuiltShard(self.block, data, self.writer.rows, self.times)
@@ -166,7 +157,7 @@ class _Pipeline:
         self._backbone, self._target = backbone, target
         self._compute, self._codec = compute, codec
         self._open: deque[_OpenShard] = deque()  # that have not been given out
-        self._in_flight: deque[list[_PendingView]] = deque()
+        self._in_flight: deque[Future[list[_Chunks]]] = deque()
 
     def begin(self, block: Block) -> None:
         """Start the shard of block; rows are added to it from now on."""
@@ -189,12 +180,14 @@ class _Pipeline:
         shard = self._newest
         if not shard.batch:
             return
-        self._make_room()
+        while len(self._in_flight) >= self._backbone.streams + _QUEUED_BATCHES:
+            self._wait_for(self._in_flight.popleft())
+        self._open[0].place()
         views, shard.batch = shard.batch, []
         batch = self._compute.submit(self._through_backbone, shard, views)
         for k, view in enumerate(views):
             view.batch, view.k = batch, k
-        self._in_flight.append(views)
+        self._in_flight.append(batch)
 
     def take_finished(self) -> Iterator[BuiltShard]:
         """Yield the oldest shards that are whole, without waiting."""
@@ -209,19 +202,13 @@ class _Pipeline:
         yield from self.take_finished()
 
     def close(self) -> None:
-        """Drop what is not finished."""
         for shard in self._open:
             shard.writer.close()
 
-    def _make_room(self) -> None:
-        while len(self._in_flight) >= self._backbone.streams + _QUEUED_BATCHES:
-            self._wait_for(self._in_flight.popleft())
-        self._open[0].place()
-
-    def _wait_for(self, views: list[_PendingView]) -> None:
+    def _wait_for(self, batch: Future[list[_Chunks]]) -> None:
         """Wait until a batch is computed and compressed; what it raises is raised where its shard's turn comes."""
-        for view in views:
-            wait(view.futures())
+        if not batch.exception():
+            wait([stored for chunks in batch.result() for _, stored in chunks])
 
     def _through_backbone(self, shard: _OpenShard, views: list[_PendingView]) -> list[_Chunks]:
         """Compute and encode a batch; return each view's chunks, on their way through the codec."""

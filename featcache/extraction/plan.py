@@ -7,6 +7,7 @@ rows behind the others, more views get shards of their own.
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 from featcache.base.errors import BadImage, CorruptFile, Mismatch
@@ -139,9 +140,6 @@ def _cut(start: int, stop: int, views: int, rows_per_shard: int) -> list[Block]:
 
 def _gaps(covered: Sequence[tuple[int, int]], stop: int) -> list[tuple[int, int]]:
     """Return the half-open ranges of [0, stop) that sorted, disjoint ranges leave out."""
-    gaps, position = [], 0
-    for start, end in covered:
-        if start > position:
-            gaps.append((position, start))
-        position = max(position, end)
-    return [*gaps, (position, stop)] if position < stop else gaps
+    ends = [0, *accumulate((end for _, end in covered), max)]
+    starts = [*(start for start, _ in covered), stop]
+    return [(end, start) for end, start in zip(ends, starts, strict=True) if end < start]

@@ -128,7 +128,7 @@ def _run_shard(shard_job: ShardJob) -> WrittenShard:
     if before is not None:
         return before
     device = claimed(devices_for(resolve_device(job.settings.device)))
-    backbone = _backbone(replace(job.settings, device=device), shard_job.threads)
+    backbone = _loaded_once(replace(job.settings, device=device), threads=shard_job.threads)
     check_same(
         recipe_of(backbone, job.settings.views, job.target.recipe.encoding, job.target.recipe.calibration),
         job.target.recipe,
@@ -138,10 +138,7 @@ def _run_shard(shard_job: ShardJob) -> WrittenShard:
     return next(run_here([(shard_job.block, shard_job.names)], job, backbone, lambda image, views: None))
 
 
-@functools.lru_cache(maxsize=8)
-def _backbone(settings: ExtractSettings, threads: int) -> Backbone:
-    """Return the backbone of this worker process, loaded once."""
-    return load_backbone(settings, threads=threads)
+_loaded_once = functools.lru_cache(maxsize=8)(load_backbone)  # by each worker process
 
 
 def _written_before(shard_job: ShardJob) -> WrittenShard | None:
@@ -182,7 +179,6 @@ def _refuse_small_disk(job: ExtractionJob, block: Block, size: int, *, way_out: 
 
 
 def _write(built: BuiltShard, job: ExtractionJob) -> WrittenShard:
-    """Write a shard."""
     with built.times.timed("write"):
         written = commit(job.out, built.block, built.data)
     return _account(built.block, written, len(built.data), built.rows, built.times.seconds)

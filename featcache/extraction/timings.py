@@ -27,17 +27,13 @@ class StageTimes:
         try:
             yield
         finally:
-            self.add(stage, time.perf_counter() - started)
+            self.add({stage: time.perf_counter() - started})
 
-    def add(self, stage: str, seconds: float) -> None:
-        """Add seconds to a stage."""
+    def add(self, seconds: Mapping[str, float]) -> None:
+        """Add seconds to stages."""
         with self._lock:
-            self._seconds[stage] += seconds
-
-    def __iadd__(self, other: "StageTimes") -> "StageTimes":
-        for stage, seconds in other.seconds.items():
-            self.add(stage, seconds)
-        return self
+            for stage, value in seconds.items():
+                self._seconds[stage] += value
 
     @property
     def seconds(self) -> dict[str, float]:
