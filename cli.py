@@ -7,7 +7,6 @@ import contextlib
 import errno
 import os
 import signal
-from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import click
@@ -26,28 +25,22 @@ class _Commands(click.Group):
         # Threads that spin while they wait stop a busy machine: with one of two cores taken, an epoch took 5.2 s
         # instead of 0.88 s. Read by OpenMP when torch is imported, so it is set before.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        with _reported_errors():
+        before = signal.signal(signal.SIGTERM, _raise_terminated)
+        try:
             return super().invoke(ctx)
-
-
-@contextlib.contextmanager
-def _reported_errors() -> Iterator[None]:
-    before = signal.signal(signal.SIGTERM, _raise_terminated)
-    try:
-        yield
-    except KeyboardInterrupt:
-        _fail("interrupted; run the same command again to go on", 130)
-    except FeatcacheError as error:
-        _fail(f"error: {error}", error.exit_code)
-    except Exception as error:
-        if ran_out_of_memory(error):
-            reason = f" ({' '.join(str(error).split())})" if str(error) else ""
-            _fail(f"error: out of memory{reason}; {_MORE_MEMORY}", ResourceError.exit_code)
-        if not isinstance(error, OSError) or error.errno == errno.EPIPE:
-            raise  # a bug; or the reader of our output has gone, and click ends quietly
-        _fail(f"error: {error}", StorageError.exit_code)
-    finally:
-        signal.signal(signal.SIGTERM, before)
+        except KeyboardInterrupt:
+            _fail("interrupted; run the same command again to go on", 130)
+        except FeatcacheError as error:
+            _fail(f"error: {error}", error.exit_code)
+        except Exception as error:
+            if ran_out_of_memory(error):
+                reason = f" ({' '.join(str(error).split())})" if str(error) else ""
+                _fail(f"error: out of memory{reason}; {_MORE_MEMORY}", ResourceError.exit_code)
+            if not isinstance(error, OSError) or error.errno == errno.EPIPE:
+                raise  # a bug; or the reader of our output has gone, and click ends quietly
+            _fail(f"error: {error}", StorageError.exit_code)
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:

@@ -89,8 +89,9 @@ def extract(
         report = _seal(writer, plan, dataset, target.recipe, settings, before, backbone)
         if not plan.todo:
             return report
-        slowest = bottleneck(log.times, backbone) if alone else log.times.largest
-        return replace(report, stages=log.times.shares, bottleneck=slowest)
+        shares = log.times.shares
+        slowest = bottleneck(log.times, backbone) if alone else max(shares, key=lambda stage: shares[stage])
+        return replace(report, stages=shares, bottleneck=slowest)
 
 
 def follow(settings: ExtractSettings, out: Path) -> ExtractSettings:
@@ -145,7 +146,6 @@ def _refuse_changed_images(plan: Plan, dataset: Dataset, out: Path, on_progress:
 
 
 def _digest_or_reason(path: Path) -> str:
-    """Return the sha256 of an image file, or why it cannot be read."""
     try:
         return digest_of_file(path) if path.is_file() else "not there, or not a file"
     except StorageError as error:

@@ -19,8 +19,6 @@ from featcache.settings import ExtractSettings
 from featcache.store.folder import existing_shards, refuse_other_recipes
 from featcache.store.shards.format import Block, Target
 
-_TIMED_BATCHES = 1  # LaMem with ResNet50 is to answer in ten seconds on two cores
-
 
 @dataclass(frozen=True)
 class Forecast:
@@ -123,8 +121,8 @@ def _load_or_stand_in(settings: ExtractSettings, *, views: int) -> tuple[Backbon
 
 def _time_sample(dataset: Dataset, backbone: Backbone, target: Target, views: int) -> tuple[float, float]:
     """Return views per second and bytes per view of the first images of the dataset, after one batch to warm up."""
-    batches = _TIMED_BATCHES * backbone.streams
-    images = min(len(dataset.names), max(1, batches * backbone.batch_size // views))
+    batch = backbone.streams * backbone.batch_size  # one: LaMem with ResNet50 is to answer in ten seconds on two cores
+    images = min(len(dataset.names), max(1, batch // views))
     _build(dataset, 1, backbone, target, views)
     started = time.perf_counter()
     done, size = _build(dataset, images, backbone, target, views)

@@ -24,9 +24,9 @@ from featcache.images.identity import ImageRow
 from featcache.images.loading import LoadedImage, load_ahead
 from featcache.images.views_on_device import render_on_device
 from featcache.recipe import Recipe
-from featcache.store.shards.copying import StoredRow
 from featcache.store.shards.encoding import encode
 from featcache.store.shards.format import Block, Target
+from featcache.store.shards.shard import StoredRow
 from featcache.store.shards.writer import ShardWriter
 
 _QUEUED_BATCHES = 2  # beside those being computed; bounds memory

@@ -23,7 +23,7 @@ BYTES_PER_SHARD = 200 << 20  # uncompressed; a shard is built in memory
 
 @dataclass(frozen=True)
 class Plan:
-    """names[row] for all rows; kept shards stay as they are, todo is computed, superseded goes once todo is there."""
+    """names[row] for all rows. kept shards stay, blocks of todo are computed, then superseded shards are removed."""
 
     names: list[str]
     views: int

@@ -42,12 +42,6 @@ class StageTimes:
             return dict(self._seconds)
 
     @property
-    def largest(self) -> str:
-        """The stage that took most."""
-        seconds = self.seconds
-        return max(seconds, key=lambda stage: seconds[stage])
-
-    @property
     def shares(self) -> dict[str, float]:
         """The part of all busy seconds that each stage took, 0 to 1."""
         seconds = self.seconds

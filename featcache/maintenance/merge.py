@@ -19,9 +19,9 @@ from featcache.settings import ENCODINGS
 from featcache.store.cache import open_cache, open_listed_shard
 from featcache.store.folder import MANIFEST_NAME, existing_shards, refuse_other_recipes, refuse_unknown_files
 from featcache.store.manifest import read_manifest
-from featcache.store.shards.copying import copied_shard, stored_row
 from featcache.store.shards.format import Target
 from featcache.store.shards.shard import opened
+from featcache.store.shards.writer import copied_shard
 from featcache.store.writer import CacheWriter
 
 
@@ -91,7 +91,7 @@ def _copied(planned: Planned) -> bytes:
     """Return the bytes of one shard of the merged cache."""
     shard = planned.rows[0].shard
     with opened(shard) as descriptor:
-        rows = (stored_row(shard, place.k, descriptor) for place in planned.rows)
+        rows = (shard.read_row(descriptor, place.k) for place in planned.rows)
         return copied_shard(Target(shard.recipe, shard.constants), planned.block, rows)
 
 

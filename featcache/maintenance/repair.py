@@ -24,9 +24,9 @@ from featcache.maintenance.repair_plan import Job, constants, plan
 from featcache.maintenance.verify import Examination, Problem, VerifyReport, examine
 from featcache.store.folder import INDEX_NAME, MANIFEST_NAME, shard_path, shard_place, shards_folder
 from featcache.store.manifest import Manifest, read_manifest
-from featcache.store.shards.copying import StoredRow, copied_shard, stored_row
 from featcache.store.shards.format import Target
-from featcache.store.shards.shard import opened
+from featcache.store.shards.shard import StoredRow, opened
+from featcache.store.shards.writer import copied_shard
 from featcache.store.writer import CacheWriter, Committed
 
 
@@ -163,7 +163,7 @@ class _Repairer:
                     )
                 yield image
             elif job.shard:
-                yield stored_row(job.shard, i, descriptor)
+                yield job.shard.read_row(descriptor, i)
             else:
                 yield StoredRow(job.images[row], [], [])
 

@@ -132,10 +132,10 @@ def examine(folder: Path, *, threads: int | None = None, on_progress: OnProgress
     checks = list(check_shards(folder, manifest, threads=threads, on_progress=on_progress))
     problems += [check.problem for check in checks if check.problem]
     index_problem = _index_problem(folder, manifest) if manifest is not None else ""
-    if manifest is not None and (index_problem or any(check.problem for check in checks)):
-        refuse_changed(folder, manifest)
     if index_problem:
         problems.append(Problem(INDEX_NAME, index_problem))
+    if manifest is not None and problems:
+        refuse_changed(folder, manifest)
     report = VerifyReport(
         cache=str(folder),
         complete=manifest is not None,
@@ -152,12 +152,9 @@ def check_shards(
     folder: Path, manifest: Manifest | None, *, threads: int | None = None, on_progress: OnProgress = silent
 ) -> Iterator[ShardCheck]:
     """Check the shards that the manifest lists, in its order, or without one every shard in the folder."""
+    work: Sequence[tuple[Path, ShardEntry | None]] = [(path, None) for path in shard_paths(folder)]
     if manifest is not None:
-        work: Sequence[tuple[Path, ShardEntry | None]] = [
-            (shard_path(folder, entry.file), entry) for entry in manifest.shards
-        ]
-    else:
-        work = [(path, None) for path in shard_paths(folder)]
+        work = [(shard_path(folder, entry.file), entry) for entry in manifest.shards]
     with ThreadPoolExecutor(usable_threads(threads), thread_name_prefix="verify") as pool:
         checked = pool.map(lambda item: check_shard(folder, item[0], item[1], manifest), work)
         for done, check in enumerate(checked, start=1):

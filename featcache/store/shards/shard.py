@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from featcache.base.errors import BadInput, CorruptFile, Mismatch, StorageError
 from featcache.images.identity import ImageRow
+from featcache.images.views import Box, View
 from featcache.recipe import Recipe
 from featcache.store.shards.codec import Codec
 from featcache.store.shards.encoding import Constants
@@ -35,6 +36,15 @@ class ChunkIndex:
     sizes: NDArray[np.int64]
     digests: NDArray[np.uint64]
     codec: Codec | None
+
+
+@dataclass(frozen=True)
+class StoredRow:
+    """A row as it is stored: how its views are cut, and its chunks as (array, j, stored bytes) in their order."""
+
+    row: ImageRow
+    views: list[View]
+    chunks: list[tuple[str, int, bytes]]
 
 
 @dataclass(frozen=True)
@@ -91,6 +101,16 @@ class Shard:
         if digest != index.digests[i, j]:
             raise CorruptFile(f"{self.place(array, i, j)}: the stored bytes do not have their digest. {WAY_OUT}")
         return stored
+
+    def read_row(self, descriptor: int, i: int) -> StoredRow:
+        """Return row start + i with its chunks not decoded, each digest checked; raise `CorruptFile` for damage."""
+        image, chunks = self.images[i], []
+        if image.absent:
+            return StoredRow(image, [], [])
+        for j in range(self.block.shape[1]):
+            chunks += [(array, j, self.read_stored(descriptor, array, i, j)) for array in self.arrays]
+        cut = zip(self.box[i].tolist(), self.flip[i].tolist(), strict=True)
+        return StoredRow(image, [View(Box(*box), bool(flip)) for box, flip in cut], chunks)
 
     def place(self, array: str, i: int, j: int) -> str:
         """Return where a chunk is, in words."""

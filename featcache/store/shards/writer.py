@@ -1,7 +1,8 @@
 """A shard while it grows: an HDF5 file in memory, which becomes bytes for others to write. Touches no disk."""
 
+import contextlib
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 import h5py
@@ -13,8 +14,9 @@ from featcache.images.identity import ImageRow
 from featcache.images.views import View
 from featcache.recipe import FORMAT_VERSION, Recipe
 from featcache.store.shards.encoding import Constants
-from featcache.store.shards.format import Block, array_specs, chunk_digest, common_tables, tables_digest
+from featcache.store.shards.format import Block, Target, array_specs, chunk_digest, common_tables, tables_digest
 from featcache.store.shards.hdf5 import create_chunked, set_attributes
+from featcache.store.shards.shard import StoredRow
 
 
 class ShardWriter:
@@ -86,3 +88,13 @@ class ShardWriter:
     def close(self) -> None:
         """Drop the shard in memory."""
         self._file.close()
+
+
+def copied_shard(target: Target, block: Block, rows: Iterable[StoredRow]) -> bytes:
+    """Return the bytes of a shard of stored rows alone: the same rows in the same block give the same file."""
+    with contextlib.closing(ShardWriter(target.recipe, block, target.constants)) as writer:
+        for i, row in enumerate(rows):
+            writer.set_image(i, row.row, row.views)
+            for array, j, stored in row.chunks:
+                writer.set_stored(array, i, j, stored)
+        return writer.finish()

@@ -27,11 +27,10 @@ from featcache.images.identity import ImageRow
 from featcache.images.loading import LoadedImage, load_ahead
 from featcache.images.views import Box, View
 from featcache.settings import view_settings_of
-from featcache.store.shards.copying import StoredRow, stored_row
 from featcache.store.shards.encoding import calibrate, decode, digest_of_constants
 from featcache.store.shards.format import Block, Target
 from featcache.store.shards.opening import open_shard
-from featcache.store.shards.shard import Shard, opened
+from featcache.store.shards.shard import Shard, StoredRow, opened
 from featcache.store.shards.writer import ShardWriter
 from tests.helpers.networks import build
 
@@ -220,7 +219,7 @@ def test_rows_copied_between_computed_ones_give_the_same_file(
     (built,) = made(rows, [block], by)
     shard = opened_shard(built, tmp_path)
     with opened(shard) as descriptor:
-        mixed = [stored_row(shard, i, descriptor) if i in copied else row for i, row in enumerate(rows)]
+        mixed = [shard.read_row(descriptor, i) if i in copied else row for i, row in enumerate(rows)]
         blocks = [block, replace(block, views=(0, VIEWS))]
         again = made([*mixed, *mixed], blocks, by)
     assert [one.data for one in again] == [built.data] * 2
@@ -232,7 +231,7 @@ def test_a_shard_of_which_nothing_is_computed_is_the_same_file(tmp_path: Path) -
     (built,) = made(rows_of([block]), [block], by)
     shard = opened_shard(built, tmp_path)
     with opened(shard) as descriptor:
-        (again,) = made([stored_row(shard, i, descriptor) for i in range(3)], [block], by)
+        (again,) = made([shard.read_row(descriptor, i) for i in range(3)], [block], by)
     assert again.data == built.data
 
 
