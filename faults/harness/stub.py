@@ -14,7 +14,7 @@ import featcache.extraction.extract
 import featcache.extraction.plan
 from featcache.backbones.backbone import Backbone
 from featcache.datasets.dataset import open_dataset
-from featcache.extraction.report import ExtractReport
+from featcache.extraction.log import ExtractReport
 from featcache.settings import ExtractSettings, ViewSettings
 from featcache.store.cache import open_cache
 from featcache.store.folder import INDEX_NAME, shard_path, shard_paths

@@ -29,12 +29,10 @@ from featcache.base.progress import OnProgress, Progress, silent
 from featcache.datasets.dataset import Dataset
 from featcache.datasets.splits import Part, Splits
 from featcache.extraction.calibration import settle_target
-from featcache.extraction.log import ExtractionLog
+from featcache.extraction.log import ExtractionLog, ExtractReport
 from featcache.extraction.plan import Plan, make_plan
-from featcache.extraction.report import ExtractReport
 from featcache.extraction.run import ExtractionJob, run_here, run_on_workers, work_of
 from featcache.extraction.timings import bottleneck
-from featcache.recipe import Recipe
 from featcache.settings import ExtractSettings
 from featcache.store.folder import existing_shards, refuse_other_recipes, refuse_unknown_files, shard_path, shard_paths
 from featcache.store.manifest import Manifest, read_manifest
@@ -86,7 +84,7 @@ def extract(
         _refuse_unseen(writer.listed, out)
         if not alone:
             writer.remove_stale()  # of workers that died
-        report = _seal(writer, plan, dataset, target.recipe, settings, before, backbone)
+        report = _seal(writer, plan, dataset, job, before, backbone)
         if not plan.todo:
             return report
         shares = log.times.shares
@@ -153,28 +151,22 @@ def _digest_or_reason(path: Path) -> str:
 
 
 def _seal(
-    writer: CacheWriter,
-    plan: Plan,
-    dataset: Dataset,
-    recipe: Recipe,
-    settings: ExtractSettings,
-    before: Manifest | None,
-    backbone: Backbone,
+    writer: CacheWriter, plan: Plan, dataset: Dataset, job: ExtractionJob, before: Manifest | None, backbone: Backbone
 ) -> ExtractReport:
     """Write cache.h5 and the manifest over all shards, then remove the shards that newer ones replace."""
     known = before.listed if before else {}
     for path in (shard.path for shard in plan.kept):
         writer.listed[path.name] = known.get(path.name) or _digest_of_unlisted(path)
     made_with = {
-        "weights": source_of_weights(settings),
-        "batch_size": str(settings.batch_size),
+        "weights": source_of_weights(job.settings),
+        "batch_size": str(job.settings.batch_size),
         "runtime": backbone.execution.runtime,
     }
     made_by = versions()
     if before and not plan.todo:  # then nothing was computed with these settings
         made_with, made_by = before.source, before.versions
     manifest, tables = writer.seal(
-        recipe,
+        job.target.recipe,
         rows=len(plan.names),
         views=plan.views,
         splits=_splits_by_row(dataset, plan.names),
@@ -185,15 +177,14 @@ def _seal(
     for shard in plan.superseded:
         if shard.path.name not in writer.listed:
             shard.path.unlink(missing_ok=True)
-    absent = [(image.name, image.absent) for image in tables.images if image.absent]
     return ExtractReport(
         folder=writer.folder,
-        fingerprint=recipe.fingerprint,
+        fingerprint=manifest.recipe.fingerprint,
         images=len(plan.names),
         views=plan.views,
         views_computed=plan.views_to_do,
         bytes=sum(entry.bytes for entry in manifest.shards),
-        absent=absent,
+        absent=[(image.name, image.absent) for image in tables.images if image.absent],
         stale_temporaries=writer.stale,
         precision=backbone.precision,
         runtime=backbone.execution.runtime,

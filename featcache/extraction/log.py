@@ -1,18 +1,21 @@
-"""What an extraction has done so far: progress for the user, and a line for each shard in timings.csv.
+"""What an extraction has done: progress for the user, a line for each shard in timings.csv, the report at its end.
 
 The times are not in the shards: a shard is the same bytes wherever it is made, and no two machines are as fast.
 """
 
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
+from featcache.base.errors import list_problems
 from featcache.base.files import append_text, csv_bytes
 from featcache.base.progress import OnProgress, Progress
 from featcache.extraction.plan import Plan
 from featcache.extraction.run import WrittenShard
 from featcache.extraction.timings import STAGES, StageTimes, describe_shares
 from featcache.images.loading import LoadedImage
-from featcache.store.folder import TIMINGS_NAME
+from featcache.store.folder import FAILURES_NAME, TIMINGS_NAME
 
 _COLUMNS = ("shard", "views", "host", "process", *(f"{stage}_seconds" for stage in STAGES))
 
@@ -59,3 +62,51 @@ class ExtractionLog:
         views = made.block.shape[0] * made.block.shape[1]
         seconds = [f"{made.seconds.get(stage, 0.0):.3f}" for stage in STAGES]
         append_text(path, csv_bytes([*header, (made.file, views, made.host, made.process, *seconds)]).decode())
+
+
+@dataclass(frozen=True)
+class ExtractReport:
+    """What a cache holds after extraction, and the images it had to leave out, as (name, reason).
+
+    stages is the share of all busy time that each stage took, bottleneck the one that the others waited for.
+    """
+
+    folder: Path
+    fingerprint: str
+    images: int
+    views: int
+    views_computed: int
+    bytes: int
+    absent: list[tuple[str, str]]
+    stale_temporaries: int
+    precision: str
+    runtime: str
+    stages: dict[str, float] = field(default_factory=dict)
+    bottleneck: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the report as a JSON object."""
+        absent = [{"name": name, "reason": reason} for name, reason in self.absent]
+        return {**asdict(self), "folder": str(self.folder), "absent": absent}
+
+    def as_text(self) -> str:
+        """Return what the cache holds and, if anything was computed, where the time went."""
+        held = (
+            f"{self.folder}: {self.images:,} images x {self.views} views, {self.bytes / 1e9:,.2f} GB, "
+            f"{self.views_computed:,} views computed now; fingerprint {self.fingerprint[:16]}"
+        )
+        if not self.views_computed:
+            return held
+        shares = describe_shares(self.stages)
+        return f"{held}\n{self.precision} by {self.runtime}; busy time: {shares}; bottleneck: {self.bottleneck}"
+
+    def warnings(self) -> list[str]:
+        """Return what a killed run had left, and which images were left out, why, and what to do."""
+        found = []
+        if self.stale_temporaries:
+            found.append(f"removed {self.stale_temporaries} temporary files of a run that was killed")
+        if self.absent:
+            problems = [f"{name}: {reason}" for name, reason in self.absent]
+            way_out = f"They are listed in {self.folder / FAILURES_NAME}; mend them and run the same command again."
+            found.append(list_problems(f"{len(problems)} images were left out:", problems, way_out))
+        return found

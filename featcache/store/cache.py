@@ -47,7 +47,10 @@ class FeatureCache:
         self._constants = tables.constants
         self._specs = array_specs(manifest.recipe)
         self._opened = opened
-        self._shard_of = _shard_map(manifest)
+        self._shard_of = np.full((self.rows, self.views), -1, np.int32)  # the number of the shard of each row and view
+        for number, entry in enumerate(manifest.shards):
+            (r0, r1), (v0, v1) = entry.block.rows, entry.block.views
+            self._shard_of[r0:r1, v0:v1] = number
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _open_the_same, (self.path, self.manifest.digest, self.threads)
@@ -223,12 +226,3 @@ def find_cache(path: str | Path | None, home: Path = Path("cache")) -> Path:
         listed = ", ".join(str(p) for p in found) or "none"
         raise InvalidSettings(f"--cache DIR is needed unless {home}/ holds exactly one cache; found {listed}")
     return found[0]
-
-
-def _shard_map(manifest: Manifest) -> NDArray[np.int32]:
-    """Return the number of the shard that holds each (row, view): (N, V)."""
-    numbers = np.full((manifest.rows, manifest.views), -1, np.int32)
-    for number, entry in enumerate(manifest.shards):
-        (r0, r1), (v0, v1) = entry.block.rows, entry.block.views
-        numbers[r0:r1, v0:v1] = number
-    return numbers

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import zstandard
 from numpy.typing import NDArray
+from zstandard import ZstdDecompressor
 
 from featcache.base.errors import BadInput, CorruptFile, Mismatch, StorageError
 from featcache.images.identity import ImageRow
@@ -66,13 +66,7 @@ class Shard:
     recipe: Recipe
 
     def read_chunk(
-        self,
-        descriptor: int,
-        array: str,
-        i: int,
-        j: int,
-        out: NDArray[np.generic],
-        decompressor: zstandard.ZstdDecompressor | None = None,
+        self, descriptor: int, array: str, i: int, j: int, out: NDArray[np.generic], decompressor: ZstdDecompressor
     ) -> None:
         """Fill out (chunk shape, C-contiguous) with row start + i, view start + j, its digest checked.
 

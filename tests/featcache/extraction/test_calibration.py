@@ -22,7 +22,7 @@ from featcache.base.errors import BadInput, CacheIncomplete, CorruptFile, Invali
 from featcache.datasets.dataset import open_dataset
 from featcache.extraction.calibration import SAMPLE_IMAGES, sample_names
 from featcache.extraction.extract import extract
-from featcache.extraction.report import ExtractReport
+from featcache.extraction.log import ExtractReport
 from featcache.maintenance.merge import merge_caches
 from featcache.maintenance.verify import verify_cache
 from featcache.recipe import check_same

@@ -28,7 +28,7 @@ from featcache.base.lock import writer_lock
 from featcache.base.progress import Progress
 from featcache.datasets.dataset import open_dataset
 from featcache.extraction.extract import extract
-from featcache.extraction.report import ExtractReport
+from featcache.extraction.log import ExtractReport
 from featcache.images.views import View, render, view_of
 from featcache.settings import ExtractSettings, view_settings_of
 from featcache.store.cache import open_cache

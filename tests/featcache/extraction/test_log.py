@@ -1,7 +1,9 @@
-"""Views are counted once, bad images are told, and timings.csv has one line for each shard."""
+"""Views are counted once, bad images are told, timings.csv has a line for each shard; the report as text and JSON."""
 
 import csv
+import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 
 from featcache.base.errors import StorageError
 from featcache.base.progress import Progress, silent
-from featcache.extraction.log import ExtractionLog
+from featcache.extraction.log import ExtractionLog, ExtractReport
 from featcache.extraction.plan import Plan
 from featcache.extraction.run import WrittenShard
 from featcache.extraction.timings import STAGES, StageTimes, bottleneck
@@ -19,6 +21,20 @@ from featcache.images.identity import ImageRow
 from featcache.images.loading import LoadedImage
 from featcache.store.shards.format import Block
 
+REPORT = ExtractReport(
+    folder=Path("cache/lamem"),
+    fingerprint="0123456789abcdef" * 4,
+    images=1234,
+    views=3,
+    views_computed=2468,
+    bytes=7_654_321_000,
+    absent=[("a.jpg", "truncated"), ("b.jpg", "unidentified")],
+    stale_temporaries=0,
+    precision="fp32",
+    runtime="torch",
+    stages={"decode": 0.25, "backbone": 0.75},
+    bottleneck="backbone",
+)
 COLUMNS = ["shard", "views", "host", "process", *(f"{stage}_seconds" for stage in STAGES)]
 
 
@@ -180,3 +196,35 @@ def test_beside_a_gpu_all_cores_decode() -> None:
 def test_views_cut_on_a_device_are_the_streams_work() -> None:
     gpu = backbone(threads=16, streams=2, cuts_views=True)
     assert bottleneck(StageTimes({"views": 30, "backbone": 10}), gpu) == "views"
+
+
+# --- the report
+
+
+def test_a_report_says_what_is_held_and_where_the_time_went() -> None:
+    held, time = REPORT.as_text().splitlines()
+    assert held == (
+        "cache/lamem: 1,234 images x 3 views, 7.65 GB, 2,468 views computed now; fingerprint 0123456789abcdef"
+    )
+    assert time.startswith("fp32 by torch; busy time: ")
+    assert time.endswith("; bottleneck: backbone")
+    assert len(replace(REPORT, views_computed=0).as_text().splitlines()) == 1
+
+
+def test_images_that_were_left_out_are_listed_with_the_way_out() -> None:
+    (warning,) = REPORT.warnings()
+    assert warning.splitlines() == [
+        "2 images were left out:",
+        "  a.jpg: truncated",
+        "  b.jpg: unidentified",
+        "They are listed in cache/lamem/failures.csv; mend them and run the same command again.",
+    ]
+    absent = json.loads(json.dumps(REPORT.as_json()))["absent"]
+    assert absent[0] == {"name": "a.jpg", "reason": "truncated"}
+
+
+def test_what_a_killed_run_had_left_is_said_before_the_images() -> None:
+    stale, absent = replace(REPORT, stale_temporaries=2).warnings()
+    assert stale == "removed 2 temporary files of a run that was killed"
+    assert absent.startswith("2 images were left out:\n")
+    assert replace(REPORT, absent=[]).warnings() == []

@@ -20,8 +20,8 @@ from featcache.base.jobs import Workers
 from featcache.base.progress import Progress
 from featcache.datasets.dataset import open_dataset
 from featcache.extraction.extract import extract
+from featcache.extraction.log import ExtractReport
 from featcache.extraction.plan import make_plan
-from featcache.extraction.report import ExtractReport
 from featcache.extraction.run import ExtractionJob, ShardJob, WrittenShard, _run_shard, run_here, work_of
 from featcache.maintenance.merge import merge_caches
 from featcache.settings import ExtractSettings

@@ -7,6 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from zstandard import ZstdDecompressor
 
 from featcache.base.errors import BadInput, CorruptFile, FeatcacheError, HostileFile, Mismatch
 from featcache.store.shards.format import Block, array_specs, chunk_digest
@@ -38,7 +39,7 @@ def read_all(path: Path) -> dict[str, bytes]:
         for array, index in shard.arrays.items():
             for i, j in np.argwhere(index.offsets >= 0).tolist():
                 out = np.empty(specs[array].chunk_shape, specs[array].dtype)
-                shard.read_chunk(descriptor, array, i, j, out)
+                shard.read_chunk(descriptor, array, i, j, out, ZstdDecompressor())
                 found[f"{array} {i} {j}"] = out.tobytes()
     finally:
         os.close(descriptor)
@@ -120,7 +121,7 @@ def test_an_absent_image_has_a_reason_and_no_features(path: Path) -> None:
     shard = open_shard(path, RECIPE)
     assert shard.images[1] == image(ABSENT)
     with pytest.raises(BadInput, match=r"004 é.jpg: has no features in this cache \(truncated: cut short\)"):
-        shard.read_chunk(-1, "features/first", 1, 0, np.empty((3, 5), "<f2"))
+        shard.read_chunk(-1, "features/first", 1, 0, np.empty((3, 5), "<f2"), ZstdDecompressor())
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -178,7 +179,7 @@ def test_a_file_cut_while_it_is_read_is_corrupt(path: Path) -> None:
     shard = open_shard(path, RECIPE)
     os.truncate(path, int(shard.arrays["features/first"].offsets[0, 0]) + 3)
     with path.open("rb") as file, pytest.raises(CorruptFile, match="it was cut short"):
-        shard.read_chunk(file.fileno(), "features/first", 0, 0, np.empty((3, 5), "<f2"))
+        shard.read_chunk(file.fileno(), "features/first", 0, 0, np.empty((3, 5), "<f2"), ZstdDecompressor())
 
 
 def test_another_fingerprint_is_a_mismatch(path: Path) -> None:
