@@ -149,19 +149,15 @@ class FeatureCache:
 
     def _fill(self, array: str, wanted: tuple[NDArray[Any], NDArray[Any]], out: NDArray[Any]) -> NDArray[Any]:
         try:
-            places = [
-                self._place(row, view, position)
-                for position, (row, view) in enumerate(zip(wanted[0].tolist(), wanted[1].tolist(), strict=True))
-            ]
+            places = []
+            for position, (row, view) in enumerate(zip(wanted[0].tolist(), wanted[1].tolist(), strict=True)):
+                shard = self._shard(self.manifest.shards[self._shard_of[row, view]])
+                places.append(ChunkPlace(shard, row - shard.block.rows[0], view - shard.block.views[0], position))
             read_chunks(places, array, out, threads=usable_threads(self.threads))
         except CorruptFile:
             refuse_changed(self.path, self.manifest)
             raise
         return out
-
-    def _place(self, row: int, view: int, position: int) -> ChunkPlace:
-        shard = self._shard(self.manifest.shards[self._shard_of[row, view]])
-        return ChunkPlace(shard, row - shard.block.rows[0], view - shard.block.views[0], position)
 
     def _shard(self, entry: ShardEntry) -> Shard:
         if entry.file not in self._opened:

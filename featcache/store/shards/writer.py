@@ -64,13 +64,9 @@ class ShardWriter:
 
     def set_stored(self, array: str, i: int, j: int, stored: bytes) -> None:
         """Store a chunk that is encoded already; the order of the calls is that of the chunks in the file."""
-        self._digests[array][i, j] = chunk_digest(
-            stored,
-            fingerprint=self._fingerprint,
-            array=array,
-            name=self.rows[i].name,
-            view=self._block.views[0] + j,
-        )
+        name, view = self.rows[i].name, self._block.views[0] + j
+        digest = chunk_digest(stored, fingerprint=self._fingerprint, array=array, name=name, view=view)
+        self._digests[array][i, j] = digest
         self._datasets[array].id.write_direct_chunk((i, j, 0, 0), stored, 0)
 
     def finish(self) -> bytes:
