@@ -1,5 +1,6 @@
 """manifest.json: what a sealed cache consists of. Its rename seals the cache; without it there is no cache yet."""
 
+import functools
 import hashlib
 import re
 from collections import defaultdict
@@ -50,7 +51,7 @@ class Manifest:
     versions: dict[str, str]
     digest: str = ""
 
-    @property
+    @functools.cached_property
     def listed(self) -> dict[str, str]:
         """The sha256 of each shard's file, by the file's name."""
         return {entry.file: entry.sha256 for entry in self.shards}
