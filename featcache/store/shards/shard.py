@@ -98,13 +98,13 @@ class Shard:
 
     def read_row(self, descriptor: int, i: int) -> StoredRow:
         """Return row start + i with its chunks not decoded, each digest checked; raise `CorruptFile` for damage."""
-        image, chunks = self.images[i], []
-        if image.absent:
-            return StoredRow(image, [], [])
+        if self.images[i].absent:
+            return StoredRow(self.images[i], [], [])
+        chunks = []
         for j in range(self.block.shape[1]):
             chunks += [(array, j, self.read_stored(descriptor, array, i, j)) for array in self.arrays]
         cut = zip(self.box[i].tolist(), self.flip[i].tolist(), strict=True)
-        return StoredRow(image, [View(Box(*box), bool(flip)) for box, flip in cut], chunks)
+        return StoredRow(self.images[i], [View(Box(*box), bool(flip)) for box, flip in cut], chunks)
 
     def place(self, array: str, i: int, j: int) -> str:
         """Return where a chunk is, in words."""
