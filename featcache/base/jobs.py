@@ -1,6 +1,6 @@
 """One road for lists of independent jobs: one by one here, in processes here, or on a Dask cluster.
 
-joblib hands them out and brings their results; nothing here knows what a job does.
+Nothing here knows what a job does.
 """
 
 import contextlib
@@ -13,20 +13,24 @@ import signal
 import socket
 import threading
 import time
-import warnings
+import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, as_completed
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from featcache.base.cores import usable_threads
-from featcache.base.errors import FeatcacheError, InvalidSettings, Mismatch, ResourceError
+from featcache.base.errors import InvalidSettings, Mismatch, ResourceError
 
 PACKAGE = "amnet-featcache"
 MOST_DEATHS = 3
 PATIENCE_SECONDS = 10
 WATCH_SECONDS = 0.5
 _ONE_AT_A_TIME = threading.Lock()
+_THREAD_COUNTS = (
+    "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
+    "NUMBA_NUM_THREADS", "NUMEXPR_NUM_THREADS",
+)  # fmt: skip
 _LOGGERS = ("distributed", "distributed.client", "distributed.core", "distributed.worker", "tornado.application")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -78,19 +82,9 @@ def run_jobs(
         for index, item in enumerate(items):
             yield index, function(item)
         return
-    calls = {index: _call(index, (function, item)) for index, item in enumerate(items)}
+    # pickled here, so that what fails as they are unpickled fails in the job, with its own error
+    calls = {index: pickle.dumps((function, item)) for index, item in enumerate(items)}
     yield from _on_cluster(calls, workers.cluster) if workers.cluster else _in_processes(calls, workers)
-
-
-def _call(index: int, work: tuple[Callable[[Item], Result], Item]) -> Any:
-    """Return joblib's form of a call.
-
-    Its arguments are pickled here: what fails as they are unpickled then fails in the job, with its own error, and
-    joblib does not put them on a single worker of a cluster, to be lost with it.
-    """
-    from joblib import delayed
-
-    return delayed(_perform)(index, pickle.dumps(work), _version())
 
 
 def _perform(index: int, work: bytes, version: str) -> tuple[int, Any]:
@@ -112,13 +106,16 @@ def _version() -> str:
         return "not installed"
 
 
-def _in_processes(calls: dict[int, Any], workers: Workers) -> Generator[tuple[int, Any], None, None]:
-    from joblib.externals.loky.process_executor import TerminatedWorkerError
+def _in_processes(calls: dict[int, bytes], workers: Workers) -> Generator[tuple[int, Any], None, None]:
+    from joblib.externals.loky.process_executor import ProcessPoolExecutor, TerminatedWorkerError
 
+    threads = dict.fromkeys(_THREAD_COUNTS, str(threads_per_job(workers)))
     left, deaths = dict(calls), 0
     while left:
+        pool = ProcessPoolExecutor(workers.jobs, initializer=_end_with, initargs=(os.getpid(),), env=threads)
         try:
-            for index, result in _pool(left.values(), workers):
+            for job in as_completed([pool.submit(_perform, index, work, _version()) for index, work in left.items()]):
+                index, result = job.result()
                 del left[index]
                 deaths = 0
                 yield index, result
@@ -129,19 +126,8 @@ def _in_processes(calls: dict[int, Any], workers: Workers) -> Generator[tuple[in
                     f"worker processes died {deaths} times in a row, and {len(left)} of {len(calls)} jobs are left; "
                     "memory is the usual reason: run the same command again with fewer --jobs or a smaller --batch-size"
                 ) from error
-
-
-def _pool(calls: Any, workers: Workers) -> Generator[tuple[int, Any], None, None]:
-    from joblib import Parallel, parallel_config
-    from joblib.externals.loky import get_reusable_executor
-
-    born = {"initializer": _end_with, "initargs": (os.getpid(),), "inner_max_num_threads": threads_per_job(workers)}
-    with parallel_config(backend="loky", **born):
-        parallel = Parallel(n_jobs=workers.jobs, return_as="generator_unordered", batch_size=1, max_nbytes=None)
-    try:
-        yield from _results(parallel, list(calls))
-    finally:
-        get_reusable_executor(reuse=True).shutdown(wait=True, kill_workers=True)  # joblib keeps them for minutes
+        finally:
+            pool.shutdown(kill_workers=True)
 
 
 def _end_with(parent: int) -> None:
@@ -156,64 +142,41 @@ def _watch(parent: int) -> None:
     os._exit(1)
 
 
-def _results(parallel: Any, calls: list[Any]) -> Generator[tuple[int, Any], None, None]:
-    results = parallel(calls)
-    try:
-        for result in results:  # noqa: UP028 - `yield from` would close results by itself, and let it warn
-            yield result
-    finally:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # joblib warns of jobs whose results nobody waits for
-            results.close()
-
-
-def _on_cluster(calls: dict[int, Any], address: str) -> Generator[tuple[int, Any], None, None]:
+def _on_cluster(calls: dict[int, bytes], address: str) -> Generator[tuple[int, Any], None, None]:
     with _connected(address) as client:
-        from joblib import Parallel, parallel_config
+        import distributed
 
-        with parallel_config(backend="dask", client=client) as config:
-            parallel = Parallel(return_as="generator_unordered", batch_size=1, pre_dispatch="all")
-        _mend(config["backend"], address)
-        try:
-            yield from _results(parallel, list(calls.values()))
-        except CancelledError as error:
-            raise ResourceError(
-                f"{address}: the connection to the scheduler was lost; see that it runs, and run the same command again"
-            ) from error
-
-
-def _mend(backend: Any, address: str) -> None:
-    """Mend two faults of joblib's Dask backend (seen in 1.6.0).
-
-    It never hears of a job that failed without having run, and waits for it for ever; and of a cluster with a
-    single core it makes no use, but runs all jobs in the calling process.
-    """
-    submit, configure = backend.submit, backend.configure
-
-    def submit_and_report(job: Any, callback: Callable[[object], None]) -> Any:
-        future = submit(job, callback)
-        future.add_done_callback(
-            lambda done: callback(_cluster_error(done.exception(), address)) if done.exception() else None
-        )
-        return future
-
-    backend.submit = submit_and_report
-    backend.configure = lambda **settings: max(2, configure(**settings))
+        away = [client.submit(_attempt, index, work, _version(), pure=False) for index, work in calls.items()]
+        for job in distributed.as_completed(away, loop=client.loop):
+            try:
+                outcome = job.result()
+            except CancelledError as error:
+                raise ResourceError(
+                    f"{address}: the connection to the scheduler was lost; "
+                    "see that it runs, and run the same command again"
+                ) from error
+            except distributed.KilledWorker as error:
+                raise ResourceError(
+                    f"{address}: workers keep dying of one job; memory is the usual reason: see the log of "
+                    f"{error.last_worker.address}, give workers more memory, or use a smaller --batch-size"
+                ) from error
+            except Exception as error:
+                raise Mismatch(
+                    f"{address}: a worker cannot run jobs of {PACKAGE} {_version()} ({' '.join(str(error).split())}); "
+                    "install the same version, with the same dask, for every worker"
+                ) from error
+            if isinstance(outcome, Exception):
+                raise outcome
+            yield outcome
 
 
-def _cluster_error(error: BaseException, address: str) -> FeatcacheError:
-    """Return the error to raise for a job that the cluster could not run."""
-    from distributed import KilledWorker
-
-    if isinstance(error, KilledWorker):
-        return ResourceError(
-            f"{address}: workers keep dying of one job; memory is the usual reason: see the log of "
-            f"{error.last_worker.address}, give workers more memory, or use a smaller --batch-size"
-        )
-    return Mismatch(
-        f"{address}: a worker cannot run jobs of {PACKAGE} {_version()} ({' '.join(str(error).split())}); "
-        "install the same version, with the same dask, for every worker"
-    )
+def _attempt(*call: Any) -> tuple[int, Any] | Exception:
+    """Do one job of a cluster; its error is returned, so that what Dask raises is of a job that could not run."""
+    try:
+        return _perform(*call)
+    except Exception as error:  # noqa: BLE001  # raised where the result is wanted
+        error.add_note(traceback.format_exc())  # the place in the worker, which pickling loses
+        return error
 
 
 @contextlib.contextmanager
