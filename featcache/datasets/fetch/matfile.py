@@ -1,12 +1,12 @@
 """Arrays of numbers out of MATLAB's level 5 files ("MAT-File Format", MathWorks), from strangers.
 
-scipy.io.loadmat is not for these: single changed bytes made it end the process with a bus error. Here a header is
-checked before its bytes are read, and no more is read than was allowed.
+scipy.io.loadmat is not for these: single changed bytes made it end the process with a bus error. Here no more is read
+at once than was allowed, and every size that the file states is checked.
 """
 
 import math
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,9 +20,9 @@ _MATRIX, _COMPRESSED, _NAME, _DIMENSIONS, _FLAGS = 14, 15, 1, 5, 6
 _STORED = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
 _CLASSES = {6: "f8", 7: "f4", 8: "i1", 9: "u1", 10: "i2", 11: "u2", 12: "i4", 13: "u4", 14: "i8", 15: "u8"}
 _COMPLEX = 0x0800
-_MOST_DIMENSIONS, _LONGEST_NAME = 8, 64
+_MOST_DIMENSIONS = 8
+_HEADERS = 1 << 10  # bytes that hold what stands before the numbers of an array
 _PIECE = 1 << 20
-Take = Callable[[int], bytes | bytearray]
 
 
 def read_array(path: Path, name: str, *, most: int) -> NDArray[Any]:
@@ -33,8 +33,8 @@ def read_array(path: Path, name: str, *, most: int) -> NDArray[Any]:
     with reading_errors(path), path.open("rb") as file:
         try:
             order = _byte_order(file.read(128))
-            for take in _elements(file, order):
-                found = _array(take, order, name, most)
+            for matrix in _matrices(file, order, most + _HEADERS):
+                found = _array(matrix, order, name, most)
                 if found is not None:
                     return found
         except zlib.error as error:
@@ -57,92 +57,63 @@ def _byte_order(header: bytes) -> str:
     return order
 
 
-def _elements(file: BinaryIO, order: str) -> Iterator[Take]:
-    """Yield for each matrix of the file what reads its contents, decompressed."""
+def _matrices(file: BinaryIO, order: str, most: int) -> Iterator[memoryview]:
+    """Yield what each matrix of the file holds, decompressed, at most so many bytes of it."""
     while tag := file.read(8):
-        if len(tag) < 8:
-            raise _Damaged("cut short")
-        kind, size = np.frombuffer(tag, f"{order}u4").tolist()
-        start = file.tell()
-        if kind == _COMPRESSED:
-            take = _inflated(file, size)
-            if _tag(take, order)[0] == _MATRIX:
-                yield take
-        elif kind == _MATRIX:
-            yield _exactly(lambda most, end=start + size: file.read(min(most, end - file.tell())))  # type: ignore[misc]
-        file.seek(start + size)
+        kind, size = _tag(tag, order)
+        end = file.tell() + size
+        if kind == _MATRIX:
+            yield memoryview(file.read(min(size, most)))
+        elif kind == _COMPRESSED:
+            engine, found = zlib.decompressobj(), bytearray()
+            while len(found) < most and not engine.eof and (piece := file.read(min(_PIECE, end - file.tell()))):
+                found += engine.decompress(piece, most - len(found))
+            if _tag(found[:8], order)[0] == _MATRIX:
+                yield memoryview(found)[8:]
+        file.seek(end)
 
 
-def _exactly(read: Callable[[int], bytes]) -> Take:
-    """Return a reader of exactly as many bytes as it is asked for."""
-
-    def take(size: int) -> bytes | bytearray:
-        found, done = bytearray(size), 0
-        while done < size:
-            piece = read(min(_PIECE, size - done))
-            if not piece:
-                raise _Damaged("cut short")
-            found[done : done + len(piece)] = piece
-            done += len(piece)
-        return found
-
-    return take
+def _tag(data: bytes | bytearray | memoryview, order: str) -> tuple[int, int]:
+    """Return the two numbers of a tag: the type and the size of what follows it."""
+    if len(data) < 8:
+        raise _Damaged("cut short")
+    kind, size = np.frombuffer(data, f"{order}u4").tolist()
+    return kind, size
 
 
-def _inflated(file: BinaryIO, size: int) -> Take:
-    """Return a reader of what the next bytes of the file decompress to."""
-    engine, left = zlib.decompressobj(), size
-
-    def read(most: int) -> bytes:
-        nonlocal left
-        while True:
-            source = engine.unconsumed_tail
-            if not source:
-                source = file.read(min(_PIECE, left))
-                left -= len(source)
-            found = engine.decompress(source, most)
-            if found or not source:
-                return found
-
-    return _exactly(read)
-
-
-def _tag(take: Take, order: str) -> tuple[int, int, bytes | bytearray]:
-    """Return the type and size of an element and, where they stand in its tag, its bytes (padding included)."""
-    tag = take(8)
-    first, size = np.frombuffer(tag, f"{order}u4").tolist()
-    if first >> 16:
-        if first >> 16 > 4:
+def _element(data: memoryview, order: str) -> tuple[int, int, memoryview, memoryview]:
+    """Return the type, the size and the bytes of the first element, and what stands behind it."""
+    kind, size = _tag(data[:8], order)
+    if small := kind >> 16:  # its bytes stand in its tag
+        if small > 4:
             raise _Damaged("damaged")
-        return first & 0xFFFF, first >> 16, tag[4:]
-    return first, size, b""
+        return kind & 0xFFFF, small, data[4 : 4 + small], data[8:]
+    return kind, size, data[8 : 8 + size], data[8 + -(-size // 8) * 8 :]
 
 
-def _small(take: Take, order: str, kind: int, most: int) -> bytes | bytearray:
-    """Return the bytes of the next element, of this type, no more than so many, and no part of a number."""
-    found, size, data = _tag(take, order)
-    if found != kind or size > most or size % np.dtype(_STORED[kind]).itemsize:
-        raise _Damaged("damaged")
-    return (data or take(-(-size // 8) * 8))[:size]
-
-
-def _array(take: Take, order: str, name: str, most: int) -> NDArray[Any] | None:
+def _array(data: memoryview, order: str, name: str, most: int) -> NDArray[Any] | None:
     """Return the array of that name, None if this is another."""
-    flags = np.frombuffer(_small(take, order, _FLAGS, 8), f"{order}u4")
-    shape = np.frombuffer(_small(take, order, _DIMENSIONS, 4 * _MOST_DIMENSIONS), f"{order}i4").tolist()
-    if _small(take, order, _NAME, _LONGEST_NAME) != name.encode():
+    headers = []
+    for wanted in (_FLAGS, _DIMENSIONS, _NAME):
+        kind, size, found, data = _element(data, order)
+        dtype = np.dtype(f"{order}{_STORED[wanted]}")
+        if kind != wanted or size != len(found) or size % dtype.itemsize:
+            raise _Damaged("damaged")
+        headers.append(np.frombuffer(found, dtype))
+    flags, shape, called = headers[0], headers[1].tolist(), headers[2]
+    if called.tobytes() != name.encode():
         return None
     if len(flags) != 2 or int(flags[0]) & 0xFF not in _CLASSES or int(flags[0]) & _COMPLEX:
         raise _Damaged("holds something else under this name")
-    stored, size, data = _tag(take, order)
-    kind = np.dtype(_CLASSES[int(flags[0]) & 0xFF])
-    count = math.prod(shape)
-    if stored not in _STORED or min(shape, default=-1) < 0:
+    stored, size, found, _ = _element(data, order)
+    if stored not in _STORED or not 0 < len(shape) <= _MOST_DIMENSIONS or min(shape) < 0:
         raise _Damaged("damaged")
-    source = np.dtype(f"{order}{_STORED[stored]}")
+    source, target = np.dtype(f"{order}{_STORED[stored]}"), np.dtype(_CLASSES[int(flags[0]) & 0xFF])
+    count = math.prod(shape)
     if size != count * source.itemsize:
         raise _Damaged(f"damaged: {size:,} bytes for the shape {printable(str(tuple(shape)))}")
-    if count * max(kind.itemsize, source.itemsize) > most:
+    if count * max(source.itemsize, target.itemsize) > most:
         raise _Damaged(f"more than {most:,} bytes, of shape {tuple(shape)}")
-    values = np.frombuffer(data[:size] if data else take(size), source)
-    return values.astype(kind, copy=False).reshape(shape, order="F")
+    if len(found) < size:
+        raise _Damaged("cut short")
+    return np.frombuffer(found, source).astype(target, copy=False).reshape(shape, order="F")
