@@ -13,7 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Protocol
+from typing import IO, Any, BinaryIO
 
 from featcache.base.errors import CorruptFile, FeatcacheError, HostileFile, printable
 from featcache.base.files import reading_errors
@@ -54,21 +54,13 @@ _DAMAGE = (
     NotImplementedError,
     RecursionError,  # tarfile calls itself once for each header in front of another
 )
-
-
-class Reader(Protocol):
-    """An open archive: its members one after another, and the bytes of the one that came last."""
-
-    def members(self) -> Iterator[Member]: ...
-
-    def data(self, member: Member) -> Iterator[bytes]: ...
-
-    def position(self) -> int: ...
+# a member; its bytes, to be read before the next entry; and how many bytes of the archive were read up to here
+Entry = tuple[Member, Iterator[bytes], int]
 
 
 @contextlib.contextmanager
-def opened_archive(archive: Path, limits: Limits) -> Iterator[Reader]:
-    """Open an archive by what it holds; what is wrong with it becomes one `CorruptFile`."""
+def opened_archive(archive: Path, limits: Limits) -> Iterator[Iterator[Entry]]:
+    """Open an archive by what it holds, and give its entries; what is wrong with it becomes one `CorruptFile`."""
     with reading_errors(archive), archive.open("rb") as file:
         try:
             start = file.read(_BLOCK)
@@ -76,12 +68,12 @@ def opened_archive(archive: Path, limits: Limits) -> Iterator[Reader]:
             size = archive.stat().st_size
             if start.startswith((b"PK\x03\x04", b"PK\x05\x06")):
                 with zipfile.ZipFile(_Bounded(file)) as opened:
-                    yield _Zip(opened, file)
+                    yield _zip_members(opened)
             elif start.startswith(b"\x1f\x8b"):
                 with gzip.GzipFile(fileobj=file) as unzipped:
-                    yield _Tar(_Forward(unzipped, limits.most(size)), file)
+                    yield _tar_members(_Forward(unzipped, limits.most(size)), file)
             elif _is_tar(start):
-                yield _Tar(_Forward(file, size), file)
+                yield _tar_members(_Forward(file, size), file)
             else:
                 page = " It begins like a web page." if start.lstrip()[:1] == b"<" else ""
                 raise CorruptFile(f"{archive}: neither tar, tar.gz nor zip.{page} Remove it and get another.")
@@ -150,73 +142,49 @@ class _Forward:
         return self.last
 
 
-class _Tar:
-    def __init__(self, stream: _Forward, file: BinaryIO) -> None:
-        self._stream, self._file = stream, file
-        self._tar = tarfile.TarFile(fileobj=stream, errors="surrogateescape")  # type: ignore[arg-type]
-
-    def members(self) -> Iterator[Member]:
-        info = self._tar.next()
-        while info is not None:
-            kind = "sparse file" if info.issparse() else _TAR_KINDS.get(info.type, f"member of type {info.type!r}")
-            yield from _named(info.name, kind, info.size if kind == FILE else 0)
-            info = self._tar.next()
-        if self._stream.last != bytes(_BLOCK):  # tarfile takes a damaged header, or none, for the end
-            raise tarfile.ReadError("no mark at its end")
-        while self._stream.read(_PIECE):  # a gzip checksum stands behind the last byte
-            pass
-
-    def data(self, member: Member) -> Iterator[bytes]:
-        left = member.size
-        while left:
-            piece = self._stream.read(min(_PIECE, left))
-            if not piece:
-                raise EOFError("ends within a file")
-            left -= len(piece)
-            yield piece
-
-    def position(self) -> int:
-        return self._file.tell()
+def _tar_members(stream: _Forward, file: BinaryIO) -> Iterator[Entry]:
+    tar = tarfile.TarFile(fileobj=stream, errors="surrogateescape")  # type: ignore[arg-type]
+    while (info := tar.next()) is not None:
+        kind = "sparse file" if info.issparse() else _TAR_KINDS.get(info.type, f"member of type {info.type!r}")
+        size = info.size if kind == FILE else 0
+        yield from _entry(info.name, kind, size, _pieces(stream, size), file.tell())
+    if stream.last != bytes(_BLOCK):  # tarfile takes a damaged header, or none, for the end
+        raise tarfile.ReadError("no mark at its end")
+    while stream.read(_PIECE):  # a gzip checksum stands behind the last byte
+        pass
 
 
-class _Zip:
-    def __init__(self, opened: zipfile.ZipFile, file: BinaryIO) -> None:
-        self._zip, self._file = opened, file
-        self._current: zipfile.ZipInfo | None = None
-
-    def members(self) -> Iterator[Member]:
-        for info in self._zip.infolist():
-            self._current = info
-            mode = stat.S_IFMT(info.external_attr >> 16)
-            kind = _ZIP_KINDS.get(mode, f"member of type {mode:o}")
-            if info.flag_bits & 1:
-                kind = "file that is encrypted"
-            elif info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                kind = f"file of compression method {info.compress_type}"
-            elif info.orig_filename.endswith("/") and kind == FILE:
-                kind = FOLDER
-            yield from _named(info.orig_filename, kind, info.file_size)
-
-    def data(self, member: Member) -> Iterator[bytes]:
-        assert self._current is not None
-        left = member.size
-        with self._zip.open(self._current) as file:
-            while piece := file.read(_PIECE):
-                left -= len(piece)
-                yield piece
-        if left:
-            raise EOFError("ends within a file")
-
-    def position(self) -> int:
-        return 0
+def _zip_members(opened: zipfile.ZipFile) -> Iterator[Entry]:
+    for info in opened.infolist():
+        mode = stat.S_IFMT(info.external_attr >> 16)
+        kind = _ZIP_KINDS.get(mode, f"member of type {mode:o}")
+        if info.flag_bits & 1:
+            kind = "file that is encrypted"
+        elif info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            kind = f"file of compression method {info.compress_type}"
+        elif info.orig_filename.endswith("/") and kind == FILE:
+            kind = FOLDER
+        yield from _entry(info.orig_filename, kind, info.file_size, _unzipped(opened, info), 0)
 
 
-def _named(name: str, kind: str, size: int) -> Iterator[Member]:
-    """Yield the member, its name without ./ before it and / behind a folder's; nothing for the archive's own folder."""
+def _unzipped(opened: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[bytes]:
+    with opened.open(info) as file:
+        yield from _pieces(file, info.file_size)
+        file.read(1)  # none is left, and then the checksum of an empty file is looked at, too
+
+
+def _pieces(file: IO[bytes] | _Forward, size: int) -> Iterator[bytes]:
+    while piece := file.read(min(_PIECE, size)):
+        size -= len(piece)
+        yield piece
+    if size:
+        raise EOFError("ends within a file")
+
+
+def _entry(name: str, kind: str, size: int, data: Iterator[bytes], position: int) -> Iterator[Entry]:
+    """Yield the entry, its name without ./ before it and / behind a folder's; nothing for the archive's own folder."""
     if kind == FOLDER and name in (".", "./"):
         return
     while name.startswith("./"):
         name = name[2:]
-    if kind == FOLDER:
-        name = name[:-1] if name.endswith("/") else name
-    yield Member(name, kind, size)
+    yield Member(name.removesuffix("/") if kind == FOLDER else name, kind, size), data, position

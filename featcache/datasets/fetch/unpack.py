@@ -29,8 +29,8 @@ def list_members(
     plain: list[Member] = []
     problems: list[str] = []
     unpacked = 0
-    with opened_archive(archive, limits) as reader:
-        for member in reader.members():
+    with opened_archive(archive, limits) as entries:
+        for member, _, position in entries:
             found.append(member)
             unpacked += max(0, member.size)
             if problem := member_problem(member):
@@ -40,7 +40,7 @@ def list_members(
             if problem := size_problem(len(found), unpacked, size, limits):
                 problems.append(problem)
                 break
-            on_progress(Progress("check the archive", min(reader.position(), size - 1), size, "bytes"))
+            on_progress(Progress("check the archive", min(position, size - 1), size, "bytes"))
     problems += clashes(plain)
     if problems:
         raise HostileFile(
@@ -73,11 +73,11 @@ def unpack(
         folder.mkdir()
     waiting = {member.name: member for member in wanted if member.kind == FILE}
     total, made = len(waiting), set[Path]()
-    with opened_archive(archive, limits or Limits()) as reader:
-        for member in reader.members():
+    with opened_archive(archive, limits or Limits()) as entries:
+        for member, data, _ in entries:
             if waiting.get(member.name) == member:
                 del waiting[member.name]
-                _write(folder, wanted[member], reader.data(member), made)
+                _write(folder, wanted[member], data, made)
                 on_progress(Progress("unpack", total - len(waiting), total, "files"))
     if waiting:
         raise CorruptFile(f"{archive}: changed while it was unpacked; {len(waiting):,} members are gone")
