@@ -13,12 +13,12 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from featcache.base.errors import BadInput, InvalidSettings, Mismatch
-from featcache.base.files import digest_of_file, make_folder, reading_errors, storage_errors, sync_folder
+from featcache.base.files import digest_of_file, make_folder, storage_errors, sync_folder
 from featcache.base.lock import writer_lock
 from featcache.base.progress import OnProgress, silent
 from featcache.datasets.dataset import Dataset, open_dataset
 from featcache.datasets.fetch.archive_members import Limits
-from featcache.datasets.fetch.download import Patience, download
+from featcache.datasets.fetch.download import Downloaded, Patience, download
 from featcache.datasets.fetch.request import check_url
 from featcache.datasets.fetch.sources import FOLDERS, SOURCES, unpack_dataset
 from featcache.datasets.fetch.unpack import list_members
@@ -74,25 +74,6 @@ class Fetched:
         return [f"warning: {difference}" for difference in self.differences]
 
 
-@dataclass(frozen=True)
-class _Source:
-    """Where an archive comes from, a URL or a file that is there; sha256 is what it must have, '' if not known."""
-
-    url: str
-    file: Path | None
-    sha256: str
-
-
-@dataclass(frozen=True)
-class _Archive:
-    """An archive that is on the disk; received counts the bytes that came over the network now."""
-
-    path: Path
-    size: int
-    sha256: str
-    received: int
-
-
 def fetch(
     name: str,
     root: str | Path | None = None,
@@ -132,17 +113,17 @@ def fetch(
             found = _already(name, root)
         else:
             _refuse_half(root)
-            source = _Source(url, file, sha256)
-            found = _make(name, root, source, patience=patience, limits=limits, on_progress=on_progress)
-        archive = _tidy(work, work / _file_name(url) if url else None, kept)
+            found = _make(name, root, url, file, sha256, patience, limits, on_progress)
+        archive = _tidy(work, work / _file_name(url), kept)
     return replace(found, archive=archive)
 
 
 def _make(
     name: str,
     root: Path,
-    source: _Source,
-    *,
+    url: str,
+    file: Path | None,
+    sha256: str,
     patience: Patience | None,
     limits: Limits | None,
     on_progress: OnProgress,
@@ -153,7 +134,7 @@ def _make(
         if (work / leftover).exists():
             with storage_errors(work / leftover):
                 shutil.rmtree(work / leftover)
-    archive = _archive(source, work, patience, on_progress)
+    archive = _archive(url, file, sha256, work, patience, on_progress)
     members = list_members(archive.path, limits=limits, on_progress=on_progress)
     unpack_dataset(name, archive.path, members, work, limits, on_progress)
     dataset = _checked(name, work / "unpacked", archive.path)
@@ -167,29 +148,29 @@ def _make(
         root=root,
         images=len(dataset.names),
         splits=len(dataset.splits),
-        source=source.url or str(source.file),
+        source=url or str(file),
         size=archive.size,
         sha256=archive.sha256,
         received=archive.received,
     )
 
 
-def _archive(source: _Source, work: Path, patience: Patience | None, on_progress: OnProgress) -> _Archive:
+def _archive(
+    url: str, file: Path | None, sha256: str, work: Path, patience: Patience | None, on_progress: OnProgress
+) -> Downloaded:
     """Return the archive, downloaded into work if it is not a file already; raise `Mismatch` if it is another."""
-    if source.file is not None:
-        path, sha256, received = source.file, digest_of_file(source.file), 0
+    if file is not None:
+        sha256_of_file = digest_of_file(file)
+        found = Downloaded(file, file.stat().st_size, sha256_of_file, received=0, requests=0)
     else:
-        path = work / _file_name(source.url)
-        done = download(source.url, path, patience=patience, copies=2, on_progress=on_progress)
-        sha256, received = done.sha256, done.received
-    if source.sha256 and sha256 != source.sha256:
+        found = download(url, work / _file_name(url), patience=patience, copies=2, on_progress=on_progress)
+    if sha256 and found.sha256 != sha256:
         other = f"If --sha256 is right, the server has another file: remove {work}"
         raise Mismatch(
-            f"{path}: expected sha256 {source.sha256}, found {sha256}; nothing was unpacked. "
-            f"{'Get the right one' if source.file else other}, then run the command again."
+            f"{found.path}: expected sha256 {sha256}, found {found.sha256}; nothing was unpacked. "
+            f"{'Get the right one' if file else other}, then run the command again."
         )
-    with reading_errors(path):
-        return _Archive(path, path.stat().st_size, sha256, received)
+    return found
 
 
 def _check_options(name: str, *, url: str, file: Path | None, sha256: str, keep: bool) -> None:
@@ -259,11 +240,9 @@ def _is_taken(kept: Path, work: Path) -> bool:
     return os.path.lexists(kept) and not (work / _KEPT).exists()
 
 
-def _tidy(work: Path, archive: Path | None, kept: Path | None) -> Path | None:
+def _tidy(work: Path, archive: Path, kept: Path | None) -> Path | None:
     """Remove the work folder; the archive is first moved to kept, if it is to be, and its place returned."""
-    if archive is None or kept is None:
-        kept = None
-    elif archive.is_file():
+    if kept is not None and archive.is_file():
         if _is_taken(kept, work):
             raise InvalidSettings(f"--keep: the archive would be {kept}, which is taken; move that away")
         with storage_errors(kept):
