@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import json
 import os
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -104,7 +105,7 @@ class PartialFile:
         """Give the file its name: it is whole."""
         self.sync()
         self.complete = True
-        self.version = Version(self.version.etag, self.version.last_modified, self.size)
+        self.version = replace(self.version, length=self.size)
         self._write_state()
         self._take_name()
 
@@ -136,20 +137,10 @@ class PartialFile:
 
     def _add_to_digest(self, path: Path) -> None:
         with storage_errors(path), path.open("rb") as file:
-            left = self.size
-            while left:
-                data = file.read(min(_PIECE, left))
-                self._hash.update(data)
-                left -= len(data)
+            for start in range(0, self.size, _PIECE):
+                self._hash.update(file.read(min(_PIECE, self.size - start)))
 
     def _write_state(self) -> None:
-        state = {
-            "url": self.url,
-            "etag": self.version.etag,
-            "last_modified": self.version.last_modified,
-            "length": self.version.length,
-            "size": self.size,
-            "complete": self.complete,
-        }
+        state = {"url": self.url, **asdict(self.version), "size": self.size, "complete": self.complete}
         write_durably(self._state, json.dumps(state, indent=1).encode())
         self._recorded = True
