@@ -67,7 +67,9 @@ def build_torchvision(name: str, layers: tuple[str, ...], weights: str) -> Extra
     except ValueError:
         raise InvalidSettings(_no_such_layer(name, layers, [n for n, _ in model.named_modules() if n])) from None
     _without_in_place_operations(module)
-    _load(module, weights, lambda: weights_module.torchvision_imagenet(name))
+    if weights != "random":
+        state = _state(weights, lambda: weights_module.torchvision_imagenet(name))
+        weights_module.load_into(module, state, weights)
 
     def maps(x: Tensor) -> list[Tensor]:
         found = module(x)  # in the graph's order, which need not be that of layers
@@ -127,19 +129,23 @@ def build_timm(name: str, layers: tuple[str, ...], weights: str) -> Extractor:
     if not hasattr(model, "forward_intermediates") or not getattr(model, "feature_info", None):
         raise InvalidSettings(f"--backbone {name}: timm offers no feature maps of this model")
     known = [info["module"] for info in model.feature_info]
-    layers = layers or (_default_timm_layer(model.feature_info),)
+    stride16 = [info["module"] for info in model.feature_info if info["reduction"] == 16]
+    layers = layers or ((stride16 or known)[-1],)
     if not set(layers) <= set(known):
         raise InvalidSettings(_no_such_layer(name, layers, known))
     indices = sorted(known.index(layer) for layer in layers)
     model.prune_intermediate_layers(indices, prune_norm=True, prune_head=True)
-    if not pretrained:
-        _load(model, weights, weights_module.efficientnet_lite0_imagenet, _renamed_for(name))
+    if not pretrained and weights != "random":
+        state = _state(weights, weights_module.efficientnet_lite0_imagenet)
+        if name == _LITE0 and "_conv_stem.weight" in state:  # as the package names its tensors, in timm's order
+            state = weights_module.with_names_of(_create_timm(timm_name, pretrained=False), state)
+        weights_module.load_into(model, state, weights)
 
     def maps(x: Tensor) -> list[Tensor]:
         found = model.forward_intermediates(x, indices=indices, stop_early=True, intermediates_only=True)
         return [found[indices.index(known.index(layer))] for layer in layers]
 
-    return Extractor(model, maps, layers, *_timm_normalisation(model))
+    return Extractor(model, maps, layers, tuple(model.pretrained_cfg["mean"]), tuple(model.pretrained_cfg["std"]))
 
 
 def _create_timm(timm_name: str, *, pretrained: bool) -> Any:
@@ -158,37 +164,8 @@ def _create_timm(timm_name: str, *, pretrained: bool) -> Any:
         ) from error
 
 
-def _default_timm_layer(infos: Any) -> str:
-    """Return the last map of stride 16, or the last map of all."""
-    stride16 = [info["module"] for info in infos if info["reduction"] == 16]
-    return str(stride16[-1] if stride16 else infos[-1]["module"])
-
-
-def _timm_normalisation(model: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    return tuple(model.pretrained_cfg["mean"]), tuple(model.pretrained_cfg["std"])
-
-
-def _renamed_for(name: str) -> Callable[[weights_module.State], weights_module.State]:
-    """Return what brings the names of a state dict to timm's: those of the package are matched by order."""
-
-    def renamed(state: weights_module.State) -> weights_module.State:
-        if name != _LITE0 or "_conv_stem.weight" not in state:
-            return state
-        return weights_module.with_names_of(_create_timm(_LITE0_IN_TIMM, pretrained=False), state)
-
-    return renamed
-
-
-def _load(
-    module: nn.Module,
-    weights: str,
-    imagenet: Callable[[], weights_module.State],
-    renamed: Callable[[weights_module.State], weights_module.State] = lambda state: state,
-) -> None:
-    if weights == "random":
-        return
-    state = imagenet() if weights == "imagenet" else weights_module.read_weights_file(Path(weights))
-    weights_module.load_into(module, renamed(state), weights)
+def _state(weights: str, imagenet: Callable[[], weights_module.State]) -> weights_module.State:
+    return imagenet() if weights == "imagenet" else weights_module.read_weights_file(Path(weights))
 
 
 def _initialise(model: nn.Module) -> None:

@@ -1,6 +1,6 @@
 """The recipe of a backbone, and the backbone of a recipe. Knows nothing of how a cache stores either."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from featcache.backbones.backbone import Backbone, build_backbone
 from featcache.backbones.execution import available_runtime, check_computable, openvino_computes, split_arithmetic
@@ -18,14 +18,9 @@ def recipe_of(backbone: Backbone, views: ViewSettings, encoding: str = "float16"
         precision=backbone.execution.arithmetic,
         mean=backbone.mean,
         std=backbone.std,
-        image_size=views.image_size,
-        eval_view=views.eval_view,
-        crop_scale=views.crop_scale,
-        crop_ratio=views.crop_ratio,
-        seed=views.seed,
         encoding=encoding,
         calibration=calibration,
-        pre_squash=views.pre_squash,
+        **asdict(views),
     )
 
 

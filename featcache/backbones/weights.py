@@ -21,8 +21,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from featcache.base.errors import BadInput, CorruptFile, HostileFile, Mismatch, StorageError, list_problems, printable
-from featcache.base.files import digest_of_file
+from featcache.base.errors import BadInput, CorruptFile, HostileFile, Mismatch, list_problems, printable
+from featcache.base.files import digest_of_file, reading_errors
 from featcache.settings import ExtractSettings
 
 _PICKLE_MAGIC = b"\x80"
@@ -47,11 +47,8 @@ def read_weights_file(path: Path) -> State:
     """
     if not path.is_file():
         raise BadInput(f"{path}: no such weights file")
-    try:
-        with path.open("rb") as file:
-            start = file.read(4)
-    except OSError as error:
-        raise StorageError(f"{path}: cannot read: {error.strerror or error}") from error
+    with reading_errors(path), path.open("rb") as file:
+        start = file.read(4)
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)

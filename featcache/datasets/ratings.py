@@ -148,8 +148,7 @@ def _drawn(rows: Sequence[_Row]) -> Splits:
     """Return splits drawn from paths as written: in order of a digest of split and path, test first, then val."""
     found: Splits = {}
     for split in map(str, range(1, DRAWN_SPLITS + 1)):
-        ranked = sorted((_digest(f"{split} {row.written}"), row.line) for row in rows)
-        order = [line for _, line in ranked]
+        order = [line for _, line in sorted((_digest(f"{split} {row.written}"), row.line) for row in rows)]
         test = max(_FEWEST, round(TEST_SHARE * len(order)))
         val = round(VAL_SHARE * len(order))
         val = val if val >= _FEWEST else 0  # too few to select by; training holds some of train out instead

@@ -21,9 +21,12 @@ class Line(NamedTuple):
 
 
 def read_split_files(folder: Path, problems: list[str]) -> dict[str, dict[str, list[Line]]]:
-    """Return the good lines of each part of each split in folder; append what is wrong with the others."""
+    """Return the good lines of each part of each split in folder, in order; append what is wrong with the others."""
+    found = [(match[2], match[1], path) for path in folder.iterdir() if (match := _SPLIT_FILE.fullmatch(path.name))]
+    if not found:
+        raise BadInput(f"{folder}: no file named {{train,val,test}}_K.txt")
     splits: dict[str, dict[str, list[Line]]] = {}
-    for split, part, path in _split_files(folder):
+    for split, part, path in sorted(found, key=lambda file: (natural_key(file[0]), PARTS.index(file[1]))):
         splits.setdefault(split, {})[part] = _read_split_file(path, problems)
     return splits
 
@@ -31,18 +34,6 @@ def read_split_files(folder: Path, problems: list[str]) -> dict[str, dict[str, l
 def ignored_files(folder: Path) -> tuple[str, ...]:
     """Return the names in folder that are none of split files, in order."""
     return tuple(sorted(path.name for path in folder.iterdir() if not _SPLIT_FILE.fullmatch(path.name)))
-
-
-def _split_files(folder: Path) -> list[tuple[str, str, Path]]:
-    """Return (split, part, path) of each split file in folder, splits in natural order, parts as in PARTS."""
-    found = []
-    for path in folder.iterdir():
-        match = _SPLIT_FILE.fullmatch(path.name)
-        if match:
-            found.append((match[2], match[1], path))
-    if not found:
-        raise BadInput(f"{folder}: no file named {{train,val,test}}_K.txt")
-    return sorted(found, key=lambda file: (natural_key(file[0]), PARTS.index(file[1])))
 
 
 def _read_split_file(path: Path, problems: list[str]) -> list[Line]:
