@@ -211,7 +211,8 @@ def _problem_of(found: Tensor, own: Tensor) -> str:
     """Return why a file's tensor cannot be that of a module, '' if it can."""
     if found.shape != own.shape:
         return f"expected shape {tuple(own.shape)}, found {tuple(found.shape)}"
-    if not _is_plain(found):
+    dense = found.layout == torch.strided and not found.is_meta
+    if not dense or found.is_quantized or found.is_complex():
         return f"not a plain tensor of real numbers ({found.layout}, {found.dtype})"
     stored = found.untyped_storage().nbytes() // found.element_size()
     if found.numel() > stored:  # a small file that asks for much memory: its numbers are repeated by strides of 0
@@ -219,11 +220,6 @@ def _problem_of(found: Tensor, own: Tensor) -> str:
     if own.is_floating_point() and not found.to(own.dtype).isfinite().all():
         return "holds NaN or infinity"
     return ""
-
-
-def _is_plain(tensor: Tensor) -> bool:
-    dense = tensor.layout == torch.strided and not tensor.is_meta
-    return dense and not tensor.is_quantized and not tensor.is_complex()
 
 
 def digest_of_weights(module: nn.Module) -> str:

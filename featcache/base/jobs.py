@@ -50,13 +50,9 @@ class Workers:
             raise InvalidSettings(
                 f"--jobs {self.jobs} asks for processes here, --cluster {self.cluster} for others; leave one out"
             )
-        if self.cluster and not _is_address(self.cluster):
+        address = re.fullmatch(r"(?:tcp|tls)://[^\s/]+:([0-9]{1,5})", self.cluster)
+        if self.cluster and not (address and 0 < int(address[1]) < 65536):
             raise InvalidSettings(f"--cluster must be like tcp://HOST:8786 or tls://HOST:8786, found {self.cluster!r}")
-
-
-def _is_address(text: str) -> bool:
-    found = re.fullmatch(r"(?:tcp|tls)://[^\s/]+:([0-9]{1,5})", text)
-    return found is not None and 0 < int(found[1]) < 65536
 
 
 def threads_per_job(workers: Workers) -> int:

@@ -40,16 +40,13 @@ class TerminalProgress:
 
     def __call__(self, progress: Progress) -> None:
         with contextlib.suppress(OSError):  # a full or closed terminal must not end the work
-            self._show(progress)
-
-    def _show(self, progress: Progress) -> None:
-        if progress.stage != self._stage:
-            self.close()
-            self._stage, self._started, self._printed = progress.stage, time.monotonic(), time.monotonic()
-        if self._stream.isatty():
-            self._update_bar(progress)
-        elif progress.done == progress.total or time.monotonic() - self._printed > _SECONDS_BETWEEN_LINES:
-            self._print_line(progress)
+            if progress.stage != self._stage:
+                self.close()
+                self._stage, self._started, self._printed = progress.stage, time.monotonic(), time.monotonic()
+            if self._stream.isatty():
+                self._update_bar(progress)
+            elif progress.done == progress.total or time.monotonic() - self._printed > _SECONDS_BETWEEN_LINES:
+                self._print_line(progress)
 
     def close(self) -> None:
         """End the bar, so that other output starts on a line of its own."""

@@ -109,12 +109,9 @@ def _images_in_two_parts(parts: dict[str, list[Line]]) -> list[str]:
     problems = []
     for lines in parts.values():
         for line in lines:
-            if line.name in place_of:
-                problems.append(
-                    f"{line.place}: {line.name} is in another part of the same split, {place_of[line.name]}"
-                )
-            else:
-                place_of[line.name] = line.place
+            first = place_of.setdefault(line.name, line.place)
+            if first != line.place:
+                problems.append(f"{line.place}: {line.name} is in another part of the same split, {first}")
     return problems
 
 
@@ -128,18 +125,11 @@ def _missing_images(images: Path, lines: list[Line]) -> list[str]:
     for name, line in first_line.items():
         parent, _, base = name.rpartition("/")
         if parent not in present:
-            folder = images / parent
-            present[parent] = {entry.name for entry in _entries(folder) if not entry.is_dir()}
+            entries = os.scandir(images / parent) if (images / parent).is_dir() else ()
+            present[parent] = {entry.name for entry in entries if not entry.is_dir()}
         if base not in present[parent]:
             problems.append(f"{line.place}: no such image: {images / name}")
     return problems
-
-
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    if not folder.is_dir():
-        return []
-    with os.scandir(folder) as entries:
-        return list(entries)
 
 
 def _part(lines: list[Line], row_of: dict[str, int]) -> Part:

@@ -5,7 +5,7 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -68,7 +68,7 @@ def read_ratings(table: Path, problems: list[str], *, folder: Path) -> tuple[Pat
     return images, _listed(named, splits) if splits else _drawn(named), ignored
 
 
-def _read(table: Path) -> tuple[list[str], Iterator[tuple[str, list[str]]]]:
+def _read(table: Path) -> tuple[list[str], list[tuple[str, list[str]]]]:
     """Return the header and each line's place and cells; raise `BadInput` for what is no table."""
     try:
         text = table.read_bytes().decode("utf-8-sig")
@@ -83,16 +83,13 @@ def _read(table: Path) -> tuple[list[str], Iterator[tuple[str, list[str]]]]:
                 f"{table}:1: separated by {called}, {shown(start)}; save it with commas, and numbers with points"
             )
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    rows = []
     try:
-        for cells in reader:
-            rows.append((f"{table}:{reader.line_num}", cells))
+        rows = [(f"{table}:{reader.line_num}", cells) for cells in reader if any(cell.strip() for cell in cells)]
     except csv.Error as error:
         raise BadInput(f"{table}:{reader.line_num}: not a line of CSV: {error}") from error
-    filled = [(place, cells) for place, cells in rows if any(cell.strip() for cell in cells)]
-    if not filled:
+    if not rows:
         raise BadInput(f"{table}: the file is empty; a table of ratings has {_COLUMNS}")
-    return filled[0][1], iter(filled[1:])
+    return rows[0][1], rows[1:]
 
 
 _COLUMNS = "a header with the columns path, score and, if wanted, split, separated by commas"
@@ -135,13 +132,10 @@ def _common_folder(paths: Sequence[str], folder: Path) -> Path:
 
 
 def _listed(rows: Sequence[_Row], splits: Mapping[str, int]) -> Splits:
-    found: Splits = {}
-    for split in splits:
-        for part in PARTS:
-            lines = [row.line for row in rows if row.parts[split] == part]
-            if lines:
-                found.setdefault(split, {})[part] = lines
-    return found
+    return {
+        split: {part: lines for part in PARTS if (lines := [row.line for row in rows if row.parts[split] == part])}
+        for split in splits
+    }
 
 
 def _drawn(rows: Sequence[_Row]) -> Splits:

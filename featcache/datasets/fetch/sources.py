@@ -22,7 +22,7 @@ from featcache.datasets.fetch.matfile import read_array
 from featcache.datasets.fetch.unpack import unpack
 
 FOLDERS = ("images", "splits")
-_SPLIT = re.compile(r"(?:(.*)/)?splits/(?:train|val|test)_\w+\.txt")
+_SPLIT = re.compile(r"(.*/)?splits/(?:train|val|test)_\w+\.txt")
 _IMAGES = "Image data/target_images.mat"
 _INDICES = {part: f"Random splits/image_{part}_indices.mat" for part in ("train", "test")}
 _SCORES = {"train": "Random splits/subject_hrs1.mat", "test": "Random splits/subject_hrs2.mat"}
@@ -78,16 +78,12 @@ def dataset_members(members: Sequence[Member]) -> dict[Member, str]:
     """Return the files of images/ and splits/, under these names; empty unless exactly one folder holds both."""
     files = [member for member in members if member.kind == FILE and not _is_from_macos(member.name)]
     homes = {match[1] or "" for member in files if (match := _SPLIT.fullmatch(member.name))}
-    homes = {home for home in homes if any(member.name.startswith(_under(home, "images/")) for member in files)}
+    homes = {home for home in homes if any(member.name.startswith(f"{home}images/") for member in files)}
     if len(homes) != 1:
         return {}
     (home,) = homes
-    starts = tuple(_under(home, f"{part}/") for part in FOLDERS)
-    return {member: member.name[len(_under(home, "")) :] for member in files if member.name.startswith(starts)}
-
-
-def _under(home: str, name: str) -> str:
-    return f"{home}/{name}" if home else name
+    starts = tuple(f"{home}{part}/" for part in FOLDERS)
+    return {member: member.name.removeprefix(home) for member in files if member.name.startswith(starts)}
 
 
 def _is_from_macos(name: str) -> bool:
