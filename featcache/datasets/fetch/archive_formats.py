@@ -42,18 +42,10 @@ _ZIP_KINDS = {
     stat.S_IFIFO: "FIFO",
     stat.S_IFSOCK: "socket",
 }
-_DAMAGE = (
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    gzip.BadGzipFile,
-    zlib.error,
-    struct.error,
-    EOFError,
-    ValueError,
-    OverflowError,
-    NotImplementedError,
-    RecursionError,  # tarfile calls itself once for each header in front of another
-)
+_DAMAGE = (  # what readers raise for it; RecursionError as tarfile calls itself once for each header before another
+    tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, struct.error, EOFError, ValueError,
+    OverflowError, NotImplementedError, RecursionError,
+)  # fmt: skip
 # a member; its bytes, to be read before the next entry; and how many bytes of the archive were read up to here
 Entry = tuple[Member, Iterator[bytes], int]
 

@@ -94,11 +94,8 @@ def _is_from_macos(name: str) -> bool:
 
 def isola_members(members: Sequence[Member]) -> dict[Member, str]:
     """Return the members that the dataset is made of, under short names; empty if this is another archive."""
-    found = {}
-    for member in members:
-        for name in _FILES:
-            if member.kind == FILE and f"/{member.name}".endswith(f"/{name}") and "__MACOSX" not in member.name:
-                found[member] = name
+    files = [member for member in members if member.kind == FILE and "__MACOSX" not in member.name]
+    found = {member: name for member in files for name in _FILES if f"/{member.name}".endswith(f"/{name}")}
     return found if len(set(found.values())) == len(found) == len(_FILES) else {}
 
 

@@ -13,6 +13,8 @@ from featcache.base.progress import OnProgress, Progress, silent
 from featcache.datasets.fetch.archive_formats import opened_archive
 from featcache.datasets.fetch.archive_members import FILE, Limits, Member, clashes, member_problem, shown, size_problem
 
+_BLOCK = 4096  # bytes, in which most file systems give space to files
+
 
 def list_members(
     archive: Path, *, limits: Limits | None = None, on_progress: OnProgress = silent
@@ -68,7 +70,9 @@ def unpack(
     Files are not synced one by one; the caller syncs before it relies on them.
     """
     make_folder(folder.parent)
-    refuse_full_disk(folder.parent, sum(_on_disk(member.size) for member in wanted), way_out=" with --root.")
+    refuse_full_disk(
+        folder.parent, sum(-(-member.size // _BLOCK) * _BLOCK for member in wanted), way_out=" with --root."
+    )
     with storage_errors(folder):
         folder.mkdir()
     waiting = {member.name: member for member in wanted if member.kind == FILE}
@@ -88,9 +92,8 @@ def _write(folder: Path, name: str, data: Iterator[bytes], made: set[Path]) -> N
     with storage_errors(path):
         if path.parent not in made:
             path.parent.mkdir(parents=True, exist_ok=True)
-            if not path.parent.resolve().is_relative_to(
-                folder.resolve()
-            ):  # a second net: no name that gets here leaves
+            # a second net: no name that gets here leaves
+            if not path.parent.resolve().is_relative_to(folder.resolve()):
                 raise HostileFile(f"{shown(name)}: leaves {folder}")
             made.add(path.parent)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
@@ -101,7 +104,3 @@ def _write(folder: Path, name: str, data: Iterator[bytes], made: set[Path]) -> N
                 file.write(piece)
         with storage_errors(path):
             file.flush()
-
-
-def _on_disk(size: int) -> int:
-    return -(-size // 4096) * 4096
