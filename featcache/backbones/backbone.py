@@ -3,9 +3,7 @@
 Whatever the name, a backbone is in evaluation and inference mode, and its BatchNorm buffers never move.
 """
 
-import contextlib
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +21,11 @@ from featcache.settings import ExtractSettings
 
 
 class Backbone:
-    """A frozen network on its device, ready to turn views into features; made by `build_backbone`."""
+    """A frozen network on its device, ready to turn views into features; made by `build_backbone`.
+
+    device, precision and streams are those of its execution: where it runs, its arithmetic (fp32, bf16 or fp16), and
+    how many batches it computes side by side.
+    """
 
     def __init__(
         self,
@@ -46,30 +48,15 @@ class Backbone:
         example = torch.zeros(batch_size, image_size, image_size, 3, dtype=torch.uint8)
         self._runner = start(network, execution, example, fall_back=fall_back)
         self.execution = self._runner.execution
-
-    @property
-    def device(self) -> torch.device:
-        """Where it runs."""
-        return self.execution.device
-
-    @property
-    def precision(self) -> str:
-        """Its arithmetic: fp32, bf16 or fp16."""
-        return self.execution.precision
-
-    @property
-    def streams(self) -> int:
-        """How many batches it computes side by side."""
-        return self.execution.streams
+        self.device, self.precision = self.execution.device, self.execution.precision
+        self.streams = self.execution.streams
+        self.pool = self._runner.pool  # a context that gives a pool of threads to call `maps` from
+        self.stream = self._runner.stream  # one in which a GPU's work is queued in the calling thread's own stream
 
     @property
     def cuts_views(self) -> bool:
         """Whether views are cut and resized on the device, which then has more to give than the cores."""
         return self.device.type == "cuda"
-
-    def stream(self) -> contextlib.AbstractContextManager[None]:
-        """Return a context in which a GPU's work is queued in the calling thread's own stream."""
-        return self._runner.stream()
 
     def __call__(self, pixels: Tensor) -> dict[str, Tensor]:
         """Map pixels (B, S, S, 3) uint8 to {layer: features (B, L, D) float32} on the backbone's device.
@@ -92,10 +79,6 @@ class Backbone:
         """
         with memory_errors(self.device, _batch(self.batch_size)):
             return dict(zip(self.layers, self._runner(pixels), strict=True))
-
-    def pool(self) -> contextlib.AbstractContextManager[ThreadPoolExecutor]:
-        """Return a context that gives a pool of threads to call `maps` from."""
-        return self._runner.pool()
 
     def _probe(self, network: "_PixelsToMaps") -> dict[str, LayerShape]:
         """Return the shape of each layer's map, from one black image; raise `InvalidSettings` if one is no map."""

@@ -36,11 +36,8 @@ class Execution:
     @property
     def arithmetic(self) -> str:
         """What the features depend on: 'fp32', 'bf16' or 'fp16' by PyTorch, or such as 'bf16-openvino'."""
-        return (
-            self.precision
-            if self.precision == "fp32" or self.runtime == "torch"
-            else f"{self.precision}-{self.runtime}"
-        )
+        by_torch = self.precision == "fp32" or self.runtime == "torch"
+        return self.precision if by_torch else f"{self.precision}-{self.runtime}"
 
     @property
     def streams(self) -> int:
@@ -164,10 +161,9 @@ def explain_execution(execution: Execution, precision: str, runtime: str, views:
     """Return how the network runs, as text, and why where precision or runtime was asked for as 'auto'."""
     on_cpu = execution.device.type == "cpu"
     names = {"torch": "PyTorch", "compile": "torch.compile", "openvino": "OpenVINO"}
-    where = f"{execution.device}, {execution.streams} batches at once" + (
-        f" on {execution.threads} cores" if on_cpu else ""
-    )
-    parts = [f"{execution.precision} by {names[execution.runtime]} on {where}"]
+    where = f"{execution.device}, {execution.streams} batches at once"
+    cores = f" on {execution.threads} cores" if on_cpu else ""
+    parts = [f"{execution.precision} by {names[execution.runtime]} on {where}{cores}"]
     if precision == "auto":
         hardware = "has" if execution.precision != "fp32" else "has no"
         reduced = "bfloat16 units" if on_cpu else "float16 units"

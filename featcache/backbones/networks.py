@@ -18,23 +18,17 @@ from featcache.base.errors import BadInput, InvalidSettings
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-@dataclass(frozen=True)
-class _TorchvisionModel:
-    default_layer: str
-    arguments: tuple[tuple[str, Any], ...] = ()
-
-
-# the default layer is the last map of stride 16: 14x14 at 224 pixels (13x13 for AlexNet)
-TORCHVISION = {
-    "resnet50": _TorchvisionModel("layer3"),
-    "resnet18": _TorchvisionModel("layer3"),
-    "resnet101": _TorchvisionModel("layer3"),
-    "vgg16": _TorchvisionModel("features.29"),
-    "alexnet": _TorchvisionModel("features.11"),
-    # as its published weights expect it: they hold auxiliary classifiers and normalise to mean and std 0.5
-    "googlenet": _TorchvisionModel(
-        "inception4e", (("aux_logits", True), ("init_weights", False), ("transform_input", True))
-    ),
+TORCHVISION = {  # and the default layer: the last map of stride 16, 14x14 at 224 pixels (13x13 for AlexNet)
+    "resnet50": "layer3",
+    "resnet18": "layer3",
+    "resnet101": "layer3",
+    "vgg16": "features.29",
+    "alexnet": "features.11",
+    "googlenet": "inception4e",
+}
+_ARGUMENTS = {  # of models whose published weights expect other than torchvision's defaults
+    # they hold auxiliary classifiers and normalise to mean and std 0.5
+    "googlenet": {"aux_logits": True, "init_weights": False, "transform_input": True},
 }
 _LITE0 = "efficientnet_lite0"
 _LITE0_IN_TIMM = "tf_efficientnet_lite0"
@@ -57,9 +51,8 @@ def build_torchvision(name: str, layers: tuple[str, ...], weights: str) -> Extra
     from torchvision.models import get_model
     from torchvision.models.feature_extraction import create_feature_extractor
 
-    spec = TORCHVISION[name]
-    layers = layers or (spec.default_layer,)
-    model = get_model(name, weights=None, **dict(spec.arguments)).eval()
+    layers = layers or (TORCHVISION[name],)
+    model = get_model(name, weights=None, **_ARGUMENTS.get(name, {})).eval()
     if weights == "random":
         _initialise(model)
     try:

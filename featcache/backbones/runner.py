@@ -146,11 +146,4 @@ def _failures_to_convert() -> tuple[type[Exception], ...]:
         from openvino import frontend
     except ImportError:  # a broken installation
         return common
-    return (
-        *common,
-        frontend.GeneralFailure,
-        frontend.InitializationFailure,
-        frontend.NotImplementedFailure,
-        frontend.OpConversionFailure,
-        frontend.OpValidationFailure,
-    )
+    return (*common, *(kind for name, kind in vars(frontend).items() if name.endswith("Failure")))

@@ -156,7 +156,7 @@ def _on_cluster(calls: dict[int, bytes], address: str) -> Generator[tuple[int, A
                     f"{address}: workers keep dying of one job; memory is the usual reason: see the log of "
                     f"{error.last_worker.address}, give workers more memory, or use a smaller --batch-size"
                 ) from error
-            except Exception as error:
+            except Exception as error:  # of any kind: the job did not run, for it would return its own error
                 raise Mismatch(
                     f"{address}: a worker cannot run jobs of {PACKAGE} {_version()} ({' '.join(str(error).split())}); "
                     "install the same version, with the same dask, for every worker"
@@ -186,7 +186,10 @@ def _connected(address: str) -> Iterator[Any]:
         raise InvalidSettings(
             f"{address}: no certificates for TLS; name them in Dask's configuration, distributed.comm.tls"
         )
-    with _quiet_logs():
+    with contextlib.ExitStack() as stack:
+        for logger in map(logging.getLogger, _LOGGERS):  # kept off the terminal meanwhile: what matters is raised
+            stack.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.CRITICAL + 1)
         try:
             client = Client(address, timeout=PATIENCE_SECONDS, set_as_default=False)
         except OSError as error:
@@ -200,17 +203,3 @@ def _connected(address: str) -> Iterator[Any]:
                 hint = f"`dask worker {address} --nworkers CORES --nthreads 1`"
                 raise ResourceError(f"{address}: the scheduler has no workers; start some with {hint}") from error
             yield client
-
-
-@contextlib.contextmanager
-def _quiet_logs() -> Iterator[None]:
-    """Keep what Dask logs off the terminal: what matters is raised."""
-    loggers = [logging.getLogger(name) for name in _LOGGERS]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

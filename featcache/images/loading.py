@@ -23,6 +23,7 @@ from featcache.images.views import View, render, sources_of, view_of
 from featcache.recipe import Recipe
 
 _AHEAD_PER_THREAD = 4  # images that wait, their views cut; bounds memory
+_NO_PIXELS = np.empty((0, 0, 0, 3), np.uint8)
 _MOST_WHOLE = 12  # images that wait whole, 36 MB each from a camera of 12 megapixels
 
 
@@ -70,7 +71,7 @@ def load_decoded(
     places = [view_of(how, name, view, width=width, height=height) for view in numbers]
     sources = sources_of(decoded.rgb, numbers, how)
     of_views = zip(sources, places, strict=True)
-    pixels = np.stack([render(*of_view, recipe.image_size) for of_view in of_views]) if cut else _no_pixels()
+    pixels = np.stack([render(*of_view, recipe.image_size) for of_view in of_views]) if cut else _NO_PIXELS
     arrays = [] if cut else _as_arrays(sources)
     seconds = {"views": time.perf_counter() - started}
     return LoadedImage(ImageRow(name, decoded.sha256, width, height), places, pixels, arrays, seconds)
@@ -84,10 +85,6 @@ def _as_arrays(sources: list[Image.Image]) -> list[NDArray[np.uint8]]:
     return arrays
 
 
-def _no_pixels() -> NDArray[np.uint8]:
-    return np.empty((0, 0, 0, 3), np.uint8)
-
-
 def load_ahead(
     images: Path, work: Sequence[tuple[str, tuple[int, int]]], recipe: Recipe, *, cut: bool = True, threads: int = 2
 ) -> Iterator[LoadedImage]:
@@ -99,7 +96,7 @@ def load_ahead(
         try:
             return load_image(images / name, name, views, recipe, cut=cut)
         except BadImage as error:
-            return LoadedImage(ImageRow(name, absent=str(error)), [], _no_pixels())
+            return LoadedImage(ImageRow(name, absent=str(error)), [], _NO_PIXELS)
 
     try:
         for name, views in work:
