@@ -13,7 +13,7 @@ import numpy as np
 
 from featcache.base.errors import BadInput, list_problems
 from featcache.datasets.ratings import read_ratings
-from featcache.datasets.split_files import Line, ignored_files, read_split_files
+from featcache.datasets.split_files import Line, read_split_files
 from featcache.datasets.splits import PARTS, Part
 
 KNOWN = ("lamem", "sun")
@@ -69,8 +69,8 @@ def open_dataset(name_or_path: str, *, root: str | Path | None = None) -> Datase
     else:
         folder = _find(name_or_path, root)
         name = name_or_path if name_or_path in KNOWN else _name_of(folder)
-        images, splits = folder / "images", read_split_files(folder / "splits", problems)
-        ignored = ignored_files(folder / "splits")
+        images = folder / "images"
+        splits, ignored = read_split_files(folder / "splits", problems)
     for parts in splits.values():
         problems += _images_in_two_parts(parts)
     lines = [line for parts in splits.values() for part_lines in parts.values() for line in part_lines]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from featcache.base.errors import BadInput
-from featcache.datasets.split_files import Line, name_problem, score_of, shown
+from featcache.datasets.split_files import Line, Splits, name_problem, score_of, shown
 from featcache.datasets.splits import PARTS
 
 DRAWN_SPLITS = 5
@@ -19,7 +19,6 @@ _SPLIT_COLUMN = re.compile(r"split(?:_(\w+))?")
 _FEWEST = 2  # images in a part that is to select an epoch
 _FEW = 5  # repeated images that are named one by one
 _AVERAGE = "average the scores of an image"
-Splits = dict[str, dict[str, list[Line]]]
 
 
 class _Row(NamedTuple):

@@ -20,20 +20,22 @@ class Line(NamedTuple):
     score: float
 
 
-def read_split_files(folder: Path, problems: list[str]) -> dict[str, dict[str, list[Line]]]:
-    """Return the good lines of each part of each split in folder, in order; append what is wrong with the others."""
-    found = [(match[2], match[1], path) for path in folder.iterdir() if (match := _SPLIT_FILE.fullmatch(path.name))]
+Splits = dict[str, dict[str, list[Line]]]
+
+
+def read_split_files(folder: Path, problems: list[str]) -> tuple[Splits, tuple[str, ...]]:
+    """Return the good lines of each part of each split in folder, in order, and the names of all other files there.
+
+    Append to problems what is wrong with the lines that are not good.
+    """
+    files = sorted(folder.iterdir())
+    found = [(match[2], match[1], path) for path in files if (match := _SPLIT_FILE.fullmatch(path.name))]
     if not found:
         raise BadInput(f"{folder}: no file named {{train,val,test}}_K.txt")
-    splits: dict[str, dict[str, list[Line]]] = {}
+    splits: Splits = {}
     for split, part, path in sorted(found, key=lambda file: (natural_key(file[0]), PARTS.index(file[1]))):
         splits.setdefault(split, {})[part] = _read_split_file(path, problems)
-    return splits
-
-
-def ignored_files(folder: Path) -> tuple[str, ...]:
-    """Return the names in folder that are none of split files, in order."""
-    return tuple(sorted(path.name for path in folder.iterdir() if not _SPLIT_FILE.fullmatch(path.name)))
+    return splits, tuple(path.name for path in files if not _SPLIT_FILE.fullmatch(path.name))
 
 
 def _read_split_file(path: Path, problems: list[str]) -> list[Line]:

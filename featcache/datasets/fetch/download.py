@@ -71,15 +71,14 @@ class _Attempts:
     def once(self) -> None:
         """Make one request and keep what it brings; after a cut, wait."""
         self.requests += 1
+        part = self.part
         try:
-            with ask(
-                self.part.url, have=self.part.size, version=self.part.version, timeout=self.patience.timeout
-            ) as answer:
+            with ask(part.url, have=part.size, version=part.version, timeout=self.patience.timeout) as answer:
                 self._receive(answer)
         except Cut as cut:
-            self.part.sync()
-            self.failed = 1 if self.part.size > self.most else self.failed + 1
-            self.most = max(self.most, self.part.size)
+            part.sync()
+            self.failed = 1 if part.size > self.most else self.failed + 1
+            self.most = max(self.most, part.size)
             self._wait(cut)
 
     def _receive(self, answer: Answer) -> None:

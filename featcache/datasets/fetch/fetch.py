@@ -125,28 +125,23 @@ def fetch(
             found = _already(name, root)
         else:
             _refuse_half(root)
-            found = _make(name, root, url, file, sha256, patience, limits, on_progress)
+            _remove_leftovers(work)
+            got = _archive(url, file, sha256, work, patience, on_progress)
+            found = replace(_make(name, root, got, limits, on_progress), source=url or str(file))
         archive = _tidy(work, work / _file_name(url), kept)
     return replace(found, archive=archive)
 
 
-def _make(
-    name: str,
-    root: Path,
-    url: str,
-    file: Path | None,
-    sha256: str,
-    patience: Patience | None,
-    limits: Limits | None,
-    on_progress: OnProgress,
-) -> Fetched:
-    """Get the archive, unpack, check and put in place; the caller holds the lock."""
-    work = root / WORK
+def _remove_leftovers(work: Path) -> None:
     for leftover in ("raw", "unpacked"):
         if (work / leftover).exists():
             with storage_errors(work / leftover):
                 shutil.rmtree(work / leftover)
-    archive = _archive(url, file, sha256, work, patience, on_progress)
+
+
+def _make(name: str, root: Path, archive: Downloaded, limits: Limits | None, on_progress: OnProgress) -> Fetched:
+    """Unpack an archive, check and put in place; the caller holds the lock."""
+    work = root / WORK
     members = list_members(archive.path, limits=limits, on_progress=on_progress)
     unpack_dataset(name, archive.path, members, work, limits, on_progress)
     dataset = _checked(name, work / "unpacked", archive.path)
@@ -155,16 +150,8 @@ def _make(
         (work / "unpacked").rename(work / "ready")
         sync_folder(work)
     _put_in_place(work / "ready", root)
-    return Fetched(
-        name=name,
-        root=root,
-        images=len(dataset.names),
-        splits=len(dataset.splits),
-        source=url or str(file),
-        size=archive.size,
-        sha256=archive.sha256,
-        received=archive.received,
-    )
+    counts = len(dataset.names), len(dataset.splits)
+    return Fetched(name, root, *counts, size=archive.size, sha256=archive.sha256, received=archive.received)
 
 
 def _archive(
