@@ -46,7 +46,7 @@ _DAMAGE = (  # what readers raise for it; RecursionError as tarfile calls itself
     tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, struct.error, EOFError, ValueError,
     OverflowError, NotImplementedError, RecursionError,
 )  # fmt: skip
-# a member; its bytes, to be read before the next entry; and how many bytes of the archive were read up to here
+# a member; its bytes, to be read before the next entry; how far into the archive this is (0 in a zip: read at once)
 Entry = tuple[Member, Iterator[bytes], int]
 
 

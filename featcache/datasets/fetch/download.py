@@ -109,21 +109,19 @@ class _Attempts:
         if self.failed >= self.patience.tries:
             part = self.part
             total = f" of {part.version.length:,}" if part.version.length is not None else ""
+            hint = "Run the same command again to go on, or give the URL of a mirror with --url."
+            if self.started_over:
+                hint = (
+                    "The server sends no ranges, or names no version of the file (ETag, Last-Modified), or the file "
+                    "changes, so that a cut starts over: give a mirror with --url, or fetch it by other means (--file)."
+                )
             raise ResourceError(
                 f"{part.url}: {self.failed} tries in a row brought nothing new; the last: {cut}. "
-                f"{part.size:,}{total} bytes are in {part.path.parent}. {self._hint()}"
+                f"{part.size:,}{total} bytes are in {part.path.parent}. {hint}"
             )
         seconds = self.patience.wait(self.failed, cut.wait)
         self._tell(f"{cut}; again in {duration(seconds)}, try {self.failed + 1} of {self.patience.tries}")
         time.sleep(seconds)
-
-    def _hint(self) -> str:
-        if self.started_over:
-            return (
-                "The server sends no ranges, or names no version of the file (ETag, Last-Modified), or the file "
-                "changes, so that a cut starts over: give a mirror with --url, or fetch it by other means (--file)."
-            )
-        return "Run the same command again to go on, or give the URL of a mirror with --url."
 
     def _tell(self, note: str = "") -> None:
         done, length = self.part.size, self.part.version.length
