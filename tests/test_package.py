@@ -15,7 +15,7 @@ from tests.helpers.tiny import ROOT
 
 PARTS = ("commandline", "featcache", "head", "cli.py", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
 PACKAGED = {path.relative_to(ROOT).as_posix() for part in PARTS[:3] for path in (ROOT / part).rglob("*") if path.suffix
-            in (".py", ".typed", ".html", ".css", ".js") and "__pycache__" not in path.parts}  # fmt: skip
+            in (".py", ".typed", ".html", ".css", ".js", ".txt") and "__pycache__" not in path.parts}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
