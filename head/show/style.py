@@ -8,18 +8,15 @@ import importlib.util
 import io
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from html import escape
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from featcache.base.errors import InvalidSettings, printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
 
@@ -107,12 +104,6 @@ def panels(count: int, *, height: float = 2.6, **shared: Any) -> "tuple[Figure, 
     return figure, axes[:count]
 
 
-def label_lowest(axes: "Sequence[Axes]", label: str) -> None:
-    """Name the x axis of the lowest of `panels` in each column."""
-    for lowest in axes[max(0, len(axes) - 3) :]:
-        lowest.set_xlabel(label)
-
-
 def settled(figure: "Figure") -> "Figure":
     """Return the figure with its layout as it is now, so that it gives the same bytes however often it is drawn."""
     engine = figure.get_layout_engine()
@@ -120,14 +111,6 @@ def settled(figure: "Figure") -> "Figure":
         engine.execute(figure)
     figure.set_layout_engine("none")
     return figure
-
-
-def density_colours() -> "Colormap":
-    """Return the part of viridis that is seen on white and on black."""
-    import matplotlib
-    from matplotlib.colors import ListedColormap
-
-    return ListedColormap(matplotlib.colormaps["viridis"](np.linspace(0.25, 0.88, 256)))
 
 
 def shortened(name: str, longest: int = 34) -> str:

@@ -11,11 +11,9 @@ from head.evaluation.evaluate import Evaluation
 from head.evaluation.summary import HeadSummary
 from head.show.figures.comparison import draw_comparison, draw_differences
 from head.show.figures.curves import draw_curves, without_curves
-from head.show.figures.distributions import draw_distributions
 from head.show.figures.paper_tables import table_of
-from head.show.figures.residuals import draw_residuals
+from head.show.figures.predictions import draw_distributions, draw_residuals, draw_scatter
 from head.show.figures.results import cut_note, listed, without_scores
-from head.show.figures.scatter import draw_scatter
 from head.show.figures.steps import draw_steps, without_steps
 from head.show.style import MOST_HEADS, as_png, as_svg, check_matplotlib, styled
 
