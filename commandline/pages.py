@@ -147,10 +147,10 @@ def explore(
         predictor = Predictor.load(run, **network)
         opened = open_cache(cache) if cache else None
         with progress_bar() as progress:
-            made = exploration(predictor, host=host, cache=opened, runs=runs, root=root, on_progress=progress)
-        tell(*made.warnings)
+            app, warnings = exploration(predictor, host=host, cache=opened, runs=runs, root=root, on_progress=progress)
+        tell(*warnings)
         if not is_loopback(host):
             tell(f"warning: other machines can reach {host}, and whoever does can use this page")
         with contextlib.suppress(KeyboardInterrupt):  # from the moment that the address can be read
             show({"url": url_of(listening)} if as_json else url_of(listening))
-            serve(made.app, listening)
+            serve(app, listening)

@@ -1,6 +1,8 @@
 """What a page knows of each image: its score in a split, what every head predicts, and where one head looks."""
 
+import base64
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,6 +10,7 @@ from itertools import cycle, repeat
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from featcache.base.errors import InvalidSettings
 from featcache.datasets.splits import natural_key
@@ -18,11 +21,38 @@ from head.evaluation.metrics import json_number
 from head.evaluation.score import Scored, attention_of
 from head.evaluation.summary import HeadSummary, called
 from head.runs.run import Run
-from head.show.page.packed import PackedMaps, pack_maps, text_bytes
 
 LARGEST_ENTRIES = 16_000_000  # bytes of all entries of a page with their maps
 _QUANTILES = 101
 _LABELS = 60  # bytes around the levels of an entry's maps
+
+
+@dataclass(frozen=True)
+class PackedMaps:
+    """Attention maps of one image, levels uint8 (T, H, W): 0 is none and 255 is high, in all T alike."""
+
+    levels: NDArray[np.uint8]
+    high: float
+
+    def as_json(self) -> dict[str, Any]:
+        """Return a JSON object; high is in even shares, 1/L, which every place has without attention."""
+        T, H, W = self.levels.shape
+        return {
+            "shape": [T, H, W],
+            "levels": base64.b64encode(self.levels.tobytes()).decode(),
+            "high": round(self.high * H * W, 4),
+        }
+
+
+def pack_maps(maps: NDArray[np.float32]) -> PackedMaps | None:
+    """Round the maps of one image (T, H, W), which sum to 1, to 256 levels from 0 to their largest value.
+
+    None if they are not finite.
+    """
+    high = float(maps.max())
+    if not math.isfinite(high):
+        return None
+    return PackedMaps(np.rint(maps.astype(np.float64) / high * 255).astype(np.uint8), high)
 
 
 @dataclass(frozen=True)
@@ -141,7 +171,7 @@ def _map_bytes(first: dict[str, Scored], entries: Sequence[Entry]) -> int:
     for split, scored in first.items():
         if scored.run.attends:
             steps, positions = scored.step_scores.shape[1], scored.run.input.map_shape(scored.run.recipe).positions
-            taken += counts[split] * (text_bytes(steps * positions) + 12 * steps + _LABELS)
+            taken += counts[split] * (-(-steps * positions // 3) * 4 + 12 * steps + _LABELS)  # base64 has 4 for 3
     return taken
 
 

@@ -21,8 +21,7 @@ from head.show.figures.figures import draw_all, svg_of
 from head.show.page.document import json_block, page_of
 from head.show.page.facts import cache_facts, score_facts
 from head.show.page.gallery import Gallery, find_row, first_seeds, gallery_of, shown_row
-from head.show.page.packed import Thumbnail
-from head.show.page.thumbnails import images_folder, thumbnails_of
+from head.show.page.thumbnails import Thumbnail, images_folder, thumbnails_of
 
 LARGEST_PAGE = 40_000_000  # bytes, unless maps and figures alone take more
 _PAGE_ITSELF = 100_000  # bytes of style and script, and of what is said of pictures that are missing

@@ -1,9 +1,14 @@
 """Thumbnails of a cache's images, each from the very file that was extracted; of any other file there is none."""
 
+import base64
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
+
+from PIL import Image
 
 from featcache.base.cores import usable_threads
 from featcache.base.errors import BadImage, InvalidSettings
@@ -11,9 +16,30 @@ from featcache.base.progress import OnProgress, Progress, silent
 from featcache.datasets.dataset import images_of
 from featcache.images.identity import ImageRow, original
 from featcache.store.cache import FeatureCache
-from head.show.page.packed import Thumbnail, make_thumbnail
 
 LARGEST_SIDE, SMALLEST_SIDE = 360, 48
+QUALITY = 78  # of WebP; 80 photographs at 320 pixels take 12 KB each
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A small WebP of an image; or none, and the problem that left it without."""
+
+    data: bytes = b""
+    problem: str = ""
+
+    def as_text(self) -> str:
+        """Return the file in base64."""
+        return base64.b64encode(self.data).decode()
+
+
+def make_thumbnail(rgb: Image.Image, side: int) -> Thumbnail:
+    """Return an image as WebP, its longer side at most so many pixels."""
+    small = rgb.copy()
+    small.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    file = BytesIO()
+    small.save(file, "WEBP", quality=QUALITY, method=4)
+    return Thumbnail(file.getvalue())
 
 
 def images_folder(cache: FeatureCache, root: Path | None) -> Path:

@@ -1,28 +1,27 @@
 """What explore serves: a page about one run, and about a cache and its runs where one is given, and its predictions."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from featcache.base.progress import OnProgress, silent
+from featcache.images.decode import decode_bytes
 from featcache.store.cache import FeatureCache
 from head.evaluation.evaluate import Evaluation
 from head.prediction.predictor import Predictor
 from head.runs.run import Run
+from head.show.overlay import seen_box
 from head.show.page.document import page_of
 from head.show.page.facts import run_facts
+from head.show.page.gallery import pack_maps
 from head.show.page.live.app import MOST_BYTES, explore_app
-from head.show.page.live.uploads import predict_bytes
 from head.show.page.report import ReportSettings, build_report, evaluate_for
+from head.show.page.thumbnails import make_thumbnail
 
-
-@dataclass(frozen=True)
-class Exploration:
-    """A web application that predicts with one run, and what to know of runs and images it could not show."""
-
-    app: Any
-    warnings: Sequence[str]
+SIDE = 640  # pixels of the picture that is sent back
+MOST_PIXELS = 40_000_000  # of an upload: a small file may declare far more, and each takes up to 50 bytes of memory
 
 
 def exploration(
@@ -33,10 +32,11 @@ def exploration(
     runs: Path = Path("runs"),
     root: Path | None = None,
     on_progress: OnProgress = silent,
-) -> Exploration:
-    """Return the application of a predictor; with a cache its page holds the report of runs as well.
+) -> tuple[Any, list[str]]:
+    """Return the web application of a predictor, and what to know of runs and images that its page could not show.
 
-    host is the address that it will be served on. Raises what `evaluate_for` raises.
+    With a cache the page holds the report of runs as well. host is the address that it will be served on. Raises what
+    `evaluate_for` raises.
     """
     run = predictor.run
     data: dict[str, Any] = {"live": {"run": {**run_facts(run), "recipe": run.config.recipe}, "most_bytes": MOST_BYTES}}
@@ -50,7 +50,30 @@ def exploration(
         left_out = dict.fromkeys(f"warning: not in the page: {error}" for error in found.errors)
         warnings += [*left_out, *found.warnings(), *about.warnings()]
     page = page_of(data, title=f"{run.name}: explore")
-    return Exploration(explore_app(page, lambda image: predict_bytes(predictor, image).as_json(), host=host), warnings)
+    return explore_app(page, lambda image: predict_bytes(predictor, image), host=host), warnings
+
+
+def predict_bytes(predictor: Predictor, data: bytes) -> dict[str, Any]:
+    """Return what `Predictor.predict` says of a file with these bytes; nothing of them is written anywhere.
+
+    A JSON object: the score, its steps (T) and maps, the size of the upright image in pixels and the box of it that the
+    head saw, and a small picture of it. in_training says that the head was trained on this very file; None that nobody
+    knows. Raises `BadImage` if the bytes are no image, or one whose declared size is too large to be decoded, and
+    `BadInput` if the backbone makes nothing of it.
+    """
+    decoded = decode_bytes(data, most_pixels=MOST_PIXELS)
+    run, found = predictor.run, predictor(np.asarray(decoded.rgb))
+    width, height = decoded.rgb.size
+    maps = pack_maps(found.attention) if found.attention is not None else None
+    return {
+        "score": float(found),
+        "steps": list(found.step_scores),
+        "maps": maps.as_json() if maps else None,
+        "in_training": None if run.imported else decoded.sha256 in predictor.head.train_images,
+        "size": [width, height],
+        "box": list(seen_box(run.recipe.view_settings, width=width, height=height)),
+        "picture": make_thumbnail(decoded.rgb, SIDE).as_text(),
+    }
 
 
 def _row_of(run: Run, found: Evaluation) -> str | None:

@@ -21,9 +21,8 @@ from head.evaluation.score import attention_of
 from head.evaluation.summary import summaries_of
 from head.runs.head_file import load_head
 from head.runs.run import read_run
-from head.show.page.gallery import Entry, Gallery, find_row, gallery_of, shown_row
-from head.show.page.packed import Thumbnail, pack_maps
-from head.show.page.thumbnails import SMALLEST_SIDE, images_folder, thumbnails_of
+from head.show.page.gallery import Entry, Gallery, find_row, gallery_of, pack_maps, shown_row
+from head.show.page.thumbnails import SMALLEST_SIDE, Thumbnail, images_folder, thumbnails_of
 from tests.helpers.results import changed, scored
 
 

@@ -28,10 +28,11 @@ from PIL import Image
 
 from featcache.base.errors import InvalidSettings
 from head.prediction.predictor import Predictor
+from head.show.page.gallery import pack_maps
 from head.show.page.live import app, server
 from head.show.page.live.app import MOST_BYTES, MOST_WAITING, explore_app, refusal
+from head.show.page.live.explore import predict_bytes
 from head.show.page.live.server import bound_socket, is_loopback, url_of
-from head.show.page.live.uploads import predict_bytes
 from tests.helpers.browser import needs_chromium, opened_page, running_chromium
 from tests.helpers.command_line import amnet, interruptible
 from tests.helpers.tiny import ROOT
@@ -109,14 +110,16 @@ def ask(
 def test_bytes_get_what_predict_says_of_the_file(predictor: Predictor, photograph: Path) -> None:
     (wanted,) = predictor.predict([photograph])
     found = predict_bytes(predictor, photograph.read_bytes())
-    assert found.score == pytest.approx(wanted.score, abs=1e-6)
-    assert found.steps == pytest.approx(wanted.step_scores, abs=1e-6)
-    assert found.in_training == wanted.in_training
-    assert found.maps is not None
+    assert found["score"] == pytest.approx(wanted.score, abs=1e-6)
+    assert found["steps"] == pytest.approx(list(wanted.step_scores), abs=1e-6)
+    assert found["in_training"] == wanted.in_training
     attention = predictor(photograph).attention
     assert attention is not None
-    assert found.maps.high == pytest.approx(attention.max(), abs=1e-6)
-    assert found.maps.levels.argmax() == attention.argmax()
+    packed = pack_maps(attention)
+    assert packed is not None
+    assert found["maps"] == packed.as_json()
+    assert packed.high == pytest.approx(attention.max(), abs=1e-6)
+    assert packed.levels.argmax() == attention.argmax()
 
 
 def test_a_photograph_on_its_side_is_seen_upright_once(predictor: Predictor, photograph: Path, tmp_path: Path) -> None:
@@ -127,13 +130,13 @@ def test_a_photograph_on_its_side_is_seen_upright_once(predictor: Predictor, pho
         image.save(path, exif=exif)
     found = predict_bytes(predictor, path.read_bytes())
     with Image.open(photograph) as image:
-        assert found.size == image.size[::-1]
-    assert found.score == pytest.approx(predictor.predict([path])[0].score, abs=1e-6)
+        assert found["size"] == list(image.size[::-1])
+    assert found["score"] == pytest.approx(predictor.predict([path])[0].score, abs=1e-6)
 
 
 def test_a_head_knows_the_images_it_was_trained_on(predictor: Predictor, tiny_dataset: Path) -> None:
     name = (tiny_dataset / "splits" / "train_1.txt").read_text().split()[0]
-    assert predict_bytes(predictor, (tiny_dataset / "images" / name).read_bytes()).in_training is True
+    assert predict_bytes(predictor, (tiny_dataset / "images" / name).read_bytes())["in_training"] is True
 
 
 @needs_chromium
@@ -468,6 +471,6 @@ def test_a_very_large_photograph_is_predicted_without_a_file(predictor: Predicto
     data = io.BytesIO()
     Image.fromarray(np.zeros((3000, 2000, 3), np.uint8)).save(data, "PNG")
     found = predict_bytes(predictor, data.getvalue())
-    assert found.size == (2000, 3000)
-    assert np.isfinite(found.score)
-    assert max(Image.open(io.BytesIO(found.picture.data)).size) == 640
+    assert found["size"] == [2000, 3000]
+    assert np.isfinite(found["score"])
+    assert max(Image.open(io.BytesIO(base64.b64decode(found["picture"]))).size) == 640
