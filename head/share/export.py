@@ -5,8 +5,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-
 from featcache.backbones.backbone import Backbone
 from featcache.backbones.execution import split_arithmetic
 from featcache.backbones.networks import TORCHVISION, Extractor, build_timm, build_torchvision
@@ -18,7 +16,7 @@ from featcache.base.lock import writer_lock
 from head.runs.head_file import load_head
 from head.runs.run import CONFIG_NAME, HEAD_NAME, Run, read_run, write_config
 from head.share.card import CARD_NAME, CardFacts, model_card, read_scores
-from head.share.import_head import BACKBONE_NAME
+from head.share.import_head import BACKBONE_NAME, backbone_file
 from head.share.onnx import head_graph, model_graph, require_onnx
 
 HEAD_GRAPH, MODEL_GRAPH = "head.onnx", "model.onnx"
@@ -106,7 +104,7 @@ def export_head(
     if carried or whole:
         extractor, backbone = networks_of(run, weights)
         if carried:
-            files[BACKBONE_NAME] = _as_safetensors(extractor)
+            files[BACKBONE_NAME] = backbone_file(extractor.module, extractor.module.state_dict())
         if whole:
             graphs[MODEL_GRAPH] = model_graph(run, head, extractor, backbone)
     files |= {name: graph.data for name, graph in graphs.items()}
@@ -159,14 +157,6 @@ def _check_place(out: Path, run: Run) -> None:
             raise Mismatch(f"{out}: holds a run, {found.name}, which is no export; give this one a new --out")
         if not found.finished or found.result.head_sha256 != run.result.head_sha256:
             raise Mismatch(f"{out}: holds the export of another head, {found.name}; give this one a new --out")
-
-
-def _as_safetensors(extractor: Extractor) -> bytes:
-    """Return the weights that are used, under the names that `featcache.backbones.weights.load_into` looks for."""
-    state = extractor.module.state_dict()
-    tensors = {key: value.contiguous().clone() for key, value in state.items() if not key.endswith("batches_tracked")}
-    data: bytes = safetensors.torch.save(tensors)
-    return data
 
 
 def _write(out: Path, run: Run, files: dict[str, bytes], config: dict[str, Any]) -> Run:

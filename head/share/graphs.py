@@ -66,13 +66,12 @@ class Reading(nn.Module):
         self.input: HeadInput = run.input
         self.rounded = not run.imported  # whoever trained an imported head did not round
         map_shape = run.input.map_shape(run.recipe)
+        smallest = (map_shape.height, map_shape.width)
         for k, layer in enumerate(self.input.layers):
             shape = run.recipe.layer_shape(layer)
-            same = (shape.height, shape.width) == (map_shape.height, map_shape.width)
             one = torch.eye(shape.positions).reshape(shape.positions, shape.height, shape.width)
-            share = (
-                functional.adaptive_avg_pool2d(one, (map_shape.height, map_shape.width)).flatten(1).t()
-            )  # (L of the smallest, L)
+            share = functional.adaptive_avg_pool2d(one, smallest).flatten(1).t()  # (L of the smallest, L)
+            same = (shape.height, shape.width) == smallest
             self.register_buffer(f"share{k}", None if same or self.input.pooling != "maps" else share)
             values = constants.get(layer)
             self.register_buffer(f"constants{k}", None if values is None else torch.from_numpy(values))

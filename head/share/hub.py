@@ -57,8 +57,9 @@ def fetch_run(text: str) -> Path:
     with _quiet(hub), _hub_errors(hub, text):
         try:
             folder = _download(hub, text, reference)
-        except (hub.errors.OfflineModeIsEnabled, *_transport_errors(hub)) as error:
-            found = _fetched_before(hub, reference) if _is_of_the_network(hub, error) else None
+        except _transport_errors(hub) as error:
+            answered = isinstance(error, hub.errors.HfHubHTTPError) or getattr(error, "errno", None) in _REFUSED
+            found = None if answered else _fetched_before(hub, reference)
             if found is None:
                 raise
             folder = found
@@ -79,14 +80,9 @@ def _require_hub() -> Any:
 
 
 def _transport_errors(hub: Any) -> tuple[type[Exception], ...]:
-    """Return what the HTTP library below raises, whichever it is: the bases of huggingface_hub's own error."""
+    """Return what the HTTP library below raises, whichever it is, and OSError: the bases of huggingface_hub's error."""
     bases: tuple[type[Exception], ...] = hub.errors.HfHubHTTPError.__bases__
     return bases
-
-
-def _is_of_the_network(hub: Any, error: Exception) -> bool:
-    """Whether the Hub could not be asked: it did not answer, and no disk refused."""
-    return not isinstance(error, hub.errors.HfHubHTTPError) and getattr(error, "errno", None) not in _REFUSED
 
 
 def _download(hub: Any, text: str, reference: Reference) -> Path:
@@ -162,21 +158,15 @@ def _hub_errors(hub: Any, text: str) -> Iterator[None]:
         raise InvalidSettings(f"{text}: the repository has no such revision; leave @... out for main") from error
     except errors.HFValidationError as error:
         raise InvalidSettings(f"{text}: {_first_line(error)}") from error
-    except OSError as error:
+    except unreadable as error:
         if isinstance(error, errors.HfHubHTTPError) and error.response.status_code in (401, 404):  # by a mirror
             raise InvalidSettings(f"{text}: no such repository, or a private one: {_first_line(error)}") from error
-        if error.errno in _REFUSED:
+        if getattr(error, "errno", None) in _REFUSED:
             raise StorageError(f"{text}: cannot be stored in huggingface_hub's cache: {_first_line(error)}") from error
-        raise BadInput(_unreachable(text, error)) from error
-    except unreadable as error:
-        raise BadInput(_unreachable(text, error)) from error
-
-
-def _unreachable(text: str, error: Exception) -> str:
-    return (
-        f"{text}: cannot be fetched: {_first_line(error)}. Run the same command again with a network that reaches the "
-        "Hub, or bring the folder by other means and pass its path."
-    )
+        raise BadInput(
+            f"{text}: cannot be fetched: {_first_line(error)}. Run the same command again with a network that reaches "
+            "the Hub, or bring the folder by other means and pass its path."
+        ) from error
 
 
 def _first_line(error: Exception) -> str:

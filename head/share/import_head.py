@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from featcache.backbones.backbone import Backbone, build_backbone
+from featcache.backbones.backbone import build_backbone
 from featcache.backbones.of_recipe import recipe_of
 from featcache.backbones.weights import State, load_into, problems_of, read_weights_file
 from featcache.base.errors import InvalidSettings, Mismatch, list_problems, printable
@@ -93,7 +93,7 @@ def import_head(file: Path, out: Path, *, name: str = "imported", split: str = "
     with writer_lock(out):
         remove_temporaries(out)
         _prepare(out, source, name, split)
-        _write_backbone(out, state, backbone)
+        write_durably(out / BACKBONE_NAME, backbone_file(backbone, state, BACKBONE_PREFIX))
         run = _write_run(out, head, source, name, split)
     return Imported(file, run, shape, tuple(key for key in state if key not in known))
 
@@ -184,15 +184,28 @@ def _prepare(out: Path, source: dict[str, Any], name: str, split: str) -> None:
         path.unlink(missing_ok=True)
 
 
-def _write_backbone(out: Path, state: State, backbone: nn.Module) -> None:
+def backbone_file(backbone: nn.Module, state: State, prefix: str = "") -> bytes:
+    """Return the weights of state that a backbone uses, named without prefix, as safetensors that `load_into` reads."""
     names = [key for key in backbone.state_dict() if not key.endswith("num_batches_tracked")]
-    tensors = {key: state[BACKBONE_PREFIX + key].contiguous().clone() for key in names}
-    write_durably(out / BACKBONE_NAME, safetensors.torch.save(tensors))
+    data: bytes = safetensors.torch.save({key: state[prefix + key].contiguous().clone() for key in names})
+    return data
 
 
 def _write_run(out: Path, head: PublishedHead, source: dict[str, Any], name: str, split: str) -> Run:
-    """Write the head, then the configuration that makes the folder a run."""
-    backbone = _backbone(out, head.shape)
+    """Write the head, then the configuration that makes the folder a run; its backbone's weights are there.
+
+    Images are of the size that gives the head's positions.
+    """
+    backbone = build_backbone(
+        BACKBONE,
+        layers=(LAYER,),
+        weights=str(out / BACKBONE_NAME),
+        image_size=STRIDE * math.isqrt(head.shape.positions),
+        device="cpu",
+        precision="fp32",
+        runtime="torch",
+        batch_size=_BATCH_SIZE,
+    )
     recipe = recipe_of(backbone, view_settings_of("published", image_size=backbone.image_size))
     head_sha256 = save_head(
         out, head, target_mean=TARGET_MEAN, target_scale=TARGET_SCALE, train_images=[], constants={}
@@ -215,17 +228,3 @@ def _write_run(out: Path, head: PublishedHead, source: dict[str, Any], name: str
         "result": {"head_sha256": head_sha256, "best_epoch": None, "lowest_mse_epoch": None},
     }
     return write_config(out, config)
-
-
-def _backbone(out: Path, shape: PublishedShape) -> Backbone:
-    """Return the backbone as it was written, for images of the size that gives the head's positions."""
-    return build_backbone(
-        BACKBONE,
-        layers=(LAYER,),
-        weights=str(out / BACKBONE_NAME),
-        image_size=STRIDE * math.isqrt(shape.positions),
-        device="cpu",
-        precision="fp32",
-        runtime="torch",
-        batch_size=_BATCH_SIZE,
-    )

@@ -33,6 +33,7 @@ from head.share.graphs import HeadGraph, ModelGraph
 OPSET = 18  # of 2023; what runs a graph reads all that are older than itself
 LARGEST_DIFFERENCE = 1e-4
 _LARGEST_FILE = (2 << 30) - (1 << 20)  # what protobuf can hold in one message, less what describes the graph
+_OF_VIEW = ("center_fraction", "eval_view", "image_size", "interpolation")
 _TRACED, _CHECKED = 2, 5  # images: a batch of 1 would be traced as a constant
 
 
@@ -73,14 +74,7 @@ def facts_of(run: Run, head: TrainedHead) -> dict[str, str]:
         "pooling": run.input.pooling,
         "split": run.split,
         "steps": str(head.steps),
-        "view": canonical_json(
-            {
-                "center_fraction": recipe.center_fraction,
-                "eval_view": recipe.eval_view,
-                "image_size": recipe.image_size,
-                "interpolation": recipe.interpolation,
-            }
-        ),
+        "view": canonical_json({name: getattr(recipe, name) for name in _OF_VIEW}),
     }
 
 
@@ -186,12 +180,7 @@ def load_graph(data: bytes) -> Callable[[NDArray[Any]], list[NDArray[Any]]]:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = runtime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
-
-    def run(values: NDArray[Any]) -> list[NDArray[Any]]:
-        found: list[NDArray[Any]] = session.run(None, {name: values})
-        return found
-
-    return run
+    return lambda values: session.run(None, {name: values})
 
 
 def check(name: str, data: bytes, values: NDArray[Any], wanted: Sequence[NDArray[Any]], head: TrainedHead) -> float:

@@ -34,7 +34,6 @@ _BAR, _LABELS, _TITLE, _GAP = 1.0, 0.42, 0.32, 0.06  # inches beside, below, abo
 _LEAST_SIDE = 0.9  # inches, of a panel: as its labels need
 _LONGEST_SIDE = 512  # pixels of the image as it is drawn
 _COLUMNS = 5
-_DPI = 150
 
 
 def draw_maps(
@@ -235,4 +234,4 @@ def draw_prediction(run: Run, prediction: Prediction) -> bytes:
         title=prediction.path.name,
         box=seen_box(run.recipe.view_settings, width=image.width, height=image.height),
     )
-    return as_png(figure, _DPI)
+    return as_png(figure)

@@ -129,8 +129,8 @@ def wrapped(name: str, width: int = 30) -> str:
     return f"{name[:parting]}\n{name[parting:]}"
 
 
-def as_png(figure: "Figure", dpi: int) -> bytes:
-    """Return a figure as PNG on white."""
+def as_png(figure: "Figure", dpi: int = 150) -> bytes:
+    """Return a figure as PNG on white, dpi pixels an inch."""
     data = io.BytesIO()
     with styled():
         figure.savefig(data, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})

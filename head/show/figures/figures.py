@@ -90,18 +90,13 @@ def svg_of(drawing: Drawing) -> str:
     return as_svg(drawing.figure, name=drawing.name, title=drawing.title)
 
 
-def png_of(drawing: Drawing, dpi: int = 150) -> bytes:
-    """Return a drawing as PNG on white, dpi pixels an inch."""
-    return as_png(drawing.figure, dpi)
-
-
 def save(drawings: Sequence[Drawing], folder: Path) -> list[Path]:
     """Write NAME.png and NAME.svg of each drawing, both on white, and return their paths; raise `StorageError`."""
     make_folder(folder)
     paths = []
     for drawing in drawings:
         svg = as_svg(drawing.figure, name=drawing.name, title=drawing.title, opaque=True)
-        for suffix, data in ((".png", png_of(drawing)), (".svg", svg.encode())):
+        for suffix, data in ((".png", as_png(drawing.figure)), (".svg", svg.encode())):
             paths.append(folder / f"{drawing.name}{suffix}")
             write_durably(paths[-1], data)
     return paths

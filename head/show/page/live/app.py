@@ -58,13 +58,11 @@ def explore_app(page: str, predict: Callable[[bytes], dict[str, Any]], *, host: 
 def refusal(method: str, headers: dict[str, str], host: str) -> tuple[int, str] | None:
     """Return status and message if a request with these headers (names in lower case) is not of our own page."""
     named = headers.get("host", "")
-    if not _is_our_name(_name_of(named), host):
+    if not _is_our_name(named, host):
         return 421, f"this program answers under its own address alone, not as {named[:80]!r}"
     if method not in ("GET", "HEAD"):
-        origin = headers.get("origin")
-        if origin is not None and origin != f"http://{named}":
-            return 403, "refused: the request comes from another site"
-        if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+        own = f"http://{named}"
+        if headers.get("origin", own) != own or headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
             return 403, "refused: the request comes from another site"
         if headers.get("content-type") != "application/octet-stream":  # which no form can send
             return 415, "send the bytes of one image as application/octet-stream"
@@ -135,19 +133,12 @@ async def _body(request: Request) -> bytes:
     return bytes(data)
 
 
-def _name_of(host: str) -> str:
-    """Return a Host header without its port and brackets, '' if it is none."""
+def _is_our_name(named: str, host: str) -> bool:
+    """Whether a Host header is this machine's own name: not one that another site's DNS could lead here."""
     try:
-        return urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return ""
-
-
-def _is_our_name(name: str, host: str) -> bool:
-    """Whether a name is this machine's own: not one that another site's DNS could lead here."""
-    if name in ("localhost", host.lower()):
-        return True
-    try:
+        name = urlsplit(f"//{named}").hostname or ""
+        if name in ("localhost", host.lower()):
+            return True
         address = ipaddress.ip_address(name)
     except ValueError:
         return False
@@ -158,9 +149,8 @@ def _problem(status: int, message: str) -> JSONResponse:
     return JSONResponse({"error": message}, status)
 
 
-async def _refused(request: Request, error: Exception) -> Response:
-    if not isinstance(error, HTTPException):  # Starlette calls it with no other
-        raise error
+async def _refused(request: Request, error: Any) -> Response:
+    """Return the answer of an HTTPException, for which alone Starlette calls it."""
     response = _problem(error.status_code, error.detail)
     response.headers.update(error.headers or {})
     return response

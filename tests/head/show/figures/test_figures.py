@@ -16,8 +16,8 @@ from PIL import Image
 
 from featcache.base.errors import StorageError
 from head.evaluation.evaluate import Evaluation
-from head.show.figures.figures import Drawing, draw_all, png_of, save, svg_of
-from head.show.style import styled
+from head.show.figures.figures import Drawing, draw_all, save, svg_of
+from head.show.style import as_png, styled
 from tests.helpers.command_line import amnet
 from tests.helpers.predictions import cache_of, evaluated, predicted, random_steps
 from tests.helpers.tiny import ROOT
@@ -50,7 +50,7 @@ def test_every_figure_is_drawn_with_a_caption_and_the_size_that_it_says(evaluati
         assert one.caption.endswith(".")
         assert len(one.caption) < 600
         assert re.search(r"[Ss]plits? 1|by split", one.caption), one.caption
-        width, height = Image.open(io.BytesIO(png_of(one, dpi=60))).size
+        width, height = Image.open(io.BytesIO(as_png(one.figure, dpi=60))).size
         assert (width, height) == tuple(int(60 * inches) for inches in one.figure.get_size_inches())
         assert ElementTree.fromstring(svg_of(one)).get("aria-label") == one.title
 
@@ -139,7 +139,7 @@ def test_files_are_written_in_both_formats_and_replaced(tmp_path: Path, evaluati
             "comparison.png", "comparison.svg", "differences.png", "differences.svg",
         ]  # fmt: skip
     assert sorted(paths) == sorted((tmp_path / "new" / "figures").iterdir())
-    assert paths[0].read_bytes() == png_of(drawings[0])
+    assert paths[0].read_bytes() == as_png(drawings[0].figure)
     assert 'role="img"' in paths[1].read_text()
 
 
