@@ -7,7 +7,6 @@ the score; the more clutter, the lower. The face may be anywhere, so attention h
 import json
 import math
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +27,7 @@ from head.training.train import train
 BACKBONE = "efficientnet_lite0"
 SPLITS = 3
 FEWEST_IMAGES = 60
-_PARTS = {"train": 0.7, "val": 0.1, "test": 0.2}
+_SHARES = {"train": 0.7, "val": 0.1, "test": 0.2}
 _PARAMETERS_NAME = "demo.json"
 
 
@@ -90,9 +89,7 @@ def make_dataset(folder: Path, *, images: int, seed: int, on_progress: OnProgres
         picture, score = draw(np.random.default_rng([seed, i]))
         names.append(f"{i:05d}.jpg")
         scores.append(score)
-        encoded = BytesIO()
-        picture.save(encoded, "JPEG", quality=90)
-        (folder / "images" / names[-1]).write_bytes(encoded.getvalue())
+        picture.save(folder / "images" / names[-1], quality=90)
         on_progress(Progress("draw", i + 1, images, "images"))
     _write_splits(folder / "splits", names, scores, seed)
     return folder
@@ -101,12 +98,10 @@ def make_dataset(folder: Path, *, images: int, seed: int, on_progress: OnProgres
 def _write_splits(folder: Path, names: list[str], scores: list[float], seed: int) -> None:
     for split in range(1, SPLITS + 1):
         order = np.random.default_rng([seed, 1_000_003, split]).permutation(len(names))
-        position = 0
-        for part, share in _PARTS.items():
-            stop = len(order) if part == "test" else position + round(share * len(order))
-            lines = "".join(f"{names[i]} {scores[i]:.6f}\n" for i in order[position:stop])
+        stops = np.cumsum([round(share * len(order)) for share in _SHARES.values()])[:-1]  # the last has what is left
+        for part, chosen in zip(_SHARES, np.split(order, stops), strict=True):
+            lines = "".join(f"{names[i]} {scores[i]:.6f}\n" for i in chosen)
             write_durably(folder / f"{part}_{split}.txt", lines.encode())
-            position = stop
 
 
 def draw(rng: np.random.Generator) -> tuple[Image.Image, float]:

@@ -21,16 +21,15 @@ from head.share.onnx import head_graph, model_graph, require_onnx
 
 HEAD_GRAPH, MODEL_GRAPH = "head.onnx", "model.onnx"
 UNKNOWN_LICENSE = "unknown"
-_OWN_FILES = (HEAD_NAME, BACKBONE_NAME, HEAD_GRAPH, MODEL_GRAPH, CARD_NAME, CONFIG_NAME)
 _LEFT_ALONE = re.compile(r"lock|\.git.*|\.tmp-.*|scores.*\.json|predictions.*\.csv")
 _BATCH_SIZE = 5  # of the backbone that graphs are compared with
-_WHAT = {
-    CONFIG_NAME: "what the head is and reads, and the sha256 of the other files",
+_FILES = {  # of an export, in the order in which they are told, and what is in them
     HEAD_NAME: "the head's weights",
     BACKBONE_NAME: "the backbone's weights, up to the layers that are read",
     HEAD_GRAPH: "from features to scores",
     MODEL_GRAPH: "from pixels to scores: backbone, rounding of features, and head",
     CARD_NAME: "this card",
+    CONFIG_NAME: "what the head is and reads, and the sha256 of the other files",
 }
 
 
@@ -108,12 +107,12 @@ def export_head(
         if whole:
             graphs[MODEL_GRAPH] = model_graph(run, head, extractor, backbone)
     files |= {name: graph.data for name, graph in graphs.items()}
-    what = {name: _WHAT[name] for name in (CONFIG_NAME, *files, CARD_NAME)}
+    what = {name: _FILES[name] for name in (CONFIG_NAME, *files, CARD_NAME)}
     differences = {name: graph.difference for name, graph in graphs.items()}
     files[CARD_NAME] = model_card(run, head, CardFacts(license_id, what, scores, differences)).encode()
     config = run.config.as_json() | ({"weights_source": BACKBONE_NAME} if carried else {})
     exported = _write(out, run, files, config)
-    sizes = {name: (out / name).stat().st_size for name in _OWN_FILES if (out / name).is_file()}
+    sizes = {name: (out / name).stat().st_size for name in _FILES if (out / name).is_file()}
     return Exported(exported, sizes, differences)
 
 
@@ -146,7 +145,7 @@ def _check_place(out: Path, run: Run) -> None:
         raise InvalidSettings(f"{out}: is the run itself; give its export another --out")
     with reading_errors(out):
         there = sorted(path.name for path in out.iterdir() if not _LEFT_ALONE.fullmatch(path.name))
-    other = [name for name in there if name not in _OWN_FILES]
+    other = [name for name in there if name not in _FILES]
     if there and HEAD_NAME not in there:  # whoever wrote such a README.md, it was not an export
         other = there
     if other:
@@ -167,7 +166,7 @@ def _write(out: Path, run: Run, files: dict[str, bytes], config: dict[str, Any])
             remove_temporaries(out)
             _check_place(out, run)
             with storage_errors(out):
-                for name in (CONFIG_NAME, *_OWN_FILES):  # first what makes the old files a run
+                for name in (CONFIG_NAME, *_FILES):  # first what makes the old files a run
                     if name not in files:
                         (out / name).unlink(missing_ok=True)
             written = {name: write_durably(out / name, data) for name, data in files.items()}

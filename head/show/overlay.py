@@ -34,6 +34,7 @@ _BAR, _LABELS, _TITLE, _GAP = 1.0, 0.42, 0.32, 0.06  # inches beside, below, abo
 _LEAST_SIDE = 0.9  # inches, of a panel: as its labels need
 _LONGEST_SIDE = 512  # pixels of the image as it is drawn
 _COLUMNS = 5
+_LOWERED = {ord("0") + digit: 0x2080 + digit for digit in range(10)}  # subscripts
 
 
 def draw_maps(
@@ -65,13 +66,9 @@ def draw_maps(
         figure, panels, bar = _panels(1 + len(maps), drawn.width / drawn.height, titled=bool(title))
         known = f"\ntrue {truth:.3f}" if truth is not None and math.isfinite(truth) else ""
         _show(panels[0], dimmed(np.asarray(drawn), place), place, f"score {score:.3f}{known}")
-        for number, (axes, one) in enumerate(zip(panels[1:], smooth, strict=True), start=1):
-            _show(
-                axes,
-                overlaid(np.asarray(drawn), one, place, top=top),
-                place,
-                f"m{_lowered(number)} {step_scores[number - 1]:.3f}",
-            )
+        for number, (axes, one, step) in enumerate(zip(panels[1:], smooth, step_scores, strict=True), start=1):
+            label = f"m{str(number).translate(_LOWERED)} {step:.3f}"
+            _show(axes, overlaid(np.asarray(drawn), one, place, top=top), place, label)
         _add_scale(bar, top)
         if title:
             figure.suptitle(shortened(title, 16 * round(figure.get_figwidth())), fontsize=10)
@@ -171,18 +168,11 @@ def _panels(count: int, aspect: float, *, titled: bool) -> "tuple[Figure, list[A
     line = height + _LABELS  # of panels, in inches
     tall, wide = rows * line + (_TITLE if titled else _GAP), columns * width + _BAR
     figure = new_figure(tall, width=wide, laid_out=False)
-    places = [divmod(number, columns) for number in range(count)]
-    axes = [
-        figure.add_axes(
-            (
-                (column * width + _GAP) / wide,
-                (line * (rows - 1 - row) + _LABELS) / tall,
-                (width - _GAP) / wide,
-                height / tall,
-            )
-        )
-        for row, column in places
-    ]
+    axes = []
+    for number in range(count):
+        row, column = divmod(number, columns)
+        left, bottom = column * width + _GAP, line * (rows - 1 - row) + _LABELS
+        axes.append(figure.add_axes((left / wide, bottom / tall, (width - _GAP) / wide, height / tall)))
     bar = (columns * width + 0.12) / wide, _LABELS / tall, 0.13 / wide, (rows * line - _LABELS) / tall
     return figure, axes, figure.add_axes(bar)
 
@@ -212,10 +202,6 @@ def _add_scale(axes: "Axes", top: float) -> None:
     axes.yaxis.set_label_position("right")
     axes.set_ylabel("attention,\n1 = uniform")
     axes.axhline(1, color=INK, linewidth=1)
-
-
-def _lowered(number: int) -> str:
-    return "".join(chr(0x2080 + int(digit)) for digit in str(number))
 
 
 def draw_prediction(run: Run, prediction: Prediction) -> bytes:

@@ -39,8 +39,8 @@ def lines_of(summaries: Sequence[HeadSummary], table: PublishedTable | None) -> 
     """Return the lines of summaries and of the paper's table, the highest rho first, undefined ones last."""
     lines = [_own(summary) for summary in summaries]
     for result in table.results if table else ():
-        mse, colour = math.nan if result.mse is None else result.mse, RED if result.deep else GREY
-        lines.append(Line(f"{result.method} [paper]", result.rho, math.nan, math.nan, mse, (), colour, True))
+        name, mse, colour = f"{result.method} [paper]", _or_nan(result.mse), RED if result.deep else GREY
+        lines.append(Line(name, result.rho, math.nan, math.nan, mse, (), colour, True))
     return sorted(lines, key=lambda line: (math.isnan(line.rho), -line.rho, line.name))
 
 

@@ -55,12 +55,11 @@ def draw_curves(summaries: Sequence[HeadSummary]) -> "tuple[Figure, str]":
     if 1 < len(splits) <= len(PALETTE):
         handles = [Line2D([], [], color=colours[split], label=f"split {printable(split)}") for split in splits]
         figure.legend(handles=handles, loc="outside upper center", ncols=len(splits))
-    optimistic = (
-        " Some picked their epoch on the test part." if any(summary.optimistic for summary in summaries) else ""
-    )
+    optimistic = any(summary.optimistic for summary in summaries)
     caption = (
         "Each curve is a run; the dot is the epoch whose head was kept, the ring the one of lowest MSE; "
-        f"panels of loss and MSE cut off what is far above later epochs. Runs of {runs_named(summaries)}.{optimistic}"
+        f"panels of loss and MSE cut off what is far above later epochs. Runs of {runs_named(summaries)}."
+        f"{' Some picked their epoch on the test part.' if optimistic else ''}"
     )
     return settled(figure), caption
 

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 SOURCE = "Fajtl et al., AMNet: Memorability Estimation with Attention, CVPR 2018"
-HUMAN_LAMEM = 0.68  # rank correlation between people on LaMem, section 4.3, after Khosla et al. 2015
 
 
 @dataclass(frozen=True)
@@ -18,9 +17,8 @@ class PublishedResult:
 
 @dataclass(frozen=True)
 class PublishedTable:
-    """A table of the paper, on which dataset and how many splits, and the rho of people, where it is given."""
+    """A table of the paper, of how many splits, and the rho of people, where it is given."""
 
-    dataset: str
     title: str
     results: tuple[PublishedResult, ...]
     human: float | None = None
@@ -28,7 +26,6 @@ class PublishedTable:
 
 TABLES = {
     "lamem": PublishedTable(
-        dataset="LaMem",
         title="Table 1, 5 test splits",
         results=(
             PublishedResult("AMNet", 0.677, 0.0082, True),
@@ -36,10 +33,9 @@ TABLES = {
             PublishedResult("MemNet", 0.64, None, True),
             PublishedResult("CNN-MTLES (50/50 split)", 0.5025, None, True),
         ),
-        human=HUMAN_LAMEM,
+        human=0.68,  # rank correlation between people, section 4.3, after Khosla et al. 2015
     ),
     "sun": PublishedTable(
-        dataset="SUN Memorability",
         title="Table 2, 25 splits",
         results=(
             PublishedResult("Isola", 0.462, 0.017, False),

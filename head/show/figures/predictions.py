@@ -50,8 +50,9 @@ def draw_scatter(summaries: Sequence[HeadSummary]) -> "tuple[Figure, str]":
 
 
 def draw_distributions(summaries: Sequence[HeadSummary]) -> "tuple[Figure, str]":
-    """Return a figure of histograms of scores, which tell how far predictions are drawn towards the mean (Fig. 4 of the
-    paper), and what it shows.
+    """Return a figure of histograms of scores, and what it shows.
+
+    They tell how far predictions are drawn towards the mean (Fig. 4 of the paper).
     """
     results = [results_of(summary) for summary in summaries]
     edges = np.histogram_bin_edges(_all_scores(results), bins=_BINS)
