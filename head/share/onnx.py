@@ -191,19 +191,15 @@ def check(name: str, data: bytes, values: NDArray[Any], wanted: Sequence[NDArray
     graph = load_graph(data)
     alone = [graph(values[k : k + 1]) for k in range(len(values))]
     parts = [np.concatenate(column) for column in zip(*alone, strict=True)]
-    difference = max(_difference(outputs, wanted, head) for outputs in (graph(values), parts))
+    units = (max(1.0, head.target_scale), max(1.0, head.target_scale), 1.0)
+    pairs = [pair for outputs in (graph(values), parts) for pair in zip(outputs, wanted, units, strict=False)]
+    difference = max(largest_difference(found, expected) / unit for found, expected, unit in pairs)
     if not difference <= LARGEST_DIFFERENCE:
         raise Mismatch(
             f"{name}: differs from torch by {difference:.2g} on drawn input, at most {LARGEST_DIFFERENCE:g} may be; "
             "nothing was written. Try other versions of torch, onnx and onnxruntime."
         )
     return difference
-
-
-def _difference(found: Sequence[NDArray[Any]], wanted: Sequence[NDArray[Any]], head: TrainedHead) -> float:
-    """Return the largest difference of outputs, scores in units of the scale of their training if that is above 1."""
-    units = (max(1.0, head.target_scale), max(1.0, head.target_scale), 1.0)
-    return max(largest_difference(a, b) / unit for a, b, unit in zip(found, wanted, units, strict=False))
 
 
 def largest_difference(a: NDArray[Any], b: NDArray[Any]) -> float:

@@ -51,8 +51,7 @@ def draw_comparison(
     lines = lines_of(summaries[:MOST_ROWS], table)
     figure = new_figure(1.2 + _LINE * len(lines), width=WIDTH)
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
-    places = range(len(lines))
-    for place, line in zip(places, lines, strict=True):
+    for place, line in enumerate(lines):
         marker = "D" if line.published else "o"
         left.plot(line.of_splits, [place] * len(line.of_splits), "|", color=GREY, markersize=6)
         left.plot([line.low, line.high], [place, place], color=line.colour, linewidth=1.4)

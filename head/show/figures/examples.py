@@ -80,4 +80,4 @@ def _drawing(
         f"of the {scored.part} part, {seen}. Colours are attention over uniform attention, on one "
         "scale; step scores m_t add up to the score."
     )
-    return Drawing(name, "Attention maps", caption, figure)
+    return Drawing(name, "Attention maps", figure, caption)

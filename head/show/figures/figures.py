@@ -27,8 +27,8 @@ class Drawing:
 
     name: str
     title: str
-    caption: str
     figure: "Figure"
+    caption: str
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,10 @@ def draw_all(cache: FeatureCache, evaluation: Evaluation) -> Drawings:
     table = table_of(dataset, summaries[0].scored[0].part)
     found = Drawings([], [])
     with styled():
-        figure, caption = draw_comparison(summaries, table, dataset)
-        found.drawings.append(Drawing("comparison", "Heads compared", caption, figure))
+        found.drawings.append(Drawing("comparison", "Heads compared", *draw_comparison(summaries, table, dataset)))
         if evaluation.comparisons:
-            figure, caption = draw_differences(evaluation.comparisons)
-            found.drawings.append(Drawing("differences", "Differences between heads", caption, figure))
+            differences = draw_differences(evaluation.comparisons)
+            found.drawings.append(Drawing("differences", "Differences between heads", *differences))
         else:
             found.left_out.append("differences: there is one head alone")
         for family in _FAMILIES:
@@ -116,5 +115,5 @@ def _draw_family(family: _Family, summaries: Sequence[HeadSummary], found: Drawi
         return
     shown = able[:MOST_HEADS]
     figure, caption = family.draw(shown)
-    caption = f"{caption}{cut_note(len(shown), len(able))}"
-    found.drawings.append(Drawing(family.name, family.title, caption, figure))
+    caption += cut_note(len(shown), len(able))
+    found.drawings.append(Drawing(family.name, family.title, figure, caption))

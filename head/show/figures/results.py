@@ -39,9 +39,7 @@ def without_scores(summary: HeadSummary) -> str:
 def scope(summaries: Sequence[HeadSummary]) -> str:
     """Return which part, splits, seeds and how many images the summaries are of, as a sentence; seeds count once."""
     first = summaries[0].scored[0]
-    predictions = _span(
-        [sum({one.run.split: one.metrics.n for one in summary.scored}.values()) for summary in summaries]
-    )
+    predictions = _span([summary.as_json()["n"] for summary in summaries])
     images = _span([len({name for one in summary.scored for name in one.names}) for summary in summaries])
     n = f"{images} images" if images == predictions else f"{predictions} predictions of {images} images"
     views = "evaluation view" if first.views == "eval" else "mean over all views"
