@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from PIL import Image
 
 from cli import main
 from featcache.base.lock import writer_lock
-from tests.helpers.command_line import amnet, interruptible
+from tests.helpers.command_line import amnet
+from tests.helpers.processes import COMMAND_LINE, Forked, run_forked
 from tests.helpers.tiny import ROOT
 
 EXTRACT = ["extract", "--backbone", "resnet18", "--weights", "random", "--image-size", "64"]
@@ -241,10 +243,7 @@ def test_a_held_lock_ends_with_status_7(trained: Path, tiny_dataset: Path) -> No
 
 def test_a_full_disk_ends_with_status_8_and_nothing_is_left_behind(here: Path, tiny_dataset: Path) -> None:
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); import cli; cli.main()"
-    done = subprocess.run(
-        [sys.executable, "-c", limit, *EXTRACT, "--dataset", str(tiny_dataset)],
-        capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    done = run_forked(limit, *EXTRACT, "--dataset", tiny_dataset)
     assert done.returncode == 8, done.stderr
     assert "bytes needed): File too large." in done.stderr
     assert not list((here / "cache" / "tiny" / "shards").iterdir())
@@ -264,12 +263,10 @@ def test_an_address_space_too_small_for_the_libraries_ends_with_status_9(tiny_da
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_the_run_in_good_order(here: Path, tiny_dataset: Path, number: int, status: int) -> None:
-    process = subprocess.Popen(
-        [sys.executable, ROOT / "cli.py", *EXTRACT, "--image-size=224", "--augs=100", "--dataset", tiny_dataset],
-        stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, preexec_fn=interruptible,
-    )  # fmt: skip
+    process = Forked(COMMAND_LINE, *EXTRACT, "--image-size=224", "--augs=100", "--dataset", tiny_dataset)
     while not (here / "cache" / "tiny" / "lock").exists():
         assert process.poll() is None
+        time.sleep(0.01)
     process.send_signal(number)
     _, error = process.communicate(timeout=60)
     assert process.returncode == status, error

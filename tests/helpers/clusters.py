@@ -11,9 +11,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from tests.helpers.processes import Forked
 from tests.helpers.tiny import ROOT
 
 _START_SECONDS = 60
+_IN_A_FORK = """
+import sys, runpy, dask
+dask.config.refresh()  # its environment was read before there was this one
+log = open(sys.argv[3], "a", buffering=1)
+sys.stdout = sys.stderr = log
+sys.path.insert(0, sys.argv[2])
+module = f"distributed.cli.{sys.argv[1]}"
+sys.argv = [module, *sys.argv[4:]]
+runpy.run_module(module, run_name="__main__", alter_sys=True)
+"""
 
 
 @dataclass(frozen=True)
@@ -26,12 +37,11 @@ class RunningCluster:
 
 
 @contextlib.contextmanager
-def running_cluster(
-    workers: int = 2, *, threads: int = 1, path: str = f"{ROOT}:{ROOT / 'tests'}"
-) -> Iterator[RunningCluster]:
-    """Run a scheduler and workers of so many threads, which import modules from path; end them all afterwards.
+def running_cluster(workers: int = 2, *, threads: int = 1, path: str = "") -> Iterator[RunningCluster]:
+    """Run a scheduler and workers of so many threads; end them all afterwards.
 
-    A worker is one process: nobody starts another in the place of one that is killed.
+    With a path, they are new interpreters that import modules from there; otherwise they have what is imported
+    here. A worker is one process: nobody starts another in the place of one that is killed.
     """
     with TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         scheduler_file = Path(folder) / "scheduler.json"
@@ -57,18 +67,26 @@ def running_cluster(
 
 
 @contextlib.contextmanager
-def _process(folder: str, path: str, module: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-m", f"distributed.cli.{module}", *arguments, "--no-dashboard"]
-    with (Path(folder) / "log").open("ab") as log:
-        process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, stdout=log, stderr=log, cwd=folder)
+def _process(folder: str, path: str, module: str, *arguments: str) -> Iterator[subprocess.Popen[bytes] | Forked]:
+    process: subprocess.Popen[bytes] | Forked
+    if path:
+        command = [sys.executable, "-m", f"distributed.cli.{module}", *arguments, "--no-dashboard"]
+        with (Path(folder) / "log").open("ab") as log:
+            environment = {**os.environ, "PYTHONPATH": path}
+            process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=folder)
+    else:
+        given = (module, str(ROOT / "tests"), str(Path(folder) / "log"), *arguments, "--no-dashboard")
+        process = Forked(_IN_A_FORK, *given, folder=folder)
     try:
         yield process
     finally:
         process.kill()
         process.wait()
+        if isinstance(process, Forked):
+            process.close()
 
 
-def _address(scheduler_file: Path, scheduler: subprocess.Popen[bytes]) -> str:
+def _address(scheduler_file: Path, scheduler: subprocess.Popen[bytes] | Forked) -> str:
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline and scheduler.poll() is None:
         with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):  # not there, or written in part

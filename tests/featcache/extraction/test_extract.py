@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +30,8 @@ from featcache.extraction.log import ExtractReport
 from featcache.images.views import View, render, view_of
 from featcache.settings import ExtractSettings, view_settings_of
 from featcache.store.cache import open_cache
-from tests.helpers.tiny import ROOT, TINY_EXTRACT
+from tests.helpers.processes import Forked
+from tests.helpers.tiny import TINY_EXTRACT
 
 SETTINGS = dataclasses.replace(TINY_EXTRACT, batch_size=7)
 PUBLISHED = dataclasses.replace(SETTINGS, views=view_settings_of("published", image_size=64))
@@ -202,18 +201,12 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(
 def test_killed_processes_lose_no_finished_shard(tiny_dataset: Path, reference: Path, tmp_path: Path) -> None:
     rng, finished = np.random.default_rng(0), set[tuple[str, str]]()
     for kill_at in (9, 40, 90):
-        process = subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, str(tiny_dataset), str(tmp_path)],
-            stdout=subprocess.PIPE, cwd=ROOT, text=True,
-        )  # fmt: skip
-        assert process.stdout is not None
-        for line in process.stdout:
-            if int(line) >= kill_at:
-                break
-        time.sleep(float(rng.uniform(0, 0.05)))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
+        with Forked(SCRIPT, tiny_dataset, tmp_path) as process:
+            for line in process.stdout:
+                if int(line) >= kill_at:
+                    break
+            time.sleep(float(rng.uniform(0, 0.05)))
+            process.send_signal(signal.SIGKILL)
         complete = {item for item in shard_digests(tmp_path).items() if not item[0].startswith(".")}
         assert finished <= complete <= set(shard_digests(reference).items())
         finished = complete

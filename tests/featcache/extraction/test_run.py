@@ -79,14 +79,15 @@ def test_two_dask_workers_make_the_cache_of_one_process_byte_by_byte(
 
 def test_a_dask_worker_killed_in_the_middle_changes_nothing(tiny_dataset: Path, alone: Path, tmp_path: Path) -> None:
     with running_cluster(workers=2) as cluster:
-        killed = cluster.worker_pids[0]
+        left = [cluster.worker_pids[0]]
 
         def kill_once(progress: Progress) -> None:
-            if progress.stage == "extract" and progress.done < progress.total:
-                os.kill(killed, signal.SIGKILL)
+            if progress.stage == "extract" and progress.done < progress.total and left:
+                os.kill(left.pop(), signal.SIGKILL)
 
         out, workers = tmp_path / "cache", Workers(cluster=cluster.address)
         extract(open_dataset(str(tiny_dataset)), TINY_EXTRACT, out, workers=workers, on_progress=kill_once)
+    assert left == []
     assert sealed(out) == sealed(alone)
     assert str(cluster.worker_pids[1]) in hosts_and_processes(out)
 

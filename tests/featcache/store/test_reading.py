@@ -7,8 +7,6 @@ import math
 import os
 import re
 import resource
-import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
@@ -38,6 +36,7 @@ from featcache.store.shards.opening import open_shard
 from featcache.store.shards.shard import read_exactly
 from featcache.store.shards.writer import ShardWriter
 from featcache.store.writer import CacheWriter
+from tests.helpers.processes import run_forked
 from tests.helpers.synthetic import ABSENT, BLOCKS, RECIPE, ROWS, VIEWS, Arrays, image, make_arrays, make_cache
 
 SOURCE = {"dataset": "made", "root": "nowhere", "weights": "random", "batch_size": "16"}
@@ -462,9 +461,8 @@ def test_many_shards_are_read_with_few_descriptors(tmp_path: Path) -> None:
     arrays = random_arrays(recipe, 71, 2)
     folder = write_cache(tmp_path / "c", recipe, arrays, [Block(rows, (0, 2)) for rows in cut(71, 1)])
     (folder / "cache.h5").unlink()  # then the tables come from the shards
-    done = subprocess.run(
-        [sys.executable, "-c", FEW_DESCRIPTORS, str(folder)], capture_output=True, text=True, check=True
-    )
+    done = run_forked(FEW_DESCRIPTORS, folder)
+    assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [hashlib.sha256(arrays["features/it"].tobytes()).hexdigest()] * 3
 
 

@@ -6,7 +6,6 @@ import os
 import pickle
 import re
 import shutil
-import subprocess
 import sys
 import threading
 import time
@@ -26,7 +25,7 @@ from head.runs.head_file import load_head
 from head.runs.run import read_run
 from head.share.hub import Reference, fetch_run, reference_of, run_folder
 from tests.helpers.hostile import Hostile
-from tests.helpers.tiny import ROOT
+from tests.helpers.processes import run_forked
 
 FIRST, SECOND = "a" * 40, "b" * 40
 
@@ -298,7 +297,7 @@ def test_a_full_disk_is_a_fault_of_storage(
     def full(*args: Any, **options: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(huggingface_hub.file_download, "http_get", full)
+    monkeypatch.setattr("huggingface_hub.file_download.http_get", full)
     with pytest.raises(StorageError, match="cannot be stored in huggingface_hub's cache: .*No space left"):
         fetch_run("hf://me/runs")
 
@@ -333,12 +332,12 @@ def test_the_environment_of_huggingface_hub_counts_and_nothing_is_printed(
 ) -> None:
     hub.repositories["me/runs"] = {FIRST: files}
     own = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}
-    code = "import sys; from head.share.hub import fetch_run; print(fetch_run(sys.argv[1]))"
-    done = subprocess.run(
-        [sys.executable, "-c", code, "hf://me/runs"],
-        cwd=ROOT, env={**os.environ, **own}, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert done.stderr == ""
+    code = (
+        "import sys; assert 'huggingface_hub' not in sys.modules\n"  # which reads it while it is imported
+        "from head.share.hub import fetch_run; print(fetch_run(sys.argv[1]))"
+    )
+    done = run_forked(code, "hf://me/runs", env={**os.environ, **own})
+    assert (done.returncode, done.stderr) == (0, "")
     folder = Path(done.stdout.strip())
     assert folder.is_relative_to(tmp_path / "home")
     assert names_in(folder) == sorted(files)

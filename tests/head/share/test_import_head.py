@@ -4,8 +4,6 @@ import json
 import pickle
 import shutil
 import signal
-import subprocess
-import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -30,8 +28,8 @@ from head.runs.run import read_run
 from head.share.import_head import import_head
 from tests.helpers.command_line import amnet
 from tests.helpers.hostile import Hostile
+from tests.helpers.processes import run_forked
 from tests.helpers.reference_published import BACKBONE, random_checkpoint, score_file
-from tests.helpers.tiny import ROOT
 
 SMALL = {"positions": 16, "hidden_size": 17, "regressor_size": 19}  # of images of 64 pixels
 State = dict[str, Tensor]
@@ -346,8 +344,7 @@ def cut(self, target):
 Path.replace = cut
 import_head(Path(sys.argv[1]), Path(sys.argv[2]), split="1")
 """
-    command = [sys.executable, "-c", code, str(file), str(tmp_path / "run")]
-    assert subprocess.run(command, cwd=ROOT, check=False).returncode == -signal.SIGKILL
+    assert run_forked(code, file, tmp_path / "run").returncode == -signal.SIGKILL
     with pytest.raises(CorruptFile, match="holds a head, but lacks config.json"):
         read_run(tmp_path / "run")
     import_head(file, tmp_path / "run", split="1")

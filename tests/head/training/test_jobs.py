@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -26,7 +25,8 @@ from head.training.job import TrainingJob
 from head.training.jobs import train_all
 from tests.helpers.clusters import running_cluster
 from tests.helpers.event_files import scalars
-from tests.helpers.tiny import ROOT, SPLITS, TINY_TRAIN
+from tests.helpers.processes import run_forked
+from tests.helpers.tiny import SPLITS, TINY_TRAIN
 
 TWO = Workers(jobs=2)
 OPTIONS = ["--split", "all", "--name", "paper", "--hidden-size", "7", "--epochs", "3"]
@@ -243,9 +243,7 @@ main(sys.argv[1:])
 
 def test_a_killed_run_goes_on_in_tensorboard_without_doing_an_epoch_twice(here: Path) -> None:
     arguments = ["train-head", *OPTIONS, "--epochs", "6", "--split", "1", "--tensorboard", "events"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    killed = subprocess.run([sys.executable, "-c", KILLED, *arguments], env=environment, check=False)
-    assert killed.returncode == -signal.SIGKILL
+    assert run_forked(KILLED, *arguments).returncode == -signal.SIGKILL
     folder = Path("events/tiny/paper/split-1")
     before = scalars(folder)
     assert [step for step, _ in before["val/rho"]] == [1, 2, 3, 4]

@@ -6,8 +6,6 @@ import math
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -38,7 +36,8 @@ from head.runs.run import Run, read_run
 from head.settings import TrainSettings
 from head.training import train as training
 from head.training.job import TrainingJob
-from tests.helpers.tiny import ROOT, TINY_EXTRACT, TINY_TRAIN
+from tests.helpers.processes import Forked, run_forked
+from tests.helpers.tiny import TINY_EXTRACT, TINY_TRAIN
 
 SHORT = replace(TINY_TRAIN, epochs=5, dropout=0.5)  # dropout, so that its random numbers count
 
@@ -364,23 +363,16 @@ def test_a_process_killed_at_a_random_epoch_and_started_again_gives_the_same_byt
     settings = replace(SHORT, epochs=20)
     train(cache, tmp_path / "whole", settings)
     killed_at = int(np.random.default_rng().integers(1, 15))
-    command = [
-        sys.executable,
-        "-c",
-        TRAIN_SCRIPT,
-        str(cache.path),
-        str(tmp_path / "cut"),
-        json.dumps(settings.as_json()),
-    ]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout
+    command = (TRAIN_SCRIPT, cache.path, tmp_path / "cut", json.dumps(settings.as_json()))
+    with Forked(*command) as process:
         for line in process.stdout:
             if int(line) == killed_at:
                 os.kill(process.pid, signal.SIGKILL)
                 break
     assert process.returncode == -signal.SIGKILL
     assert not read_run(tmp_path / "cut").finished
-    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    again = run_forked(*command)
+    assert again.returncode == 0, again.stderr
     assert int(again.stdout.split()[0]) >= killed_at
     assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole"), f"killed at epoch {killed_at}"
 

@@ -11,8 +11,6 @@ import shutil
 import signal
 import socket
 import struct
-import subprocess
-import sys
 import threading
 import time
 import zlib
@@ -34,8 +32,8 @@ from head.show.page.live.app import MOST_BYTES, MOST_WAITING, explore_app, refus
 from head.show.page.live.explore import predict_bytes
 from head.show.page.live.server import bound_socket, is_loopback, url_of
 from tests.helpers.browser import needs_chromium, opened_page, running_chromium
-from tests.helpers.command_line import amnet, interruptible
-from tests.helpers.tiny import ROOT
+from tests.helpers.command_line import amnet
+from tests.helpers.processes import COMMAND_LINE, Forked
 
 GALLERY = "JSON.parse(document.getElementById('data').textContent).gallery"
 BINARY = {"Content-Type": "application/octet-stream"}
@@ -56,13 +54,9 @@ def photograph(tiny_dataset: Path) -> Path:
     return tiny_dataset / "images" / "07.jpg"
 
 
-def started(*arguments: object, folder: Path) -> subprocess.Popen[str]:
+def started(*arguments: object, folder: Path) -> Forked:
     """Start explore in a process of its own, whose temporary files are in folder."""
-    command = [sys.executable, str(ROOT / "cli.py"), "explore", *map(str, arguments)]
-    return subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=interruptible,
-        env={**os.environ, "TMPDIR": str(folder)},
-    )  # fmt: skip
+    return Forked(COMMAND_LINE, "explore", *arguments, env={**os.environ, "TMPDIR": str(folder)})
 
 
 @pytest.fixture(scope="module")
