@@ -112,14 +112,17 @@ def score_file(checkpoint: Mapping[str, Tensor], path: Path, *, size: int = 224,
     pixels = np.asarray(squashed).astype(np.float64) / 255
     normalised = (pixels - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     features = backbone_features(checkpoint, torch.from_numpy(normalised).permute(2, 0, 1))
-    return score_features(as_arrays(checkpoint), features, steps)
+    head = {name: value for name, value in checkpoint.items() if not name.startswith(BACKBONE)}
+    return score_features(as_arrays(head), features, steps)
 
 
 def backbone_features(checkpoint: Mapping[str, Tensor], image: Tensor) -> Array:
     """Map a normalised image (3, S, S) to features (L, D), row by row, with running statistics."""
-    net = resnet50(weights=None).double().eval()
+    with torch.device("meta"):  # values for what is replaced take longer to draw than to use
+        net = resnet50(weights=None).eval()
     own = {name.removeprefix(BACKBONE): value for name, value in checkpoint.items() if name.startswith(BACKBONE)}
-    net.load_state_dict(own, strict=False)
+    doubles = {name: value.double() if value.is_floating_point() else value for name, value in own.items()}
+    net.load_state_dict(doubles, strict=False, assign=True)
     with torch.no_grad():
         x = net.maxpool(net.relu(net.bn1(net.conv1(image.double().unsqueeze(0)))))
         fmap = net.layer3(net.layer2(net.layer1(x)))[0]  # (D, H, W)
@@ -149,7 +152,9 @@ def random_checkpoint(
         return low + (high - low) * torch.rand(shape, generator=generator)
 
     state: dict[str, Tensor] = {}
-    for name, tensor in resnet50(weights=None).state_dict().items():
+    with torch.device("meta"):
+        shapes = resnet50(weights=None).state_dict()
+    for name, tensor in shapes.items():
         key, last = BACKBONE + name, name.rpartition(".")[2]
         if last == "num_batches_tracked":
             state[key] = torch.tensor(7)

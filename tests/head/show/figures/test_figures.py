@@ -4,7 +4,6 @@ import io
 import json
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from head.show.figures.figures import Drawing, draw_all, save, svg_of
 from head.show.style import as_png, styled
 from tests.helpers.command_line import amnet
 from tests.helpers.predictions import cache_of, evaluated, predicted, random_steps
-from tests.helpers.tiny import ROOT
+from tests.helpers.processes import run_forked
 
 TRUTH, STEPS = random_steps(41, 3)
 ALL = [
@@ -151,7 +150,7 @@ def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path, evaluation: Ev
 
 def test_importing_the_figures_does_not_import_matplotlib() -> None:
     code = "import sys, head.show.figures, head.show.figures.examples; sys.exit('matplotlib' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+    assert run_forked(code).returncode == 0
 
 
 @pytest.fixture
