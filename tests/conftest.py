@@ -27,6 +27,10 @@ CAPABILITIES = torch.cpu.get_capabilities
 torch.set_num_threads(1)  # the sizes are tiny, and two threads wait for each other on a busy machine
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.get_closest_marker("early") is None)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_bfloat16() -> Iterator[None]:
     """Let 'auto' be fp32 on every CPU, so that a test means the same everywhere; tests of bf16 ask for it.

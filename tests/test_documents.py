@@ -109,6 +109,7 @@ def run_all(document: str, *, address: str = "") -> None:
         run(arguments, address=address)
 
 
+@pytest.mark.early
 @pytest.mark.usefixtures("real_cpu")
 def test_every_command_of_the_readme_works(desk: Path) -> None:
     named = {arguments[0] for arguments in commands("README.md")}
@@ -125,6 +126,7 @@ def test_every_command_of_the_readme_works(desk: Path) -> None:
         assert (desk / written).is_file(), written
 
 
+@pytest.mark.early
 def test_the_python_of_the_readme_and_the_guide_works(desk: Path) -> None:
     for arguments in commands("README.md")[:2]:
         run(arguments)

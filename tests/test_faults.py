@@ -43,6 +43,7 @@ def copy_of_the_code(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.early
 def test_sound_code_passes_and_the_table_says_how_it_was_made(tmp_path: Path) -> None:
     copy_of_the_code(tmp_path)
     shutil.copytree(golden.HOME, tmp_path / "tests" / "golden")
@@ -58,6 +59,7 @@ def test_sound_code_passes_and_the_table_says_how_it_was_made(tmp_path: Path) ->
     assert not (tmp_path / "kept").exists()
 
 
+@pytest.mark.early
 def test_a_mutant_fails_and_what_failed_is_kept(tmp_path: Path) -> None:
     copy_of_the_code(tmp_path)
     mutant = next(mutant for mutant in MUTANTS if mutant.name == "a chunk's digest is not checked")
