@@ -73,18 +73,6 @@ class Fetched:
         """Return what differs from the dataset as it was published."""
         return [f"warning: {difference}" for difference in self.differences]
 
-    def as_text(self) -> str:
-        """Return what a person wants to know of it."""
-        lines = [f"{self.root}: {self.images:,} images, {self.splits} splits"]
-        if self.already:
-            lines[0] += ", there already; nothing was done"
-        else:
-            lines.append(f"sha256 {self.sha256}, {self.size:,} bytes, {self.source}")
-        if self.archive:
-            lines.append(f"archive kept: {self.archive}")
-        where = "" if self.root == Path("data", self.name) else f" --root {self.root}"
-        return "\n".join([*lines, f"next: amnet extract --dataset {self.name}{where}"])
-
 
 def fetch(
     name: str,
