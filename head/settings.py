@@ -10,13 +10,7 @@ from featcache.base.errors import InvalidSettings, list_problems
 POOLED = ("mean", "mean+deviation")
 SELECTIONS = ("val", "test")
 PRECISIONS = ("auto", "fp32", "bf16")
-_PUBLISHED = {
-    "lr": 1e-4,
-    "attention_weight": 1e-5,
-    "batch_size": 222,
-    "epochs": 54,
-    "patience": 54,
-}
+_PUBLISHED = {"lr": 1e-4, "attention_weight": 1e-5, "batch_size": 222, "epochs": 54, "patience": 54}
 _WHOLE = {
     "steps": (1, 20),
     "hidden_size": (1, 65536),

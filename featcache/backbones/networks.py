@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from featcache.backbones import weights as weights_module
-from featcache.base.errors import BadInput, InvalidSettings
+from featcache.base.errors import BadInput, InvalidSettings, first_line
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -93,21 +93,17 @@ def fold_batch_norms(module: nn.Module) -> None:
     if not isinstance(module, fx.GraphModule):
         return
     children = dict(module.named_modules())
-    for norm in [node for node in module.graph.nodes if isinstance(_child(node, children), nn.BatchNorm2d)]:
+    called = {node: children[node.target] for node in module.graph.nodes if node.op == "call_module"}
+    for norm in [node for node, child in called.items() if isinstance(child, nn.BatchNorm2d)]:
         before: Any = norm.args[0]
-        convolution = _child(before, children)
-        calls = [node for node in module.graph.nodes if _child(node, children) is convolution]
+        convolution = called.get(before)
+        calls = [node for node, child in called.items() if child is convolution]
         if isinstance(convolution, nn.Conv2d) and len(before.users) == len(calls) == 1:
-            folded = fuse_conv_bn_eval(convolution.eval(), children[norm.target].eval())
+            folded = fuse_conv_bn_eval(convolution.eval(), called[norm].eval())
             module.set_submodule(before.target, folded.requires_grad_(False))
             norm.replace_all_uses_with(before)
             module.graph.erase_node(norm)
     module.recompile()
-
-
-def _child(node: Any, children: dict[str, nn.Module]) -> nn.Module | None:
-    """Return the module that a node of a graph calls, if it calls one."""
-    return children[node.target] if node.op == "call_module" else None
 
 
 def build_timm(name: str, layers: tuple[str, ...], weights: str) -> Extractor:
@@ -152,7 +148,7 @@ def _create_timm(timm_name: str, *, pretrained: bool) -> Any:
         source = timm.get_pretrained_cfg(timm_name)
         file = (source and source.url) or f"model.safetensors of {source and source.hf_hub_id} on the Hugging Face Hub"
         raise BadInput(
-            f"timm's weights of {timm_name} cannot be downloaded: {str(error).splitlines()[0]}. "
+            f"timm's weights of {timm_name} cannot be downloaded: {first_line(error)}. "
             f"Bring {file} by other means and pass --weights FILE."
         ) from error
 

@@ -43,7 +43,8 @@ def backbone_of(
     precision, needed = split_arithmetic(recipe.precision)
     runtime = runtime if needed == "auto" else needed
     backbone = _built(recipe, precision, runtime, weights=weights, batch_size=batch_size, device=device)
-    check_same(_remade(recipe, backbone), recipe, where=where, way_out=way_out)
+    made = recipe_of(backbone, recipe.view_settings, recipe.encoding, recipe.calibration)
+    check_same(made, recipe, where=where, way_out=way_out)
     return backbone
 
 
@@ -63,8 +64,8 @@ def nearest_backbone(
     elif runtime != "auto":
         runtime = "torch" if runtime == "compile" else available_runtime(runtime, device, precision)
     backbone = _built(recipe, precision, runtime, weights=weights, batch_size=batch_size, device=device)
-    made = replace(_remade(recipe, backbone), precision=recipe.precision)
-    check_same(made, recipe, where=where, way_out=way_out)
+    made = recipe_of(backbone, recipe.view_settings, recipe.encoding, recipe.calibration)
+    check_same(replace(made, precision=recipe.precision), recipe, where=where, way_out=way_out)
     return backbone
 
 
@@ -80,7 +81,3 @@ def _built(recipe: Recipe, precision: str, runtime: str, *, weights: str, batch_
         runtime=runtime,
         batch_size=batch_size,
     )
-
-
-def _remade(recipe: Recipe, backbone: Backbone) -> Recipe:
-    return recipe_of(backbone, recipe.view_settings, recipe.encoding, recipe.calibration)

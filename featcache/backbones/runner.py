@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from featcache.backbones.execution import OPENVINO_NAMES, Execution
-from featcache.base.errors import InvalidSettings, ran_out_of_memory
+from featcache.base.errors import InvalidSettings, first_line, ran_out_of_memory
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 Maps = Sequence[Tensor]
@@ -66,8 +66,9 @@ class Runner:
         except (RuntimeError, OSError, subprocess.CalledProcessError) as error:
             if ran_out_of_memory(error):
                 raise
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-            raise InvalidSettings(f"--runtime compile fails here ({reason}); use --runtime torch") from error
+            raise InvalidSettings(
+                f"--runtime compile fails here ({first_line(error)[:200]}); use --runtime torch"
+            ) from error
 
     @torch.inference_mode()
     def _run_torch(self, pixels: Tensor) -> Maps:

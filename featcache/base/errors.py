@@ -115,6 +115,11 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, as `printable`; the name of its class if it says nothing."""
+    return printable((str(error).strip() or type(error).__name__).splitlines()[0])
+
+
 def list_problems(title: str, problems: Iterable[str], way_out: str) -> str:
     """Return one message that holds every problem on a line of its own, the first thousand in full."""
     found = list(problems)

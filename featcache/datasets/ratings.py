@@ -141,14 +141,11 @@ def _drawn(rows: Sequence[_Row]) -> Splits:
     """Return splits drawn from paths as written: in order of a digest of split and path, test first, then val."""
     found: Splits = {}
     for split in map(str, range(1, DRAWN_SPLITS + 1)):
-        order = [line for _, line in sorted((_digest(f"{split} {row.written}"), row.line) for row in rows)]
+        digests = [hashlib.sha256(f"{split} {row.written}".encode(errors="surrogateescape")).digest() for row in rows]
+        order = [row.line for _, row in sorted(zip(digests, rows, strict=True))]
         test = max(_FEWEST, round(TEST_SHARE * len(order)))
         val = round(VAL_SHARE * len(order))
         val = val if val >= _FEWEST else 0  # too few to select by; training holds some of train out instead
         parts = {"test": order[:test], "val": order[test : test + val], "train": order[test + val :]}
         found[split] = {part: parts[part] for part in PARTS if parts[part]}
     return found
-
-
-def _digest(text: str) -> bytes:
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()

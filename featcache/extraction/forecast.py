@@ -81,7 +81,11 @@ def forecast(dataset: Dataset, settings: ExtractSettings, out: Path) -> Forecast
     Weights that cannot be had do not stop it: their values change no time.
     """
     settings, started = follow(settings, out), time.perf_counter()
-    backbone, missing = _load_or_stand_in(settings, views=len(dataset.names) * (1 + settings.augs))
+    views, missing = len(dataset.names) * (1 + settings.augs), ""
+    try:
+        backbone = load_backbone(settings, views=views)
+    except BadInput as error:
+        backbone, missing = load_backbone(replace(settings, weights="random"), views=views), str(error)
     start_seconds = time.perf_counter() - started
     shards = [] if missing else existing_shards(out)
     target = settle_target(backbone, settings, shards, dataset, sample=1)
@@ -109,14 +113,6 @@ def forecast(dataset: Dataset, settings: ExtractSettings, out: Path) -> Forecast
         execution=explain_execution(backbone.execution, settings.precision, settings.runtime, total),
         missing_weights=missing,
     )
-
-
-def _load_or_stand_in(settings: ExtractSettings, *, views: int) -> tuple[Backbone, str]:
-    """Return the backbone, with random weights if its own cannot be had, and why they cannot."""
-    try:
-        return load_backbone(settings, views=views), ""
-    except BadInput as error:
-        return load_backbone(replace(settings, weights="random"), views=views), str(error)
 
 
 def _time_sample(dataset: Dataset, backbone: Backbone, target: Target, views: int) -> tuple[float, float]:

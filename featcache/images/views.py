@@ -35,23 +35,23 @@ class View(NamedTuple):
     flip: bool
 
 
-def view_of(recipe: ViewSettings, name: str, view: int, *, width: int, height: int) -> View:
+def view_of(how: ViewSettings, name: str, view: int, *, width: int, height: int) -> View:
     """Return view number `view` of the image called name, width x height pixels when upright.
 
     The box is in pixels of what `sources_of` says the view is cut from.
     """
     if view == 0:
-        return View(_eval_box(recipe.eval_view, width, height), flip=False)
-    if recipe.pre_squash:
-        width = height = recipe.pre_squash
-    draws = _Draws(f"{recipe.seed}\0{name}\0{view}")
-    box = _random_box(draws, recipe, width, height)
+        return View(_eval_box(how.eval_view, width, height), flip=False)
+    if how.pre_squash:
+        width = height = how.pre_squash
+    draws = _Draws(f"{how.seed}\0{name}\0{view}")
+    box = _random_box(draws, how, width, height)
     return View(box, flip=draws.uniform() < FLIP_PROBABILITY)
 
 
-def sources_of(image: Image.Image, views: range, recipe: ViewSettings) -> list[Image.Image]:
+def sources_of(image: Image.Image, views: range, how: ViewSettings) -> list[Image.Image]:
     """Return what each of views is cut from: the upright image, or its squashed copy, which is made at most once."""
-    side, squashed = recipe.pre_squash, image
+    side, squashed = how.pre_squash, image
     if side and views and views[-1] > 0:
         squashed = image.resize((side, side), Image.Resampling.BILINEAR)
     return [squashed if view else image for view in views]
@@ -71,11 +71,11 @@ def _eval_box(eval_view: str, width: int, height: int) -> Box:
     return Box(left, top, left + side, top + side)
 
 
-def _random_box(draws: "_Draws", recipe: ViewSettings, width: int, height: int) -> Box:
+def _random_box(draws: "_Draws", how: ViewSettings, width: int, height: int) -> Box:
     """Draw area and aspect until the box fits, as torchvision's RandomResizedCrop does; else the central box."""
-    low, high = recipe.crop_ratio
+    low, high = how.crop_ratio
     for _ in range(_CROP_ATTEMPTS):
-        area = width * height * draws.uniform(*recipe.crop_scale)
+        area = width * height * draws.uniform(*how.crop_scale)
         ratio = math.exp(draws.uniform(math.log(low), math.log(high)))
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:

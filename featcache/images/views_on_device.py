@@ -36,21 +36,19 @@ def render_on_device(image: Tensor, views: Sequence[View], size: int) -> Tensor:
 def _resize(pixels: Tensor, size: int) -> Tensor:
     """Resize (h, w, 3) to (size, size, 3), first along the axis that Pillow takes first: usually the rows."""
     h, w, _ = pixels.shape
-    if h > size and h - size > 2 * (w - size):
-        return _resize_rows(_resize_columns(pixels, size), size)
-    return _resize_columns(_resize_rows(pixels, size), size)
+    columns_first = h > size and h - size > 2 * (w - size)
+    for axis in (0, 1) if columns_first else (1, 0):
+        pixels = _resize_axis(pixels, axis, size)
+    return pixels
 
 
-def _resize_columns(pixels: Tensor, size: int) -> Tensor:
-    """Resize (h, w, 3) to (size, w, 3)."""
-    return _resize_rows(pixels.transpose(0, 1), size).transpose(0, 1)
-
-
-def _resize_rows(pixels: Tensor, size: int) -> Tensor:
-    """Resize (h, w, 3) to (h, size, 3), all uint8."""
-    places, weights = (to_device(values, pixels.device) for values in _taps(pixels.shape[1], size))
-    rows = max(1, _MOST_PRODUCTS // (3 * places.numel()))
-    return torch.cat([_weighted(part, places, weights) for part in torch.split(pixels, rows)])
+def _resize_axis(pixels: Tensor, axis: int, size: int) -> Tensor:
+    """Resize (h, w, 3) uint8 along axis 0 or 1 to that size."""
+    rows = pixels.transpose(axis, 1)  # the axis to resize is the second
+    places, weights = (to_device(values, pixels.device) for values in _taps(rows.shape[1], size))
+    at_once = max(1, _MOST_PRODUCTS // (3 * places.numel()))
+    resized = torch.cat([_weighted(part, places, weights) for part in torch.split(rows, at_once)])
+    return resized.transpose(axis, 1)
 
 
 def _weighted(pixels: Tensor, places: Tensor, weights: Tensor) -> Tensor:

@@ -70,7 +70,11 @@ def merge_caches(out: Path, inputs: Sequence[Path], *, on_progress: OnProgress =
         _refuse_unknown_shards(out, planned)
         refuse_full_disk(out, sum(shard.path.stat().st_size for source in sources for shard in source.shards))
         for done, item in enumerate(planned, start=1):
-            writer.commit(item.block, _copied(item))
+            shard = item.rows[0].shard
+            with opened(shard) as descriptor:
+                rows = (shard.read_row(descriptor, place.k) for place in item.rows)
+                data = copied_shard(Target(shard.recipe, shard.constants), item.block, rows)
+            writer.commit(item.block, data)
             on_progress(Progress("merge", done, len(planned), "shards"))
         manifests = [source.manifest for source in sources if source.manifest]
         complete = len(manifests) == len(sources)
@@ -85,14 +89,6 @@ def merge_caches(out: Path, inputs: Sequence[Path], *, on_progress: OnProgress =
                 versions=first.versions,
             )
     return MergeReport(str(out), len(row_of), views, len(planned), complete)
-
-
-def _copied(planned: Planned) -> bytes:
-    """Return the bytes of one shard of the merged cache."""
-    shard = planned.rows[0].shard
-    with opened(shard) as descriptor:
-        rows = (shard.read_row(descriptor, place.k) for place in planned.rows)
-        return copied_shard(Target(shard.recipe, shard.constants), planned.block, rows)
 
 
 def _refuse_out(out: Path, inputs: Sequence[Path]) -> None:

@@ -63,11 +63,7 @@ class FeatureCache:
         return layer or names[-1]
 
     def read(
-        self,
-        rows: ArrayLike,
-        views: ArrayLike,
-        layer: str | None = None,
-        out: NDArray[np.generic] | None = None,
+        self, rows: ArrayLike, views: ArrayLike, layer: str | None = None, out: NDArray[np.generic] | None = None
     ) -> NDArray[Any]:
         """Return features (B, L, D) in the cache's encoding, one for each of rows (B) and views (B) or one view.
 

@@ -57,7 +57,7 @@ def compare(summaries: Sequence[HeadSummary], *, against: str | None = None) -> 
 
 def check_against(runs: Sequence[Run], name: str) -> None:
     """Raise what `compare` would raise for the summaries of these runs, before they are scored."""
-    _find({summary: [runs[place] for place in places] for summary, places in named_groups(runs)}, name)
+    _find({head: [runs[place] for place in places] for head, places in named_groups(runs)}, name)
 
 
 def _find(runs_by_name: Mapping[str, Iterable[Run]], name: str) -> str:

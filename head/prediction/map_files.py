@@ -1,4 +1,4 @@
-"""Attention maps of a cache's rows, and as files: .npy under names that neither meet nor leave their folder."""
+"""Attention maps as files: .npy under names that neither meet nor leave their folder."""
 
 import hashlib
 import io

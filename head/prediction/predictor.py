@@ -166,7 +166,11 @@ class Predictor:
     def _load(self, image: ImageLike) -> _Loaded:
         path = Path(image) if isinstance(image, str | Path) else None
         try:
-            decoded = _decoded(image)
+            if path is None:
+                pixels = image if isinstance(image, Image.Image) else image_of_array(np.asarray(image))
+                decoded = DecodedImage(rgb_of(pixels), "")
+            else:
+                decoded = decode_file(path)
         except (BadImage, InvalidSettings) as error:
             return _Loaded(Prediction(path, problem=str(error)))
         view = load_decoded(decoded, "" if path is None else path.name, (0, 1), self.run.recipe).pixels[0]
@@ -205,13 +209,6 @@ class Predictor:
             shape = self.run.input.map_shape(self.run.recipe)
             maps = maps.reshape(*maps.shape[:2], shape.height, shape.width)
         return score.numpy(), steps.numpy(), maps
-
-
-def _decoded(image: ImageLike) -> DecodedImage:
-    """Return an image's pixels, and the digest of its file if it is one."""
-    if isinstance(image, str | Path):
-        return decode_file(Path(image))
-    return DecodedImage(rgb_of(image if isinstance(image, Image.Image) else image_of_array(np.asarray(image))), "")
 
 
 def list_images(arguments: Sequence[Path]) -> list[Path]:

@@ -23,7 +23,8 @@ class Result:
     """What training came to: the head's digest, and the best and lowest-MSE epochs with what they reached.
 
     Epochs count from 1 and are None of an imported head; rho is None where it is undefined. Of a baseline epochs are
-    candidates, hyperparameters those of the best, fitted_images how many its last fit took.
+    candidates, hyperparameters those of the best, fitted_images how many its last fit took. document is the JSON object
+    that it was made of, with whatever else that says.
     """
 
     head_sha256: str
@@ -38,14 +39,13 @@ class Result:
     fitted_images: int | None = None
     document: Document = field(default_factory=dict, repr=False)
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the JSON object that it was made of, with whatever else that says."""
-        return dict(self.document)
-
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What a run says; not every one has the fields with a default. `Run` has what input and recipe stand for."""
+    """What a run says; not every one has the fields with a default. `Run` has what input and recipe stand for.
+
+    document is the JSON object that it was made of, with whatever else that says.
+    """
 
     name: str
     cache: str
@@ -64,10 +64,6 @@ class RunConfig:
     imported: Source | None = None
     result: Result | None = None
     document: Document = field(default_factory=dict, repr=False)
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the JSON object that it was made of, with whatever else that says."""
-        return dict(self.document)
 
 
 def config_from_json(document: Document) -> RunConfig:

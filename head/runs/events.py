@@ -2,8 +2,7 @@
 
 import importlib.util
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from featcache.base.errors import InvalidSettings, StorageError
 from featcache.base.files import make_folder
@@ -40,10 +39,8 @@ class EventLog:
         self._writer: Any = None
         self._written = 0
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def close(self) -> None:
+        """Close the file that was written to, if there is one."""
         if self._writer is not None:
             self._writer.close()
 

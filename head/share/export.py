@@ -110,7 +110,7 @@ def export_head(
     what = {name: _FILES[name] for name in (CONFIG_NAME, *files, CARD_NAME)}
     differences = {name: graph.difference for name, graph in graphs.items()}
     files[CARD_NAME] = model_card(run, head, CardFacts(license_id, what, scores, differences)).encode()
-    config = run.config.as_json() | ({"weights_source": BACKBONE_NAME} if carried else {})
+    config = dict(run.config.document) | ({"weights_source": BACKBONE_NAME} if carried else {})
     exported = _write(out, run, files, config)
     sizes = {name: (out / name).stat().st_size for name in _FILES if (out / name).is_file()}
     return Exported(exported, sizes, differences)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from featcache.base.errors import BadInput, InvalidSettings, StorageError, list_problems, printable
+from featcache.base.errors import BadInput, InvalidSettings, StorageError, first_line, list_problems, printable
 from featcache.base.files import read_json
 from head.runs.run import CONFIG_NAME, HEAD_NAME
 from head.share.card import CARD_NAME
@@ -157,20 +157,17 @@ def _hub_errors(hub: Any, text: str) -> Iterator[None]:
     except errors.RevisionNotFoundError as error:
         raise InvalidSettings(f"{text}: the repository has no such revision; leave @... out for main") from error
     except errors.HFValidationError as error:
-        raise InvalidSettings(f"{text}: {_first_line(error)}") from error
+        raise InvalidSettings(f"{text}: {first_line(error).rstrip('.')}") from error
     except unreadable as error:
+        reason = first_line(error).rstrip(".")
         if isinstance(error, errors.HfHubHTTPError) and error.response.status_code in (401, 404):  # by a mirror
-            raise InvalidSettings(f"{text}: no such repository, or a private one: {_first_line(error)}") from error
+            raise InvalidSettings(f"{text}: no such repository, or a private one: {reason}") from error
         if getattr(error, "errno", None) in _REFUSED:
-            raise StorageError(f"{text}: cannot be stored in huggingface_hub's cache: {_first_line(error)}") from error
+            raise StorageError(f"{text}: cannot be stored in huggingface_hub's cache: {reason}") from error
         raise BadInput(
-            f"{text}: cannot be fetched: {_first_line(error)}. Run the same command again with a network that reaches "
-            "the Hub, or bring the folder by other means and pass its path."
+            f"{text}: cannot be fetched: {reason}. Run the same command again with a network "
+            "that reaches the Hub, or bring the folder by other means and pass its path."
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return printable((str(error).strip().splitlines() or [type(error).__name__])[0]).rstrip(".")
 
 
 @contextlib.contextmanager

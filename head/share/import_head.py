@@ -29,6 +29,7 @@ UNKNOWN_SELECTION = "unknown (imported)"
 _BATCH_SIZE = 16
 _LARGEST = 65536
 _OWN_FILES = {BACKBONE_NAME, HEAD_NAME, CONFIG_NAME, "lock"}
+_SIZES = ("positions", "channels", "steps", "hidden_size", "regressor_size")
 _FEW, _LONGEST_NAME = 8, 60
 
 
@@ -48,11 +49,7 @@ class Imported:
             "name": self.run.name,
             "split": self.run.split,
             "fingerprint": self.run.config.fingerprint,
-            "positions": self.shape.positions,
-            "channels": self.shape.channels,
-            "steps": self.shape.steps,
-            "hidden_size": self.shape.hidden_size,
-            "regressor_size": self.shape.regressor_size,
+            **{size: getattr(self.shape, size) for size in _SIZES},
             "unknown_keys": list(self.unknown_keys),
         }
 
@@ -84,7 +81,9 @@ def import_head(file: Path, out: Path, *, name: str = "imported", split: str = "
         raise InvalidSettings(f"--split must be the name of a split, such as 1, found {split!r}")
     if not 1 <= steps <= 20:
         raise InvalidSettings(f"--steps must be 1 to 20, found {steps}")
-    state = _without_wrapper(read_weights_file(file))
+    state = read_weights_file(file)
+    if all(key.startswith("module.") for key in state):  # as torch's DataParallel names them
+        state = {key.removeprefix("module."): tensor for key, tensor in state.items()}
     backbone, whole = _resnet()
     shape, head = _checked(file, state, backbone, steps)
     known = {*head.state_dict(), *(BACKBONE_PREFIX + key for key in whole.state_dict())}
@@ -96,13 +95,6 @@ def import_head(file: Path, out: Path, *, name: str = "imported", split: str = "
         write_durably(out / BACKBONE_NAME, backbone_file(backbone, state, BACKBONE_PREFIX))
         run = _write_run(out, head, source, name, split)
     return Imported(file, run, shape, tuple(key for key in state if key not in known))
-
-
-def _without_wrapper(state: State) -> State:
-    """Return state without the prefix that torch's DataParallel gives every name."""
-    if not all(key.startswith("module.") for key in state):
-        return state
-    return {key.removeprefix("module."): tensor for key, tensor in state.items()}
 
 
 def _resnet() -> tuple[nn.Module, nn.Module]:

@@ -22,7 +22,7 @@ from torch import nn
 from featcache.backbones.backbone import Backbone
 from featcache.backbones.networks import Extractor, fold_batch_norms
 from featcache.base.cores import usable_threads
-from featcache.base.errors import InvalidSettings, Mismatch, printable
+from featcache.base.errors import InvalidSettings, Mismatch, first_line
 from featcache.base.files import canonical_json
 from head.models.fused.switch import fused_off
 from head.models.kinds import kind_of
@@ -132,9 +132,9 @@ def export(
             )
             model = program.model_proto  # type: ignore[union-attr]
     except (torch.onnx.OnnxExporterError, RuntimeError, TypeError, ValueError, LookupError) as error:
-        reason = printable((str(error).strip().splitlines() or [type(error).__name__])[0])[:200]
         raise InvalidSettings(
-            f"this network cannot be written as ONNX ({reason}); --no-model writes the head's graph alone"
+            f"this network cannot be written as ONNX ({first_line(error)[:200]}); "
+            "--no-model writes the head's graph alone"
         ) from error
     if model.ByteSize() > _LARGEST_FILE:
         raise InvalidSettings(

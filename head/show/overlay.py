@@ -75,9 +75,9 @@ def draw_maps(
         return figure
 
 
-def seen_box(recipe: ViewSettings, *, width: int, height: int) -> Box:
+def seen_box(how: ViewSettings, *, width: int, height: int) -> Box:
     """Return what a head sees of an image width x height pixels, in its pixels: all that the evaluation view shows."""
-    return view_of(recipe, "", EVAL_VIEW, width=width, height=height).box
+    return view_of(how, "", EVAL_VIEW, width=width, height=height).box
 
 
 def upsampled(one: Map, height: int, width: int) -> Map:

@@ -69,7 +69,7 @@ class Trained:
     def as_json(self) -> list[dict[str, Any]]:
         """Return the runs and their results as JSON objects."""
         return [
-            {"run": str(run.folder), "name": run.name, "split": run.split, **run.result.as_json()} for run in self.runs
+            {"run": str(run.folder), "name": run.name, "split": run.split, **run.result.document} for run in self.runs
         ]
 
     def as_text(self) -> str:

@@ -1,5 +1,6 @@
 """Fit a head to one split of a cache, into a run that a kill at any instant leaves to be finished."""
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def train(job: TrainingJob, on_progress: OnProgress = silent) -> Run:
     """
     if job.events is None:
         return _train(job, on_progress, lambda history: None)
-    with EventLog(job.events, job.settings.lr if job.uses("lr") else None) as log:
+    with closing(EventLog(job.events, job.settings.lr if job.uses("lr") else None)) as log:
         run = _train(job, on_progress, log)
         if log.empty and (history := read_history(run.folder)):  # it was finished before
             log(history)
@@ -100,7 +101,7 @@ def _existing_run(folder: Path, config: dict[str, Any]) -> Run | None:
     if not (folder / CONFIG_NAME).is_file():
         return None
     run = read_run(folder)
-    document = run.config.as_json()
+    document = run.config.document
     problems = []
     for key in ("settings", "input", "data_sha256", "fingerprint", "views", "products"):
         found, wanted = document.get(key), config[key]

@@ -33,13 +33,7 @@ class Trainer:
     """Holds model, optimizer and state while one split is trained."""
 
     def __init__(
-        self,
-        job: TrainingJob,
-        data: SplitData,
-        *,
-        device: torch.device,
-        on_progress: OnProgress,
-        on_history: OnHistory,
+        self, job: TrainingJob, data: SplitData, *, device: torch.device, on_progress: OnProgress, on_history: OnHistory
     ) -> None:
         self.cache, self.settings, self.folder, self.input = job.cache, job.settings, job.folder, job.input
         self.data, self.device = data, device
@@ -105,10 +99,8 @@ class Trainer:
                 batch_size=self.settings.batch_size,
             )
         )
-        losses = []
-        with torch.random.fork_rng(
-            [self.device] if self.device.type == "cuda" else []
-        ):  # dropout draws by (seed, epoch)
+        losses, devices = [], [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):  # dropout draws by (seed, epoch)
             seed = np.random.SeedSequence([self.settings.seed, epoch]).generate_state(1, np.uint64)[0]
             torch.manual_seed(int(seed >> np.uint64(1)))
             features = self._features([(rows, views) for rows, views, _ in batches])
@@ -123,10 +115,7 @@ class Trainer:
         """Fit one batch; return its loss, wherever it is computed."""
         target = torch.from_numpy((scores - self.target.mean) / self.target.scale).float().to(self.device)
         value = loss(
-            self._output(features),
-            target,
-            attention_weight=self.settings.attention_weight,
-            coverage=self.coverage,
+            self._output(features), target, attention_weight=self.settings.attention_weight, coverage=self.coverage
         )
         self.optimizer.zero_grad()
         torch.autograd.backward(value)

@@ -33,7 +33,7 @@ def run_of(folder: Path, **facts: Any) -> Run:
 
 def changed(run: Run, **facts: Any) -> Run:
     """Return a run that says these facts of itself instead of its own."""
-    return Run(run.folder, config_from_json({**run.config.as_json(), **facts}))
+    return Run(run.folder, config_from_json({**run.config.document, **facts}))
 
 
 def scored(

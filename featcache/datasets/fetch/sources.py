@@ -47,12 +47,7 @@ SOURCES = {
 
 
 def unpack_dataset(
-    name: str,
-    archive: Path,
-    members: Sequence[Member],
-    work: Path,
-    limits: Limits | None,
-    on_progress: OnProgress,
+    name: str, archive: Path, members: Sequence[Member], work: Path, limits: Limits | None, on_progress: OnProgress
 ) -> None:
     """Make work/unpacked/{images,splits} of an archive in the LaMem layout or, for SUN, of its authors' own."""
     isola = isola_members(members) if name == "sun" else {}

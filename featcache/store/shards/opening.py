@@ -106,13 +106,7 @@ def _plain_dataset(path: Path, file: h5py.File, name: str) -> h5py.Dataset:
 
 
 def _read_index(
-    path: Path,
-    file: h5py.File,
-    array: str,
-    spec: ArraySpec,
-    *,
-    digests: NDArray[np.uint64],
-    present: NDArray[np.bool_],
+    path: Path, file: h5py.File, array: str, spec: ArraySpec, *, digests: NDArray[np.uint64], present: NDArray[np.bool_]
 ) -> ChunkIndex:
     dataset = _plain_dataset(path, file, array)
     n, v, *chunk = dataset.shape

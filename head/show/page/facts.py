@@ -62,7 +62,7 @@ def run_facts(run: Run) -> dict[str, Any]:
         "input": config.input,
         "imported": run.imported is not None,
         "settings": config.settings,
-        "result": run.result.as_json(),
+        "result": run.result.document,
     }
 
 

@@ -179,7 +179,7 @@ def test_scores_are_written_beside_the_run(runs_copy: Path, cache: FeatureCache)
     scored = score_run(run, cache)
     write_scores(scored)
     found = json.loads((run.folder / "scores.json").read_text())
-    result = run.result.as_json()
+    result = run.result.document
     assert found == json.loads(json.dumps(scored.as_json()))
     assert {key: found[key] for key in ("name", "split", "part", "views", "n", "absent", "selected_on")} == {
         "name": "paper",

@@ -209,7 +209,7 @@ def test_the_candidate_of_highest_rho_on_the_selection_part_is_kept(
     rhos = {name: rho_of_each_alpha(opposed, settings, opposed.splits["1"][name]) for name in ("val", "test")}
     assert np.argmax(rhos["val"]) != np.argmax(rhos["test"])
     run = fit(opposed, tmp_path, settings)
-    result = run.result.as_json()
+    result = run.result.document
     assert result["val_rho"] == pytest.approx(max(rhos[part]), abs=1e-9)
     chosen = RIDGE_ALPHAS.index(result["hyperparameters"]["alpha"])
     assert rhos[part][chosen] == pytest.approx(max(rhos[part]), abs=1e-9)
@@ -265,7 +265,7 @@ def test_history_has_a_line_for_each_candidate(
 ) -> None:
     seen: list[Progress] = []
     run = fit(cache, tmp_path, settings_for(head), on_progress=seen.append)
-    history, result = read_history(tmp_path), run.result.as_json()
+    history, result = read_history(tmp_path), run.result.document
     assert [list(line) for line in history] == [
         ["epoch", "val_rho", "val_mse", "val_prediction_sd", *names]
     ] * candidates
@@ -349,7 +349,7 @@ def test_support_vectors_are_fitted_on_a_stated_sample_of_many_images(
     seen: list[Progress] = []
     run = fit(cache, tmp_path, settings_for("svr"), on_progress=seen.append)
     assert seen[-1].note.endswith("fitted on 19 of 23 images, drawn by the seed")
-    assert (run.result.fitted_images, run.result.as_json()["fitted_views_each"]) == (19, 1)
+    assert (run.result.fitted_images, run.result.document["fitted_views_each"]) == (19, 1)
     head = load_head(run)
     assert head.module.shape.vectors <= 19
     assert len(head.train_images) == 23  # all had their say in which images may be scored

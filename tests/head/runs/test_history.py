@@ -1,6 +1,7 @@
 """history.csv, and the event files that TensorBoard itself reads back."""
 
 import math
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,7 @@ def test_a_history_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_tensorboard_reads_a_point_an_epoch(tmp_path: Path) -> None:
-    with EventLog(tmp_path / "run", lr=0.01) as log:
+    with closing(EventLog(tmp_path / "run", lr=0.01)) as log:
         assert log.empty
         for epochs in range(1, len(HISTORY) + 1):
             log(HISTORY[:epochs])
@@ -69,10 +70,10 @@ def test_every_epoch_is_on_disk_before_the_next(tmp_path: Path) -> None:
 
 
 def test_epochs_that_are_done_again_are_there_once(tmp_path: Path) -> None:
-    with EventLog(tmp_path, lr=0.01) as killed:
+    with closing(EventLog(tmp_path, lr=0.01)) as killed:
         killed(HISTORY[:4])
     again = [{**epoch, "val_rho": 0.9} for epoch in HISTORY[2:]]
-    with EventLog(tmp_path, lr=0.01) as resumed:  # from a checkpoint of epoch 2
+    with closing(EventLog(tmp_path, lr=0.01)) as resumed:  # from a checkpoint of epoch 2
         resumed(HISTORY[:2] + again[:1])
         resumed(HISTORY[:2] + again)
     assert len(list(tmp_path.iterdir())) == 1
@@ -81,9 +82,9 @@ def test_epochs_that_are_done_again_are_there_once(tmp_path: Path) -> None:
 
 
 def test_a_run_that_starts_over_leaves_nothing_of_the_longer_one_before(tmp_path: Path) -> None:
-    with EventLog(tmp_path, lr=0.01) as longer:
+    with closing(EventLog(tmp_path, lr=0.01)) as longer:
         longer(HISTORY)
-    with EventLog(tmp_path, lr=0.01) as shorter:
+    with closing(EventLog(tmp_path, lr=0.01)) as shorter:
         shorter(HISTORY[:2])
     assert [step for step, _ in scalars(tmp_path)["val/rho"]] == [1, 2]
 

@@ -86,7 +86,7 @@ def test_a_run_says_what_it_was_trained_on(tiny_runs: Path, tiny_cache: Path) ->
     assert run.recipe == cache.recipe
     assert run.config.fingerprint == cache.fingerprint
     assert run.config.settings["seed"] == TINY_TRAIN.seed
-    assert run.config.as_json()["torch"] == torch.__version__
+    assert run.config.document["torch"] == torch.__version__
 
 
 @pytest.mark.parametrize("place", [8, 500, -1])

@@ -82,7 +82,7 @@ def test_it_holds_these_files_and_their_digests(run: Path, exported: Exported) -
     names = {"README.md", "backbone.safetensors", "config.json", "head.onnx", "head.safetensors", "model.onnx"}
     assert set(found) == set(exported.files) == names
     assert exported.files == {name: len(data) for name, data in found.items()}
-    digests = exported.run.config.as_json()["exported"]["sha256"]
+    digests = exported.run.config.document["exported"]["sha256"]
     assert digests == {name: hashlib.sha256(found[name]).hexdigest() for name in names - {"config.json"}}
     assert found["head.safetensors"] == (run / "head.safetensors").read_bytes()
     assert str(run.parent).encode() not in b"".join(found.values())

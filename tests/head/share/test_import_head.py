@@ -144,7 +144,7 @@ def test_unknown_keys_are_listed_and_ignored_and_unused_ones_are_not_unknown(who
 
 
 def test_the_run_says_what_is_not_known(run: Path, file: Path) -> None:
-    config = read_run(run).config.as_json()
+    config = read_run(run).config.document
     assert (config["selected_on"], config["train_images"], config["split"]) == ("unknown (imported)", None, "1")
     assert config["result"]["best_epoch"] is None
     assert config["imported"]["file"] == "split1.pkl"

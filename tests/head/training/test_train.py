@@ -76,7 +76,7 @@ def train_until(epoch: int, cache: FeatureCache, folder: Path, settings: TrainSe
 def outcome(folder: Path) -> tuple[bytes, bytes, dict[str, object]]:
     """Return head, history and result: what two equal trainings must agree in."""
     head, history = ((folder / name).read_bytes() for name in ("head.safetensors", "history.csv"))
-    return head, history, read_run(folder).result.as_json()
+    return head, history, read_run(folder).result.document
 
 
 def history_of(folder: Path) -> list[dict[str, float]]:
@@ -112,8 +112,8 @@ def test_training_on_the_cache_is_training_on_live_features(
     model, losses, rho, mse = train_live(tiny_dataset, cache, settings, epochs=run.result.best_epoch)
     history = history_of(tmp_path)
     np.testing.assert_allclose([epoch["train_loss"] for epoch in history[: len(losses)]], losses, rtol=1e-3)
-    assert run.result.as_json()["val_rho"] == pytest.approx(rho, abs=1e-9)
-    assert run.result.as_json()["val_mse"] == pytest.approx(mse, rel=1e-3)
+    assert run.result.document["val_rho"] == pytest.approx(rho, abs=1e-9)
+    assert run.result.document["val_mse"] == pytest.approx(mse, rel=1e-3)
     state = load_head(run).module.state_dict()
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(
@@ -188,7 +188,7 @@ def test_absent_images_are_neither_trained_on_nor_recorded(torn_cache: Path, tmp
 def test_the_best_epoch_is_the_first_of_highest_validation_rho(tiny_runs: Path) -> None:
     for split in ("1", "2"):
         folder = tiny_runs / "tiny" / "paper" / f"split-{split}"
-        history, result = history_of(folder), read_run(folder).result.as_json()
+        history, result = history_of(folder), read_run(folder).result.document
         best = int(np.argmax([epoch["val_rho"] for epoch in history]))
         assert [epoch["epoch"] for epoch in history] == list(range(1, result["epochs"] + 1))
         assert result["best_epoch"] == best + 1
@@ -197,7 +197,7 @@ def test_the_best_epoch_is_the_first_of_highest_validation_rho(tiny_runs: Path) 
 
 def test_the_epoch_of_lowest_validation_mse_is_reported_beside_it(tiny_runs: Path) -> None:
     folder = tiny_runs / "tiny" / "paper" / "split-1"
-    history, result = history_of(folder), read_run(folder).result.as_json()
+    history, result = history_of(folder), read_run(folder).result.document
     lowest = int(np.argmin([epoch["val_mse"] for epoch in history]))
     assert result["lowest_mse_epoch"] == lowest + 1 != result["best_epoch"]
     assert result["lowest_mse_val_rho"] == history[lowest]["val_rho"]
@@ -217,8 +217,8 @@ def test_the_head_is_that_of_the_best_epoch(
 def test_validation_rho_is_that_of_the_head_that_is_kept(tiny_runs: Path, cache: FeatureCache) -> None:
     run = read_run(tiny_runs / "tiny" / "paper" / "split-1")
     metrics = score_run(run, cache, part="val").metrics
-    assert metrics.rho == pytest.approx(run.result.as_json()["val_rho"])
-    assert metrics.mse == pytest.approx(run.result.as_json()["val_mse"], rel=1e-5)
+    assert metrics.rho == pytest.approx(run.result.document["val_rho"])
+    assert metrics.mse == pytest.approx(run.result.document["val_mse"], rel=1e-5)
 
 
 def test_training_ends_after_so_many_epochs_without_a_better_rho(

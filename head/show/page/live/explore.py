@@ -9,9 +9,7 @@ import numpy as np
 from featcache.base.progress import OnProgress, silent
 from featcache.images.decode import decode_bytes
 from featcache.store.cache import FeatureCache
-from head.evaluation.evaluate import Evaluation
 from head.prediction.predictor import Predictor
-from head.runs.run import Run
 from head.show.overlay import seen_box
 from head.show.page.document import page_of
 from head.show.page.facts import run_facts
@@ -44,7 +42,8 @@ def exploration(
     if cache is not None:
         settings = ReportSettings(root=root)
         found = evaluate_for(cache, runs, settings)
-        settings = replace(settings, head=_row_of(run, found))
+        home, scored = run.folder.resolve(), ((row.name, one.run) for row in found.summaries for one in row.scored)
+        settings = replace(settings, head=next((name for name, one in scored if one.folder.resolve() == home), None))
         about = build_report(cache, found, settings, on_progress=on_progress)
         data |= about.data
         left_out = dict.fromkeys(f"warning: not in the page: {error}" for error in found.errors)
@@ -74,9 +73,3 @@ def predict_bytes(predictor: Predictor, data: bytes) -> dict[str, Any]:
         "box": list(seen_box(run.recipe.view_settings, width=width, height=height)),
         "picture": make_thumbnail(decoded.rgb, SIDE).as_text(),
     }
-
-
-def _row_of(run: Run, found: Evaluation) -> str | None:
-    """Return the name of the row that a run is in, None if it was not scored."""
-    home = run.folder.resolve()
-    return next((row.name for row in found.summaries for one in row.scored if one.run.folder.resolve() == home), None)
