@@ -25,8 +25,8 @@ def test_a_result_is_written_again_as_it_was_read() -> None:
     result = {**RESULT, "fitted_views_each": 3, "val_rho": None}
     found = config_from_json({**CONFIG, "result": result}).result
     assert found is not None
-    assert found.as_json() == result
-    assert json.dumps(found.as_json()) == json.dumps(result)
+    assert found.document == result
+    assert json.dumps(found.document) == json.dumps(result)
 
 
 def test_what_an_older_run_does_not_say_has_one_default() -> None:
@@ -39,7 +39,7 @@ def test_what_an_older_run_does_not_say_has_one_default() -> None:
 def test_a_key_that_is_called_as_a_field_of_ours_is_only_kept() -> None:
     document = {**CONFIG, "document": 1, "result": {**RESULT, "document": 2}}
     found = config_from_json(document)
-    assert found.as_json() == document
+    assert found.document == document
     assert found.result is not None
     assert found.result.document["document"] == 2
 

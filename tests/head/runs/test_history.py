@@ -66,7 +66,7 @@ def test_every_epoch_is_on_disk_before_the_next(tmp_path: Path) -> None:
     log(HISTORY[:1])
     log(HISTORY[:2])
     assert [step for step, _ in scalars(tmp_path)["val/rho"]] == [1, 2]  # nothing was closed
-    log.__exit__(None, None, None)
+    log.close()
 
 
 def test_epochs_that_are_done_again_are_there_once(tmp_path: Path) -> None:
