@@ -27,13 +27,13 @@ from commandline.options import (
     show_report,
     tell,
 )
-from head.settings import HEADS, POOLED, PRECISIONS, RECIPES, SELECTIONS
+from head.settings import HEADS, POOLED, PRECISIONS, PROTOCOLS, SELECTIONS
 
 
 @click.command("train-head")
 @click.option("--split", required=True, metavar="K,...|all", help="Splits to train on.")
 @CACHE
-@setting("recipe", click.Choice(tuple(RECIPES)), "Eq. 3-15 of the paper, or its authors' code; decides defaults.")
+@setting("recipe", click.Choice(tuple(PROTOCOLS)), "Eq. 3-15 of the paper, or its authors' code; decides defaults.")
 @setting("head", click.Choice(tuple(HEADS)), "The recipe's head, or a baseline on pooled features.")
 @setting("attention", click.BOOL, "With off every position counts the same.", metavar="on|off")
 @click.option("--no-attention", is_flag=True, help="The same as --attention off (Eq. 9).")
@@ -226,14 +226,8 @@ def demo(out: Path, images: int, augs: int, seed: int, as_json: bool) -> None:
 
     Example: amnet demo
     """
-    from head.demo import next_steps, run_demo
-    from head.evaluation.summary import summaries_of
-    from head.evaluation.text import format_table
+    from head.demo import run_demo
 
     with progress_bar() as progress:
-        scored = run_demo(out, images=images, augs=augs, seed=seed, on_progress=progress)
-    if as_json:
-        rows = [row.as_json() for row in summaries_of(scored)]
-        show({"runs": [result.as_json() for result in scored], "summary": rows})
-    else:
-        show(f"{format_table(scored)}\n\n{next_steps(out, scored[0].run.folder)}")
+        report = run_demo(out, images=images, augs=augs, seed=seed, on_progress=progress)
+    show_report(report, as_json)

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from head.settings import RECIPES, option_of, settings_of
+from head.settings import PROTOCOLS, option_of, settings_of
 
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
@@ -99,8 +99,8 @@ def setting(
     field: str, kind: "click.ParamType[Any]", text: str, *, metavar: str = "", several: bool = True
 ) -> Decorator:
     """Return the option of a training setting, whose help ends with the default: the paper's, and those that differ."""
-    paper, *others = (getattr(settings_of(recipe), field) for recipe in RECIPES)
-    named = zip(list(RECIPES)[1:], others, strict=True)
+    paper, *others = (getattr(settings_of(recipe), field) for recipe in PROTOCOLS)
+    named = zip(list(PROTOCOLS)[1:], others, strict=True)
     different = [f"; {name}: {value}" for name, value in named if value not in (paper, name)]
     usual = "on" if paper is True else paper
     help_text = f"{text}  [default: {usual}{''.join(different)}]"

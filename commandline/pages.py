@@ -47,28 +47,18 @@ def figures(cache: Path | None, out: Path, as_json: bool, **options: Any) -> Non
     from featcache.store.cache import find_cache, open_cache
     from head.evaluation.evaluate import evaluate
     from head.show.figures.examples import draw_examples
-    from head.show.figures.figures import draw_all, save
+    from head.show.figures.figures import SavedDrawings, draw_all, save
 
     opened = open_cache(find_cache(cache))
     found = evaluate(opened, options["runs"], splits=options["split"], part=options["part"], against=options["against"])
     parts = [draw_all(opened, found), draw_examples(opened, found, root=options["root"])] if found.scored else []
     drawings = [drawing for part in parts for drawing in part.drawings]
     left_out = [reason for part in parts for reason in part.left_out]
-    files = save(drawings, out)
-    if as_json:
-        show(
-            {
-                "figures": [
-                    {"name": one.name, "title": one.title, "caption": one.caption, "files": [str(png), str(svg)]}
-                    for one, png, svg in zip(drawings, files[::2], files[1::2], strict=True)
-                ],
-                "left_out": left_out,
-                "problems": [str(error) for error in found.errors],
-            }
-        )
-    elif drawings:
-        show("\n".join(f"{out / one.name}.png, .svg: {one.caption}" for one in drawings))
-    tell(*found.warnings(), *(f"left out: {reason}" for reason in left_out if not as_json))
+    save(drawings, out)
+    saved = SavedDrawings(out, drawings, left_out, found)
+    if as_json or drawings:
+        show(saved.as_json() if as_json else saved.as_text())
+    tell(*saved.warnings(), *(f"left out: {reason}" for reason in left_out if not as_json))
     if found.errors:
         raise join_errors(found.errors, "not all could be scored and compared:", "Others are not affected.")
 

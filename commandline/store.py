@@ -14,7 +14,6 @@ from commandline.options import (
     FILE,
     JSON,
     progress_bar,
-    show,
     show_report,
     tell,
 )
@@ -58,7 +57,7 @@ def fetch(name: str, root: Path | None, url: str, file: Path | None, sha256: str
 @click.option("--layer", "layers", multiple=True, help="Map to keep; may be repeated.  [default: last of stride 16]")
 @click.option("--image-size", default=224, show_default=True, help="Side of a view in pixels.")
 @click.option("--weights", default="imagenet", show_default=True, help="imagenet, a weights file, or random.")
-@click.option("--recipe", default="paper", show_default=True, type=click.Choice(settings.RECIPES),
+@click.option("--recipe", default="paper", show_default=True, type=click.Choice(settings.VIEW_RECIPES),
               help="Views as in the paper, or as in its authors' code, which squashes images first.")  # fmt: skip
 @click.option("--eval-view", type=click.Choice(settings.EVAL_VIEWS),
               help="View 0: central square, or the whole image squashed; wins over --recipe.  "
@@ -129,8 +128,7 @@ def cache_info(cache: Path | None, as_json: bool) -> None:
     from featcache.maintenance.info import read_info
     from featcache.store.cache import find_cache
 
-    info = read_info(find_cache(cache))
-    show(info.as_json() if as_json else info.as_text())
+    show_report(read_info(find_cache(cache)), as_json)
 
 
 @click.command("merge-caches")

@@ -38,7 +38,7 @@ class Recipe:
     """Flat and JSON-able. layers holds (name, height, width, D) of each map; mean and std normalise pixels in [0, 1].
 
     weights is the sha256 of the parameters and buffers that are used; interpolation, flip_probability and
-    center_fraction are constants of `featcache.images.views`, here so that a later change of them shows. calibration is
+    center_fraction are constants of `featcache.settings`, here so that a later change of them shows. calibration is
     the digest of the constants of encoding uint8, '' for float16. pre_squash is the side of the square that augmented
     views are cut from, 0 if that is the image itself.
     """

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from featcache.base.errors import InvalidSettings
 
-RECIPES = ("paper", "published")
+VIEW_RECIPES = ("paper", "published")
 EVAL_VIEWS = ("center", "squash")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 RUNTIMES = ("auto", "torch", "compile", "openvino")
@@ -112,13 +112,13 @@ def view_settings_of(
     crop_scale: tuple[float, float] = (0.08, 1.0),
     seed: int = 0,
 ) -> ViewSettings:
-    """Return how the recipe called name, one of `RECIPES`, cuts views; eval_view overrides its evaluation view.
+    """Return how the recipe called name, one of `VIEW_RECIPES`, cuts views; eval_view overrides its evaluation view.
 
     'paper' is section 3.5 with a central evaluation view; 'published' is the authors' code, which squashes the whole
     image: to image_size for the evaluation view, to 264/224 of it before a crop.
     """
-    if name not in RECIPES:
-        raise InvalidSettings(f"--recipe must be one of {', '.join(RECIPES)}, found {name!r}")
+    if name not in VIEW_RECIPES:
+        raise InvalidSettings(f"--recipe must be one of {', '.join(VIEW_RECIPES)}, found {name!r}")
     published = name == "published"
     return ViewSettings(
         image_size=image_size,

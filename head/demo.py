@@ -6,8 +6,10 @@ the score; the more clutter, the lower. The face may be anywhere, so attention h
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -20,6 +22,8 @@ from featcache.extraction.extract import extract
 from featcache.settings import ExtractSettings
 from featcache.store.cache import open_cache
 from head.evaluation.score import Scored, score_run, write_scores
+from head.evaluation.summary import summaries_of
+from head.evaluation.text import format_table
 from head.settings import TrainSettings
 from head.training.job import TrainingJob
 from head.training.train import train
@@ -44,9 +48,36 @@ class Scene:
         return min(1.0, max(0.0, 0.3 + 0.45 * self.face_size + 0.2 * self.vividness - 0.25 * self.clutter + noise))
 
 
+@dataclass(frozen=True)
+class DemoReport:
+    """The test results of each split, and the folder of everything that was made."""
+
+    out: Path
+    scored: Sequence[Scored]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the results and their summary as a JSON object."""
+        summary = [head.as_json() for head in summaries_of(self.scored)]
+        return {"runs": [result.as_json() for result in self.scored], "summary": summary}
+
+    def as_text(self) -> str:
+        """Return the table of results, and commands to go on with."""
+        out, run = self.out, self.scored[0].run.folder
+        return (
+            f"{format_table(self.scored)}\n\n"
+            f"Next: amnet predict --head {run} YOUR_IMAGES/\n"
+            f"      amnet train-head --cache {out}/cache/demo --runs {out}/runs --split all --no-attention\n"
+            f"      amnet cache-info --cache {out}/cache/demo"
+        )
+
+    def warnings(self) -> list[str]:
+        """Return nothing: the demo's data are known to be good."""
+        return []
+
+
 def run_demo(
     out: Path, *, images: int = 360, augs: int = 4, seed: int = 0, on_progress: OnProgress = silent
-) -> list[Scored]:
+) -> DemoReport:
     """Make the dataset, extract, train and score under out; return the test results of each split."""
     dataset_folder = make_dataset(out / "demo", images=images, seed=seed, on_progress=on_progress)
     cache_folder = out / "cache" / "demo"
@@ -61,16 +92,7 @@ def run_demo(
         run = train(TrainingJob(cache, split, train_settings, folder, name), on_progress)
         scored.append(score_run(run, cache))
         write_scores(scored[-1])
-    return scored
-
-
-def next_steps(out: Path, run: Path) -> str:
-    """Return commands to go on with, given the folder of everything and that of a run."""
-    return (
-        f"Next: amnet predict --head {run} YOUR_IMAGES/\n"
-        f"      amnet train-head --cache {out}/cache/demo --runs {out}/runs --split all --no-attention\n"
-        f"      amnet cache-info --cache {out}/cache/demo"
-    )
+    return DemoReport(out, scored)
 
 
 def make_dataset(folder: Path, *, images: int, seed: int, on_progress: OnProgress = silent) -> Path:

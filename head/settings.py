@@ -1,4 +1,4 @@
-"""Every setting of training, what each recipe's values are, and what was chosen where the paper is silent."""
+"""Every setting of training, what each protocol's values are, and what was chosen where the paper is silent."""
 
 import math
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ HEADS = {  # the fields that each uses; what it is and how it is fitted says `he
     "svr": _POOLED,
     "mlp": _POOLED | _EARLY_STOPPING,
 }
-RECIPES: dict[str, dict[str, Any]] = {"paper": {}, "published": _PUBLISHED}  # what differs from the fields' defaults
+PROTOCOLS: dict[str, dict[str, Any]] = {"paper": {}, "published": _PUBLISHED}  # by recipe, what is not default
 
 
 @dataclass(frozen=True)
@@ -95,12 +95,12 @@ def settings_of(recipe: str = "paper", **given: Any) -> TrainSettings:
     if unknown := [name for name in given if name not in TrainSettings.__dataclass_fields__]:
         raise InvalidSettings(f"no such setting: {', '.join(unknown)}; see `head.settings.TrainSettings`")
     changes = {name: value for name, value in given.items() if value is not None}
-    return TrainSettings(**{"recipe": recipe, **RECIPES.get(recipe, {}), **changes})
+    return TrainSettings(**{"recipe": recipe, **PROTOCOLS.get(recipe, {}), **changes})
 
 
 def problems_of(values: Mapping[str, Any]) -> list[str]:
     """Return what is wrong with values of some or all fields, a line each."""
-    choices = {"recipe": tuple(RECIPES), "head": tuple(HEADS), "pooling": POOLED}
+    choices = {"recipe": tuple(PROTOCOLS), "head": tuple(HEADS), "pooling": POOLED}
     choices |= {"precision": PRECISIONS, "select_on": SELECTIONS}
     problems = [
         f"{option_of(name)} must be {' or '.join(choices[name])}, found {values[name]!r}"

@@ -147,4 +147,7 @@ def _failures_to_convert() -> tuple[type[Exception], ...]:
         from openvino import frontend
     except ImportError:  # a broken installation
         return common
-    return (*common, *(kind for name, kind in vars(frontend).items() if name.endswith("Failure")))
+    return (
+        *common,
+        *(kind for name, kind in vars(frontend).items() if name.endswith("Failure") and isinstance(kind, type)),
+    )

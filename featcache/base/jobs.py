@@ -142,11 +142,13 @@ def _on_cluster(calls: dict[int, bytes], address: str) -> Generator[tuple[int, A
     with _connected(address) as client:
         import distributed
 
-        away = [client.submit(_attempt, index, work, _version(), pure=False) for index, work in calls.items()]
-        for job in distributed.as_completed(away, loop=client.loop):
+        # nothing else holds the jobs, and each is released: what is done is not done again when its worker dies
+        submitted = (client.submit(_attempt, index, work, _version(), pure=False) for index, work in calls.items())
+        for job in distributed.as_completed(list(submitted), loop=client.loop):
             try:
                 outcome = job.result()
-            except CancelledError as error:
+                job.release()
+            except (CancelledError, OSError) as error:
                 raise ResourceError(
                     f"{address}: the connection to the scheduler was lost; "
                     "see that it runs, and run the same command again"

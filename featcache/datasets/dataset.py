@@ -125,8 +125,10 @@ def _missing_images(images: Path, lines: list[Line]) -> list[str]:
     for name, line in first_line.items():
         parent, _, base = name.rpartition("/")
         if parent not in present:
-            entries = os.scandir(images / parent) if (images / parent).is_dir() else ()
-            present[parent] = {entry.name for entry in entries if not entry.is_dir()}
+            present[parent] = set()
+            if (images / parent).is_dir():
+                with os.scandir(images / parent) as entries:
+                    present[parent] = {entry.name for entry in entries if not entry.is_dir()}
         if base not in present[parent]:
             problems.append(f"{line.place}: no such image: {images / name}")
     return problems

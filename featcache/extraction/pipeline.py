@@ -118,6 +118,7 @@ class _OpenShard:
         return views
 
     def add_stored(self, i: int, row: StoredRow) -> None:
+        """Take a row that is copied."""
         self.writer.set_image(i, row.row, row.views)
         self._waiting.append((i, row))
         self._rows_left -= 1
@@ -143,6 +144,7 @@ class _OpenShard:
         return not self._rows_left and not self._waiting
 
     def finish(self) -> BuiltShard:
+        """Return the shard's file."""
         with self.times.timed("write"):
             data = self.writer.finish()
         return BuiltShard(self.block, data, self.writer.rows, self.times)
@@ -202,6 +204,7 @@ class _Pipeline:
         yield from self.take_finished()
 
     def close(self) -> None:
+        """Drop what is not finished."""
         for shard in self._open:
             shard.writer.close()
 

@@ -139,7 +139,10 @@ def _cut(start: int, stop: int, views: int, rows_per_shard: int) -> list[Block]:
 
 
 def _gaps(covered: Sequence[tuple[int, int]], stop: int) -> list[tuple[int, int]]:
-    """Return the half-open ranges of [0, stop) that sorted, disjoint ranges leave out."""
+    """Return the half-open ranges of [0, stop) that sorted, disjoint ranges leave out.
+
+    A gap is what lies between the furthest end so far and the next start.
+    """
     ends = [0, *accumulate((end for _, end in covered), max)]
     starts = [*(start for start, _ in covered), stop]
     return [(end, start) for end, start in zip(ends, starts, strict=True) if end < start]

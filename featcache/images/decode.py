@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from featcache.base.errors import BadImage, InvalidSettings, first_line
+from featcache.base.errors import BadImage, InvalidSettings
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -84,7 +84,7 @@ def rgb_of(image: Image.Image, *, most_pixels: int = MOST_PIXELS) -> Image.Image
     except BadImage:
         raise
     except _DAMAGE as error:
-        raise BadImage("truncated" if "truncated" in str(error) else "damaged", first_line(error)[:200]) from error
+        raise BadImage("truncated" if "truncated" in str(error) else "damaged", _first_line(error)) from error
 
 
 def image_of_array(array: NDArray[Any]) -> Image.Image:
@@ -127,7 +127,7 @@ def _open_header(data: bytes) -> Image.Image:
         except Image.DecompressionBombError as error:
             raise BadImage("too-large", f"more than {2 * MOST_PIXELS:,} pixels") from error
         except _DAMAGE as error:
-            raise BadImage("damaged", first_line(error)[:200]) from error
+            raise BadImage("damaged", _first_line(error)) from error
 
 
 def _orientation(image: Image.Image) -> int:
@@ -158,3 +158,8 @@ def _sixteen_bit_to_rgb(image: Image.Image) -> Image.Image:
         raise BadImage("unsupported", "integer pixels of more than 16 bits")
     values[values == image.info.get("transparency", -1)] = 65535  # the one transparent grey of a PNG
     return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
+
+
+def _first_line(error: BaseException) -> str:
+    """Return the first line of what a library says, as it is: reasons are stored, so they decide bytes of shards."""
+    return (str(error) or type(error).__name__).splitlines()[0][:200]

@@ -14,7 +14,7 @@ from featcache.base.files import refuse_full_disk
 from featcache.base.progress import OnProgress, Progress, silent
 from featcache.datasets.splits import Splits, merge_splits
 from featcache.images.identity import is_same_image
-from featcache.maintenance.merge_plan import Planned, Source, assign_rows, choose_pieces, held_images, plan
+from featcache.maintenance.merge_plan import Planned, Source, assign_rows, choose_pieces, held_images, plan_merge
 from featcache.settings import ENCODINGS
 from featcache.store.cache import open_cache, open_listed_shard
 from featcache.store.folder import MANIFEST_NAME, existing_shards, refuse_other_recipes, refuse_unknown_files
@@ -62,12 +62,13 @@ def merge_caches(out: Path, inputs: Sequence[Path], *, on_progress: OnProgress =
     pieces = choose_pieces(held, views)
     row_of = assign_rows(sources, held)
     splits = merge_splits([(source.manifest.splits, source.names) for source in sources if source.manifest], row_of)
-    planned = list(plan(pieces, row_of))
+    planned = list(plan_merge(pieces, row_of))
     if (out / MANIFEST_NAME).exists():
         _refuse_another(out, planned, splits)
         return MergeReport(str(out), len(row_of), views, len(planned), True)
+    _refuse_unknown_shards(out, planned)
     with CacheWriter(out) as writer:
-        _refuse_unknown_shards(out, planned)
+        _refuse_unknown_shards(out, planned)  # again: nobody writes there now
         refuse_full_disk(out, sum(shard.path.stat().st_size for source in sources for shard in source.shards))
         for done, item in enumerate(planned, start=1):
             shard = item.rows[0].shard

@@ -27,7 +27,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class _Held:
+class Held:
     """An image's place in one shard: row k of it."""
 
     shard: Shard
@@ -35,7 +35,7 @@ class _Held:
 
     @property
     def image(self) -> ImageRow:
-        """Who stands there."""
+        """The image in that row."""
         return self.shard.images[self.k]
 
     @property
@@ -49,21 +49,21 @@ class Planned:
     """A shard to write: its block, and for each row where it is copied from."""
 
     block: Block
-    rows: list[_Held]
+    rows: list[Held]
 
     @property
     def images(self) -> list[ImageRow]:
-        """Who they are."""
+        """The image of each row."""
         return [place.image for place in self.rows]
 
 
-def held_images(sources: Sequence[Source]) -> dict[str, list[_Held]]:
+def held_images(sources: Sequence[Source]) -> dict[str, list[Held]]:
     """Return every place where each image is held, images and places in order of inputs and rows."""
-    held: dict[str, list[_Held]] = defaultdict(list)
+    held: dict[str, list[Held]] = defaultdict(list)
     for source in sources:
         for shard in source.shards:
             for k, image in enumerate(shard.images):
-                held[image.name].append(_Held(shard, k))
+                held[image.name].append(Held(shard, k))
     different = [
         name
         for name, places in held.items()
@@ -75,7 +75,7 @@ def held_images(sources: Sequence[Source]) -> dict[str, list[_Held]]:
     return held
 
 
-def choose_pieces(held: dict[str, list[_Held]], views: int) -> dict[str, list[_Held]]:
+def choose_pieces(held: dict[str, list[Held]], views: int) -> dict[str, list[Held]]:
     """Return for each image the places that together hold every view once."""
     pieces = {name: _cover(places) for name, places in held.items()}
     reached = {name: chosen[-1].shard.block.views[1] if chosen else 0 for name, chosen in pieces.items()}
@@ -86,9 +86,9 @@ def choose_pieces(held: dict[str, list[_Held]], views: int) -> dict[str, list[_H
     return pieces
 
 
-def _cover(places: Sequence[_Held]) -> list[_Held]:
+def _cover(places: Sequence[Held]) -> list[Held]:
     """Return places that follow one another from view 0 as far as they go, with features and few if possible."""
-    best: dict[int, list[_Held]] = {0: []}
+    best: dict[int, list[Held]] = {0: []}
     for place in sorted(places, key=lambda place: place.shard.block.views[0]):
         start, stop = place.shard.block.views
         if start in best:
@@ -98,11 +98,11 @@ def _cover(places: Sequence[_Held]) -> list[_Held]:
     return best[max(best)]
 
 
-def _cost(pieces: Sequence[_Held]) -> tuple[int, int]:
+def _cost(pieces: Sequence[Held]) -> tuple[int, int]:
     return sum(bool(piece.image.absent) for piece in pieces), len(pieces)
 
 
-def assign_rows(sources: Sequence[Source], held: dict[str, list[_Held]]) -> dict[str, int]:
+def assign_rows(sources: Sequence[Source], held: dict[str, list[Held]]) -> dict[str, int]:
     """Return each image's row: where it is in the inputs if they agree, else in order of inputs and rows."""
     rows = {name: {place.row for place in places} for name, places in held.items()}
     taken = set().union(*rows.values())
@@ -117,7 +117,7 @@ def assign_rows(sources: Sequence[Source], held: dict[str, list[_Held]]) -> dict
     return {name: row for row, name in enumerate(held)}
 
 
-def plan(pieces: dict[str, list[_Held]], row_of: dict[str, int]) -> Iterator[Planned]:
+def plan_merge(pieces: dict[str, list[Held]], row_of: dict[str, int]) -> Iterator[Planned]:
     """Yield the shards to write: as long as rows follow one another here and in the shards they come from."""
     ordered = sorted(pieces, key=lambda name: row_of[name])
     start = 0
@@ -131,7 +131,7 @@ def plan(pieces: dict[str, list[_Held]], row_of: dict[str, int]) -> Iterator[Pla
         start = stop
 
 
-def _follows(before: str, after: str, pieces: dict[str, list[_Held]], row_of: dict[str, int]) -> bool:
+def _follows(before: str, after: str, pieces: dict[str, list[Held]], row_of: dict[str, int]) -> bool:
     """Whether after stands right behind before, in the merged cache and in the same shards."""
     pairs = list(zip(pieces[before], pieces[after], strict=False))
     return (

@@ -20,7 +20,7 @@ from featcache.base.progress import OnProgress, Progress, silent
 from featcache.datasets.dataset import images_of
 from featcache.extraction.pipeline import build_shards, load_for
 from featcache.images.loading import LoadedImage
-from featcache.maintenance.repair_plan import Job, constants, plan
+from featcache.maintenance.repair_plan import RepairJob, constants_of, plan_repair
 from featcache.maintenance.verify import Examination, Problem, VerifyReport, examine
 from featcache.store.folder import INDEX_NAME, MANIFEST_NAME, shard_path, shard_place, shards_folder
 from featcache.store.manifest import Manifest, read_manifest
@@ -32,7 +32,7 @@ from featcache.store.writer import CacheWriter, Committed
 
 @dataclass(frozen=True)
 class RepairReport:
-    """What was found, which files were repaired, how many rows were computed anew, and what could not be mended.
+    """What was found, which files were repaired, how many rows were computed anew, and what could not be repaired.
 
     changed lists repaired files whose features are not those that were lost, to the last bit: another machine or
     other versions computed them.
@@ -92,8 +92,8 @@ def repair_cache(
         if seen.manifest is None:
             return _set_aside(folder, seen)
         images = images_of(seen.manifest.source, root)
-        jobs, repaired, unrepairable = plan(folder, seen.manifest, seen, images)
-        target = Target(seen.manifest.recipe, constants(folder, seen))
+        jobs, repaired, unrepairable = plan_repair(folder, seen.manifest, seen, images)
+        target = Target(seen.manifest.recipe, constants_of(folder, seen))
         repairer = _Repairer(writer, seen.manifest, target, images, weights=weights, device=device)
         repaired |= repairer.repair(jobs, on_progress)
         unrepairable += repairer.conclude(seen, repaired)
@@ -134,7 +134,7 @@ class _Repairer:
         self.writer, self.manifest, self.target, self.images = writer, manifest, target, images
         self.weights, self.device = weights or manifest.source["weights"], device
 
-    def repair(self, jobs: Sequence[Job], on_progress: OnProgress) -> dict[str, Committed]:
+    def repair(self, jobs: Sequence[RepairJob], on_progress: OnProgress) -> dict[str, Committed]:
         """Write each job's shard; return what became of each damaged file."""
         repaired = {}
         for done, job in enumerate(jobs, start=1):
@@ -142,7 +142,7 @@ class _Repairer:
             on_progress(Progress("repair", done, len(jobs), "shards"))
         return repaired
 
-    def _rebuilt(self, job: Job) -> bytes:
+    def _rebuilt(self, job: RepairJob) -> bytes:
         """Return the bytes of a shard whose good rows are copied and whose lost ones are computed."""
         with opened(job.shard) if job.shard else contextlib.nullcontext(-1) as descriptor:
             rows = self._rows(job, descriptor)
@@ -150,7 +150,7 @@ class _Repairer:
                 return next(build_shards(rows, [job.entry.block], self._backbone, self.target)).data
             return copied_shard(self.target, job.entry.block, (row for row in rows if isinstance(row, StoredRow)))
 
-    def _rows(self, job: Job, descriptor: int) -> Iterator[LoadedImage | StoredRow]:
+    def _rows(self, job: RepairJob, descriptor: int) -> Iterator[LoadedImage | StoredRow]:
         """Yield each row of the shard: copied, or loaded from its image where it is to be computed."""
         work = [(job.images[row].name, job.entry.block.views) for row in job.rows]
         loaded = load_for(self._backbone, self.images, work, self.target.recipe) if work else iter(())

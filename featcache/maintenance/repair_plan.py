@@ -4,6 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from featcache.base.errors import CorruptFile, HostileFile, Mismatch
 from featcache.base.files import digest_of_file
 from featcache.images.identity import ImageRow, is_same_image
 from featcache.maintenance.verify import Examination, Problem
@@ -16,7 +17,7 @@ from featcache.store.writer import Committed
 
 
 @dataclass(frozen=True)
-class Job:
+class RepairJob:
     """A damaged shard: its entry, the shard if it can be opened, its images, and the rows to compute anew."""
 
     entry: ShardEntry
@@ -25,12 +26,12 @@ class Job:
     rows: list[int]
 
 
-def plan(
+def plan_repair(
     folder: Path, manifest: Manifest, seen: Examination, images: Path
-) -> tuple[list[Job], dict[str, Committed], list[Problem]]:
-    """Return what is to be mended, what an earlier repair mended already, and what cannot be.
+) -> tuple[list[RepairJob], dict[str, Committed], list[Problem]]:
+    """Return what is to be repaired, what an earlier repair has repaired already, and what cannot be repaired.
 
-    The last is so where images are gone, changed or unknown.
+    A shard cannot be repaired where its images are gone, changed or unknown.
     """
     identity = _identities(folder, seen)
     jobs, repaired, unrepairable = [], {}, []
@@ -51,7 +52,7 @@ def plan(
             what = "; ".join(["cannot be mended", *different[:20], *more])
             unrepairable.append(Problem(check.problem.file, what, rows))
         else:
-            jobs.append(Job(entry, check.shard, known, [row for row in rows if not known[row].absent]))
+            jobs.append(RepairJob(entry, check.shard, known, [row for row in rows if not known[row].absent]))
     return jobs, repaired, unrepairable
 
 
@@ -59,11 +60,10 @@ def _repaired_before(
     folder: Path, entry: ShardEntry, manifest: Manifest, known: dict[int, ImageRow]
 ) -> Committed | None:
     """Return a whole shard of the entry's block and images that waits to be listed in its place."""
-    for shard, data in whole_shards(folder, entry.block, manifest.recipe):
-        if shard.path.name not in manifest.listed and all(
-            row in known and is_same_image(image, known[row])
-            for row, image in enumerate(shard.images, start=entry.block.rows[0])
-        ):
+    passing = (CorruptFile, Mismatch, HostileFile, OSError)  # files that no repair has left
+    for shard, data in whole_shards(folder, entry.block, manifest.recipe, without=manifest.listed, passing=passing):
+        images = enumerate(shard.images, start=entry.block.rows[0])
+        if all(row in known and is_same_image(image, known[row]) for row, image in images):
             return Committed(shard.path.name, hashlib.sha256(data).hexdigest())
     return None
 
@@ -80,7 +80,7 @@ def _identities(folder: Path, seen: Examination) -> dict[int, ImageRow]:
     return known
 
 
-def constants(folder: Path, seen: Examination) -> dict[str, Constants]:
+def constants_of(folder: Path, seen: Examination) -> dict[str, Constants]:
     """Return the constants of encoding uint8, which are the same in every file that is sound."""
     for check in seen.checks:
         if check.shard is not None:

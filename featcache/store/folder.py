@@ -1,10 +1,10 @@
-"""What lies in the folder of a cache and what each thing is called: every other room asks here for a name or a path."""
+"""What lies in the folder of a cache and what it is called, and the shards that are there, opened or refused."""
 
 import re
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
-from featcache.base.errors import CorruptFile, HostileFile, InvalidSettings, Mismatch
+from featcache.base.errors import CorruptFile, InvalidSettings, Mismatch
 from featcache.base.files import TEMPORARY_PREFIX, remove_temporaries
 from featcache.base.lock import LOCK_NAME
 from featcache.recipe import Recipe, check_same
@@ -71,12 +71,24 @@ def existing_shards(folder: Path, listed: Collection[str] | None = None) -> list
     return shards
 
 
-def whole_shards(folder: Path, block: Block, recipe: Recipe) -> Iterator[tuple[Shard, bytes]]:
-    """Yield each shard of that block and recipe whose file has the bytes that its name says, and the bytes."""
+def whole_shards(
+    folder: Path,
+    block: Block,
+    recipe: Recipe,
+    *,
+    without: Collection[str] = (),
+    passing: tuple[type[Exception], ...] = (CorruptFile, Mismatch),
+) -> Iterator[tuple[Shard, bytes]]:
+    """Yield each shard of that block and recipe whose file has the bytes that its name says, and the bytes.
+
+    Files called as one of without are not opened; those that raise one of the errors in passing are passed over.
+    """
     for path in shard_paths(folder, block.rows[0]):
+        if path.name in without:
+            continue
         try:
             shard, data = open_shard(path, recipe), path.read_bytes()
-        except (CorruptFile, Mismatch, HostileFile, OSError):
+        except passing:
             continue
         if shard.block == block and shard_name(block, data) == path.name:
             yield shard, data

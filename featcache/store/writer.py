@@ -38,8 +38,8 @@ class CacheWriter:
     writing there, and `StorageError`.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
         self.listed: dict[str, str] = {}
         self.stale = 0
         self._held = contextlib.ExitStack()

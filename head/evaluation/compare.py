@@ -1,4 +1,4 @@
-"""Paired comparisons between rows: which is better on test, by how much, and how sure that is."""
+"""Paired comparisons between heads: which is better on test, by how much, and how sure that is."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace

@@ -1,4 +1,4 @@
-"""Means of results on overlapping splits: intervals, p and Holm's adjustment. Knows nothing of runs or rows.
+"""Means of results on overlapping splits: intervals, p and Holm's adjustment. Knows nothing of runs or heads.
 
 Splits of one set of images share most of their training images, so results on them are not independent: the usual
 t interval over splits is too narrow. Every interval and p here has the corrected variance of resampled results.

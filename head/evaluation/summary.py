@@ -49,7 +49,7 @@ class HeadSummary:
     @property
     def val_rho(self) -> float:
         """Mean over splits of the mean over seeds; NaN if one is undefined or unknown."""
-        return float(np.mean(self._by_split(lambda one: math.nan if (rho := one.run.result.val_rho) is None else rho)))
+        return float(np.mean(self._by_split(_val_rho)))
 
     @property
     def test_share(self) -> float:
@@ -138,6 +138,11 @@ def called(runs_by_name: Mapping[str, Iterable[Run]], name: str) -> list[str]:
 def without_seed(name: str) -> str:
     """Return a run's name without its seed, as a summary has it."""
     return re.sub(r",seed=[0-9]+(?=,|$)", "", name)
+
+
+def _val_rho(result: Scored) -> float:
+    value = result.run.result.val_rho
+    return math.nan if value is None else value
 
 
 def _head_key(run: Run) -> str:

@@ -12,7 +12,7 @@ from head.evaluation.summary import HeadSummary, summaries_of
 
 
 def format_table(scored: Sequence[Scored]) -> str:
-    """Return results as text: a line for each run, then a line for each row of runs that differ in split and seed."""
+    """Return results as text: a line for each run, then a line for each head, whose runs differ in split and seed."""
     columns: list[tuple[str, Callable[[Scored], str]]] = [
         ("run", lambda s: s.run.name),
         ("split", lambda s: s.run.split),
@@ -31,7 +31,7 @@ def format_table(scored: Sequence[Scored]) -> str:
 
 
 def _summary(summaries: Sequence[HeadSummary]) -> str:
-    """Return an aligned line for each row, and what it was scored and selected on."""
+    """Return an aligned line for each head, and what it was scored and selected on."""
     found = [summary.as_json() for summary in summaries]
     first = found[0]
     columns: list[tuple[str, Callable[[dict[str, Any]], str]]] = [

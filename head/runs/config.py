@@ -7,6 +7,7 @@ from typing import Any
 from featcache.settings import LARGEST_BATCH
 
 Document = Mapping[str, Any]
+_TEXTS = ("name", "cache", "fingerprint", "split", "selected_on", "weights_source")
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ class RunConfig:
 
 def config_from_json(document: Document) -> RunConfig:
     """Return what a JSON object says of a run; raise `ValueError` with all that it lacks or that cannot be."""
-    for key, what in (("imported", "what it was imported from"), ("result", "its result")):
+    objects = (("imported", "what it was imported from"), ("result", "its result"), ("settings", "its settings"))
+    for key, what in objects:
         if not isinstance(document.get(key, {}), dict):
             raise ValueError(f"{what} is not an object")
     missing = _missing(RunConfig, document) + (_missing(Result, document["result"]) if "result" in document else [])
@@ -78,7 +80,7 @@ def config_from_json(document: Document) -> RunConfig:
     batch_size = document["batch_size"]
     if not isinstance(batch_size, int) or not 1 <= batch_size <= LARGEST_BATCH:
         raise ValueError(f"batch_size must be 1 to {LARGEST_BATCH}, found {batch_size!r}")
-    parts: dict[str, Any] = {"document": document}
+    parts: dict[str, Any] = {name: str(document[name]) for name in _TEXTS} | {"document": document}
     if "imported" in document:
         parts["imported"] = Source(**_known(Source, document["imported"]))
     if "result" in document:

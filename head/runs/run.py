@@ -47,12 +47,12 @@ class Run:
     @property
     def name(self) -> str:
         """The run's name, shared by its splits."""
-        return str(self.config.name)
+        return self.config.name
 
     @property
     def split(self) -> str:
         """The split it was trained on."""
-        return str(self.config.split)
+        return self.config.split
 
     @property
     def settings(self) -> Document:
@@ -85,7 +85,7 @@ class Run:
     @property
     def weights_source(self) -> str:
         """Where its backbone's weights are: 'imagenet', 'random' or a file, which may be in the run's folder."""
-        source = str(self.config.weights_source)
+        source = self.config.weights_source
         return source if source in ("imagenet", "random") else str(self.folder / source)
 
     @property

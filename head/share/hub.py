@@ -50,7 +50,7 @@ def fetch_run(text: str) -> Path:
 
     Without a network, what was fetched from there before is returned. Raises `InvalidSettings` for a repository or
     revision that does not exist, `BadInput` if it cannot be had, is no run, or holds a file of unreasonable size,
-    `StorageError` if the disk refuses it. `head.runs.read_run` checks what is in the files.
+    `StorageError` if the disk refuses it. `head.read_run` checks what is in the files.
     """
     reference = reference_of(text)
     hub = _require_hub()

@@ -73,7 +73,7 @@ def _idle(given: Mapping[str, Sequence[Any]], chosen: Sequence[dict[str, Any]]) 
 
 
 def _kind(values: dict[str, Any]) -> str:
-    head = f"--head {values.get('head', 'amnet')}"
+    head = f"--head {values.get('head', TrainSettings.head)}"
     return head if values.get("attention", True) else f"{head} without attention"
 
 

@@ -45,7 +45,7 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             self.model = untrained_head(job.cache, settings)
-        if kind.scale(self.model) is not None:
+        if kind.scale(self.model) is not None:  # a head with batch norm scales its features itself
             scale = feature_scale(job.cache, data.train, source=self.input, seed=settings.seed)
             self.model.set_feature_scale(*scale)  # type: ignore[operator]
         self.model.to(device)

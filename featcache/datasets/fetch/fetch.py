@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from featcache.base.errors import BadInput, InvalidSettings, Mismatch
-from featcache.base.files import digest_of_file, make_folder, storage_errors, sync_folder
+from featcache.base.files import digest_of_file, make_folder, reading_errors, storage_errors, sync_folder
 from featcache.base.lock import writer_lock
 from featcache.base.progress import OnProgress, silent
 from featcache.datasets.dataset import Dataset, open_dataset
@@ -44,18 +44,18 @@ class Fetched:
     archive: Path | None = None
 
     @property
-    def differences(self) -> list[str]:
-        """What is not as it was published."""
+    def difference(self) -> str:
+        """What is not as it was published; '' if all is."""
         source = SOURCES[self.name]
         if (self.images, self.splits) == (source.images, source.splits):
-            return []
+            return ""
         published = f"{self.name} was published with {source.images:,} images and {source.splits} splits"
-        return [f"{published}; here are {self.images:,} and {self.splits}"]
+        return f"{published}; here are {self.images:,} and {self.splits}"
 
     def as_json(self) -> dict[str, Any]:
         """Return everything as JSON values."""
         places = {"root": str(self.root), "archive": str(self.archive) if self.archive else None}
-        return asdict(self) | places | {"warnings": self.differences}
+        return asdict(self) | places | {"warnings": [self.difference] if self.difference else []}
 
     def as_text(self) -> str:
         """Return what a person wants to know of it."""
@@ -71,7 +71,7 @@ class Fetched:
 
     def warnings(self) -> list[str]:
         """Return what differs from the dataset as it was published."""
-        return [f"warning: {difference}" for difference in self.differences]
+        return [f"warning: {self.difference}"] if self.difference else []
 
 
 def fetch(
@@ -147,8 +147,8 @@ def _archive(
 ) -> Downloaded:
     """Return the archive, downloaded into work if it is not a file already; raise `Mismatch` if it is another."""
     if file is not None:
-        sha256_of_file = digest_of_file(file)
-        found = Downloaded(file, file.stat().st_size, sha256_of_file, received=0, requests=0)
+        with reading_errors(file):
+            found = Downloaded(file, file.stat().st_size, digest_of_file(file), received=0, requests=0)
     else:
         found = download(url, work / _file_name(url), patience=patience, copies=2, on_progress=on_progress)
     if sha256 and found.sha256 != sha256:

@@ -33,10 +33,10 @@ def read_array(path: Path, name: str, *, most: int) -> NDArray[Any]:
     with reading_errors(path), path.open("rb") as file:
         try:
             order = _byte_order(file.read(128))
-            for matrix in _matrices(file, order, most + _HEADERS):
-                found = _array(matrix, order, name, most)
-                if found is not None:
-                    return found
+            for matrix in _matrices(file, order):
+                *_, called, _ = _headers(memoryview(bytes(matrix.first(_HEADERS))), order)
+                if called == name.encode():
+                    return _array(matrix.first(_HEADERS + most), order, most)
         except zlib.error as error:
             raise CorruptFile(f"{path}: damaged ({error})") from error
         except _Damaged as error:
@@ -57,19 +57,38 @@ def _byte_order(header: bytes) -> str:
     return order
 
 
-def _matrices(file: BinaryIO, order: str, most: int) -> Iterator[memoryview]:
-    """Yield what each matrix of the file holds, decompressed, at most so many bytes of it."""
+class _Matrix:
+    """What one matrix of the file holds, decompressed, and read no further than is asked for."""
+
+    def __init__(self, file: BinaryIO, size: int, engine: Any = None) -> None:
+        self._file, self._end, self._engine = file, file.tell() + size, engine
+        self._found = bytearray()
+        self.start = 0  # of what it holds, behind its own tag where it is compressed
+
+    def first(self, most: int) -> memoryview:
+        """Return its first bytes, so many or all; no view of an earlier call may be in use any more."""
+        most, engine = self.start + most, self._engine
+        while len(self._found) < most and not (engine and engine.eof):
+            waiting = engine.unconsumed_tail if engine else b""
+            data = waiting or self._file.read(min(_PIECE, self._end - self._file.tell()))
+            if not data:
+                break
+            self._found += engine.decompress(data, most - len(self._found)) if engine else data
+        return memoryview(self._found)[self.start : most]
+
+
+def _matrices(file: BinaryIO, order: str) -> Iterator[_Matrix]:
+    """Yield each matrix of the file."""
     while tag := file.read(8):
         kind, size = _tag(tag, order)
         end = file.tell() + size
         if kind == _MATRIX:
-            yield memoryview(file.read(min(size, most)))
+            yield _Matrix(file, size)
         elif kind == _COMPRESSED:
-            engine, found = zlib.decompressobj(), bytearray()
-            while len(found) < most and not engine.eof and (piece := file.read(min(_PIECE, end - file.tell()))):
-                found += engine.decompress(piece, most - len(found))
-            if _tag(found[:8], order)[0] == _MATRIX:
-                yield memoryview(found)[8:]
+            matrix = _Matrix(file, size, zlib.decompressobj())
+            if _tag(matrix.first(8), order)[0] == _MATRIX:
+                matrix.start = 8
+                yield matrix
         file.seek(end)
 
 
@@ -91,8 +110,8 @@ def _element(data: memoryview, order: str) -> tuple[int, int, memoryview, memory
     return kind, size, data[8 : 8 + size], data[8 + -(-size // 8) * 8 :]
 
 
-def _array(data: memoryview, order: str, name: str, most: int) -> NDArray[Any] | None:
-    """Return the array of that name, None if this is another."""
+def _headers(data: memoryview, order: str) -> tuple[NDArray[Any], list[int], bytes, memoryview]:
+    """Return the flags, the shape and the name of a matrix, and what stands behind them."""
     headers = []
     for wanted in (_FLAGS, _DIMENSIONS, _NAME):
         kind, size, found, data = _element(data, order)
@@ -100,9 +119,12 @@ def _array(data: memoryview, order: str, name: str, most: int) -> NDArray[Any] |
         if kind != wanted or size != len(found) or size % dtype.itemsize:
             raise _Damaged("damaged")
         headers.append(np.frombuffer(found, dtype))
-    flags, shape, called = headers[0], headers[1].tolist(), headers[2]
-    if called.tobytes() != name.encode():
-        return None
+    return headers[0], headers[1].tolist(), headers[2].tobytes(), data
+
+
+def _array(data: memoryview, order: str, most: int) -> NDArray[Any]:
+    """Return the numbers of a matrix in its shape."""
+    flags, shape, _, data = _headers(data, order)
     if len(flags) != 2 or int(flags[0]) & 0xFF not in _CLASSES or int(flags[0]) & _COMPLEX:
         raise _Damaged("holds something else under this name")
     stored, size, found, _ = _element(data, order)

@@ -57,7 +57,10 @@ def common_tables(
     """Return the tables of shards and cache.h5: columns of rows, text as fixed-length UTF-8, views and constants."""
     columns = {column: [getattr(row, column) for row in rows] for column in _IMAGE_COLUMNS}
     return {
-        **{f"images/{c}": text_column(v) if c in _TEXT_COLUMNS else np.array(v, "<i4") for c, v in columns.items()},
+        **{
+            f"images/{name}": text_column(values) if name in _TEXT_COLUMNS else np.array(values, "<i4")
+            for name, values in columns.items()
+        },
         "views/box": box,
         "views/flip": flip,
         **{f"{CONSTANTS_GROUP}/{layer}": values for layer, values in constants.items()},

@@ -1,1 +1,1 @@
-"""The attention LSTM on CPUs as few large operations, with gradients written out, behind one switch."""
+"""The attention LSTM as few large operations, with gradients written out, behind one switch."""

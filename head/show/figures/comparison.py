@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-MOST_ROWS = 40  # more are cut, and the caption says so
+MOST_LINES = 40  # more are cut, and the caption says so
 _LINE = 0.21  # inches
 
 
@@ -48,7 +48,7 @@ def draw_comparison(
     summaries: Sequence[HeadSummary], table: PublishedTable | None, dataset: str
 ) -> "tuple[Figure, str]":
     """Return a figure of each head's rho and MSE, beside the paper's if there is a table, and what it shows."""
-    lines = lines_of(summaries[:MOST_ROWS], table)
+    lines = lines_of(summaries[:MOST_LINES], table)
     figure = new_figure(1.2 + _LINE * len(lines), width=WIDTH)
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     for place, line in enumerate(lines):
@@ -66,14 +66,14 @@ def draw_comparison(
     right.tick_params(axis="y", length=0)
     right.set_xlabel("MSE")
     right.locator_params(axis="x", nbins=5)
-    shown = summaries[:MOST_ROWS]
+    shown = summaries[:MOST_LINES]
     caption = f"{_comparison_caption(table, dataset)} {scope(shown)}{cut_note(len(shown), len(summaries))}"
     return settled(figure), caption
 
 
 def draw_differences(comparisons: Sequence[Comparison]) -> "tuple[Figure, str]":
     """Return a figure of each head's difference in rho from the one compared with, and what it shows."""
-    shown = comparisons[:MOST_ROWS]
+    shown = comparisons[:MOST_LINES]
     figure = new_figure(1.0 + _LINE * len(shown), width=WIDTH * 0.8)
     axes = figure.subplots()
     for place, one in enumerate(shown):

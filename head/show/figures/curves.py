@@ -11,6 +11,7 @@ from featcache.base.errors import printable
 from head.evaluation.score import Scored
 from head.evaluation.summary import HeadSummary
 from head.runs.history import HISTORY_NAME, read_history
+from head.settings import used_fields
 from head.show.figures.results import runs_named
 from head.show.style import BLUE, PALETTE, WIDTH, new_figure, settled, wrapped
 
@@ -28,7 +29,7 @@ def without_curves(summary: HeadSummary) -> str:
     run = summary.scored[0].run
     if run.imported:
         return "imported, so its training is not known"
-    if run.result.hyperparameters is not None:
+    if "lr" not in used_fields(run.settings["head"]):
         return "fitted in one go, without epochs"
     if bad := [one.run.folder.name for one in summary.scored if not _history(one)]:
         return f"{HISTORY_NAME} of {', '.join(bad)} is missing or damaged"

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from featcache.base.files import make_folder, write_durably
 from featcache.store.cache import FeatureCache
@@ -37,6 +37,38 @@ class Drawings:
 
     drawings: list[Drawing]
     left_out: list[str]
+
+
+@dataclass(frozen=True)
+class SavedDrawings:
+    """The figures of an evaluation as NAME.png and NAME.svg in a folder, and why others were left out."""
+
+    folder: Path
+    drawings: Sequence[Drawing]
+    left_out: Sequence[str]
+    evaluation: Evaluation
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as a JSON object."""
+        figures = [
+            {
+                "name": one.name,
+                "title": one.title,
+                "caption": one.caption,
+                "files": [str(self.folder / f"{one.name}{suffix}") for suffix in (".png", ".svg")],
+            }
+            for one in self.drawings
+        ]
+        problems = [str(error) for error in self.evaluation.errors]
+        return {"figures": figures, "left_out": list(self.left_out), "problems": problems}
+
+    def as_text(self) -> str:
+        """Return each figure's files and caption as a line."""
+        return "\n".join(f"{self.folder / one.name}.png, .svg: {one.caption}" for one in self.drawings)
+
+    def warnings(self) -> list[str]:
+        """Return what to know of runs that were left out."""
+        return self.evaluation.warnings()
 
 
 @dataclass(frozen=True)

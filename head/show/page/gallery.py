@@ -100,23 +100,23 @@ class Gallery:
         return sorted({entry.row for entry in self.entries})
 
 
-def shown_row(evaluation: Evaluation, name: str | None) -> int:
-    """Return the number of the row called name; by default the reference of the comparisons, if its head looks.
+def shown_summary(evaluation: Evaluation, name: str | None) -> int:
+    """Return the number of the summary called name; by default the reference of the comparisons, if its head looks.
 
-    If that does not, the first row that does is taken, else the reference. Raises `InvalidSettings` if not exactly
-    one row can be meant.
+    If that does not, the first that does is taken, else the reference. Raises `InvalidSettings` if not exactly
+    one can be meant.
     """
     summaries = evaluation.summaries
     if name is not None:
-        return find_row({one.name: one.runs for one in summaries}, name)
+        return find_summary({one.name: one.runs for one in summaries}, name)
     against = evaluation.comparisons[0].against if evaluation.comparisons else summaries[0].name
     reference = next(k for k, one in enumerate(summaries) if one.name == against)
     looking = [k for k, one in enumerate(summaries) if one.scored[0].run.attends]
     return reference if reference in looking or not looking else looking[0]
 
 
-def find_row(runs_by_name: Mapping[str, Sequence[Run]], name: str) -> int:
-    """Return the number of the row called name, or else of the only one with runs that are, whatever their seed.
+def find_summary(runs_by_name: Mapping[str, Sequence[Run]], name: str) -> int:
+    """Return the number of the summary called name, or else of the only one with runs that are, whatever their seed.
 
     Raises `InvalidSettings` if there is none, or more than one.
     """

@@ -20,7 +20,7 @@ from head.runs.find import find_runs_of
 from head.show.figures.figures import draw_all, svg_of
 from head.show.page.document import json_block, page_of
 from head.show.page.facts import cache_facts, score_facts
-from head.show.page.gallery import Gallery, find_row, first_seeds, gallery_of, shown_row
+from head.show.page.gallery import Gallery, find_summary, first_seeds, gallery_of, shown_summary
 from head.show.page.thumbnails import Thumbnail, images_folder, thumbnails_of
 
 LARGEST_PAGE = 40_000_000  # bytes, unless maps and figures alone take more
@@ -30,7 +30,7 @@ _FEW = 8
 
 @dataclass(frozen=True)
 class ReportSettings:
-    """What a report shows: root is the dataset's folder if it has moved, head the row whose maps are shown, most the
+    """What a report shows: root is the dataset's folder if it has moved, head the one whose maps are shown, most the
     number of images in the gallery. maps is the folder that takes the maps as they are, if they are asked for.
     """
 
@@ -46,7 +46,7 @@ class ReportSettings:
 
 @dataclass(frozen=True)
 class Report:
-    """What a page shows, as a JSON object, the row whose maps it has, how many images, and which have no picture."""
+    """What a page shows, as a JSON object, the head whose maps it has, how many images, and which have no picture."""
 
     data: dict[str, Any]
     head: str
@@ -102,7 +102,7 @@ def evaluate_for(
     part: str = "test",
     against: str | None = None,
 ) -> Evaluation:
-    """Return what `head.evaluation.evaluate` does, having checked first that root and head name something.
+    """Return what `head.evaluate` does, having checked first that root and head name something.
 
     Raises `InvalidSettings` if they do not, and what `evaluate` raises; of runs none of which can be scored, their
     errors.
@@ -117,10 +117,10 @@ def evaluate_for(
 
 
 def _check_head(cache: FeatureCache, runs: Path, splits: str, settings: ReportSettings) -> None:
-    """Raise `InvalidSettings` unless the row that is named exists, and has maps if they are asked for."""
+    """Raise `InvalidSettings` unless the head that is named exists, and has maps if they are asked for."""
     finished = [run for run in find_runs_of(cache, runs, splits)[0] if run.finished]
-    rows = {name: [finished[place] for place in places] for name, places in named_groups(finished)}
-    meant = finished if settings.head is None else list(rows.values())[find_row(rows, settings.head)]
+    runs_of = {name: [finished[place] for place in places] for name, places in named_groups(finished)}
+    meant = finished if settings.head is None else list(runs_of.values())[find_summary(runs_of, settings.head)]
     if settings.maps is not None and meant and not any(run.attends for run in meant):
         who = f"{settings.head} has no" if settings.head else "no head here has"
         raise InvalidSettings(f"--maps: {who} attention; leave --maps out")
@@ -134,7 +134,7 @@ def build_report(
     Raises `InvalidSettings` if root or head names nothing.
     """
     folder = images_folder(cache, settings.root)
-    gallery = gallery_of(cache, evaluation, shown=shown_row(evaluation, settings.head), most=settings.most)
+    gallery = gallery_of(cache, evaluation, shown=shown_summary(evaluation, settings.head), most=settings.most)
     images = [cache.images[row] for row in gallery.rows]
     data: dict[str, Any] = {
         "cache": cache_facts(cache),
@@ -162,18 +162,18 @@ def write_report(path: Path, report: Report, *, maps: Sequence[Path] = ()) -> Wr
 
 
 def write_raw_maps(cache: FeatureCache, evaluation: Evaluation, settings: ReportSettings) -> list[Path]:
-    """Write the maps of the row that the page shows, if asked for: split-K.npy (n, T, H, W) of each split's first seed.
+    """Write the maps of the head that is shown, if asked for: split-K.npy (n, T, H, W) of each split's first seed.
 
-    Image k of it is line k of split-K.csv, which has its prediction. Raises `InvalidSettings` if the row does not look.
+    Image k of it is line k of split-K.csv, which has its prediction. Raises `InvalidSettings` for a head that does not look.
     """
     if settings.maps is None:
         return []
-    row = evaluation.summaries[shown_row(evaluation, settings.head)]
+    shown = evaluation.summaries[shown_summary(evaluation, settings.head)]
     found = []
-    for split, scored in first_seeds(row).items():
+    for split, scored in first_seeds(shown).items():
         batches = attention_of(cache, scored.run, present_part(cache, cache.splits[split][scored.part]).rows)
         if batches is None:
-            raise InvalidSettings(f"--maps: {row.name} has no attention; name a row that has by --head")
+            raise InvalidSettings(f"--maps: {shown.name} has no attention; name a row that has by --head")
         path = settings.maps / f"split-{split}.npy"
         write_maps(path, np.concatenate(list(batches)))
         write_durably(path.with_suffix(".csv"), predictions_csv(scored))

@@ -9,7 +9,9 @@ import numpy as np
 from featcache.base.progress import OnProgress, silent
 from featcache.images.decode import decode_bytes
 from featcache.store.cache import FeatureCache
+from head.evaluation.evaluate import Evaluation
 from head.prediction.predictor import Predictor
+from head.runs.run import Run
 from head.show.overlay import seen_box
 from head.show.page.document import page_of
 from head.show.page.facts import run_facts
@@ -42,8 +44,7 @@ def exploration(
     if cache is not None:
         settings = ReportSettings(root=root)
         found = evaluate_for(cache, runs, settings)
-        home, scored = run.folder.resolve(), ((row.name, one.run) for row in found.summaries for one in row.scored)
-        settings = replace(settings, head=next((name for name, one in scored if one.folder.resolve() == home), None))
+        settings = replace(settings, head=_name_of_summary(run, found))
         about = build_report(cache, found, settings, on_progress=on_progress)
         data |= about.data
         left_out = dict.fromkeys(f"warning: not in the page: {error}" for error in found.errors)
@@ -73,3 +74,9 @@ def predict_bytes(predictor: Predictor, data: bytes) -> dict[str, Any]:
         "box": list(seen_box(run.recipe.view_settings, width=width, height=height)),
         "picture": make_thumbnail(decoded.rgb, SIDE).as_text(),
     }
+
+
+def _name_of_summary(run: Run, found: Evaluation) -> str | None:
+    """Return the name of the summary that a run is in, None if it was not scored."""
+    home = run.folder.resolve()
+    return next((head.name for head in found.summaries for one in head.runs if one.folder.resolve() == home), None)

@@ -9,7 +9,7 @@ import pytest
 
 from head.evaluation.compare import compare
 from head.evaluation.summary import summaries_of
-from head.show.figures.comparison import MOST_ROWS, draw_comparison, draw_differences, lines_of
+from head.show.figures.comparison import MOST_LINES, draw_comparison, draw_differences, lines_of
 from head.show.figures.paper_tables import TABLES, table_of
 from head.show.style import BLUE, GREY, RED, styled
 from tests.helpers.results import THREE_SPLITS, scored
@@ -96,7 +96,7 @@ def test_more_heads_than_can_be_read_are_cut_and_said() -> None:
     heights = [label.get_window_extent() for label in labels]
     assert all(low.y1 <= high.y0 for high, low in itertools.pairwise(heights))
     assert caption.endswith("The first 40 of 47 heads by validation rho.")
-    assert len(difference.axes[0].get_yticklabels()) == MOST_ROWS
+    assert len(difference.axes[0].get_yticklabels()) == MOST_LINES
     assert said.endswith("The first 40 of 46 heads by validation rho.")
 
 

@@ -21,7 +21,7 @@ from head.evaluation.score import attention_of
 from head.evaluation.summary import summaries_of
 from head.runs.head_file import load_head
 from head.runs.run import read_run
-from head.show.page.gallery import Entry, Gallery, find_row, gallery_of, pack_maps, shown_row
+from head.show.page.gallery import Entry, Gallery, find_summary, gallery_of, pack_maps, shown_summary
 from head.show.page.thumbnails import SMALLEST_SIDE, Thumbnail, images_folder, thumbnails_of
 from tests.helpers.results import changed, scored
 
@@ -76,7 +76,7 @@ def test_packed_maps_are_in_units_of_an_even_share() -> None:
 
 
 def test_images_are_as_many_as_their_maps_have_room_for(cache: FeatureCache, evaluation: Evaluation) -> None:
-    shown = shown_row(evaluation, "paper")
+    shown = shown_summary(evaluation, "paper")
     every = gallery_of(cache, evaluation, shown=shown)
     taken = len(json.dumps([entry.as_json() for entry in every.entries]))
     few = gallery_of(cache, evaluation, shown=shown, budget=taken // 2)
@@ -115,21 +115,21 @@ def evaluation_of(*names: str, against: str | None = None) -> Evaluation:
 
 
 def test_maps_are_of_the_reference_or_else_of_the_best_that_looks() -> None:
-    assert shown_row(evaluation_of("best", "other"), None) == 0
-    assert shown_row(evaluation_of("best", "other", against="other"), None) == 1
-    assert shown_row(evaluation_of("ridge", "other", "third"), None) == 1
-    assert shown_row(evaluation_of("ridge"), None) == 0
-    assert shown_row(evaluation_of("best", "ridge"), "ridge") == 1
+    assert shown_summary(evaluation_of("best", "other"), None) == 0
+    assert shown_summary(evaluation_of("best", "other", against="other"), None) == 1
+    assert shown_summary(evaluation_of("ridge", "other", "third"), None) == 1
+    assert shown_summary(evaluation_of("ridge"), None) == 0
+    assert shown_summary(evaluation_of("best", "ridge"), "ridge") == 1
 
 
 def test_a_row_is_found_by_its_name_or_that_of_a_run() -> None:
     (result,) = [scored("paper,seed=3", "1", 0.5)]
-    assert find_row({"paper": [result.run]}, "paper") == 0
-    assert find_row({"both": [], "paper (here)": [result.run]}, "paper,seed=3") == 1
+    assert find_summary({"paper": [result.run]}, "paper") == 0
+    assert find_summary({"both": [], "paper (here)": [result.run]}, "paper,seed=3") == 1
     with pytest.raises(InvalidSettings, match="--head ridge: no such row; name one of a, b"):
-        find_row({"a": [], "b": []}, "ridge")
+        find_summary({"a": [], "b": []}, "ridge")
     with pytest.raises(InvalidSettings, match="--head paper: more than one row; name one of a, b"):
-        find_row({"a": [result.run], "b": [result.run]}, "paper")
+        find_summary({"a": [result.run], "b": [result.run]}, "paper")
 
 
 def test_of_too_many_images_the_extremes_are_kept_and_others_by_lot(
