@@ -2,8 +2,8 @@
 
 Data are small ones in the place of those that the documents speak of.
 
-What makes them fast is added behind: small images, random weights where a download would be needed. Heads train for
-one epoch.
+What makes them fast is added behind: small images, random weights where a download would be needed. Heads are small,
+and train for one epoch.
 """
 
 import itertools
@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -21,8 +22,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from cli import main
+from featcache.store.cache import FeatureCache
+from head.models.kinds import untrained_head
+from head.settings import TrainSettings
 from head.training.checkpoint import State
 from head.training.trainer import Trainer
 from tests.helpers.clusters import running_cluster
@@ -75,7 +80,11 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     def one_epoch(self: Trainer, state: State) -> Iterator[None]:
         return itertools.islice(epochs(self, state), 1)
 
+    def small(cache: FeatureCache, settings: TrainSettings) -> nn.Module:
+        return untrained_head(cache, replace(settings, hidden_size=17, regressor_size=13))
+
     monkeypatch.setattr(Trainer, "epochs", one_epoch)
+    monkeypatch.setattr("head.training.trainer.untrained_head", small)
     yield tmp_path
 
 

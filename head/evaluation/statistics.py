@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 CORRECTION = "t over splits, its variance corrected for overlapping training sets (Nadeau and Bengio 2003)"
 CONFIDENCE = 0.95
@@ -23,6 +22,8 @@ def corrected_interval(values: NDArray[np.float64], test_share: float) -> tuple[
     interval. NaN for fewer than two values. Nadeau and Bengio, Inference for the generalization error, Machine
     Learning 52 (2003), section 4.1.
     """
+    from scipy import stats  # takes two seconds, so it is when it is first needed
+
     error = standard_error(values, test_share)
     if math.isnan(error):
         return float("nan"), float("nan")
@@ -32,6 +33,8 @@ def corrected_interval(values: NDArray[np.float64], test_share: float) -> tuple[
 
 def corrected_p(values: NDArray[np.float64], test_share: float) -> float:
     """Return the two-sided p of a mean of 0, as `corrected_interval` has it; NaN where all values are equal."""
+    from scipy import stats
+
     error = standard_error(values, test_share)
     if math.isnan(error) or error == 0:
         return float("nan")

@@ -42,10 +42,10 @@ class Kind:
     title is what a model card calls it. module is built of shape, whose fields are sizes and fields of settings. reads
     gives for settings the pooling of its `HeadInput`. scale gives for a module the mean and deviation by which it
     standardises its channels, None where it does not. attends is whether it looks at places, which baselines do not:
-    then its shape has a hidden_size, and without attention its maps are uniform, 1/L. target gives the scale of training
-    scores. coverage gives for T the constant of Eq. 15: how much attention a position should get in all T steps
-    together. baseline is how scikit-learn fits it; a head without one is trained by gradients and, if it standardises,
-    is told mean and deviation by its `set_feature_scale`.
+    then its shape has a hidden_size, and without attention its maps are uniform, 1/L. target gives the scale of
+    training scores. coverage gives for T the constant of Eq. 15: how much attention a position should get in all T
+    steps together. baseline is how scikit-learn fits it; a head without one is trained by gradients and, if it
+    standardises, is told mean and deviation by its `set_feature_scale`.
     """
 
     title: str

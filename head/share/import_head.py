@@ -1,5 +1,6 @@
 """A checkpoint of the authors' published models becomes a run with a backbone of its own. Nothing in it is executed."""
 
+import functools
 import math
 import re
 from dataclasses import dataclass
@@ -97,6 +98,7 @@ def import_head(file: Path, out: Path, *, name: str = "imported", split: str = "
     return Imported(file, run, shape, tuple(key for key in state if key not in known))
 
 
+@functools.cache
 def _resnet() -> tuple[nn.Module, nn.Module]:
     """Return the authors' backbone up to the layer that is used, and the whole of it, both without weights."""
     from torchvision.models import get_model

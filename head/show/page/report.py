@@ -164,7 +164,7 @@ def write_report(path: Path, report: Report, *, maps: Sequence[Path] = ()) -> Wr
 def write_raw_maps(cache: FeatureCache, evaluation: Evaluation, settings: ReportSettings) -> list[Path]:
     """Write the maps of the head that is shown, if asked for: split-K.npy (n, T, H, W) of each split's first seed.
 
-    Image k of it is line k of split-K.csv, which has its prediction. Raises `InvalidSettings` for a head that does not look.
+    Image k of it is line k of split-K.csv, which has its prediction. Raises `InvalidSettings` without attention.
     """
     if settings.maps is None:
         return []
