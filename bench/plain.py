@@ -15,8 +15,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms.v2 import Normalize, functional
 
-from featcache.backbones.networks import TORCHVISION, Extractor, build_timm, build_torchvision
-from featcache.backbones.weights import seeded
+from featcache.backbones.networks import Extractor, build_extractor
 from featcache.datasets.dataset import Dataset
 from featcache.images.views import View, view_of
 from featcache.settings import ExtractSettings
@@ -56,8 +55,7 @@ def cut(image: Image.Image, view: View, size: int) -> Tensor:
 
 def network(settings: ExtractSettings) -> Extractor:
     """Return extract's network with its weights, as PyTorch builds it, in evaluation mode."""
-    build = build_torchvision if settings.backbone in TORCHVISION else build_timm
-    extractor = seeded(settings.views.seed, lambda: build(settings.backbone, (), settings.weights))
+    extractor = build_extractor(settings.backbone, (), settings.weights, seed=settings.views.seed)
     extractor.module.eval()
     return extractor
 

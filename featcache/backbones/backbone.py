@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from featcache.backbones import weights as weights_module
 from featcache.backbones.execution import Execution, resolve_precision, resolve_runtime
-from featcache.backbones.networks import TORCHVISION, Extractor, build_timm, build_torchvision, fold_batch_norms
+from featcache.backbones.networks import Extractor, build_extractor, fold_batch_norms
 from featcache.backbones.runner import start
 from featcache.base.cores import usable_threads
 from featcache.base.devices import memory_errors, resolve_device
@@ -150,8 +150,7 @@ def build_backbone(
     target = resolve_device(device)
     resolved = resolve_precision(precision, target)
     execution = Execution(target, resolved, resolve_runtime(runtime, target, views, resolved), usable_threads(threads))
-    build = build_torchvision if name in TORCHVISION else build_timm
-    extractor = weights_module.seeded(seed, lambda: build(name, tuple(layers), weights))
+    extractor = build_extractor(name, layers, weights, seed=seed)
     return Backbone(
         name, extractor, execution, image_size=image_size, batch_size=batch_size, fall_back=runtime == "auto"
     )

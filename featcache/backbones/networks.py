@@ -46,6 +46,12 @@ class Extractor:
     std: tuple[float, ...]
 
 
+def build_extractor(name: str, layers: Sequence[str], weights: str, *, seed: int) -> Extractor:
+    """Return the extractor of a backbone of any family; random weights depend on the seed alone."""
+    build = build_torchvision if name in TORCHVISION else build_timm
+    return weights_module.seeded(seed, lambda: build(name, tuple(layers), weights))
+
+
 def build_torchvision(name: str, layers: tuple[str, ...], weights: str) -> Extractor:
     """Return an extractor of one of torchvision's models."""
     from torchvision.models import get_model

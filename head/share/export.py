@@ -7,9 +7,8 @@ from typing import Any
 
 from featcache.backbones.backbone import Backbone
 from featcache.backbones.execution import split_arithmetic
-from featcache.backbones.networks import TORCHVISION, Extractor, build_timm, build_torchvision
+from featcache.backbones.networks import Extractor, build_extractor
 from featcache.backbones.of_recipe import backbone_of
-from featcache.backbones.weights import seeded
 from featcache.base.errors import CorruptFile, InvalidSettings, Mismatch
 from featcache.base.files import make_folder, reading_errors, remove_temporaries, storage_errors, write_durably
 from featcache.base.lock import writer_lock
@@ -131,8 +130,7 @@ def networks_of(run: Run, weights: str | None = None) -> tuple[Extractor, Backbo
         where=str(run.folder),
         way_out="Pass the weights that the cache was extracted with as --weights FILE.",
     )
-    build = build_torchvision if recipe.backbone in TORCHVISION else build_timm
-    return seeded(recipe.seed, lambda: build(recipe.backbone, recipe.layer_names, source)), backbone
+    return build_extractor(recipe.backbone, recipe.layer_names, source, seed=recipe.seed), backbone
 
 
 def _check_place(out: Path, run: Run) -> None:
