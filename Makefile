@@ -18,7 +18,7 @@ demo: $(READY)  ## the whole pipeline on drawn images
 	$(BIN)/amnet demo
 
 test: $(READY)  ## the default tests, a process a core
-	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not slow'
+	$(BIN)/python -m pytest -n auto --dist loadfile -m 'not slow'
 
 test-all: $(READY)  ## the slow tests too
 	$(BIN)/python -m pytest
@@ -38,7 +38,7 @@ check: $(READY)  ## format, lint, type and test
 	$(BIN)/ruff format .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not slow'
+	$(BIN)/python -m pytest -n auto --dist loadfile -m 'not slow'
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
