@@ -71,7 +71,8 @@ class ViewSettings:
 class ExtractSettings:
     """What to extract: augs is K, the number of augmented views beside the evaluation view.
 
-    weights is 'imagenet', a file, or 'random'; layers may be empty for the backbone's default. calibrate_like is
+    views is how images are cut, and `dataclasses.replace(settings.views, image_size=128)` changes a part of it. weights
+    is 'imagenet', a file, or 'random'; layers may be empty for the backbone's default. calibrate_like is
     a cache whose uint8 constants are taken, so that the two can be merged; '' calibrates on the dataset. force
     starts although the disk seems too small.
     """
