@@ -1,5 +1,6 @@
 """The command line: exit status, what goes to stdout and what to stderr, and what is stored."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -268,6 +269,9 @@ def test_a_signal_ends_the_run_in_good_order(here: Path, tiny_dataset: Path, num
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(number)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=20)
+    process.send_signal(number)  # if it has not ended: Python drops an exception that is raised in a finalizer
     _, error = process.communicate(timeout=60)
     assert process.returncode == status, error
     assert "Traceback" not in error
