@@ -54,8 +54,7 @@ def figures(cache: Path | None, out: Path, as_json: bool, **options: Any) -> Non
     parts = [draw_all(opened, found), draw_examples(opened, found, root=options["root"])] if found.scored else []
     drawings = [drawing for part in parts for drawing in part.drawings]
     left_out = [reason for part in parts for reason in part.left_out]
-    save(drawings, out)
-    saved = SavedDrawings(out, drawings, left_out, found)
+    saved = SavedDrawings(drawings, save(drawings, out), left_out, found)
     if as_json or drawings:
         show(saved.as_json() if as_json else saved.as_text())
     tell(*saved.warnings(), *(f"left out: {reason}" for reason in left_out if not as_json))

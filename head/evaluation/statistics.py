@@ -22,7 +22,7 @@ def corrected_interval(values: NDArray[np.float64], test_share: float) -> tuple[
     interval. NaN for fewer than two values. Nadeau and Bengio, Inference for the generalization error, Machine
     Learning 52 (2003), section 4.1.
     """
-    from scipy import stats  # takes two seconds, so it is when it is first needed
+    from scipy import stats  # when it is first needed, as in head.evaluation.metrics
 
     error = standard_error(values, test_share)
     if math.isnan(error):

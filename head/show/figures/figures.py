@@ -41,30 +41,26 @@ class Drawings:
 
 @dataclass(frozen=True)
 class SavedDrawings:
-    """The figures of an evaluation as NAME.png and NAME.svg in a folder, and why others were left out."""
+    """The figures of an evaluation, the files of each as `save` returns them, and why others were left out."""
 
-    folder: Path
     drawings: Sequence[Drawing]
+    files: Sequence[Path]
     left_out: Sequence[str]
     evaluation: Evaluation
 
     def as_json(self) -> dict[str, Any]:
         """Return it as a JSON object."""
         figures = [
-            {
-                "name": one.name,
-                "title": one.title,
-                "caption": one.caption,
-                "files": [str(self.folder / f"{one.name}{suffix}") for suffix in (".png", ".svg")],
-            }
-            for one in self.drawings
+            {"name": one.name, "title": one.title, "caption": one.caption, "files": [str(png), str(svg)]}
+            for one, png, svg in zip(self.drawings, self.files[::2], self.files[1::2], strict=True)
         ]
         problems = [str(error) for error in self.evaluation.errors]
         return {"figures": figures, "left_out": list(self.left_out), "problems": problems}
 
     def as_text(self) -> str:
         """Return each figure's files and caption as a line."""
-        return "\n".join(f"{self.folder / one.name}.png, .svg: {one.caption}" for one in self.drawings)
+        pairs = zip(self.drawings, self.files[::2], strict=True)
+        return "\n".join(f"{png}, .svg: {one.caption}" for one, png in pairs)
 
     def warnings(self) -> list[str]:
         """Return what to know of runs that were left out."""
