@@ -4,6 +4,7 @@ The head's file also holds the sha256 of every image it was trained on, so the g
 its training images goes where the head goes.
 """
 
+import functools
 import json
 import re
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ class Run:
         """The split it was trained on."""
         return self.config.split
 
-    @property
+    @functools.cached_property
     def settings(self) -> Document:
         """The settings it was trained with; those that an older run does not have are the defaults."""
         return {**TrainSettings().as_json(), **self.config.settings}
