@@ -31,20 +31,20 @@ from featcache.images.views import View, render, view_of
 from featcache.settings import ExtractSettings, view_settings_of
 from featcache.store.cache import open_cache
 from tests.helpers.processes import Forked
-from tests.helpers.tiny import TINY_EXTRACT
+from tests.helpers.tiny import QUICK_EXTRACT
 
-SETTINGS = dataclasses.replace(TINY_EXTRACT, batch_size=7)
+SETTINGS = dataclasses.replace(QUICK_EXTRACT, batch_size=7)
 PUBLISHED = dataclasses.replace(SETTINGS, views=view_settings_of("published", image_size=64))
 SCRIPT = """
 import sys
 from pathlib import Path
 import featcache.extraction.plan, torch
-from tests.helpers.tiny import TINY_EXTRACT
+from tests.helpers.tiny import QUICK_EXTRACT
 from featcache.datasets.dataset import open_dataset
 from featcache.extraction.extract import extract
 featcache.extraction.plan.ROWS_PER_SHARD = 8
 torch.set_num_threads(1)
-extract(open_dataset(sys.argv[1]), TINY_EXTRACT, Path(sys.argv[2]), on_progress=lambda p: print(p.done, flush=True))
+extract(open_dataset(sys.argv[1]), QUICK_EXTRACT, Path(sys.argv[2]), on_progress=lambda p: print(p.done, flush=True))
 """
 
 
@@ -364,7 +364,7 @@ def test_several_layers_from_one_pass_equal_those_of_single_passes(tiny_dataset:
     run(tiny_dataset, tmp_path / "one", dataclasses.replace(both, layers=("layer2",)))
     together, alone = open_cache(tmp_path / "both"), open_cache(tmp_path / "one")
     assert together.layer() == "layer3"
-    assert together.read([0], 0, "layer2").shape == (1, 64, 128)
+    assert together.read([0], 0, "layer2").shape == (1, 64, 48)
     np.testing.assert_array_equal(together.read(range(41), 0, "layer2"), alone.read(range(41), 0))
 
 
@@ -430,7 +430,7 @@ def test_mending_the_only_shard_keeps_its_augmented_views(own_dataset: Path, tmp
         mended = run(own_dataset, tmp_path / "out", dataclasses.replace(SETTINGS, augs=0))
     assert (mended.views, mended.absent) == (3, [])
     assert len(shard_digests(tmp_path / "out")) == 1
-    assert open_cache(tmp_path / "out").read([5], 2).shape == (1, 16, 256)
+    assert open_cache(tmp_path / "out").read([5], 2).shape == (1, 16, 192)
 
 
 def test_an_image_that_decodes_only_while_planning_costs_no_shard(

@@ -29,7 +29,7 @@ from featcache.store.cache import open_cache
 from featcache.store.folder import TIMINGS_NAME as TIMINGS
 from featcache.store.shards.format import Target
 from tests.helpers.clusters import RunningCluster, running_cluster
-from tests.helpers.tiny import TINY_EXTRACT
+from tests.helpers.tiny import QUICK_EXTRACT
 
 TWO = Workers(jobs=2)
 
@@ -45,7 +45,7 @@ def alone(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(featcache.extraction.plan, "ROWS_PER_SHARD", 3)
         out = tmp_path_factory.mktemp("alone") / "cache"
-        extract(open_dataset(str(tiny_dataset)), TINY_EXTRACT, out)
+        extract(open_dataset(str(tiny_dataset)), QUICK_EXTRACT, out)
     return out
 
 
@@ -55,7 +55,7 @@ def cluster() -> Iterator[RunningCluster]:
         yield running
 
 
-def run(dataset: Path, out: Path, workers: Workers, settings: ExtractSettings = TINY_EXTRACT) -> ExtractReport:
+def run(dataset: Path, out: Path, workers: Workers, settings: ExtractSettings = QUICK_EXTRACT) -> ExtractReport:
     return extract(open_dataset(str(dataset)), settings, out, workers=workers)
 
 
@@ -86,7 +86,7 @@ def test_a_dask_worker_killed_in_the_middle_changes_nothing(tiny_dataset: Path, 
                 os.kill(left.pop(), signal.SIGKILL)
 
         out, workers = tmp_path / "cache", Workers(cluster=cluster.address)
-        extract(open_dataset(str(tiny_dataset)), TINY_EXTRACT, out, workers=workers, on_progress=kill_once)
+        extract(open_dataset(str(tiny_dataset)), QUICK_EXTRACT, out, workers=workers, on_progress=kill_once)
     assert left == []
     assert sealed(out) == sealed(alone)
     assert str(cluster.worker_pids[1]) in hosts_and_processes(out)
@@ -101,7 +101,7 @@ def test_a_process_killed_in_the_middle_changes_nothing(tiny_dataset: Path, alon
             killed.extend(int(process) for process in hosts_and_processes(tmp_path / "cache"))
             os.kill(killed[0], signal.SIGKILL)
 
-    extract(open_dataset(str(tiny_dataset)), TINY_EXTRACT, tmp_path / "cache", workers=TWO, on_progress=kill_once)
+    extract(open_dataset(str(tiny_dataset)), QUICK_EXTRACT, tmp_path / "cache", workers=TWO, on_progress=kill_once)
     assert killed
     assert sealed(tmp_path / "cache") == sealed(alone)
     assert str(os.getpid()) not in hosts_and_processes(tmp_path / "cache")
@@ -128,11 +128,11 @@ def test_bad_images_are_left_out_by_workers_as_by_one_process(
     assert [name for name, _ in reports[1].absent] == ["05.jpg"]
     assert sealed(tmp_path / "one") == sealed(tmp_path / "two")
     with pytest.raises(BadInput, match=r"05\.jpg: unidentified.*; mend it, or use --on-bad-image skip"):
-        run(own, tmp_path / "three", away, replace(TINY_EXTRACT, on_bad_image="stop"))
+        run(own, tmp_path / "three", away, replace(QUICK_EXTRACT, on_bad_image="stop"))
 
 
 def test_uint8_by_workers_is_uint8_by_one_process(tiny_dataset: Path, tmp_path: Path, cluster: RunningCluster) -> None:
-    settings = replace(TINY_EXTRACT, encoding="uint8")
+    settings = replace(QUICK_EXTRACT, encoding="uint8")
     for name, workers in (("one", Workers()), ("two", Workers(cluster=cluster.address))):
         run(tiny_dataset, tmp_path / name, workers, settings)
     assert sealed(tmp_path / "one") == sealed(tmp_path / "two")
@@ -140,7 +140,7 @@ def test_uint8_by_workers_is_uint8_by_one_process(tiny_dataset: Path, tmp_path: 
 
 def task_for(dataset: Path, out: Path, number: int = 0, **changes: object) -> ShardJob:
     """Return the task of one shard of the tiny dataset."""
-    settings = replace(TINY_EXTRACT, precision="fp32", runtime="torch", device="cpu")
+    settings = replace(QUICK_EXTRACT, precision="fp32", runtime="torch", device="cpu")
     backbone = load_backbone(settings)
     found = open_dataset(str(dataset))
     recipe = replace(recipe_of(backbone, settings.views), **changes)
@@ -208,7 +208,7 @@ def test_shards_that_only_their_workers_see_are_told_with_the_way_out(
 
 @pytest.mark.slow
 def test_the_command_line_takes_jobs_and_a_cluster(tiny_dataset: Path, tmp_path: Path, cluster: RunningCluster) -> None:
-    common = ["extract", "--dataset", str(tiny_dataset), "--backbone", "resnet18", "--weights", "random"]
+    common = ["extract", "--dataset", str(tiny_dataset), "--backbone", "timm:test_resnet", "--weights", "random"]
     for name, where in (("jobs", ["--jobs", "2"]), ("cluster", ["--cluster", cluster.address])):
         out = ["--out", str(tmp_path / name), "--image-size", "64", "--json"]
         result = CliRunner().invoke(main, [*common, *out, *where])

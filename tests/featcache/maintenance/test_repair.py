@@ -20,7 +20,7 @@ from featcache.maintenance.verify import verify_cache
 from featcache.settings import view_settings_of
 from featcache.store.cache import open_cache
 from featcache.store.shards.opening import open_shard
-from tests.helpers.tiny import TINY_EXTRACT
+from tests.helpers.tiny import QUICK_EXTRACT
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_only_damaged_rows_are_computed_and_the_file_is_the_same(own: Path, tiny
 
 
 def test_published_views_come_out_the_same(tiny_dataset: Path, tmp_path: Path) -> None:
-    settings = replace(TINY_EXTRACT, views=view_settings_of("published", image_size=64))
+    settings = replace(QUICK_EXTRACT, views=view_settings_of("published", image_size=64))
     extract(open_dataset(str(tiny_dataset)), settings, tmp_path / "published")
     whole = contents(tmp_path / "published")
     flip_chunk(tmp_path / "published", 7)
@@ -270,7 +270,7 @@ def test_a_shard_that_came_out_different_waits_for_the_others_and_is_not_compute
     tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plan, "ROWS_PER_SHARD", 21)
-    extract(open_dataset(str(tiny_dataset)), TINY_EXTRACT, tmp_path / "own")
+    extract(open_dataset(str(tiny_dataset)), QUICK_EXTRACT, tmp_path / "own")
     cache = open_cache(tmp_path / "own")
     first, second = (entry.file for entry in cache.manifest.shards)
     for name in (first, second):
