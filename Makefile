@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+unexport PYTHONDONTWRITEBYTECODE  # the tests start many processes: each module is compiled by the first alone
 
 .PHONY: setup demo test test-all lint docs faults check clean
 
