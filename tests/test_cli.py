@@ -72,7 +72,8 @@ def test_the_whole_way_from_images_to_a_table(here: Path, tiny_dataset: Path) ->
     assert table[5].startswith("test part, eval views; 95%: t over splits")
     assert table[6:] == ["epoch selected on the val part"]
     assert sorted(path.name for path in (here / "runs/tiny/paper/split-2").iterdir()) == [
-        "config.json", "head.safetensors", "history.csv", "lock", "predictions.csv", "scores.json",
+        "config.json", "head.safetensors", "history.csv", "lock", "other_ratings.safetensors",
+        "predictions.csv", "scores.json",
     ]  # fmt: skip
 
 
@@ -270,7 +271,7 @@ def test_a_signal_ends_the_run_in_good_order(here: Path, tiny_dataset: Path, num
         time.sleep(0.01)
     process.send_signal(number)
     with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(timeout=20)
+        process.wait(timeout=60)
     process.send_signal(number)  # if it has not ended: Python drops an exception that is raised in a finalizer
     _, error = process.communicate(timeout=60)
     assert process.returncode == status, error
@@ -308,7 +309,7 @@ def test_a_grid_is_one_table_with_a_summary_and_comparisons(trained: Path) -> No
     assert lines[18].startswith("paired by split; 95% and p: t over splits")
     assert len(lines) == 19
     found = json.loads(amnet("score-cache", "--runs", "grids", "--against", other, "--json").stdout)
-    assert list(found) == ["runs", "summary", "comparisons", "problems"]
+    assert list(found) == ["runs", "summary", "comparisons", "left_out", "problems"]
     assert [row["name"] for row in found["summary"]] == [best, other]
     ours, theirs = (row["rho_mean"] for row in found["summary"])
     (comparison,) = found["comparisons"]

@@ -17,13 +17,17 @@ from head.runs.run import Run
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The runs that were found, results of those that could be scored, and the errors of others."""
+    """The runs that were found, results of those that could be scored, and the errors of others.
+
+    of_other_data are runs that were left out, each with how its data differ from the cache's.
+    """
 
     runs: Sequence[Run]
     scored: Sequence[Scored]
     summaries: Sequence[HeadSummary]
     comparisons: Sequence[Comparison]
     errors: Sequence[FeatcacheError]
+    of_other_data: Sequence[tuple[Run, str]] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return it as a JSON object."""
@@ -31,6 +35,7 @@ class Evaluation:
             "runs": [result.as_json() for result in self.scored],
             "summary": [summary.as_json() for summary in self.summaries],
             "comparisons": [comparison.as_json() for comparison in self.comparisons],
+            "left_out": [{"run": str(run.folder), "reason": reason} for run, reason in self.of_other_data],
             "problems": [str(error) for error in self.errors],
         }
 
@@ -45,6 +50,7 @@ class Evaluation:
         imported = "imported, so which images it was trained on is unknown; its scores of those say nothing"
         return [
             *(f"{run.folder}: {unfinished}" for run in self.runs if not run.finished),
+            *(f"{run.folder}: {reason}; left out" for run, reason in self.of_other_data),
             *(f"warning: {run.folder}: {imported}" for run in self.runs if run.imported),
         ]
 
@@ -63,15 +69,16 @@ def evaluate(
     Raises what `find_runs_of` and `check_against` raise, before any is scored; errors of single runs are collected,
     and so is that none of the head named against could be scored.
     """
-    found, errors = find_runs_of(cache, runs, splits)
-    finished = [run for run in found if run.finished]
+    found = find_runs_of(cache, runs, splits)
+    finished = [run for run in found.runs if run.finished]
     if against is not None:
         check_against(finished, against)
     scored, failed = collected(lambda run: score_run(run, cache, part=part, views=views), finished)
-    errors += failed + collected(write_scores, scored)[1]  # a result whose folder takes no file is no less one
+    errors = [*found.errors, *failed]
+    errors += collected(write_scores, scored)[1]  # a result whose folder takes no file is no less one
     summaries, comparisons = summaries_of(scored), list[Comparison]()
     try:
         comparisons = compare(summaries, against=against)
     except InvalidSettings as error:
         errors.append(error)
-    return Evaluation(found, scored, summaries, comparisons, errors)
+    return Evaluation(found.runs, scored, summaries, comparisons, errors, found.of_other_data)

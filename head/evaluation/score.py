@@ -60,6 +60,7 @@ class Scored:
 def score_run(run: Run, cache: FeatureCache, *, part: str = "test", views: str = "eval") -> Scored:
     """Score a run's head on one part of its split; views 'all' averages over every view of an image.
 
+    The cache may hold other images than the head was trained on; `head.runs.ratings.difference` says whether it does.
     Raises `Mismatch` if the cache has other features than the head was trained on, `BadInput` if the head
     was trained on any of the images, `InvalidSettings` if there is no such part.
     """

@@ -60,6 +60,8 @@ class RunConfig:
     batch_size: int
     train_images: int | None = None
     absent_images: int = 0
+    images_sha256: str | None = None
+    ratings_sha256: str | None = None
     products: str = "fp32"  # before there was a choice
     exported: Document | None = None
     imported: Source | None = None

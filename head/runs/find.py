@@ -1,50 +1,91 @@
 """Find the runs of a cache."""
 
+from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from featcache.base.errors import FeatcacheError, InvalidSettings, collected
 from featcache.datasets.splits import natural_key
 from featcache.store.cache import FeatureCache
+from head.runs.ratings import difference
 from head.runs.run import Run, read_run, run_folders
 
 
-def find_runs_of(cache: FeatureCache, runs: Path, splits: str = "all") -> tuple[list[Run], list[FeatcacheError]]:
+@dataclass(frozen=True)
+class FoundRuns:
+    """The runs of a cache by name and split; those of other data, and how they differ; errors of unreadable ones.
+
+    Runs of other data say nothing of the cache's scores, and are not scored.
+    """
+
+    runs: Sequence[Run]
+    of_other_data: Sequence[tuple[Run, str]]
+    errors: Sequence[FeatcacheError]
+
+
+def find_runs_of(cache: FeatureCache, runs: Path, splits: str = "all") -> FoundRuns:
     """Return the runs of some splits, or of 'all', in runs/CACHE or, where that is not, in runs or below it.
 
-    Beside them the errors of runs that cannot be read. splits is as `head.training.jobs.chosen_splits` takes it.
-    Unless some are unreadable, raises `InvalidSettings` if no run is finished, or none of a split that splits names.
+    splits is as `head.training.jobs.chosen_splits` takes it. Unless some are unreadable, raises `InvalidSettings` if no
+    run is finished, or none of a split that splits names.
     """
     folder = runs / cache.name if (runs / cache.name).is_dir() else runs
     readable, errors = collected(read_run, run_folders(folder))
-    found = [run for run in readable if _is_of(run, cache, folder)]
+    judged, damaged = collected(lambda run: (run, _difference(run, cache)), readable)
+    errors += damaged
+    mine, elsewhere = _by_cache([run for run, problem in judged if not problem], cache, folder)
+    others = [(run, problem) for run, problem in judged if problem and run.config.cache == cache.name]
     if splits != "all":
-        one = any(run.split == splits for run in found)
+        one = any(run.split == splits for run in mine)
         wanted = [splits] if one else [split.strip() for split in splits.split(",")]
-        found = [run for run in found if run.split in wanted]
-        missing = [split for split in wanted if not any(run.finished for run in found if run.split == split)]
+        mine = [run for run in mine if run.split in wanted]
+        others = [(run, problem) for run, problem in others if run.split in wanted]
+        missing = [split for split in wanted if not any(run.finished for run in mine if run.split == split)]
     else:
-        missing = [] if any(run.finished for run in found) else ["all"]
+        missing = [] if any(run.finished for run in mine) else ["all"]
+    found = FoundRuns(sorted(mine, key=_order), sorted(others, key=lambda one: _order(one[0])), errors)
     if missing and not errors:
-        unfinished = sum(not run.finished for run in found)
-        raise InvalidSettings(_nothing_found(cache, folder, ",".join(missing), unfinished, readable))
-    return sorted(found, key=lambda run: (run.name, natural_key(run.split))), errors
+        raise InvalidSettings(_nothing_found(cache, folder, ",".join(missing), found, elsewhere))
+    return found
 
 
-def _nothing_found(cache: FeatureCache, folder: Path, splits: str, unfinished: int, runs: Sequence[Run]) -> str:
-    """Return that no run of splits, or of 'all', is finished, and the way out; runs are all that are there."""
+def _order(run: Run) -> tuple[str, tuple[int, int, str]]:
+    return run.name, natural_key(run.split)
+
+
+def _difference(run: Run, cache: FeatureCache) -> str:
+    """Return how a run's data differ; of a run of other features nothing, since scoring it says how those differ."""
+    return difference(run, cache) if run.config.fingerprint == cache.fingerprint else ""
+
+
+def _by_cache(runs: Sequence[Run], cache: FeatureCache, folder: Path) -> tuple[list[Run], list[str]]:
+    """Return the runs that are a cache's, and the other caches that it may have been when runs were trained.
+
+    A cache's are those trained under its name or, if there are none, under the one other name under which some were
+    trained on these features and scores: it was renamed. Imported are those of its features, or in folder itself.
+    """
+    imported = [
+        run for run in runs if run.imported and (run.folder == folder or run.config.fingerprint == cache.fingerprint)
+    ]
+    by_name = defaultdict[str, list[Run]](list)
+    for run in runs:
+        if not run.imported and (run.config.cache == cache.name or run.config.fingerprint == cache.fingerprint):
+            by_name[run.config.cache].append(run)
+    if cache.name in by_name or len(by_name) == 1:
+        return imported + by_name.get(cache.name, next(iter(by_name.values()))), []
+    return imported, sorted(by_name)
+
+
+def _nothing_found(cache: FeatureCache, folder: Path, splits: str, found: FoundRuns, elsewhere: Sequence[str]) -> str:
+    """Return that no run of splits, or of 'all', is finished, and the way out; elsewhere are names of equal caches."""
     which = "any split" if splits == "all" else f"split {splits}"
-    alike = [run for run in runs if not run.imported and run.config.fingerprint == cache.fingerprint]
-    names = {run.config.cache for run in alike} - {cache.name}
-    renamed = f"; runs of these features are there for {min(names)}: give the cache that name again" if names else ""
+    unfinished = sum(not run.finished for run in found.runs)
+    reasons = "; ".join(dict.fromkeys(reason for _, reason in found.of_other_data))
+    of_others = f", and {len(found.of_other_data)} of other data ({reasons})" if reasons else ""
+    equal = f"; runs of the same features and scores are there for {' and '.join(elsewhere)}: name one with --runs"
     return (
-        f"{folder}: no finished run of {which} on {cache.name}, and {unfinished} unfinished; make one with "
-        f"train-head --cache {cache.path} --split {splits}{renamed}"
+        f"{folder}: no finished run of {which} on {cache.name}, and {unfinished} unfinished"
+        f"{of_others}; make one with "
+        f"train-head --cache {cache.path} --split {splits}{equal if elsewhere else ''}"
     )
-
-
-def _is_of(run: Run, cache: FeatureCache, folder: Path) -> bool:
-    """Whether a run belongs to a cache: trained on it, or imported and either of its features or asked for itself."""
-    if run.imported:
-        return run.folder == folder or run.config.fingerprint == cache.fingerprint
-    return bool(run.config.cache == cache.name)

@@ -21,6 +21,7 @@ from head.settings import TrainSettings, used_fields
 CONFIG_NAME = "config.json"
 HEAD_NAME = "head.safetensors"
 CHECKPOINT_NAME = "checkpoint"
+RATINGS_NAME = "other_ratings.safetensors"
 RUN_FORMAT_VERSION = 1
 _LARGEST_CONFIG = 16 << 20
 _LONGEST_NAME = 255  # bytes, of a folder on most file systems
@@ -146,6 +147,6 @@ def run_folders(folder: Path) -> list[Path]:
 
 def remove_results(folder: Path) -> None:
     """Remove an earlier head of this folder and what was made with it: a new head must not stand beside old scores."""
-    for pattern in (HEAD_NAME, HISTORY_NAME, "scores*.json", "predictions*.csv"):
+    for pattern in (HEAD_NAME, HISTORY_NAME, RATINGS_NAME, "scores*.json", "predictions*.csv"):
         for path in folder.glob(pattern):
             path.unlink(missing_ok=True)

@@ -12,6 +12,7 @@ from head.evaluation.metrics import json_number, shown
 from head.models.kinds import TargetScale
 from head.runs.head_file import save_head
 from head.runs.history import History, write_history
+from head.runs.ratings import write_other_ratings
 from head.runs.run import CHECKPOINT_NAME, Run, write_config
 from head.training.job import TrainingJob
 
@@ -41,6 +42,7 @@ def write_run(job: TrainingJob, fitted: Fitted, data: SplitData, config: dict[st
         constants=job.input.constants(job.cache),
     )
     write_history(job.folder, fitted.history)
+    write_other_ratings(job.folder, job.cache, job.split, job.settings.select_on)
     best = fitted.history[fitted.best_epoch - 1]
     lowest = min(fitted.history, key=lambda epoch: epoch["val_mse"])
     result = {

@@ -1,7 +1,6 @@
 """Fit a head to one split of a cache, into a run that a kill at any instant leaves to be finished."""
 
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,10 +10,12 @@ from featcache.base.errors import Mismatch, list_problems
 from featcache.base.files import make_folder, remove_temporaries
 from featcache.base.lock import writer_lock
 from featcache.base.progress import OnProgress, silent
+from featcache.store.cache import FeatureCache
 from head.data.batches import SplitData, split_data
 from head.models.kinds import kind_for
 from head.runs.events import EventLog
 from head.runs.history import OnHistory, read_history
+from head.runs.ratings import data_digests, difference
 from head.runs.run import (
     CHECKPOINT_NAME,
     CONFIG_NAME,
@@ -51,7 +52,7 @@ def check_start(job: TrainingJob) -> None:
     check_name(job.name)
     config = _config(job, split_data(job.cache, job.split, job.settings), resolve_device(job.device))
     if job.resume:
-        _existing_run(job.folder, config)
+        _existing_run(job, config)
 
 
 def _train(job: TrainingJob, on_progress: OnProgress, on_history: OnHistory) -> Run:
@@ -62,7 +63,7 @@ def _train(job: TrainingJob, on_progress: OnProgress, on_history: OnHistory) -> 
     make_folder(job.folder)
     with writer_lock(job.folder):
         remove_temporaries(job.folder)
-        existing = _existing_run(job.folder, config) if job.resume else None
+        existing = _existing_run(job, config) if job.resume else None
         if existing is not None and existing.finished:
             return existing
         if existing is None:  # in this order: a kill in between must not leave this run another's checkpoint
@@ -86,6 +87,7 @@ def _config(job: TrainingJob, data: SplitData, device: torch.device) -> dict[str
         "products": job.products(device),
         "selected_on": data.selected_on,
         "data_sha256": data.digest(cache),
+        **data_digests(cache, job.split, job.settings.select_on),
         "train_images": len(data.train.rows),
         "absent_images": data.absent,
         "views": cache.views,
@@ -97,13 +99,14 @@ def _config(job: TrainingJob, data: SplitData, device: torch.device) -> dict[str
     }
 
 
-def _existing_run(folder: Path, config: dict[str, Any]) -> Run | None:
+def _existing_run(job: TrainingJob, config: dict[str, Any]) -> Run | None:
+    folder = job.folder
     if not (folder / CONFIG_NAME).is_file():
         return None
     run = read_run(folder)
     document = run.config.document
     problems = []
-    for key in ("settings", "input", "data_sha256", "fingerprint", "views", "products"):
+    for key in ("settings", "input", "fingerprint", "views", "products"):
         found, wanted = document.get(key), config[key]
         if isinstance(wanted, dict) and isinstance(found, dict):
             problems += [
@@ -111,10 +114,10 @@ def _existing_run(folder: Path, config: dict[str, Any]) -> Run | None:
                 for field in wanted
                 if found.get(field) != wanted[field]
             ]
-        elif found != wanted and key == "data_sha256":
-            problems.append("images, scores or parts of the split: the cache's are no longer those it was trained on")
         elif found != wanted:
             problems.append(f"{key}: {found!r} there, {wanted!r} asked for")
+    if problem := _other_data(run, job.cache, config["data_sha256"]):
+        problems.append(problem)
     if problems:
         raise Mismatch(
             list_problems(
@@ -124,3 +127,14 @@ def _existing_run(folder: Path, config: dict[str, Any]) -> Run | None:
             )
         )
     return run
+
+
+def _other_data(run: Run, cache: FeatureCache, data_sha256: str) -> str:
+    """Return how a run's data differ from those that it would be trained on now, '' if they do not.
+
+    One that is to go on takes the same rows in the same order as it began with.
+    """
+    problem = difference(run, cache)
+    if problem or run.finished or run.config.document.get("data_sha256") == data_sha256:
+        return problem
+    return "its images are in other rows or another order than when it began"

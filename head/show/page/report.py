@@ -118,7 +118,7 @@ def evaluate_for(
 
 def _check_head(cache: FeatureCache, runs: Path, splits: str, settings: ReportSettings) -> None:
     """Raise `InvalidSettings` unless the head that is named exists, and has maps if they are asked for."""
-    finished = [run for run in find_runs_of(cache, runs, splits)[0] if run.finished]
+    finished = [run for run in find_runs_of(cache, runs, splits).runs if run.finished]
     runs_of = {name: [finished[place] for place in places] for name, places in named_groups(finished)}
     meant = finished if settings.head is None else list(runs_of.values())[find_summary(runs_of, settings.head)]
     if settings.maps is not None and meant and not any(run.attends for run in meant):

@@ -12,14 +12,14 @@ import pytest
 import torch
 from scipy import stats
 
-from featcache.base.errors import BadInput, CacheIncomplete, CorruptFile, FeatcacheError, InvalidSettings, Mismatch
+from featcache.base.errors import BadInput, CacheIncomplete, CorruptFile, InvalidSettings, Mismatch
 from featcache.datasets.dataset import open_dataset
 from featcache.extraction.extract import extract
 from featcache.settings import ViewSettings
 from featcache.store.cache import FeatureCache, open_cache
 from head.evaluation.evaluate import evaluate
 from head.evaluation.score import json_number, score_run, write_scores
-from head.runs.find import find_runs_of
+from head.runs.find import FoundRuns, find_runs_of
 from head.runs.head_file import load_head
 from head.runs.run import Run, read_run
 from tests.helpers.results import changed
@@ -220,11 +220,11 @@ def test_nan_is_null_in_json(run: Run, cache: FeatureCache) -> None:
 # which runs belong to a cache
 
 
-def names_and_splits(found: tuple[list[Run], list[FeatcacheError]]) -> list[tuple[str, str]]:
+def names_and_splits(found: FoundRuns) -> list[tuple[str, str]]:
     """Return the names and splits of runs that were found without errors."""
-    runs, errors = found
-    assert not errors
-    return [(run.name, run.split) for run in runs]
+    assert not found.errors
+    assert not found.of_other_data
+    return [(run.name, run.split) for run in found.runs]
 
 
 def test_the_runs_of_a_cache_are_found_in_order_of_name_and_split(runs_copy: Path, cache: FeatureCache) -> None:
@@ -241,7 +241,7 @@ def test_the_runs_of_a_cache_are_found_in_order_of_name_and_split(runs_copy: Pat
 
 def test_runs_on_another_cache_are_left_alone(runs_copy: Path, cache: FeatureCache) -> None:
     for path in runs_copy.rglob("config.json"):
-        path.write_text(json.dumps({**json.loads(path.read_text()), "cache": "other"}))
+        path.write_text(json.dumps({**json.loads(path.read_text()), "cache": "other", "fingerprint": "f" * 64}))
     (runs_copy / "tiny").rename(runs_copy / "other")
     with pytest.raises(InvalidSettings, match="no finished run of any split on tiny"):
         find_runs_of(cache, runs_copy)
@@ -257,15 +257,20 @@ def forget_results(runs: Path) -> None:
 
 def test_unfinished_runs_are_found_beside_finished_ones(runs_copy: Path, cache: FeatureCache) -> None:
     forget_results(runs_copy / "tiny" / "paper" / "split-2")
-    assert [run.finished for run in find_runs_of(cache, runs_copy)[0]] == [True, False, True]
+    assert [run.finished for run in find_runs_of(cache, runs_copy).runs] == [True, False, True]
 
 
-def test_a_cache_that_was_renamed_is_told_its_name(tiny_cache: Path, tiny_runs: Path, tmp_path: Path) -> None:
-    shutil.copytree(tiny_cache, tmp_path / "other")
-    with pytest.raises(
-        InvalidSettings, match="runs of these features are there for tiny: give the cache that name again"
-    ):
-        find_runs_of(open_cache(tmp_path / "other"), tiny_runs)
+def test_a_cache_that_was_renamed_keeps_its_runs(tiny_cache: Path, runs_copy: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_cache, tmp_path / "renamed")
+    renamed = open_cache(tmp_path / "renamed")
+    assert names_and_splits(find_runs_of(renamed, runs_copy)) == [("paper", "1"), ("paper", "2"), ("plain", "1")]
+    shutil.copytree(runs_copy / "tiny", runs_copy / "twin")
+    for path in (runs_copy / "twin").rglob("config.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "cache": "twin"}))
+    equal = "runs of the same features and scores are there for tiny and twin: name one with --runs"
+    with pytest.raises(InvalidSettings, match=equal):
+        find_runs_of(renamed, runs_copy)
+    assert len(find_runs_of(renamed, runs_copy / "twin").runs) == 3
 
 
 def test_without_a_finished_run_the_way_to_one_is_named(runs_copy: Path, cache: FeatureCache, tmp_path: Path) -> None:
@@ -297,5 +302,5 @@ def test_a_run_that_cannot_be_read_or_scored_does_not_hide_the_others(runs_copy:
 def test_if_no_run_can_be_read_that_is_not_called_none(runs_copy: Path, cache: FeatureCache) -> None:
     for path in runs_copy.rglob("config.json"):
         path.write_text("[")
-    found, unreadable = find_runs_of(cache, runs_copy)
-    assert (found, len(unreadable)) == ([], 3)
+    found = find_runs_of(cache, runs_copy)
+    assert (found.runs, len(found.errors)) == ([], 3)

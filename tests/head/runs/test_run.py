@@ -206,7 +206,7 @@ def test_every_file_of_a_run_is_json_csv_or_safetensors_and_none_is_pickled(
     unfinished = {path.name for path in (tmp_path / "run").iterdir()}
     finished = {path.name for path in (tiny_runs / "tiny" / "paper" / "split-1").iterdir()}
     assert unfinished == {"checkpoint", "config.json", "lock"}
-    assert finished == {"config.json", "head.safetensors", "history.csv", "lock"}
+    assert finished == {"config.json", "head.safetensors", "history.csv", "lock", "other_ratings.safetensors"}
     for path in [*tmp_path.rglob("*"), *tiny_runs.rglob("*")]:
         if path.is_file():
             check_plain(path)
@@ -220,7 +220,7 @@ def check_plain(path: Path) -> None:
         case "history.csv":
             lines = path.read_text().splitlines()
             assert all(float(value) >= 0 for row in csv.DictReader(lines) for value in row.values())
-        case "head.safetensors":
+        case "head.safetensors" | "other_ratings.safetensors":
             assert safetensors.torch.load_file(path)
         case "checkpoint":
             data = path.read_bytes()[:-32]

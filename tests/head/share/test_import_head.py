@@ -373,9 +373,9 @@ def test_an_imported_head_is_scored_on_a_cache_of_its_own_backbone(
     shutil.copytree(run, tmp_path / "own" / "imported" / "split-1")
     cache = open_cache(caches / "own")
     assert cache.fingerprint == read_run(run).config.fingerprint
-    (found,), errors = find_runs_of(cache, tmp_path)
-    assert errors == []
-    scored = score_run(found, cache)
+    found = find_runs_of(cache, tmp_path)
+    assert (len(found.runs), found.errors) == (1, [])
+    scored = score_run(found.runs[0], cache)
     assert scored.as_json()["selected_on"] == "unknown (imported)"
     predicted = Predictor.load(run).predict([tiny_dataset / "images" / name for name in scored.names])
     np.testing.assert_allclose(scored.prediction, [image.score for image in predicted], atol=1e-3)  # float16 features
@@ -385,12 +385,12 @@ def test_a_run_named_itself_is_found_and_one_among_others_only_on_a_cache_of_its
     caches: Path, run: Path, tmp_path: Path
 ) -> None:
     own, other = open_cache(caches / "own"), open_cache(caches / "other")
-    assert [found.folder for found in find_runs_of(own, run)[0]] == [run]
+    assert [found.folder for found in find_runs_of(own, run).runs] == [run]
     shutil.copytree(run, tmp_path / "somewhere")
-    assert [found.folder for found in find_runs_of(own, tmp_path)[0]] == [tmp_path / "somewhere"]
+    assert [found.folder for found in find_runs_of(own, tmp_path).runs] == [tmp_path / "somewhere"]
     with pytest.raises(InvalidSettings, match="no finished run"):
         find_runs_of(other, tmp_path)
-    (named,), _ = find_runs_of(other, run)
+    (named,) = find_runs_of(other, run).runs
     with pytest.raises(Mismatch, match="weights: "):
         score_run(named, other)
 

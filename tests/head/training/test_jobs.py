@@ -66,7 +66,7 @@ def files(runs: str) -> dict[str, bytes]:
 @pytest.mark.slow
 def test_splits_trained_at_once_are_those_trained_one_after_another(here: Path) -> None:
     alone, together = train_head("--runs", "alone"), train_head("--runs", "together", "--jobs", "2")
-    names = ("config.json", "head.safetensors", "history.csv")
+    names = ("config.json", "head.safetensors", "history.csv", "other_ratings.safetensors")
     assert list(files("together")) == [f"tiny/paper/split-{split}/{name}" for split in SPLITS for name in names]
     assert files("together") == files("alone")
     assert together.stdout == alone.stdout.replace("alone/", "together/")

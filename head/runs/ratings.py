@@ -1,0 +1,104 @@
+"""Whose ratings a run was made of: the one rule by which it belongs to a cache or is of other data.
+
+It belongs where the parts that it was trained and selected on hold the same images with the same scores, in whatever
+order, and where no image of its split's other parts has been given another score since. Images may come into those
+other parts, be mended there, or leave them.
+"""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from featcache.base.errors import CorruptFile, FeatcacheError
+from featcache.base.files import write_durably
+from featcache.datasets.splits import Part
+from featcache.store.cache import FeatureCache
+from head.data.batches import present_part, split_data
+from head.runs.run import RATINGS_NAME, Run
+from head.settings import TrainSettings
+
+_DIGEST = 32  # bytes of an image's sha256; its score follows as float64
+
+
+def data_digests(cache: FeatureCache, split: str, select_on: str) -> dict[str, str]:
+    """Return the sha256 of the images, and of the images with their scores, that a head learns from.
+
+    Those are train and the part that selects: 'test' or, where the split has one, 'val'. Their order does not matter.
+    """
+    digests = {"images_sha256": hashlib.sha256(), "ratings_sha256": hashlib.sha256()}
+    for name, part in _learnt(cache, split, select_on).items():
+        rated = _rated(cache, part)
+        for digest, columns in zip(digests.values(), (rated[:, :_DIGEST], rated), strict=True):
+            lines = np.ascontiguousarray(columns).view(f"S{columns.shape[1]}").reshape(-1)
+            digest.update(f"{name} {len(lines)}\n".encode() + np.sort(lines).tobytes())
+    return {key: digest.hexdigest() for key, digest in digests.items()}
+
+
+def write_other_ratings(folder: Path, cache: FeatureCache, split: str, select_on: str) -> None:
+    """Write into a run's folder what the split's other parts hold: each image's sha256 and score."""
+    learnt = _learnt(cache, split, select_on)
+    others = {name: _rated(cache, part) for name, part in _parts(cache, split).items() if name not in learnt}
+    write_durably(folder / RATINGS_NAME, safetensors.numpy.save(others))
+
+
+def difference(run: Run, cache: FeatureCache) -> str:
+    """Return in words how a run's data differ from those of a cache of the same features, '' where it belongs to it.
+
+    What an imported head was trained on is not known, so it belongs. Raises `CorruptFile` for damage.
+    """
+    if run.imported or run.split not in cache.splits:
+        return ""
+    if run.config.ratings_sha256 is None:  # as runs were before: rows count, so images that came between are a change
+        return "" if _same_rows(run, cache) else "it was trained on other images or scores than are there now"
+    now = data_digests(cache, run.split, str(run.settings["select_on"]))
+    if now["images_sha256"] != run.config.images_sha256:
+        return "it was trained or selected on other images than are there now"
+    if now["ratings_sha256"] != run.config.ratings_sha256:
+        return "it was trained or selected on other scores of these images"
+    return _rescored(run, cache)
+
+
+def _same_rows(run: Run, cache: FeatureCache) -> bool:
+    found = run.config.document.get("data_sha256")
+    settings = TrainSettings(**{name: run.settings[name] for name in ("select_on", "val_fraction", "seed")})
+    try:
+        return found is None or split_data(cache, run.split, settings).digest(cache) == found
+    except FeatcacheError:  # there is nothing left to train on
+        return False
+
+
+def _rescored(run: Run, cache: FeatureCache) -> str:
+    """Return which parts that it did not learn from have images with other scores than then, '' for none."""
+    path = run.folder / RATINGS_NAME
+    if not path.is_file():
+        return ""
+    try:
+        parts_then = safetensors.numpy.load(path.read_bytes())
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
+        raise CorruptFile(f"{path}: damaged: {error}; run train-head again with --no-resume") from error
+    for name, part in _parts(cache, run.split).items():
+        then = {bytes(line) for line in parts_then.get(name, ())}
+        known = {line[:_DIGEST] for line in then}
+        changed = [line for line in map(bytes, _rated(cache, part)) if line[:_DIGEST] in known and line not in then]
+        if changed:
+            return f"{len(changed):,} images of the {name} part had other scores when it was trained"
+    return ""
+
+
+def _parts(cache: FeatureCache, split: str) -> dict[str, Part]:
+    return {name: present_part(cache, part) for name, part in cache.splits[split].items()}
+
+
+def _learnt(cache: FeatureCache, split: str, select_on: str) -> dict[str, Part]:
+    parts = _parts(cache, split)
+    return {name: part for name, part in parts.items() if name in ("train", select_on)}
+
+
+def _rated(cache: FeatureCache, part: Part) -> NDArray[np.uint8]:
+    """Return (n, 40): for each image of a part its sha256, and its score as float64."""
+    digests = bytes.fromhex("".join(cache.images[row].sha256 for row in part.rows))
+    scores = part.scores.astype("<f8").view(np.uint8).reshape(-1, 8)
+    return np.concatenate([np.frombuffer(digests, np.uint8).reshape(-1, _DIGEST), scores], axis=1)
