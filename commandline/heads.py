@@ -177,8 +177,9 @@ def predict(
 @click.option("--name", default="imported", show_default=True, help="Name of the run.")
 @click.option("--split", default="", metavar="K", help="Split whose train part it was trained on, for score-cache.")
 @click.option("--steps", default=3, show_default=True, metavar="T", help="Looks at the image; the file does not tell.")
+@click.option("--no-attention", is_flag=True, help="It was trained without attention; the file does not tell.")
 @JSON
-def import_head(file: Path, out: Path, name: str, split: str, steps: int, as_json: bool) -> None:
+def import_head(file: Path, out: Path, name: str, split: str, steps: int, no_attention: bool, as_json: bool) -> None:
     """Make a run of a checkpoint of the authors' published models, its own backbone included.
 
     Nothing in the file is executed. To score it on a cache, extract one with --weights FILE --recipe published
@@ -188,7 +189,7 @@ def import_head(file: Path, out: Path, name: str, split: str, steps: int, as_jso
     """
     from head.share.import_head import import_head as run_import
 
-    show_report(run_import(file, out, name=name, split=split, steps=steps), as_json)
+    show_report(run_import(file, out, name=name, split=split, steps=steps, attention=not no_attention), as_json)
 
 
 @click.command("export-head")

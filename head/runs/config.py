@@ -12,11 +12,12 @@ _TEXTS = ("name", "cache", "fingerprint", "split", "selected_on", "weights_sourc
 
 @dataclass(frozen=True)
 class Source:
-    """The checkpoint that a run was imported from: its file's name and sha256, and T, which no file says."""
+    """The checkpoint that a run was imported from: its file's name and sha256; T and attention, which no file says."""
 
     file: str = ""
     sha256: str | None = None
     steps: int | None = None
+    attention: bool = True
 
 
 @dataclass(frozen=True)

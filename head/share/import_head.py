@@ -32,16 +32,22 @@ _LARGEST = 65536
 _OWN_FILES = {BACKBONE_NAME, HEAD_NAME, CONFIG_NAME, "lock"}
 _SIZES = ("positions", "channels", "steps", "hidden_size", "regressor_size")
 _FEW, _LONGEST_NAME = 8, 60
+_ATTENTION = ("e1.weight", "eh1.weight", "eh1.bias", "eh3.weight")
+_ROUNDING, _NEARLY_ALL = 1e-6, 0.99  # shares of the bound of the draw
 
 
 @dataclass(frozen=True)
 class Imported:
-    """The run that a checkpoint file became, the head's shape, and the keys of the file that were not expected."""
+    """The run that a checkpoint file became, the head's shape, and the keys of the file that were not expected.
+
+    attends_untrained says that it attends with weights that look as they do before any training.
+    """
 
     file: Path
     run: Run
     shape: PublishedShape
     unknown_keys: tuple[str, ...]
+    attends_untrained: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """Return what was imported as a JSON object."""
@@ -51,29 +57,39 @@ class Imported:
             "split": self.run.split,
             "fingerprint": self.run.config.fingerprint,
             **{size: getattr(self.shape, size) for size in _SIZES},
+            "attention": self.shape.attention,
+            "attention_untrained": self.attends_untrained,
             "unknown_keys": list(self.unknown_keys),
         }
 
     def as_text(self) -> str:
         """Return it as one line."""
+        attention = "" if self.shape.attention else ", without attention"
         return (
-            f"{self.run.folder}: head of {self.shape.steps} steps, {self.shape.positions} positions, state "
+            f"{self.run.folder}: head of {self.shape.steps} steps{attention}, {self.shape.positions} positions, state "
             f"{self.shape.hidden_size}, with its backbone; fingerprint {self.run.config.fingerprint[:16]}"
         )
 
     def warnings(self) -> list[str]:
-        """Return the first few keys that were not expected, cut where they are long."""
+        """Return the first few keys that were not expected, cut where they are long, and if attention is untrained."""
         keys, more = self.unknown_keys, len(self.unknown_keys) - _FEW
         few = [printable(key if len(key) <= _LONGEST_NAME else f"{key[:_LONGEST_NAME]}...") for key in keys[:_FEW]]
         few += [f"and {more:,} more, which --json lists"] if more > 0 else []
         title = f"warning: {self.file} holds keys that are not of such a model, ignored"
-        return [f"{title}: {', '.join(few)}"] if keys else []
+        untrained = (
+            f"warning: {self.file}: its attention weights are as they are drawn before training, as in a model "
+            "trained without attention; if this one was, its scores are wrong: import it with --no-attention"
+        )
+        return [*([f"{title}: {', '.join(few)}"] if keys else []), *([untrained] if self.attends_untrained else [])]
 
 
-def import_head(file: Path, out: Path, *, name: str = "imported", split: str = "", steps: int = 3) -> Imported:
+def import_head(
+    file: Path, out: Path, *, name: str = "imported", split: str = "", steps: int = 3, attention: bool = True
+) -> Imported:
     """Make the run in folder out of a checkpoint; importing it again there gives the same run, or renames it.
 
-    split is that on which the head was trained, for `score_run`; steps is T, which the file does not tell.
+    split is that on which the head was trained, for `score_run`; steps is T, and attention whether it was trained with
+    attention: neither is told by the file, which has the weights of attention in both cases.
     Raises `Mismatch` that lists everything the file lacks or has in another shape, or if out holds another run, and
     what `read_weights_file` raises.
     """
@@ -86,16 +102,17 @@ def import_head(file: Path, out: Path, *, name: str = "imported", split: str = "
     if all(key.startswith("module.") for key in state):  # as torch's DataParallel names them
         state = {key.removeprefix("module."): tensor for key, tensor in state.items()}
     backbone, whole = _resnet()
-    shape, head = _checked(file, state, backbone, steps)
-    known = {*head.state_dict(), *(BACKBONE_PREFIX + key for key in whole.state_dict())}
-    source = {"file": file.name, "sha256": digest_of_file(file), "steps": steps}
+    shape, head = _checked(file, state, backbone, steps, attention=attention)
+    known = {*head.state_dict(), *_ATTENTION, *(BACKBONE_PREFIX + key for key in whole.state_dict())}
+    source = {"file": file.name, "sha256": digest_of_file(file), "steps": steps, "attention": attention}
     make_folder(out)
     with writer_lock(out):
         remove_temporaries(out)
         _prepare(out, source, name, split)
         write_durably(out / BACKBONE_NAME, backbone_file(backbone, state, BACKBONE_PREFIX))
         run = _write_run(out, head, source, name, split)
-    return Imported(file, run, shape, tuple(key for key in state if key not in known))
+    unknown = tuple(key for key in state if key not in known)
+    return Imported(file, run, shape, unknown, attends_untrained=attention and _untrained(state))
 
 
 @functools.cache
@@ -109,7 +126,20 @@ def _resnet() -> tuple[nn.Module, nn.Module]:
         return create_feature_extractor(whole, [LAYER], suppress_diff_warning=True), whole
 
 
-def _checked(file: Path, state: State, backbone: nn.Module, steps: int) -> tuple[PublishedShape, PublishedHead]:
+def _untrained(state: State) -> bool:
+    """Whether all weights of attention lie where `nn.Linear` draws them, within 1 / sqrt(inputs), and nearly fill it.
+
+    Training with attention at the authors' settings moves some of a million weights beyond; without it they get no
+    gradient, and stay.
+    """
+    bounds = {key: state[f"{key.partition('.')[0]}.weight"].shape[1] ** -0.5 for key in _ATTENTION}
+    largest = {key: float(state[key].abs().max()) / bound for key, bound in bounds.items()}
+    return all(share <= 1 + _ROUNDING for share in largest.values()) and largest["e1.weight"] > _NEARLY_ALL
+
+
+def _checked(
+    file: Path, state: State, backbone: nn.Module, steps: int, *, attention: bool
+) -> tuple[PublishedShape, PublishedHead]:
     """Return the head with the file's weights; raise `Mismatch` with all that head and backbone do not find there."""
     positions = _size(state, "eh1.weight", 0, usual=196)
     shape = PublishedShape(
@@ -118,6 +148,7 @@ def _checked(file: Path, state: State, backbone: nn.Module, steps: int) -> tuple
         steps=steps,
         hidden_size=_size(state, "rnn.weight_hh_l0", 1, usual=1024),
         regressor_size=_size(state, "regnet1.weight", 0, usual=512),
+        attention=attention,
     )
     with torch.device("meta"):
         head = PublishedHead(shape)
@@ -133,6 +164,8 @@ def _checked(file: Path, state: State, backbone: nn.Module, steps: int) -> tuple
     ]
     if problems:
         way_out = "Pass a checkpoint of the authors' published ResNet50 models."
+        if all(problem.partition(": ")[0] in _ATTENTION for problem in problems):
+            way_out = "If it was trained without attention, import it with --no-attention."
         raise Mismatch(list_problems(f"{file}: not a head that can be imported:", problems, way_out))
     head = head.to_empty(device="cpu")
     load_into(head, state, str(file))
@@ -169,7 +202,7 @@ def _prepare(out: Path, source: dict[str, Any], name: str, split: str) -> None:
     else:
         run = read_run(out)
         there = run.imported
-        if there is None or (there.sha256, there.steps) != (source["sha256"], source["steps"]):
+        if there is None or any(getattr(there, key) != source[key] for key in ("sha256", "steps", "attention")):
             kind = f"an import of {there.file}" if there else "a trained head"
             raise Mismatch(f"{out}: holds another run, {run.name}, {kind}; give this one a new --out")
         if (run.name, run.split) == (name, split):
@@ -210,7 +243,7 @@ def _write_run(out: Path, head: PublishedHead, source: dict[str, Any], name: str
         "cache": "",
         "split": split,
         "input": HeadInput((LAYER,), "maps").as_json(),
-        "settings": {"recipe": "published", "imported": name},
+        "settings": {"recipe": "published", "imported": name, "attention": head.shape.attention},
         "selected_on": UNKNOWN_SELECTION,
         "train_images": None,
         "fingerprint": recipe.fingerprint,
