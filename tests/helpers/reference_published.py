@@ -4,7 +4,7 @@ One image and one position at a time, from the state dict of a checkpoint; and t
 ResNet50 up to the end of layer3, on the whole image squashed to a square.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +13,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torchvision.models import resnet50
+from torchvision.models import ResNet, resnet50
 
 Array = NDArray[np.float64]
 State = Mapping[str, Array]
+Network = Callable[..., ResNet]
 BACKBONE = "core_cnn.core_cnn."
 
 
@@ -105,21 +106,23 @@ def image_loss(target: float, y: float, maps: Array, attention_weight: float) ->
     return (target - y) ** 2 + attention_weight * penalty
 
 
-def score_file(checkpoint: Mapping[str, Tensor], path: Path, *, size: int = 224, steps: int = 3) -> Scored:
+def score_file(
+    checkpoint: Mapping[str, Tensor], path: Path, *, size: int = 224, steps: int = 3, network: Network = resnet50
+) -> Scored:
     """Score an image file with the state dict of a checkpoint."""
     with Image.open(path) as file:
         squashed = file.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
     pixels = np.asarray(squashed).astype(np.float64) / 255
     normalised = (pixels - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-    features = backbone_features(checkpoint, torch.from_numpy(normalised).permute(2, 0, 1))
+    features = backbone_features(checkpoint, torch.from_numpy(normalised).permute(2, 0, 1), network)
     head = {name: value for name, value in checkpoint.items() if not name.startswith(BACKBONE)}
     return score_features(as_arrays(head), features, steps)
 
 
-def backbone_features(checkpoint: Mapping[str, Tensor], image: Tensor) -> Array:
+def backbone_features(checkpoint: Mapping[str, Tensor], image: Tensor, network: Network = resnet50) -> Array:
     """Map a normalised image (3, S, S) to features (L, D), row by row, with running statistics."""
     with torch.device("meta"):  # values for what is replaced take longer to draw than to use
-        net = resnet50(weights=None).eval()
+        net = network(weights=None).eval()
     own = {name.removeprefix(BACKBONE): value for name, value in checkpoint.items() if name.startswith(BACKBONE)}
     doubles = {name: value.double() if value.is_floating_point() else value for name, value in own.items()}
     net.load_state_dict(doubles, strict=False, assign=True)
@@ -136,14 +139,22 @@ def as_arrays(state: Mapping[str, Tensor]) -> dict[str, Array]:
 
 
 def random_checkpoint(
-    *, positions: int = 196, hidden_size: int = 1024, regressor_size: int = 512, seed: int = 0
+    *,
+    positions: int = 196,
+    hidden_size: int = 1024,
+    regressor_size: int = 512,
+    seed: int = 0,
+    network: Network = resnet50,
 ) -> dict[str, Tensor]:
     """Return a state dict in the authors' layout; nothing in it is at its initial value, and features are of size 1.
 
     The energies of attention differ by about 1 between positions, so that no wrong step of it stays unseen.
     """
     generator = torch.Generator().manual_seed(seed)
-    D, H, R = 1024, hidden_size, regressor_size
+    with torch.device("meta"):
+        net = network(weights=None)
+    shapes, D = net.state_dict(), net.layer3[-1].conv3.out_channels
+    H, R = hidden_size, regressor_size
 
     def normal(*shape: int, scale: float) -> Tensor:
         return scale * torch.randn(shape, generator=generator)
@@ -152,8 +163,6 @@ def random_checkpoint(
         return low + (high - low) * torch.rand(shape, generator=generator)
 
     state: dict[str, Tensor] = {}
-    with torch.device("meta"):
-        shapes = resnet50(weights=None).state_dict()
     for name, tensor in shapes.items():
         key, last = BACKBONE + name, name.rpartition(".")[2]
         if last == "num_batches_tracked":

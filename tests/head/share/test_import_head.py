@@ -5,16 +5,19 @@ import pickle
 import shutil
 import signal
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image
 from torch import Tensor
+from torchvision.models import resnet50
 
+import head.share.import_head as importing
 from featcache.base.errors import CorruptFile, HostileFile, InvalidSettings, Mismatch
 from featcache.datasets.dataset import open_dataset
 from featcache.extraction.extract import extract
@@ -29,21 +32,46 @@ from head.share.import_head import import_head
 from tests.helpers.command_line import amnet
 from tests.helpers.hostile import Hostile
 from tests.helpers.processes import run_forked
-from tests.helpers.reference_published import BACKBONE, random_checkpoint, score_file
+from tests.helpers.reference_published import BACKBONE, Network, random_checkpoint, score_file
+from tests.helpers.small_resnet import small_resnet, small_resnet_for_resnet50
 
+GET_MODEL, RESNET = torchvision.models.get_model, importing._resnet
 SMALL = {"positions": 16, "hidden_size": 17, "regressor_size": 19}  # of images of 64 pixels
 State = dict[str, Tensor]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def small_backbone() -> Iterator[None]:
+    """A small network stands for ResNet50, except in tests that use `real_backbone`."""
+    with small_resnet_for_resnet50():
+        yield
+
+
+@pytest.fixture
+def real_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torchvision.models, "get_model", GET_MODEL)
+    monkeypatch.setattr(importing, "_resnet", RESNET)
+
+
 @pytest.fixture(scope="module")
 def whole() -> State:
-    """A checkpoint with a small head; its backbone is the real one."""
-    return random_checkpoint(**SMALL)
+    """A checkpoint with a small head and backbone."""
+    return random_checkpoint(**SMALL, network=small_resnet)
 
 
 @pytest.fixture(scope="module")
 def checkpoint(whole: State) -> State:
     """What is used of it."""
+    return used(whole)
+
+
+@pytest.fixture(scope="module")
+def real_checkpoint() -> State:
+    """What is used of a checkpoint with a small head; its backbone is the real one."""
+    return used(random_checkpoint(**SMALL))
+
+
+def used(whole: State) -> State:
     return {key: tensor for key, tensor in whole.items() if not key.startswith((f"{BACKBONE}layer4", f"{BACKBONE}fc"))}
 
 
@@ -81,12 +109,14 @@ def saved(path: Path, state: dict[str, Any], **options: Any) -> Path:
     return path
 
 
-def assert_predicts(run: Path, checkpoint: State, photos: list[Path], maps: Path, *, size: int, steps: int = 3) -> None:
+def assert_predicts(
+    run: Path, checkpoint: State, photos: list[Path], maps: Path, *, size: int, network: Network, steps: int = 3
+) -> None:
     """Compare scores, step scores and maps with the float64 reference, to 1e-5."""
     files = [maps / f"{k}.npy" for k in range(len(photos))]
     found = Predictor.load(run).predict(photos, map_files=files)
     for image, file, path in zip(found, files, photos, strict=True):
-        wanted = score_file(checkpoint, path, size=size, steps=steps)
+        wanted = score_file(checkpoint, path, size=size, steps=steps, network=network)
         assert image.score == pytest.approx(wanted.y, abs=1e-5)
         np.testing.assert_allclose(image.step_scores, wanted.displayed, atol=1e-5)
         np.testing.assert_allclose(np.load(file), wanted.maps.reshape(steps, size // 16, size // 16), atol=1e-5)
@@ -94,11 +124,15 @@ def assert_predicts(run: Path, checkpoint: State, photos: list[Path], maps: Path
     assert np.std([image.score for image in found]) > 1e-4
 
 
-def test_an_imported_head_of_the_authors_sizes_scores_as_their_code_does(tmp_path: Path, photos: list[Path]) -> None:
+@pytest.mark.usefixtures("real_backbone")
+def test_an_imported_head_of_the_authors_sizes_scores_as_their_code_does(
+    tmp_path: Path, photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importing, "_BATCH_SIZE", 2)  # a batch is filled up, whatever it costs
     checkpoint = random_checkpoint()
     imported = import_head(saved(tmp_path / "lamem.pkl", checkpoint), tmp_path / "run")
     assert imported.shape == PublishedShape(196, 1024, 3, 1024, 512, True, 0.5, 0.8)
-    assert_predicts(tmp_path / "run", checkpoint, photos[:2], tmp_path / "maps", size=224)
+    assert_predicts(tmp_path / "run", checkpoint, photos[:2], tmp_path / "maps", size=224, network=resnet50)
 
 
 @pytest.mark.parametrize("steps", [1, 5])
@@ -106,7 +140,9 @@ def test_steps_are_as_many_as_asked_for(
     file: Path, checkpoint: State, photos: list[Path], tmp_path: Path, steps: int
 ) -> None:
     import_head(file, tmp_path / "run", steps=steps)
-    assert_predicts(tmp_path / "run", checkpoint, photos[:2], tmp_path / "maps", size=64, steps=steps)
+    assert_predicts(
+        tmp_path / "run", checkpoint, photos[:2], tmp_path / "maps", size=64, steps=steps, network=small_resnet
+    )
 
 
 # what is taken
@@ -143,7 +179,10 @@ def test_unknown_keys_are_listed_and_ignored_and_unused_ones_are_not_unknown(who
     assert imported.as_json()["unknown_keys"] == ["regnet2.weight", f"{BACKBONE}extra"]
 
 
-def test_the_run_says_what_is_not_known(run: Path, file: Path) -> None:
+@pytest.mark.usefixtures("real_backbone")
+def test_the_run_says_what_is_not_known(real_checkpoint: State, tmp_path: Path) -> None:
+    file, run = saved(tmp_path / "split1.pkl", real_checkpoint), tmp_path / "run"
+    import_head(file, run, split="1")
     config = read_run(run).config.document
     assert (config["selected_on"], config["train_images"], config["split"]) == ("unknown (imported)", None, "1")
     assert config["result"]["best_epoch"] is None
@@ -166,11 +205,12 @@ def test_the_run_can_be_moved_and_its_training_images_are_unknown(
 # what is refused, and leaves nothing
 
 
-def test_every_missing_key_is_named_at_once(checkpoint: State, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("real_backbone")
+def test_every_missing_key_is_named_at_once(real_checkpoint: State, tmp_path: Path) -> None:
     with pytest.raises(Mismatch) as caught:
         import_head(saved(tmp_path / "f.pkl", {"other": torch.zeros(1)}), tmp_path / "run")
     missing = {line.strip().partition(": missing")[0] for line in str(caught.value).splitlines()[1:-1]}
-    assert missing == set(without_counters(checkpoint))
+    assert missing == set(without_counters(real_checkpoint))
     assert not (tmp_path / "run").exists()
 
 
@@ -183,10 +223,11 @@ def test_a_checkpoint_without_attention_is_refused(checkpoint: State, tmp_path: 
     assert set(keys) <= {line.partition(":")[0] for line in named if line.endswith("missing")}
 
 
-def test_everything_that_does_not_fit_is_named_at_once(checkpoint: State, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("real_backbone")
+def test_everything_that_does_not_fit_is_named_at_once(real_checkpoint: State, tmp_path: Path) -> None:
     last = f"{BACKBONE}layer3.5.bn3.running_var"
     state = {
-        **checkpoint,
+        **real_checkpoint,
         "inconv.weight": torch.zeros(1024, 1023, 1, 1),
         "hs1.bias": torch.zeros(17, dtype=torch.float64),
         "regnet4.weight": torch.full((1, 19), torch.nan),
@@ -336,13 +377,15 @@ def test_an_import_killed_as_it_writes_its_configuration_leaves_no_run(file: Pat
 import os, signal, sys
 from pathlib import Path
 from head.share.import_head import import_head
+from tests.helpers.small_resnet import small_resnet_for_resnet50
 replace = Path.replace
 def cut(self, target):
     if target.name == "config.json":
         os.kill(os.getpid(), signal.SIGKILL)
     return replace(self, target)
 Path.replace = cut
-import_head(Path(sys.argv[1]), Path(sys.argv[2]), split="1")
+with small_resnet_for_resnet50():
+    import_head(Path(sys.argv[1]), Path(sys.argv[2]), split="1")
 """
     assert run_forked(code, file, tmp_path / "run").returncode == -signal.SIGKILL
     with pytest.raises(CorruptFile, match="holds a head, but lacks config.json"):
