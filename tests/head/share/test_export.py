@@ -6,7 +6,7 @@ import io
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,18 +17,20 @@ import safetensors.torch
 from PIL import Image
 
 import head.share.export as share
+from featcache.backbones.networks import build_extractor
 from featcache.base.errors import CacheIncomplete, CorruptFile, InvalidSettings, Mismatch, StorageError
 from featcache.store.cache import open_cache
 from head.evaluation.score import score_run
 from head.prediction.predictor import Predictor
 from head.runs.run import find_runs, read_run
 from head.share.card import onnx_example
-from head.share.export import Exported, export_head, networks_of
+from head.share.export import Exported, export_head
 from head.share.import_head import import_head
 from head.share.onnx import Graph
 from tests.helpers.command_line import amnet
 from tests.helpers.reference_published import random_checkpoint
 from tests.helpers.results import changed
+from tests.helpers.small_resnet import small_resnet, small_resnet_for_resnet50
 
 Bytes = dict[str, bytes]
 
@@ -38,7 +40,9 @@ def run(tiny_runs: Path, tiny_cache: Path, tmp_path_factory: pytest.TempPathFact
     """A run whose backbone's weights are in a file elsewhere."""
     folder = tmp_path_factory.mktemp("export") / "run"
     shutil.copytree(tiny_runs / "tiny" / "paper" / "split-1", folder)
-    state = networks_of(read_run(folder))[0].module.state_dict()
+    recipe = read_run(folder).recipe
+    extractor = build_extractor(recipe.backbone, recipe.layer_names, "random", seed=recipe.seed)
+    state = extractor.module.state_dict()
     file = folder.parent / "weights.safetensors"
     safetensors.torch.save_file({f"net.{name}": tensor.contiguous() for name, tensor in state.items()}, file)
     config = json.loads((folder / "config.json").read_text())
@@ -52,11 +56,33 @@ def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     return export_head(run, tmp_path_factory.mktemp("out") / "head", license_id="mit")
 
 
+@pytest.fixture(scope="module")
+def predictor(exported: Exported) -> Predictor:
+    """The predictor of that export."""
+    return Predictor.load(exported.run.folder)
+
+
+@contextlib.contextmanager
+def stand_ins_for_graphs() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(share, "head_graph", lambda *_: Graph(b"features to scores", ("score",), 1e-8))
+        patch.setattr(share, "model_graph", lambda *_: Graph(b"pixels to scores", ("score",), 1e-7))
+        yield
+
+
 @pytest.fixture
-def no_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_graphs() -> Iterator[None]:
     """Exports in which other bytes stand for the graphs, which take seconds each and are tested on their own."""
-    monkeypatch.setattr(share, "head_graph", lambda *_: Graph(b"features to scores", ("score",), 1e-8))
-    monkeypatch.setattr(share, "model_graph", lambda *_: Graph(b"pixels to scores", ("score",), 1e-7))
+    with stand_ins_for_graphs():
+        yield
+
+
+@pytest.fixture(scope="module")
+def carried(tiny_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """Such an export of a run whose backbone has random weights, with them."""
+    out = tmp_path_factory.mktemp("out") / "carried"
+    with stand_ins_for_graphs():
+        return export_head(tiny_runs / "tiny" / "plain" / "split-1", out, whole=False, with_backbone=True)
 
 
 def bytes_in(folder: Path) -> Bytes:
@@ -118,7 +144,7 @@ def test_a_head_of_other_arithmetic_than_the_graphs_is_warned_of(exported: Expor
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "L", "P", "1", "CMYK"])
 def test_the_cards_example_sees_every_kind_of_image_as_predict_does(
-    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+    exported: Exported, predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (70, 90, 4), np.uint8)
     image = Image.fromarray(pixels, "RGBA").convert(mode)
@@ -128,7 +154,7 @@ def test_the_cards_example_sees_every_kind_of_image_as_predict_does(
     example = onnx_example(exported.run.recipe).replace("model.onnx", str(exported.run.folder / "model.onnx"))
     with contextlib.redirect_stdout(io.StringIO()) as out:
         exec(example, {})
-    wanted = Predictor.load(exported.run.folder).predict([Path("photo.jpg")])[0].score
+    wanted = predictor.predict([Path("photo.jpg")])[0].score
     assert float(out.getvalue().strip().strip("[]")) == pytest.approx(wanted, abs=1e-4)
 
 
@@ -142,23 +168,22 @@ def test_the_cards_example_takes_no_image_of_16_bits(
 
 
 @pytest.mark.usefixtures("no_graphs")
-def test_random_or_imagenet_weights_go_along_only_if_asked_for(tiny_runs: Path, tmp_path: Path) -> None:
+def test_random_or_imagenet_weights_go_along_only_if_asked_for(
+    tiny_runs: Path, carried: Exported, tmp_path: Path
+) -> None:
     run = tiny_runs / "tiny" / "plain" / "split-1"
     without = export_head(run, tmp_path / "without", whole=False)
     assert sorted(without.files) == ["README.md", "config.json", "head.onnx", "head.safetensors"]
     assert without.run.config.weights_source == "random"
-    carried = export_head(run, tmp_path / "with", whole=False, with_backbone=True)
     assert carried.run.config.weights_source == "backbone.safetensors"
-    assert Predictor.load(tmp_path / "with").backbone.weights_sha256 == read_run(run).recipe.weights
+    assert Predictor.load(carried.run.folder).backbone.weights_sha256 == read_run(run).recipe.weights
 
 
 @pytest.mark.usefixtures("no_graphs")
-def test_the_same_export_again_gives_the_same_bytes(tiny_runs: Path, tmp_path: Path) -> None:
-    run = tiny_runs / "tiny" / "plain" / "split-1"
+def test_the_same_export_again_gives_the_same_bytes(tiny_runs: Path, carried: Exported, tmp_path: Path) -> None:
+    run, first = tiny_runs / "tiny" / "plain" / "split-1", bytes_in(carried.run.folder)
     export_head(run, tmp_path / "a", whole=False, with_backbone=True)
-    first = bytes_in(tmp_path / "a")
-    export_head(run, tmp_path / "b", whole=False, with_backbone=True)
-    assert bytes_in(tmp_path / "b") == first
+    assert bytes_in(tmp_path / "a") == first
     (tmp_path / "a" / ".tmp-README.md-host-1").write_text("left by a killed export")
     (tmp_path / "a" / ".gitattributes").write_text("of a clone")
     export_head(run, tmp_path / "a", whole=False)
@@ -225,11 +250,11 @@ def test_weights_that_moved_are_found_by_option(run: Path, tmp_path: Path) -> No
 @pytest.mark.usefixtures("no_graphs")
 @pytest.mark.parametrize("before", [False, True])
 def test_an_export_that_breaks_off_leaves_no_run_and_can_be_made_again(
-    tiny_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: bool
+    tiny_runs: Path, carried: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: bool
 ) -> None:
     run, out = tiny_runs / "tiny" / "plain" / "split-1", tmp_path / "out"
     if before:
-        export_head(run, out, whole=False, with_backbone=True)
+        shutil.copytree(carried.run.folder, out)
     write: Callable[..., str] = share.write_durably
 
     def failing(path: Path, data: bytes) -> str:
@@ -269,9 +294,11 @@ def test_the_command_prints_each_file_or_json(tiny_runs: Path, tmp_path: Path) -
 def test_an_imported_head_is_exported_with_its_backbone_and_features_as_they_are(tmp_path: Path) -> None:
     import torch
 
-    torch.save({"model": random_checkpoint(positions=16, hidden_size=17, regressor_size=19)}, tmp_path / "split1.pkl")
-    import_head(tmp_path / "split1.pkl", tmp_path / "run", split="1")
-    exported = export_head(tmp_path / "run", tmp_path / "out")
+    checkpoint = random_checkpoint(positions=16, hidden_size=17, regressor_size=19, network=small_resnet)
+    torch.save({"model": checkpoint}, tmp_path / "split1.pkl")
+    with small_resnet_for_resnet50():
+        import_head(tmp_path / "split1.pkl", tmp_path / "run", split="1")
+        exported = export_head(tmp_path / "run", tmp_path / "out")
     assert exported.differences["model.onnx"] < 1e-4
     assert exported.run.imported
     state = safetensors.torch.load_file(tmp_path / "out" / "backbone.safetensors")

@@ -1,5 +1,6 @@
 """ONNX graphs run by onnxruntime give what heads and backbones give by torch: every kind of head, any batch."""
 
+import functools
 import hashlib
 import subprocess
 import sys
@@ -35,7 +36,7 @@ from head.training.train import train
 from tests.helpers.results import RESULT, run_of
 from tests.helpers.tiny import ROOT, TINY_TRAIN
 
-PAPER = HeadShape(positions=11, channels=7, steps=3, hidden_size=13, regressor_size=5)
+PAPER = HeadShape(positions=11, channels=7, steps=2, hidden_size=13, regressor_size=5)
 PUBLISHED = PublishedShape(positions=11, channels=7, steps=2, hidden_size=13, regressor_size=5)
 HEADS: dict[str, Callable[[], nn.Module]] = {
     "paper": lambda: AMNetHead(PAPER),
@@ -66,12 +67,21 @@ def random_features(head: TrainedHead, count: int) -> NDArray[np.float32]:
     return np.random.default_rng(count).normal(size=(count, positions, 7)).astype(np.float32)
 
 
+def graph_of(head: TrainedHead) -> bytes:
+    names = share.output_names(head)
+    return share.export(share.HeadGraph(head), "features", random_features(head, 4), outputs=names, facts={"a": "b"})
+
+
+@functools.cache
+def head_and_graph(name: str) -> tuple[TrainedHead, bytes]:
+    head = random_head(name)
+    return head, graph_of(head)
+
+
 @pytest.mark.parametrize("name", HEADS)
 def test_a_heads_graph_gives_its_scores_steps_and_maps_in_any_batch(name: str) -> None:
-    head = random_head(name)
-    names = share.output_names(head)
-    data = share.export(share.HeadGraph(head), "features", random_features(head, 4), outputs=names, facts={})
-    graph = share.load_graph(data)
+    head, data = head_and_graph(name)
+    names, graph = share.output_names(head), share.load_graph(data)
     for count in (1, 2, 9):
         features = random_features(head, count)
         found = dict(zip(names, graph(features), strict=True))
@@ -184,7 +194,7 @@ def test_a_models_graph_rounds_features_to_float16(whole: tuple[Run, TrainedHead
 def test_every_kind_of_run_has_a_graph_that_agrees(layered_cache: Path, tmp_path: Path) -> None:
     cache = open_cache(layered_cache)  # of 8 bits, two layers
     some = {
-        "attention": replace(TINY_TRAIN, layers=("layer2", "layer3"), epochs=1),
+        "attention": replace(TINY_TRAIN, layers=("layer2", "layer3"), epochs=1, steps=1),
         "ridge": TrainSettings(head="ridge", layers=("layer3", "layer2")),
     }
     for name, settings in some.items():
@@ -229,7 +239,7 @@ def test_a_graph_tells_nothing_of_the_machine_it_was_made_on(whole: tuple[Run, T
 
 
 def test_the_same_head_gives_the_same_bytes(small: tuple[TrainedHead, bytes]) -> None:
-    assert small_graph(small[0]) == small[1]
+    assert graph_of(small[0]) == small[1]
 
 
 @pytest.mark.slow
@@ -251,13 +261,7 @@ def test_the_same_model_gives_the_same_bytes_in_another_process(whole: tuple[Run
 @pytest.fixture(scope="module")
 def small() -> tuple[TrainedHead, bytes]:
     """A head without attention, and its graph."""
-    head = random_head("paper, no attention")
-    return head, small_graph(head)
-
-
-def small_graph(head: TrainedHead) -> bytes:
-    names = share.output_names(head)
-    return share.export(share.HeadGraph(head), "features", random_features(head, 4), outputs=names, facts={"a": "b"})
+    return head_and_graph("paper, no attention")
 
 
 @pytest.mark.parametrize("output", [0, 1, 2])
