@@ -71,7 +71,7 @@ def bootstrap_interval(
     rhos: list[float] = []
     for start in range(0, resamples, _ROWS_AT_ONCE):
         picks = rng.integers(0, len(truth), size=(min(_ROWS_AT_ONCE, resamples - start), len(truth)))
-        rhos += _row_spearman(prediction[picks], truth[picks]).tolist()
+        rhos += row_spearman(prediction[picks], truth[picks]).tolist()
     finite = np.array(rhos)[np.isfinite(rhos)]
     if not len(finite):
         return float("nan"), float("nan")
@@ -79,8 +79,8 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
-def _row_spearman(a: Scores, b: Scores) -> Scores:
-    """Return rho of each row: the correlation of average ranks."""
+def row_spearman(a: Scores, b: Scores) -> Scores:
+    """Return rho of each row of two matrices (k, n), NaN for constant rows: the correlation of average ranks."""
     from scipy import stats
 
     ranks_a, ranks_b = (stats.rankdata(values, axis=1) for values in (a, b))

@@ -51,6 +51,7 @@ class Scored:
             "views": self.views,
             "selected_on": config.selected_on,
             "best_epoch": result.best_epoch,
+            "hyperparameters": result.hyperparameters,
             "lowest_mse_epoch": result.lowest_mse_epoch,
             "absent": self.absent,
             **{key: json_number(value) for key, value in asdict(self.metrics).items()},

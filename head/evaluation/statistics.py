@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 CORRECTION = "t over splits, its variance corrected for overlapping training sets (Nadeau and Bengio 2003)"
+OF_MEAN_RHO = f"of Fisher's z, {CORRECTION}"
 CONFIDENCE = 0.95
 
 
@@ -29,6 +30,26 @@ def corrected_interval(values: NDArray[np.float64], test_share: float) -> tuple[
         return float("nan"), float("nan")
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * error
     return float(np.mean(values)) - half, float(np.mean(values)) + half
+
+
+def mean_rho_interval(rho: NDArray[np.float64], test_share: float, images: NDArray[np.int64]) -> tuple[float, float]:
+    """Return the 95% interval of the mean of J correlations, one a split, through Fisher's z = artanh(rho).
+
+    The variance over splits is that of z, where it hardly depends on rho, corrected as in `corrected_interval`, so the
+    interval never leaves [-1, 1] and reaches further down than up where rho is high. images (J) are how many each rho
+    is of: one of 1, whose z is infinite, counts as half a step below it, 1 - 6 / (n^3 - n). NaN where J is below two.
+    """
+    from scipy import stats
+
+    steps = 6 / np.maximum(images.astype(np.float64) ** 3 - images, 6)
+    z = np.arctanh(np.clip(rho, steps - 1, 1 - steps))
+    error = standard_error(z, test_share)
+    if math.isnan(error):
+        return float("nan"), float("nan")
+    mean = float(np.mean(rho))
+    centre = np.arctanh(np.clip(mean, np.mean(steps) - 1, 1 - np.mean(steps)))
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(z) - 1)) * error
+    return min(mean, float(np.tanh(centre - half))), max(mean, float(np.tanh(centre + half)))
 
 
 def corrected_p(values: NDArray[np.float64], test_share: float) -> float:

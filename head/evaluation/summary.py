@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from featcache.base.files import canonical_json
 from head.evaluation.metrics import json_number
 from head.evaluation.score import Scored
-from head.evaluation.statistics import corrected_interval, deviation
+from head.evaluation.statistics import deviation, mean_rho_interval
 from head.runs.run import Run
 
 _RHO, _MSE = attrgetter("metrics.rho"), attrgetter("metrics.mse")
@@ -70,7 +70,8 @@ class HeadSummary:
         n is how many images were scored, a split's once however many seeds it has.
         """
         rho, mse = self.rho(), self._by_split(_MSE)
-        low, high = np.clip(corrected_interval(rho, self.test_share), -1, 1)
+        images = np.array(list({result.run.split: result.metrics.n for result in self.scored}.values()))
+        low, high = mean_rho_interval(rho, self.test_share, images)
         first = self.scored[0]
         return {
             "name": self.name,
@@ -78,14 +79,14 @@ class HeadSummary:
             "views": first.views,
             "splits": len(self.splits),
             "seeds": len(self.seeds),
-            "n": sum({result.run.split: result.metrics.n for result in self.scored}.values()),
+            "n": int(images.sum()),
             "selected_on": first.run.config.selected_on,
             "optimistic": self.optimistic,
             "val_rho_mean": json_number(self.val_rho),
             "rho_mean": json_number(float(np.mean(rho))),
             "rho_sd": json_number(deviation(rho)),
-            "rho_low": json_number(float(low)),
-            "rho_high": json_number(float(high)),
+            "rho_low": json_number(low),
+            "rho_high": json_number(high),
             "rho_seed_sd": json_number(self._seed_deviation(_RHO)),
             "mse_mean": json_number(float(np.mean(mse))),
             "mse_sd": json_number(deviation(mse)),

@@ -7,7 +7,7 @@ from typing import Any
 from head.evaluation.compare import Comparison
 from head.evaluation.metrics import json_number, shown
 from head.evaluation.score import Scored
-from head.evaluation.statistics import CORRECTION
+from head.evaluation.statistics import CORRECTION, OF_MEAN_RHO
 from head.evaluation.summary import HeadSummary, summaries_of
 
 
@@ -22,7 +22,7 @@ def format_table(scored: Sequence[Scored]) -> str:
         ("n", lambda s: str(s.metrics.n)),
         ("pred. sd", lambda s: f"{s.metrics.prediction_sd:.3f}"),
         ("pred. range", lambda s: f"{s.metrics.prediction_min:.2f} to {s.metrics.prediction_max:.2f}"),
-        ("epoch", lambda s: str(s.run.result.best_epoch or "unknown")),
+        ("chosen", lambda s: s.run.chosen),
     ]
     lines = [[title for title, _ in columns]] + [[cell(result) for _, cell in columns] for result in scored]
     absent = max((result.absent for result in scored), default=0)
@@ -45,13 +45,13 @@ def _summary(summaries: Sequence[HeadSummary]) -> str:
         ("seeds", lambda summary: str(summary["seeds"])),
     ]
     lines = [[title for title, _ in columns]] + [[cell(summary) for _, cell in columns] for summary in found]
-    notes = [f"{first['part']} part, {first['views']} views; 95%: {CORRECTION}"]
+    notes = [f"{first['part']} part, {first['views']} views; 95%: {OF_MEAN_RHO}"]
     for selected_on in dict.fromkeys(summary["selected_on"] for summary in found):
         names = [summary["name"] for summary in found if summary["selected_on"] == selected_on]
         whose = "" if len(names) == len(found) else f" in {', '.join(names)}"
-        notes.append(f"epoch selected on {selected_on}{whose}")
+        notes.append(f"chosen on {selected_on}{whose}")
     if any(summary["optimistic"] for summary in found):
-        notes.append("* is rho of the test part, which selected the epoch")
+        notes.append("* is rho of the test part, by which it was chosen")
     return "\n".join([aligned(lines), *notes])
 
 

@@ -85,6 +85,21 @@ class Run:
         return "attention" in used_fields(str(self.settings["head"])) and bool(self.settings["attention"])
 
     @property
+    def chosen(self) -> str:
+        """What selection chose: 'epoch 12', of a baseline its own hyperparameters, such as 'C=1, gamma=0.01'."""
+        hyperparameters = self.result.hyperparameters
+        if hyperparameters is not None:
+            return ", ".join(f"{name}={value:.4g}" for name, value in hyperparameters.items()) or "nothing to choose"
+        return "unknown" if self.result.best_epoch is None else f"epoch {self.result.best_epoch}"
+
+    @property
+    def used_settings(self) -> Document:
+        """Those of its settings that its head uses: no network's, such as its learning rate, of a baseline."""
+        used = used_fields(str(self.settings["head"]), attention=bool(self.settings["attention"]))
+        known = TrainSettings.__dataclass_fields__
+        return {name: value for name, value in self.config.settings.items() if name in used or name not in known}
+
+    @property
     def weights_source(self) -> str:
         """Where its backbone's weights are: 'imagenet', 'random' or a file, which may be in the run's folder."""
         source = self.config.weights_source

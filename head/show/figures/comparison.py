@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from head.evaluation.compare import Comparison
-from head.evaluation.statistics import CORRECTION
+from head.evaluation.statistics import CORRECTION, OF_MEAN_RHO
 from head.evaluation.summary import HeadSummary
 from head.show.figures.paper_tables import SOURCE, TABLES, PublishedTable
 from head.show.figures.results import cut_note, scope
@@ -107,7 +107,7 @@ def _name_lines(axes: "Axes", names: Sequence[str]) -> None:
 
 
 def _comparison_caption(table: PublishedTable | None, dataset: str) -> str:
-    own = f"Mean over splits (dot), its 95% interval (line) and single splits (ticks). Intervals: {CORRECTION}."
+    own = f"Mean over splits (dot), its 95% interval (line) and single splits (ticks). Intervals: {OF_MEAN_RHO}."
     if table is not None:
         return f"{own} Diamonds: {table.title} of {SOURCE}; red ones are deep networks, as in its Fig. 7."
     if dataset in TABLES:

@@ -5,11 +5,11 @@ from typing import Any
 
 from featcache.store.cache import FeatureCache
 from head.evaluation.evaluate import Evaluation
-from head.evaluation.statistics import CORRECTION
+from head.evaluation.statistics import OF_MEAN_RHO
 from head.evaluation.summary import HeadSummary
 from head.runs.run import Run
 
-_OF_RESULT = ("split", "n", "absent", "rho", "rho_low", "rho_high", "mse", "best_epoch")
+_OF_RESULT = ("split", "n", "absent", "rho", "rho_low", "rho_high", "mse")
 
 
 def cache_facts(cache: FeatureCache) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def score_facts(evaluation: Evaluation, cache: FeatureCache) -> dict[str, Any]:
     return {
         "part": evaluation.scored[0].part,
         "against": evaluation.comparisons[0].against if evaluation.comparisons else None,
-        "correction": CORRECTION,
+        "correction": OF_MEAN_RHO,
         "rows": [_summary_facts(summary, compared.get(summary.name)) for summary in evaluation.summaries],
         "problems": [_without(above, text) for text in (*map(str, evaluation.errors), *evaluation.warnings())],
     }
@@ -61,7 +61,8 @@ def run_facts(run: Run) -> dict[str, Any]:
         "fingerprint": config.fingerprint,
         "input": config.input,
         "imported": run.imported is not None,
-        "settings": config.settings,
+        "settings": run.used_settings,
+        "chosen": run.chosen,
         "result": run.result.document,
     }
 
@@ -70,6 +71,9 @@ def _summary_facts(summary: HeadSummary, comparison: dict[str, Any] | None) -> d
     return {
         **summary.as_json(),
         "comparison": comparison,
-        "results": [{key: one.as_json()[key] for key in _OF_RESULT} | {"seed": one.run.seed} for one in summary.scored],
+        "results": [
+            {key: one.as_json()[key] for key in _OF_RESULT} | {"seed": one.run.seed, "chosen": one.run.chosen}
+            for one in summary.scored
+        ],
         "runs": [run_facts(result.run) for result in summary.scored],
     }

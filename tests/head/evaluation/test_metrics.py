@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from head.evaluation.metrics import _row_spearman, bootstrap_interval, mean_squared_error, measure, spearman
+from head.evaluation.metrics import row_spearman, bootstrap_interval, mean_squared_error, measure, spearman
 
 tied = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=2, max_size=30)
 
@@ -51,12 +51,12 @@ def test_rho_of_one_image_is_undefined() -> None:
 def test_rho_by_rows_is_scipys_for_each_row(seed: int) -> None:
     a, b = np.random.default_rng(seed).integers(0, 4, size=(2, 5, 9)).astype(float)
     wanted = [spearman(x, y) for x, y in zip(a, b, strict=True)]
-    np.testing.assert_allclose(_row_spearman(a, b), wanted, atol=1e-12)
+    np.testing.assert_allclose(row_spearman(a, b), wanted, atol=1e-12)
 
 
 def test_rho_by_rows_is_nan_for_a_constant_row_alone() -> None:
     rows = np.array([[1.0, 2, 3], [4, 4, 4]])
-    rho = _row_spearman(rows, np.array([[1.0, 2, 3], [1, 2, 3]]))
+    rho = row_spearman(rows, np.array([[1.0, 2, 3], [1, 2, 3]]))
     np.testing.assert_array_equal(rho, [1, np.nan])
 
 

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from head.evaluation.statistics import corrected_interval, corrected_p, holm
+from bench.coverage import covered
+from head.evaluation.statistics import corrected_interval, corrected_p, holm, mean_rho_interval, standard_error
 
 
 @given(st.lists(st.floats(-1, 1), min_size=2, max_size=9).filter(lambda values: np.std(values) > 1e-3))
@@ -35,6 +36,31 @@ def test_without_two_values_or_a_share_nothing_is_known_and_equal_values_have_no
         assert math.isnan(corrected_p(values, share))
     assert corrected_interval(np.array([0.5, 0.5]), 0.5) == (0.5, 0.5)
     assert math.isnan(corrected_p(np.array([0.5, 0.5]), 0.5))
+
+
+@pytest.mark.parametrize("rho", [0.5, 0.8, 0.95])
+def test_the_interval_of_a_mean_rho_holds_it_in_95_of_100_experiments(rho: float) -> None:
+    assert 0.93 <= covered(rho, images=150, experiments=2000, seed=1) <= 0.975  # 0.97, and its standard error
+
+
+def test_the_interval_of_a_mean_rho_is_that_of_fishers_z() -> None:
+    rho, images = np.array([0.70, 0.80, 0.75, 0.78, 0.72]), np.full(5, 40)
+    half = stats.t.ppf(0.975, 4) * standard_error(np.arctanh(rho), 0.3)
+    wanted = [np.tanh(np.arctanh(rho.mean()) + sign * half) for sign in (-1, 1)]
+    assert mean_rho_interval(rho, 0.3, images) == (pytest.approx(wanted[0]), pytest.approx(wanted[1]))
+
+
+@given(st.lists(st.floats(-1, 1), min_size=2, max_size=9), st.integers(2, 50))
+def test_the_interval_of_a_mean_rho_holds_the_mean_and_stays_within_1(values: list[float], n: int) -> None:
+    rho = np.array(values)
+    low, high = mean_rho_interval(rho, 0.3, np.full(len(rho), n))
+    assert -1 <= low <= rho.mean() + 1e-12
+    assert rho.mean() - 1e-12 <= high <= 1
+
+
+def test_the_interval_of_a_mean_rho_is_unknown_of_one_split_and_where_a_rho_is() -> None:
+    for values in ([0.5], [0.5, math.nan]):
+        assert all(math.isnan(bound) for bound in mean_rho_interval(np.array(values), 0.3, np.full(len(values), 9)))
 
 
 def test_holm_multiplies_by_how_many_are_left_and_never_falls() -> None:

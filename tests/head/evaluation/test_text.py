@@ -52,19 +52,19 @@ PREDICTIONS = [
 def test_the_table_has_a_line_for_each_run_and_one_for_each_row() -> None:
     lines = format_table(RESULTS).splitlines()
     assert lines == [
-        "run    split  rho    95% interval    MSE      n    pred. sd  pred. range   epoch",
-        "paper  1      0.500  0.400 to 0.600  0.01000  100  0.125     0.25 to 0.75  31",
-        "paper  2      0.600  0.500 to 0.700  0.01200  100  0.125     0.25 to 0.75  31",
-        "paper  3      0.700  0.600 to 0.800  0.02000  100  0.125     0.25 to 0.75  31",
-        "no     1      0.250  0.150 to 0.350  0.03000  100  0.125     0.25 to 0.75  31",
-        "no     2      0.500  0.400 to 0.600  0.03000  100  0.125     0.25 to 0.75  31",
+        "run    split  rho    95% interval    MSE      n    pred. sd  pred. range   chosen",
+        "paper  1      0.500  0.400 to 0.600  0.01000  100  0.125     0.25 to 0.75  epoch 31",
+        "paper  2      0.600  0.500 to 0.700  0.01200  100  0.125     0.25 to 0.75  epoch 31",
+        "paper  3      0.700  0.600 to 0.800  0.02000  100  0.125     0.25 to 0.75  epoch 31",
+        "no     1      0.250  0.150 to 0.350  0.03000  100  0.125     0.25 to 0.75  epoch 31",
+        "no     2      0.500  0.400 to 0.600  0.03000  100  0.125     0.25 to 0.75  epoch 31",
         "",
         "mean over splits  val rho  test rho        95% interval     seed sd  MSE                 splits  seeds",
-        "paper             0.750    0.600 +- 0.100  0.249 to 0.951   -        0.01400 +- 0.00529  3       1",
+        "paper             0.750    0.600 +- 0.100  0.133 to 0.849   -        0.01400 +- 0.00529  3       1",
         "no                0.500    0.375 +- 0.177  -1.000 to 1.000  -        0.03000 +- 0.00000  2       1",
-        "test part, eval views; 95%: t over splits, its variance corrected for overlapping training sets "
+        "test part, eval views; 95%: of Fisher's z, t over splits, its variance corrected for overlapping training sets "
         "(Nadeau and Bengio 2003)",
-        "epoch selected on the val part",
+        "chosen on the val part",
     ]
     assert max(map(len, lines)) <= 120
 
@@ -89,12 +89,12 @@ def test_the_table_says_undefined_where_rho_is() -> None:
 
 def test_the_table_says_that_an_epoch_selected_on_test_is_optimistic() -> None:
     text = format_table([scored("paper", "1", 0.5, 0.02, select_on="test")])
-    assert "epoch selected on the test part itself (optimistic)\n" in text
+    assert "chosen on the test part itself (optimistic)\n" in text
     assert "0.750*" in text
-    assert text.endswith("* is rho of the test part, which selected the epoch")
+    assert text.endswith("* is rho of the test part, by which it was chosen")
     both = format_table([scored("paper", "1", 0.5, 0.02, select_on="test"), scored("no", "1", 0.5, 0.02)])
-    assert "epoch selected on the val part in no\n" in both
-    assert "epoch selected on the test part itself (optimistic) in paper\n" in both
+    assert "chosen on the val part in no\n" in both
+    assert "chosen on the test part itself (optimistic) in paper\n" in both
 
 
 def test_the_table_says_how_many_images_were_left_out() -> None:

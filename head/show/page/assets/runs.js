@@ -9,12 +9,12 @@ function runsSection() {
 
 function runDetails(name, runs, usual) {
   const first = runs[0];
-  const lines = runs.map((run) => [run.split, run.seed, run.folder, run.result.best_epoch ?? "unknown", run.result.head_sha256.slice(0, 16)]);
+  const lines = runs.map((run) => [run.split, run.seed, run.folder, run.chosen, run.result.head_sha256.slice(0, 16)]);
   return el("details", {}, el("summary", {}, el("span", {}, broken(name)), el("span", { class: "soft" }, count(runs.length, "run"))),
     el("div", { class: "inside" }, facts(first.settings, usual), el("div", { class: "scroll" }, el("table", {},
-        el("thead", {}, el("tr", {}, ["Split", "Seed", "Folder", "Epoch", "Digest of the head"].map((title) => el("th", { scope: "col" }, title)))),
+        el("thead", {}, el("tr", {}, ["Split", "Seed", "Folder", "Chosen", "Digest of the head"].map((title) => el("th", { scope: "col" }, title)))),
         el("tbody", {}, lines.map((cells) => el("tr", {}, cells.map((cell, k) => el("td", { class: k === 2 || k === 4 ? "code" : "" }, String(cell)))))))),
-      el("p", { class: "note" }, `Reads ${first.input.layers.join(", ")} as ${first.input.pooling}; epoch selected on ${first.selected_on}; trained on ${first.train_images ? count(first.train_images, "image") : "an unknown number of images"}.`),
+      el("p", { class: "note" }, `Reads ${first.input.layers.join(", ")} as ${first.input.pooling}; chosen on ${first.selected_on}; trained on ${first.train_images ? count(first.train_images, "image") : "an unknown number of images"}.`),
       el("p", { class: "note" }, "Fingerprint of the features ", el("code", {}, first.fingerprint))));
 }
 

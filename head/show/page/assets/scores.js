@@ -50,8 +50,8 @@ function intervalPlot(row, scale) {
 
 function splitTable(row) {
   const seeds = row.seeds > 1;
-  const titles = ["Split", ...(seeds ? ["Seed"] : []), "\u03c1", "95% interval", "MSE", "Images", "Epoch"];
-  const cells = (one) => [one.split, ...(seeds ? [one.seed] : []), number(one.rho), interval(one.rho_low, one.rho_high), number(one.mse, 5), one.absent ? `${one.n}, ${one.absent} absent` : one.n, one.best_epoch ?? "unknown"];
+  const titles = ["Split", ...(seeds ? ["Seed"] : []), "\u03c1", "95% interval", "MSE", "Images", "Chosen"];
+  const cells = (one) => [one.split, ...(seeds ? [one.seed] : []), number(one.rho), interval(one.rho_low, one.rho_high), number(one.mse, 5), one.absent ? `${one.n}, ${one.absent} absent` : one.n, one.chosen];
   const compared = row.comparison;
   return el("div", { class: "within" },
     el("table", {}, el("thead", {}, el("tr", {}, titles.map((title) => el("th", { scope: "col" }, title)))),
