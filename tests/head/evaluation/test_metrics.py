@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from head.evaluation.metrics import row_spearman, bootstrap_interval, mean_squared_error, measure, spearman
+from head.evaluation.metrics import bootstrap_interval, mean_squared_error, measure, row_spearman, spearman
 
 tied = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=2, max_size=30)
 
