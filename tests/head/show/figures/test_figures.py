@@ -32,38 +32,56 @@ def names(drawings: list[Drawing]) -> list[str]:
     return [drawing.name for drawing in drawings]
 
 
-@pytest.fixture
-def evaluation(tmp_path: Path) -> Evaluation:
-    """A head on two splits and a baseline on one."""
+def two_heads(home: Path) -> Evaluation:
+    """Return the scores of a head on two splits and of a baseline on one."""
     return evaluated(
-        predicted("paper", "1", TRUTH, STEPS, home=tmp_path),
-        predicted("paper", "2", TRUTH[::-1], STEPS[::-1], home=tmp_path),
-        predicted("ridge", "1", TRUTH, STEPS.sum(axis=1, keepdims=True), home=tmp_path, head="ridge"),
+        predicted("paper", "1", TRUTH, STEPS, home=home),
+        predicted("paper", "2", TRUTH[::-1], STEPS[::-1], home=home),
+        predicted("ridge", "1", TRUTH, STEPS.sum(axis=1, keepdims=True), home=home, head="ridge"),
     )
 
 
-def test_every_figure_is_drawn_with_a_caption_and_the_size_that_it_says(evaluation: Evaluation) -> None:
-    drawings = draw_all(cache_of(), evaluation).drawings
+@pytest.fixture(scope="module")
+def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
+    return two_heads(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="module")
+def drawings(evaluation: Evaluation) -> list[Drawing]:
+    """The figures of `evaluation`."""
+    return draw_all(cache_of(), evaluation).drawings
+
+
+@pytest.fixture(scope="module")
+def svgs(drawings: list[Drawing]) -> list[str]:
+    return [svg_of(one) for one in drawings]
+
+
+@pytest.fixture
+def no_panels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let only those figures be drawn in which all heads are side by side."""
+    monkeypatch.setattr("head.show.figures.figures._FAMILIES", ())
+
+
+def test_every_figure_is_drawn_with_a_caption_and_the_size_that_it_says(
+    drawings: list[Drawing], svgs: list[str]
+) -> None:
     assert names(drawings) == ALL
-    for one in drawings:
+    for one, svg in zip(drawings, svgs, strict=True):
         assert one.caption.endswith(".")
         assert len(one.caption) < 600
         assert re.search(r"[Ss]plits? 1|by split", one.caption), one.caption
         width, height = Image.open(io.BytesIO(as_png(one.figure, dpi=60))).size
         assert (width, height) == tuple(int(60 * inches) for inches in one.figure.get_size_inches())
-        assert ElementTree.fromstring(svg_of(one)).get("aria-label") == one.title
+        assert ElementTree.fromstring(svg).get("aria-label") == one.title
 
 
-def test_the_same_results_give_the_same_bytes(tmp_path: Path) -> None:
-    def files(folder: str) -> list[str]:
-        results = predicted("paper", "1", TRUTH, STEPS, home=tmp_path / folder)
-        return [svg_of(one) for one in draw_all(cache_of(), evaluated(results)).drawings]
-
-    assert files("a") == files("b")
+def test_the_same_results_give_the_same_bytes(tmp_path: Path, svgs: list[str]) -> None:
+    assert [svg_of(one) for one in draw_all(cache_of(), two_heads(tmp_path)).drawings] == svgs
 
 
-def test_text_stays_on_the_page(evaluation: Evaluation) -> None:
-    for one in draw_all(cache_of("lamem"), evaluation).drawings:
+def test_text_stays_on_the_page(evaluation: Evaluation, drawings: list[Drawing], no_panels: None) -> None:
+    for one in [*drawings, *draw_all(cache_of("lamem"), evaluation).drawings]:
         with styled():
             box, (width, height) = one.figure.get_tightbbox(), one.figure.get_size_inches()
         assert 0 <= box.x0 < box.x1 <= width, one.name
@@ -130,10 +148,9 @@ def test_nothing_scored_gives_no_figure() -> None:
     assert (found.drawings, found.left_out) == ([], ["figures: no run could be scored"])
 
 
-def test_files_are_written_in_both_formats_and_replaced(tmp_path: Path, evaluation: Evaluation) -> None:
-    drawings = draw_all(cache_of(), evaluation).drawings[:2]
+def test_files_are_written_in_both_formats_and_replaced(tmp_path: Path, drawings: list[Drawing]) -> None:
     for _ in range(2):
-        paths = save(drawings, tmp_path / "new" / "figures")
+        paths = save(drawings[:2], tmp_path / "new" / "figures")
         assert [path.name for path in paths] == [
             "comparison.png", "comparison.svg", "differences.png", "differences.svg",
         ]  # fmt: skip
@@ -142,10 +159,10 @@ def test_files_are_written_in_both_formats_and_replaced(tmp_path: Path, evaluati
     assert 'role="img"' in paths[1].read_text()
 
 
-def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path, evaluation: Evaluation) -> None:
+def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path, drawings: list[Drawing]) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="file"):
-        save(draw_all(cache_of(), evaluation).drawings[:1], tmp_path / "file" / "figures")
+        save(drawings[:1], tmp_path / "file" / "figures")
 
 
 def test_importing_the_figures_does_not_import_matplotlib() -> None:
@@ -175,8 +192,9 @@ def test_the_command_writes_both_files_of_every_figure_and_says_what_each_shows(
 
 
 def test_the_command_prints_one_json_document_and_a_damaged_run_costs_others_nothing(
-    tiny_cache: Path, runs: Path, tmp_path: Path
+    tiny_cache: Path, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("head.show.figures.examples._EACH", 1)
     (runs / "tiny" / "paper" / "split-2" / "head.safetensors").write_bytes(b"")
     arguments = ("--against", "plain", "--json", "--out", tmp_path / "out")
     done = amnet("figures", "--cache", tiny_cache, "--runs", runs, *arguments, status=5)
@@ -200,7 +218,9 @@ def test_the_command_says_what_it_needs_before_it_scores(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_table_of_ones_own_is_not_compared_with_the_papers_whatever_its_name(evaluation: Evaluation) -> None:
+def test_a_table_of_ones_own_is_not_compared_with_the_papers_whatever_its_name(
+    evaluation: Evaluation, no_panels: None
+) -> None:
     cache = cache_of("lamem")
     assert "Table 1" in draw_all(cache, evaluation).drawings[0].caption
     cache.manifest.source["images"] = "/photos"  # as a CSV's has
