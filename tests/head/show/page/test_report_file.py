@@ -19,6 +19,12 @@ from tests.helpers.command_line import amnet
 from tests.helpers.hostile import MARKUP
 
 
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave a page's figures out, which take longer to draw than all the rest."""
+    monkeypatch.setattr(report, "_figures", lambda cache, evaluation: {"drawings": [], "left_out": []})
+
+
 def test_the_same_files_give_the_same_bytes(cache: FeatureCache, runs: Path, tmp_path: Path) -> None:
     written = tmp_path / "deep" / "report.html"
     amnet("report", "--cache", cache.path, "--runs", runs, "--head", "paper", "--out", written)
@@ -36,9 +42,8 @@ def test_the_same_files_give_the_same_bytes(cache: FeatureCache, runs: Path, tmp
 
 
 def test_a_page_is_no_larger_than_allowed_with_smaller_pictures(
-    cache: FeatureCache, evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch
+    cache: FeatureCache, evaluation: Evaluation, no_figures: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(report, "_figures", lambda cache, evaluation: {"drawings": [], "left_out": []})
     whole = len(report.page_text(report.build_report(cache, evaluation, report.ReportSettings())))
     monkeypatch.setattr(report, "_PAGE_ITSELF", 60_000)
     monkeypatch.setattr(report, "LARGEST_PAGE", whole - 5_000)
@@ -52,7 +57,7 @@ def names_in(cache: FeatureCache, split: str) -> list[str]:
 
 
 def test_a_moved_dataset_is_found_by_its_root(
-    cache: FeatureCache, runs: Path, tiny_dataset: Path, tmp_path: Path
+    cache: FeatureCache, runs: Path, tiny_dataset: Path, tmp_path: Path, no_figures: None
 ) -> None:
     moved = tmp_path / "moved"
     shutil.copytree(tiny_dataset, moved)
@@ -114,7 +119,7 @@ def test_the_policy_lets_nothing_be_fetched_but_by_explore() -> None:
 
 
 def test_raw_maps_of_the_shown_row_lie_beside_the_page(
-    cache: FeatureCache, runs: Path, evaluation: Evaluation, tmp_path: Path
+    cache: FeatureCache, runs: Path, evaluation: Evaluation, tmp_path: Path, no_figures: None
 ) -> None:
     given = ("report", "--cache", cache.path, "--runs", runs, "--out", tmp_path / "page.html")
     done = amnet(*given, "--head", "paper", "--maps", tmp_path / "maps")
@@ -156,7 +161,7 @@ def test_a_head_that_gives_no_number_is_shown_without(
 
 
 def test_a_page_that_is_larger_than_allowed_is_told(
-    cache: FeatureCache, evaluation: Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cache: FeatureCache, evaluation: Evaluation, tmp_path: Path, no_figures: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(report, "LARGEST_PAGE", 1000)
     made = report.build_report(cache, evaluation, report.ReportSettings())
