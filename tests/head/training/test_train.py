@@ -6,8 +6,9 @@ import math
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from featcache.backbones.backbone import load_backbone
+from featcache.backbones.backbone import Backbone, load_backbone
 from featcache.base.errors import BadInput, CorruptFile, InvalidSettings, Locked, Mismatch, ResourceError
 from featcache.base.lock import writer_lock
 from featcache.base.progress import OnProgress, Progress, silent
@@ -40,6 +41,8 @@ from tests.helpers.processes import Forked, run_forked
 from tests.helpers.tiny import TINY_EXTRACT, TINY_TRAIN
 
 SHORT = replace(TINY_TRAIN, epochs=5, dropout=0.5)  # dropout, so that its random numbers count
+Outcome = tuple[bytes, bytes, dict[str, object]]
+Whole = Callable[..., Outcome]
 
 
 @pytest.fixture
@@ -73,10 +76,23 @@ def train_until(epoch: int, cache: FeatureCache, folder: Path, settings: TrainSe
     return seen
 
 
-def outcome(folder: Path) -> tuple[bytes, bytes, dict[str, object]]:
+def outcome(folder: Path) -> Outcome:
     """Return head, history and result: what two equal trainings must agree in."""
     head, history = ((folder / name).read_bytes() for name in ("head.safetensors", "history.csv"))
     return head, history, read_run(folder).result.document
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """Return the outcome of a training that nothing interrupts; one of the same settings is done once."""
+
+    @lru_cache
+    def outcome_of(settings: TrainSettings = SHORT) -> Outcome:
+        folder = tmp_path_factory.mktemp("whole")
+        train(open_cache(tiny_cache), folder, settings)
+        return outcome(folder)
+
+    return outcome_of
 
 
 def history_of(folder: Path) -> list[dict[str, float]]:
@@ -103,13 +119,19 @@ def test_training_learns_what_can_be_learnt(tiny_runs: Path, cache: FeatureCache
     assert metrics.mse < metrics.truth_sd**2 / 3  # the mean alone would give truth_sd squared
 
 
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    """The backbone of `tiny_cache`."""
+    return load_backbone(TINY_EXTRACT)
+
+
 @pytest.mark.parametrize("attention", [True, False])
 def test_training_on_the_cache_is_training_on_live_features(
-    tiny_dataset: Path, cache: FeatureCache, tmp_path: Path, attention: bool
+    tiny_dataset: Path, cache: FeatureCache, backbone: Backbone, tmp_path: Path, attention: bool
 ) -> None:
     settings = replace(SHORT, attention=attention, dropout=0.0, weight_decay=1e-3, attention_weight=0.1, seed=2)
     run = train(cache, tmp_path, settings)
-    model, losses, rho, mse = train_live(tiny_dataset, cache, settings, epochs=run.result.best_epoch)
+    model, losses, rho, mse = train_live(tiny_dataset, cache, backbone, settings, epochs=run.result.best_epoch)
     history = history_of(tmp_path)
     np.testing.assert_allclose([epoch["train_loss"] for epoch in history[: len(losses)]], losses, rtol=1e-3)
     assert run.result.document["val_rho"] == pytest.approx(rho, abs=1e-9)
@@ -122,14 +144,13 @@ def test_training_on_the_cache_is_training_on_live_features(
 
 
 def train_live(
-    dataset_folder: Path, cache: FeatureCache, settings: TrainSettings, *, epochs: int
+    dataset_folder: Path, cache: FeatureCache, backbone: Backbone, settings: TrainSettings, *, epochs: int
 ) -> tuple[AMNetHead, list[float], float, float]:
     """Train without stored features: decode, cut and run the backbone for every batch.
 
     Of the cache only the rows' names and the split are used. Returns the model after the last epoch, each
     epoch's loss, and validation rho and MSE.
     """
-    backbone = load_backbone(TINY_EXTRACT)
 
     def live(rows: Iterator[int], views: Iterator[int]) -> Tensor:
         pixels = []
@@ -280,28 +301,26 @@ def test_training_leaves_the_global_generators_as_they_were(cache: FeatureCache,
 @pytest.mark.parametrize("attention", [True, False])
 @pytest.mark.parametrize("epoch", range(1, SHORT.epochs + 1))
 def test_a_run_interrupted_after_any_epoch_ends_as_if_it_had_not_been(
-    cache: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int, attention: bool
+    cache: FeatureCache, whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int, attention: bool
 ) -> None:
     settings = replace(SHORT, attention=attention)
-    train(cache, tmp_path / "whole", settings)
     monkeypatch.setattr("head.training.trainer.CHECKPOINT_SECONDS", 0)
     train_until(epoch, cache, tmp_path / "cut", settings)
     resumed: list[int] = []
     train(cache, tmp_path / "cut", settings, on_progress=lambda progress: resumed.append(progress.done))
     assert resumed == list(range(epoch, SHORT.epochs + 1))  # it went on from the checkpoint
-    assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
+    assert outcome(tmp_path / "cut") == whole(settings)
     assert not (tmp_path / "cut" / "checkpoint").exists()
 
 
 def test_a_run_interrupted_at_each_epoch_in_turn_ends_as_if_it_had_not_been(
-    cache: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cache: FeatureCache, whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train(cache, tmp_path / "whole")
     monkeypatch.setattr("head.training.trainer.CHECKPOINT_SECONDS", 0)
     for epoch in range(1, SHORT.epochs + 1):
         train_until(epoch, cache, tmp_path / "cut")
     train(cache, tmp_path / "cut")
-    assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
+    assert outcome(tmp_path / "cut") == whole()
 
 
 def test_a_run_stopped_for_lack_of_progress_stops_at_the_same_epoch_when_interrupted(
@@ -320,9 +339,8 @@ def test_a_run_stopped_for_lack_of_progress_stops_at_the_same_epoch_when_interru
 
 
 def test_a_run_interrupted_while_it_writes_its_result_ends_as_if_it_had_not_been(
-    cache: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cache: FeatureCache, whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train(cache, tmp_path / "whole")
     monkeypatch.setattr("head.training.trainer.CHECKPOINT_SECONDS", 0)
     with monkeypatch.context() as patch:
         patch.setattr("head.training.fitted.write_history", interrupted)
@@ -330,7 +348,7 @@ def test_a_run_interrupted_while_it_writes_its_result_ends_as_if_it_had_not_been
             train(cache, tmp_path / "cut")
     assert not read_run(tmp_path / "cut").finished  # though its head is there
     train(cache, tmp_path / "cut")
-    assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
+    assert outcome(tmp_path / "cut") == whole()
 
 
 def interrupted(*_: object) -> None:
@@ -360,9 +378,9 @@ head.training.train.train(
 def test_a_process_killed_at_a_random_epoch_and_started_again_gives_the_same_bytes(
     cache: FeatureCache, tmp_path: Path
 ) -> None:
-    settings = replace(SHORT, epochs=20)
+    settings = replace(SHORT, epochs=14)
     train(cache, tmp_path / "whole", settings)
-    killed_at = int(np.random.default_rng().integers(1, 15))
+    killed_at = int(np.random.default_rng().integers(1, 9))
     command = (TRAIN_SCRIPT, cache.path, tmp_path / "cut", json.dumps(settings.as_json()))
     with Forked(*command) as process:
         for line in process.stdout:
@@ -436,12 +454,13 @@ def test_a_run_on_other_pictures_of_the_same_names_is_refused(
         train(open_cache(tmp_path / "tiny"), tmp_path / "run", replace(SHORT, epochs=1))
 
 
-def test_no_resume_starts_over_where_a_run_of_other_settings_is_finished(cache: FeatureCache, tmp_path: Path) -> None:
-    train(cache, tmp_path / "a", replace(SHORT, epochs=2))
-    train(cache, tmp_path / "b")
-    run = train(cache, tmp_path / "a", resume=False)
+def test_no_resume_starts_over_where_a_run_of_other_settings_is_finished(
+    cache: FeatureCache, whole: Whole, tmp_path: Path
+) -> None:
+    train(cache, tmp_path, replace(SHORT, epochs=2))
+    run = train(cache, tmp_path, resume=False)
     assert run.config.settings == SHORT.as_json()
-    assert outcome(tmp_path / "a") == outcome(tmp_path / "b")
+    assert outcome(tmp_path) == whole()
 
 
 def test_no_resume_forgets_the_checkpoint_of_an_unfinished_run(
@@ -455,9 +474,8 @@ def test_no_resume_forgets_the_checkpoint_of_an_unfinished_run(
 
 
 def test_no_resume_is_the_way_out_of_a_damaged_checkpoint(
-    cache: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cache: FeatureCache, whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train(cache, tmp_path / "whole")
     monkeypatch.setattr("head.training.trainer.CHECKPOINT_SECONDS", 0)
     train_until(4, cache, tmp_path / "cut")
     content = bytearray((tmp_path / "cut" / "checkpoint").read_bytes())
@@ -466,7 +484,7 @@ def test_no_resume_is_the_way_out_of_a_damaged_checkpoint(
     with pytest.raises(CorruptFile, match="--no-resume"):
         train(cache, tmp_path / "cut")
     train(cache, tmp_path / "cut", resume=False)
-    assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
+    assert outcome(tmp_path / "cut") == whole()
 
 
 def test_scores_of_a_head_do_not_outlive_it(cache: FeatureCache, tmp_path: Path) -> None:
