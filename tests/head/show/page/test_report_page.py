@@ -28,7 +28,7 @@ from head.training.train import train
 from tests.helpers.browser import click, needs_chromium, opened_page, running_chromium, wait_until
 from tests.helpers.command_line import amnet
 from tests.helpers.hostile import MARKUP
-from tests.helpers.tiny import TINY_EXTRACT, TINY_TRAIN
+from tests.helpers.tiny import QUICK_EXTRACT, TINY_TRAIN
 
 
 @pytest.fixture(scope="module")
@@ -343,7 +343,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lines = [f"{name} {k / 10}\n" for k, name in enumerate(chosen)]
         (data / "splits" / f"{part}_1.txt").write_text("".join(lines))
     cache = folder / "cache"
-    extract(open_dataset(str(data)), TINY_EXTRACT, cache)
+    extract(open_dataset(str(data)), QUICK_EXTRACT, cache)
     run = folder / "runs" / "run"
     settings = TrainSettings(**{**TINY_TRAIN.as_json(), "epochs": 1})
     train(TrainingJob(open_cache(cache), "1", settings, run, "paper"))

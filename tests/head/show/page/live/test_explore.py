@@ -249,7 +249,7 @@ def test_ten_uploads_at_once_get_their_own_scores(served: str, predictor: Predic
     paths = sorted((tiny_dataset / "images").glob("*.jpg"))[:10]
     with ThreadPoolExecutor(10) as pool:
         found = list(pool.map(lambda path: ask(served, path.read_bytes()), paths))
-    wanted = [predictor.predict([path])[0].score for path in paths]
+    wanted = [one.score for one in predictor.predict(paths)]
     assert [status for status, _ in found] == [200] * 10
     assert [answer["score"] for _, answer in found] == pytest.approx(wanted, abs=1e-6)
 
