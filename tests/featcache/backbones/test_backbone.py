@@ -315,7 +315,7 @@ def test_weights_of_another_backbone_are_a_mismatch(tmp_path: Path) -> None:
 
 def test_a_weights_file_that_is_not_there_is_bad_input(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="gone.pth: no such weights file"):
-        build("alexnet", weights=str(tmp_path / "gone.pth"))
+        build("resnet18", weights=str(tmp_path / "gone.pth"))
 
 
 def test_timms_weights_that_cannot_be_downloaded_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,11 +32,12 @@ from featcache.base.errors import InvalidSettings, Mismatch, ResourceError
 from featcache.datasets.dataset import open_dataset
 from featcache.extraction.forecast import forecast
 from tests.helpers.networks import build, pixels, saved, with_lively_norms
-from tests.helpers.tiny import TINY_EXTRACT
+from tests.helpers.tiny import QUICK_EXTRACT
 
 CPU, CUDA, MPS = torch.device("cpu"), torch.device("cuda"), torch.device("mps")
 NAME, LAYERS = "timm:test_resnet", ("layer3", "layer1")  # not in the order of the graph
 needs_openvino = pytest.mark.skipif(not execution.has_openvino(), reason="needs OpenVINO")
+Weights = Callable[[str], str]  # name of a backbone to file
 both_runtimes = pytest.mark.parametrize("runtime", ["torch", pytest.param("openvino", marks=needs_openvino)])
 
 
@@ -78,6 +79,18 @@ def kept(maps: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return list(a) == list(b) and all(torch.equal(a[layer], b[layer]) for layer in a)
+
+
+@pytest.fixture(scope="module")
+def lively_weights(tmp_path_factory: pytest.TempPathFactory) -> Weights:
+    """Return the file of a model's weights whose batch norms do something; it is made once."""
+    folder = tmp_path_factory.mktemp("weights")
+
+    @cache
+    def weights_of(name: str) -> str:
+        return saved(with_lively_norms(get_model(name, weights=None)), folder / f"{name}.safetensors")
+
+    return weights_of
 
 
 @pytest.fixture
@@ -307,9 +320,8 @@ def test_without_openvino_it_is_told_how_to_be_faster(machine: Any, runtime: str
 
 
 @needs_openvino
-def test_features_by_openvino_are_those_by_torch(tmp_path: Path) -> None:
-    weights = saved(with_lively_norms(get_model("resnet18", weights=None)), tmp_path / "w.safetensors")
-    options = {"weights": weights, "threads": 2}
+def test_features_by_openvino_are_those_by_torch(lively_weights: Weights) -> None:
+    options = {"weights": lively_weights("resnet18"), "threads": 2}
     layers = ("layer1", "bn1", "layer1.1")  # not in the graph's order; the last is the first by another name
     by_torch = build("resnet18", *layers, **options)(pixels(5))
     by_openvino = build("resnet18", *layers, **options, runtime="openvino")(pixels(5))
@@ -532,7 +544,7 @@ def test_a_network_that_fell_back_is_not_told_to_have_few_views(
 ) -> None:
     monkeypatch.setattr(torch.export, "export", unexportable)
     monkeypatch.setattr(execution, "OPENVINO_FROM", 10)
-    told = forecast(open_dataset(str(tiny_dataset)), TINY_EXTRACT, tmp_path / "out").execution
+    told = forecast(open_dataset(str(tiny_dataset)), QUICK_EXTRACT, tmp_path / "out").execution
     assert "by PyTorch" in told
     assert told.endswith("runtime auto: OpenVINO cannot run this network")
 
@@ -658,9 +670,7 @@ def norms_in(module: Any) -> list[Any]:
     return [node for node in nodes if isinstance(children[node.target], nn.BatchNorm2d)]
 
 
-def extractor_of(name: str, layers: tuple[str, ...], folder: Path) -> Extractor:
-    """Return the extractor of a model whose batch norms do something."""
-    weights = saved(with_lively_norms(get_model(name, weights=None)), folder / "w.safetensors")
+def extractor_of(name: str, layers: tuple[str, ...], weights: str) -> Extractor:
     extractor = build_torchvision(name, layers, weights)
     extractor.module.eval().requires_grad_(False)
     return extractor
@@ -680,9 +690,9 @@ def picture(channels: int = 3) -> Tensor:
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
 def test_folded_norms_give_the_same_features_and_leave_none_behind(
-    tmp_path: Path, name: str, layers: tuple[str, ...]
+    lively_weights: Weights, name: str, layers: tuple[str, ...]
 ) -> None:
-    extractor = extractor_of(name, layers, tmp_path)
+    extractor = extractor_of(name, layers, lively_weights(name))
     before = [fmap.clone() for fmap in extractor.maps(picture())]
     assert norms_in(extractor.module)
     fold_batch_norms(extractor.module)
@@ -693,9 +703,9 @@ def test_folded_norms_give_the_same_features_and_leave_none_behind(
     assert not any(parameter.requires_grad for parameter in extractor.module.parameters())
 
 
-def test_a_convolution_that_is_asked_for_itself_is_left_alone(tmp_path: Path) -> None:
+def test_a_convolution_that_is_asked_for_itself_is_left_alone(lively_weights: Weights) -> None:
     layers = ("conv1", "layer1.0.conv2", "layer1")
-    extractor = extractor_of("resnet18", layers, tmp_path)
+    extractor = extractor_of("resnet18", layers, lively_weights("resnet18"))
     before = [fmap.clone() for fmap in extractor.maps(picture())]
     fold_batch_norms(extractor.module)
     assert [node.target for node in norms_in(extractor.module)] == ["bn1", "layer1.0.bn2"]
@@ -705,8 +715,8 @@ def test_a_convolution_that_is_asked_for_itself_is_left_alone(tmp_path: Path) ->
     torch.testing.assert_close(layer1, before[2], rtol=1e-4, atol=1e-4)
 
 
-def test_folding_twice_is_folding_once(tmp_path: Path) -> None:
-    extractor = extractor_of("resnet18", ("layer1",), tmp_path)
+def test_folding_twice_is_folding_once(lively_weights: Weights) -> None:
+    extractor = extractor_of("resnet18", ("layer1",), lively_weights("resnet18"))
     fold_batch_norms(extractor.module)
     (once,) = extractor.maps(picture())
     fold_batch_norms(extractor.module)
@@ -770,9 +780,9 @@ def test_a_module_that_is_no_graph_is_left_alone() -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
 
 
-def test_the_digest_of_a_backbones_weights_is_of_those_before_folding(tmp_path: Path) -> None:
-    extractor = extractor_of("resnet18", ("layer1",), tmp_path)
+def test_the_digest_of_a_backbones_weights_is_of_those_before_folding(lively_weights: Weights) -> None:
+    extractor = extractor_of("resnet18", ("layer1",), lively_weights("resnet18"))
     before = digest_of_weights(extractor.module)
-    backbone = build("resnet18", "layer1", weights=str(tmp_path / "w.safetensors"))
+    backbone = build("resnet18", "layer1", weights=lively_weights("resnet18"))
     assert not norms_in(backbone.module)
     assert backbone.weights_sha256 == before != digest_of_weights(backbone.module)
