@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from featcache.base.errors import CorruptFile, Mismatch, list_problems
+from featcache.base.errors import CorruptFile, Mismatch, refuse
 from featcache.base.files import canonical_json
 from featcache.settings import CENTER_FRACTION, ENCODINGS, FLIP_PROBABILITY, INTERPOLATION, ViewSettings
 
@@ -145,8 +145,7 @@ def check_same(found: Recipe, wanted: Recipe, *, where: str, way_out: str) -> No
     different = [f"{name}: {_short(a[name])} there, {_short(b[name])} asked for" for name in a if a[name] != b[name]]
     if found.encoding != wanted.encoding:  # then constants differ as a matter of course
         different = [line for line in different if not line.startswith("calibration")]
-    if different:
-        raise Mismatch(list_problems(f"{where}: made with another recipe:", different, way_out))
+    refuse(Mismatch, f"{where}: made with another recipe:", different, way_out)
 
 
 def _plain(value: Any) -> Any:

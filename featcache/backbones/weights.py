@@ -21,7 +21,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from featcache.base.errors import BadInput, CorruptFile, HostileFile, Mismatch, list_problems, printable
+from featcache.base.errors import BadInput, CorruptFile, HostileFile, Mismatch, printable, refuse
 from featcache.base.files import digest_of_file, reading_errors
 from featcache.settings import ExtractSettings
 
@@ -171,10 +171,7 @@ def load_into(module: nn.Module, state: State, source: str) -> None:
     """
     prefix = prefix_in(state, module, source)
     problems = problems_of(module, state, prefix)
-    if problems:
-        raise Mismatch(
-            list_problems(f"{source}: not the weights of this backbone:", problems, "Pass the file of this backbone.")
-        )
+    refuse(Mismatch, f"{source}: not the weights of this backbone:", problems, "Pass the file of this backbone.")
     own = {name: state[prefix + name] for name in module.state_dict() if prefix + name in state}
     module.load_state_dict(own, strict=False)
 

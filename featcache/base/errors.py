@@ -129,6 +129,12 @@ def list_problems(title: str, problems: Iterable[str], way_out: str) -> str:
     return "\n".join([title, *shown, way_out])
 
 
+def refuse(kind: type[FeatcacheError], title: str, problems: Sequence[str], way_out: str) -> None:
+    """Raise an error of that kind that lists every problem, if there are any."""
+    if problems:
+        raise kind(list_problems(title, problems, way_out))
+
+
 def collected(call: Callable[[Item], Found], items: Iterable[Item]) -> tuple[list[Found], list[FeatcacheError]]:
     """Return what a call gives for each item, and the errors of those for which it raises one of this project's."""
     found: list[Found] = []

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from featcache.base.errors import BadInput, list_problems
+from featcache.base.errors import BadInput, refuse
 from featcache.datasets.ratings import read_ratings
 from featcache.datasets.split_files import Line, read_split_files
 from featcache.datasets.splits import PARTS, Part
@@ -75,14 +75,9 @@ def open_dataset(name_or_path: str, *, root: str | Path | None = None) -> Datase
         problems += _images_in_two_parts(parts)
     lines = [line for parts in splits.values() for part_lines in parts.values() for line in part_lines]
     problems += _missing_images(images, lines)
-    if problems:
-        raise BadInput(
-            list_problems(
-                f"{name_or_path if folder is None else folder}: {len(problems):,} problems in the dataset:",
-                problems,
-                "Mend or remove these lines, then run the same command again; nothing was computed.",
-            )
-        )
+    title = f"{name_or_path if folder is None else folder}: {len(problems):,} problems in the dataset:"
+    way_out = "Mend or remove these lines, then run the same command again; nothing was computed."
+    refuse(BadInput, title, problems, way_out)
     names = tuple(sorted({line.name for line in lines}))
     row_of = {name: row for row, name in enumerate(names)}
     found = {

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.base.errors import BadInput, list_problems
+from featcache.base.errors import BadInput, refuse
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,7 @@ def merge_splits(inputs: Sequence[tuple[Splits, Mapping[int, str]]], row_of: Map
                 f"split {split}: {name} is in {part} and in another part" for name in by_part[part] if name in seen
             ]
             seen |= set(by_part[part])
-    if problems:
-        raise BadInput(
-            list_problems("the splits of the inputs contradict each other:", problems, "Mend the split files.")
-        )
+    refuse(BadInput, "the splits of the inputs contradict each other:", problems, "Mend the split files.")
     return {
         split: {
             part: Part(np.array([row_of[name] for name in found], np.int64), np.array(list(found.values()), np.float64))

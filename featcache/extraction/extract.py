@@ -22,7 +22,7 @@ from featcache.backbones.execution import check_computable, has_openvino, split_
 from featcache.backbones.weights import source_of_weights
 from featcache.base.cores import usable_threads
 from featcache.base.devices import resolve_device
-from featcache.base.errors import CacheIncomplete, CorruptFile, FeatcacheError, Mismatch, StorageError, list_problems
+from featcache.base.errors import CacheIncomplete, CorruptFile, FeatcacheError, Mismatch, StorageError, refuse
 from featcache.base.files import digest_of_file
 from featcache.base.jobs import Workers
 from featcache.base.progress import OnProgress, Progress, silent
@@ -122,7 +122,7 @@ def _refuse_unseen(files: Iterable[str], out: Path) -> None:
                 "or use a folder that all machines share."
             )
             title = f"{out}: workers made {len(unseen)} shards in a folder of this name that is not seen here:"
-            raise CacheIncomplete(list_problems(title, unseen, way_out))
+            refuse(CacheIncomplete, title, unseen, way_out)
         time.sleep(0.5)
 
 
@@ -138,9 +138,8 @@ def _refuse_changed_images(plan: Plan, dataset: Dataset, out: Path, on_progress:
             if found != sha256:
                 changed.append(name if len(found) == len(sha256) else f"{name}: {found}")
             on_progress(Progress("check images", done, len(held), "images"))
-    if changed:
-        title = f"{out}: holds features of other images than those now in {images}:"
-        raise Mismatch(list_problems(title, changed, "Restore these images, or give another folder with --out."))
+    title = f"{out}: holds features of other images than those now in {images}:"
+    refuse(Mismatch, title, changed, "Restore these images, or give another folder with --out.")
 
 
 def _digest_or_reason(path: Path) -> str:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from featcache.base.errors import CacheIncomplete, InvalidSettings, list_problems
+from featcache.base.errors import CacheIncomplete, InvalidSettings, refuse
 from featcache.base.files import refuse_full_disk
 from featcache.base.progress import OnProgress, Progress, silent
 from featcache.datasets.splits import Splits, merge_splits
@@ -130,9 +130,7 @@ def _refuse_unknown_shards(out: Path, planned: Sequence[Planned]) -> None:
         for shard in existing_shards(out)
         if shard.recipe != recipe or expected.get(shard.block) != shard.images
     ]
-    if unknown:
-        way_out = "Give a new folder."
-        raise InvalidSettings(list_problems(f"{out}: holds shards that are no part of this merge:", unknown, way_out))
+    refuse(InvalidSettings, f"{out}: holds shards that are no part of this merge:", unknown, "Give a new folder.")
 
 
 def _refuse_other_recipes(sources: Sequence[Source]) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from featcache.base.errors import CacheIncomplete, Mismatch, list_problems
+from featcache.base.errors import CacheIncomplete, Mismatch, refuse
 from featcache.images.identity import ImageRow
 from featcache.store.manifest import Manifest
 from featcache.store.shards.format import Block
@@ -69,9 +69,8 @@ def held_images(sources: Sequence[Source]) -> dict[str, list[Held]]:
         for name, places in held.items()
         if len({place.image.sha256 for place in places if not place.image.absent}) > 1
     ]
-    if different:
-        title = "these names are different images in different inputs:"
-        raise Mismatch(list_problems(title, different, "Rename them before extracting."))
+    title = "these names are different images in different inputs:"
+    refuse(Mismatch, title, different, "Rename them before extracting.")
     return held
 
 
@@ -80,9 +79,8 @@ def choose_pieces(held: dict[str, list[Held]], views: int) -> dict[str, list[Hel
     pieces = {name: _cover(places) for name, places in held.items()}
     reached = {name: chosen[-1].shard.block.views[1] if chosen else 0 for name, chosen in pieces.items()}
     short = [f"{name}: {stop} of {views} views" for name, stop in reached.items() if stop < views]
-    if short:
-        way_out = f"Bring each to {views} views first: extract --augs {views - 1}."
-        raise Mismatch(list_problems("the inputs do not hold the same views of every image:", short, way_out))
+    way_out = f"Bring each to {views} views first: extract --augs {views - 1}."
+    refuse(Mismatch, "the inputs do not hold the same views of every image:", short, way_out)
     return pieces
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from featcache.base.errors import BadInput, InvalidSettings, StorageError, first_line, list_problems, printable
+from featcache.base.errors import BadInput, InvalidSettings, StorageError, first_line, printable, refuse
 from featcache.base.files import read_json
 from head.runs.run import CONFIG_NAME, HEAD_NAME
 from head.share.card import CARD_NAME
@@ -113,9 +113,8 @@ def _checked(text: str, sizes: dict[str, int | None]) -> list[str]:
         if size is None or not 0 <= size <= largest:
             found = "an unknown number of" if size is None else f"{size:,}"
             problems.append(f"{name}: at most {largest:,} bytes expected, found {found}")
-    if problems:
-        way_out = "Nothing was fetched. Fetch it by other means if you trust it, and pass its folder."
-        raise BadInput(list_problems(f"{text}: holds files of unreasonable size:", problems, way_out))
+    way_out = "Nothing was fetched. Fetch it by other means if you trust it, and pass its folder."
+    refuse(BadInput, f"{text}: holds files of unreasonable size:", problems, way_out)
     return [name for name in wanted if name != CONFIG_NAME]
 
 

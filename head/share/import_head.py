@@ -14,7 +14,7 @@ from torch import nn
 from featcache.backbones.backbone import build_backbone
 from featcache.backbones.of_recipe import recipe_of
 from featcache.backbones.weights import State, load_into, problems_of, read_weights_file
-from featcache.base.errors import InvalidSettings, Mismatch, list_problems, printable
+from featcache.base.errors import InvalidSettings, Mismatch, printable, refuse
 from featcache.base.files import digest_of_file, make_folder, remove_temporaries, write_durably
 from featcache.base.lock import writer_lock
 from featcache.settings import view_settings_of
@@ -162,11 +162,10 @@ def _checked(
         for key in state
         if re.fullmatch(deeper, key) and key not in own
     ]
-    if problems:
-        way_out = "Pass a checkpoint of the authors' published ResNet50 models."
-        if all(problem.partition(": ")[0] in _ATTENTION for problem in problems):
-            way_out = "If it was trained without attention, import it with --no-attention."
-        raise Mismatch(list_problems(f"{file}: not a head that can be imported:", problems, way_out))
+    way_out = "Pass a checkpoint of the authors' published ResNet50 models."
+    if all(problem.partition(": ")[0] in _ATTENTION for problem in problems):
+        way_out = "If it was trained without attention, import it with --no-attention."
+    refuse(Mismatch, f"{file}: not a head that can be imported:", problems, way_out)
     head = head.to_empty(device="cpu")
     load_into(head, state, str(file))
     head.bn1.num_batches_tracked = torch.tensor(0)  # which some files lack, and nothing reads

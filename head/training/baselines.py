@@ -19,9 +19,7 @@ from head.training.job import TrainingJob
 _BATCH = 1024
 
 
-def fit_baseline(
-    job: TrainingJob, data: SplitData, *, device: torch.device, on_progress: OnProgress, on_history: OnHistory
-) -> Fitted:
+def fit_baseline(job: TrainingJob, data: SplitData, *, on_progress: OnProgress, on_history: OnHistory) -> Fitted:
     """Fit a baseline, on the CPU whatever the device; its history has a line for each candidate, numbered as 'epoch'.
 
     The candidate of the highest rho on the selection part is kept, among equals the one of the lowest MSE, then the

@@ -1,12 +1,13 @@
 """Fit a head to one split of a cache, into a run that a kill at any instant leaves to be finished."""
 
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 import torch
 
 from featcache.base.devices import claimed, devices_for, resolve_device
-from featcache.base.errors import Mismatch, list_problems
+from featcache.base.errors import Mismatch, refuse
 from featcache.base.files import make_folder, remove_temporaries
 from featcache.base.lock import writer_lock
 from featcache.base.progress import OnProgress, silent
@@ -70,8 +71,8 @@ def _train(job: TrainingJob, on_progress: OnProgress, on_history: OnHistory) -> 
             (job.folder / CHECKPOINT_NAME).unlink(missing_ok=True)
             write_config(job.folder, config)
         remove_results(job.folder)
-        fit = fit_baseline if kind_for(job.settings).baseline else fit_by_gradient
-        fitted = fit(job, data, device=device, on_progress=on_progress, on_history=on_history)
+        fit = fit_baseline if kind_for(job.settings).baseline else partial(fit_by_gradient, device=device)
+        fitted = fit(job, data, on_progress=on_progress, on_history=on_history)
         return write_run(job, fitted, data, config)
 
 
@@ -118,14 +119,8 @@ def _existing_run(job: TrainingJob, config: dict[str, Any]) -> Run | None:
             problems.append(f"{key}: {found!r} there, {wanted!r} asked for")
     if problem := _other_data(run, job.cache, config["data_sha256"]):
         problems.append(problem)
-    if problems:
-        raise Mismatch(
-            list_problems(
-                f"{folder}: holds a run of other settings:",
-                problems,
-                "Give this one another --name, or start over there with --no-resume.",
-            )
-        )
+    way_out = "Give this one another --name, or start over there with --no-resume."
+    refuse(Mismatch, f"{folder}: holds a run of other settings:", problems, way_out)
     return run
 
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from featcache.base.errors import CorruptFile, HostileFile, list_problems
+from featcache.base.errors import CorruptFile, HostileFile, refuse
 from featcache.base.files import make_folder, reading_errors, refuse_full_disk, storage_errors
 from featcache.base.progress import OnProgress, Progress, silent
 from featcache.datasets.fetch.archive_formats import opened_archive
@@ -44,14 +44,8 @@ def list_members(
                 break
             on_progress(Progress("check the archive", min(position, size - 1), size, "bytes"))
     problems += clashes(plain)
-    if problems:
-        raise HostileFile(
-            list_problems(
-                f"{archive}: {len(problems):,} reasons not to unpack it:",
-                problems,
-                "Nothing was unpacked. Get the archive from a source that can be trusted.",
-            )
-        )
+    way_out = "Nothing was unpacked. Get the archive from a source that can be trusted."
+    refuse(HostileFile, f"{archive}: {len(problems):,} reasons not to unpack it:", problems, way_out)
     on_progress(Progress("check the archive", size, size, "bytes"))
     return tuple(found)
 
