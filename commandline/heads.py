@@ -7,32 +7,14 @@ from typing import Any
 
 import click
 
-from commandline.options import (
-    AGAINST,
-    CACHE,
-    CLUSTER,
-    DEVICE,
-    DIRECTORY,
-    EXISTING_FILE,
-    FILE,
-    HEAD,
-    JSON,
-    PART,
-    RUNS,
-    SPLITS,
-    WEIGHTS,
-    progress_bar,
-    setting,
-    show,
-    show_report,
-    tell,
-)
+from commandline import options
+from commandline.options import DIRECTORY, EXISTING_FILE, FILE, progress_bar, setting, show, show_report, tell
 from head.settings import HEADS, POOLED, PRECISIONS, PROTOCOLS, SELECTIONS
 
 
 @click.command("train-head")
 @click.option("--split", required=True, metavar="K,...|all", help="Splits to train on.")
-@CACHE
+@options.CACHE
 @setting("recipe", click.Choice(tuple(PROTOCOLS)), "Eq. 3-15 of the paper, or its authors' code; decides defaults.")
 @setting("head", click.Choice(tuple(HEADS)), "The recipe's head, or a baseline on pooled features.")
 @setting("attention", click.BOOL, "With off every position counts the same.", metavar="on|off")
@@ -57,11 +39,11 @@ from head.settings import HEADS, POOLED, PRECISIONS, PROTOCOLS, SELECTIONS
 @click.option("--name", help="Name of the run.  [default: its recipe or baseline, and what is not the default]")
 @click.option("--resume/--no-resume", default=True, help="Go on with an unfinished run, or start over.")
 @click.option("--jobs", default=1, show_default=True, metavar="J", help="Runs at once, each in a process of its own.")
-@CLUSTER
-@DEVICE
+@options.CLUSTER
+@options.DEVICE
 @click.option("--tensorboard", type=DIRECTORY, metavar="DIR", help="Write each epoch's numbers for TensorBoard there.")
-@JSON
-def train_head(split: str, cache: Path | None, runs: Path, name: str | None, as_json: bool, **options: Any) -> None:
+@options.JSON
+def train_head(split: str, cache: Path | None, runs: Path, name: str | None, as_json: bool, **given: Any) -> None:
     """Fit heads to splits of a cache; one run a split in RUNS/CACHE/NAME/split-K/.
 
     Options with ,... take several values, with commas between: every combination is trained, once, under a name
@@ -78,9 +60,9 @@ def train_head(split: str, cache: Path | None, runs: Path, name: str | None, as_
     from head.training.grid import given_values, grid
     from head.training.jobs import jobs_of, train_all
 
-    workers = Workers(options.pop("jobs"), options.pop("cluster"))
-    how = {"resume": options.pop("resume"), "device": options.pop("device"), "events": options.pop("tensorboard")}
-    points = grid(given_values(**options), name=name)
+    workers = Workers(given.pop("jobs"), given.pop("cluster"))
+    how = {"resume": given.pop("resume"), "device": given.pop("device"), "events": given.pop("tensorboard")}
+    points = grid(given_values(**given), name=name)
     if how["events"] is not None:
         check_tensorboard()
     planned = jobs_of(open_cache(find_cache(cache)), points, split, runs=runs, **how)
@@ -96,14 +78,14 @@ def train_head(split: str, cache: Path | None, runs: Path, name: str | None, as_
 
 
 @click.command("score-cache")
-@CACHE
-@RUNS
-@SPLITS
-@PART
+@options.CACHE
+@options.RUNS
+@options.SPLITS
+@options.PART
 @click.option("--views", default="eval", show_default=True, type=click.Choice(["eval", "all"]),
               help="Evaluation view, or the mean over all views.")  # fmt: skip
-@AGAINST
-@JSON
+@options.AGAINST
+@options.JSON
 def score_cache(
     cache: Path | None, runs: Path, split: str, part: str, views: str, against: str | None, as_json: bool
 ) -> None:
@@ -126,14 +108,14 @@ def score_cache(
 
 
 @click.command()
-@HEAD
+@options.HEAD
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
-@WEIGHTS
-@DEVICE
+@options.WEIGHTS
+@options.DEVICE
 @click.option("--csv", "csv_path", type=FILE, help="Write the table there as CSV.")
 @click.option("--maps", "map_folder", type=DIRECTORY,
               help="Write attention maps there: for each image a .png, and (T, H, W) in a .npy.")  # fmt: skip
-@JSON
+@options.JSON
 def predict(
     run: str, images: tuple[Path, ...], csv_path: Path | None, map_folder: Path | None, as_json: bool, **network: Any
 ) -> None:
@@ -178,7 +160,7 @@ def predict(
 @click.option("--split", default="", metavar="K", help="Split whose train part it was trained on, for score-cache.")
 @click.option("--steps", default=3, show_default=True, metavar="T", help="Looks at the image; the file does not tell.")
 @click.option("--no-attention", is_flag=True, help="It was trained without attention; the file does not tell.")
-@JSON
+@options.JSON
 def import_head(file: Path, out: Path, name: str, split: str, steps: int, no_attention: bool, as_json: bool) -> None:
     """Make a run of a checkpoint of the authors' published models, its own backbone included.
 
@@ -193,16 +175,16 @@ def import_head(file: Path, out: Path, name: str, split: str, steps: int, no_att
 
 
 @click.command("export-head")
-@HEAD
+@options.HEAD
 @click.option("--out", required=True, type=DIRECTORY, metavar="DIR", help="Folder of the export.")
-@WEIGHTS
+@options.WEIGHTS
 @click.option("--with-backbone", is_flag=True,
               help="Take ImageNet weights along as well; those of a file always are.")  # fmt: skip
 @click.option("--no-model", is_flag=True, help="Leave model.onnx out, and export the head alone.")
 @click.option("--license", "license_id", default="unknown", show_default=True, metavar="ID",
               help="License of the head, by its name on the Hub, such as cc-by-4.0.")  # fmt: skip
-@JSON
-def export_head(run: str, out: Path, no_model: bool, as_json: bool, **options: Any) -> None:
+@options.JSON
+def export_head(run: str, out: Path, no_model: bool, as_json: bool, **given: Any) -> None:
     """Write a trained head to a folder that can be given away: a run for predict, ONNX graphs and a model card.
 
     head.onnx maps features to scores, model.onnx pixels to scores. Both are compared with PyTorch before anything is
@@ -213,7 +195,7 @@ def export_head(run: str, out: Path, no_model: bool, as_json: bool, **options: A
     from head.share.export import export_head as run_export
     from head.share.hub import run_folder
 
-    show_report(run_export(run_folder(run), out, whole=not no_model, **options), as_json)
+    show_report(run_export(run_folder(run), out, whole=not no_model, **given), as_json)
 
 
 @click.command()
@@ -221,7 +203,7 @@ def export_head(run: str, out: Path, no_model: bool, as_json: bool, **options: A
 @click.option("--images", default=360, show_default=True, help="Images to draw.")
 @click.option("--augs", default=4, show_default=True, metavar="K", help="Augmented views per image.")
 @click.option("--seed", default=0, show_default=True)
-@JSON
+@options.JSON
 def demo(out: Path, images: int, augs: int, seed: int, as_json: bool) -> None:
     """Draw images with a score to learn, then extract, train and score, as one would with real ones.
 

@@ -6,35 +6,20 @@ from typing import Any
 
 import click
 
-from commandline.options import (
-    AGAINST,
-    CACHE,
-    DEVICE,
-    DIRECTORY,
-    FILE,
-    HEAD,
-    JSON,
-    PART,
-    ROOT,
-    RUNS,
-    SPLITS,
-    WEIGHTS,
-    progress_bar,
-    show,
-    tell,
-)
+from commandline import options
+from commandline.options import DIRECTORY, FILE, progress_bar, show, tell
 
 
 @click.command()
-@CACHE
-@RUNS
-@SPLITS
-@PART
-@AGAINST
-@ROOT
+@options.CACHE
+@options.RUNS
+@options.SPLITS
+@options.PART
+@options.AGAINST
+@options.ROOT
 @click.option("--out", type=DIRECTORY, default=Path("figures"), show_default=True, help="Folder for NAME.png and .svg.")
-@JSON
-def figures(cache: Path | None, out: Path, as_json: bool, **options: Any) -> None:
+@options.JSON
+def figures(cache: Path | None, out: Path, as_json: bool, **given: Any) -> None:
     """Score heads as score-cache does, and draw: heads compared, training curves, predicted against true scores,
     histograms, residuals, step scores, and attention maps over a few images.
 
@@ -50,8 +35,8 @@ def figures(cache: Path | None, out: Path, as_json: bool, **options: Any) -> Non
     from head.show.figures.figures import SavedDrawings, draw_all, save
 
     opened = open_cache(find_cache(cache))
-    found = evaluate(opened, options["runs"], splits=options["split"], part=options["part"], against=options["against"])
-    parts = [draw_all(opened, found), draw_examples(opened, found, root=options["root"])] if found.scored else []
+    found = evaluate(opened, given["runs"], splits=given["split"], part=given["part"], against=given["against"])
+    parts = [draw_all(opened, found), draw_examples(opened, found, root=given["root"])] if found.scored else []
     drawings = [drawing for part in parts for drawing in part.drawings]
     left_out = [reason for part in parts for reason in part.left_out]
     saved = SavedDrawings(drawings, save(drawings, out), left_out, found)
@@ -63,20 +48,20 @@ def figures(cache: Path | None, out: Path, as_json: bool, **options: Any) -> Non
 
 
 @click.command()
-@CACHE
-@RUNS
-@ROOT
-@SPLITS
-@PART
+@options.CACHE
+@options.RUNS
+@options.ROOT
+@options.SPLITS
+@options.PART
 @click.option("--head", metavar="NAME",
               help="Row whose attention maps are shown.  [default: that of --against, or the best one with "
               "attention]")  # fmt: skip
-@AGAINST
+@options.AGAINST
 @click.option("--images", "most", default=2000, show_default=True, metavar="N", help="Most images that are shown.")
 @click.option("--out", type=FILE, default=Path("report.html"), show_default=True, help="The page.")
 @click.option("--maps", type=DIRECTORY,
               help="Write its maps there: (n, T, H, W) in split-K.npy, its images in split-K.csv.")  # fmt: skip
-@JSON
+@options.JSON
 def report(
     cache: Path | None, runs: Path, split: str, part: str, against: str | None, out: Path, as_json: bool, **shown: Any
 ) -> None:
@@ -106,15 +91,15 @@ def report(
 
 
 @click.command()
-@HEAD
+@options.HEAD
 @click.option("--cache", type=DIRECTORY, help="Show the report of this cache, too.")
 @click.option("--runs", type=DIRECTORY, default=Path("runs"), show_default=True, help="Runs of the report.")
 @click.option("--root", type=DIRECTORY, metavar="DIR", help="The dataset's folder, if it has moved.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=0, show_default=True, help="Port to listen on; 0 takes any that is free.")
-@WEIGHTS
-@DEVICE
-@JSON
+@options.WEIGHTS
+@options.DEVICE
+@options.JSON
 def explore(
     run: str, cache: Path | None, runs: Path, root: Path | None, host: str, port: int, as_json: bool, **network: Any
 ) -> None:

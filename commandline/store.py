@@ -5,18 +5,8 @@ from typing import Any
 
 import click
 
-from commandline.options import (
-    CLUSTER,
-    DEVICE,
-    DIRECTORY,
-    EXISTING_DIRECTORY,
-    EXISTING_FILE,
-    FILE,
-    JSON,
-    progress_bar,
-    show_report,
-    tell,
-)
+from commandline import options
+from commandline.options import DIRECTORY, EXISTING_DIRECTORY, EXISTING_FILE, FILE, progress_bar, show_report, tell
 from featcache import settings
 from featcache.base.errors import InvalidSettings
 
@@ -28,7 +18,7 @@ from featcache.base.errors import InvalidSettings
 @click.option("--file", type=FILE, metavar="ARCHIVE", help="Unpack this tar, tar.gz or zip; download nothing.")
 @click.option("--sha256", default="", metavar="DIGEST", help="Refuse an archive with another digest.")
 @click.option("--keep", is_flag=True, help="Keep the downloaded archive in ROOT.")
-@JSON
+@options.JSON
 def fetch(name: str, root: Path | None, url: str, file: Path | None, sha256: str, keep: bool, as_json: bool) -> None:
     """Download and unpack a public dataset, as extract wants it.
 
@@ -72,7 +62,7 @@ def fetch(name: str, root: Path | None, url: str, file: Path | None, sha256: str
               help="How features are stored; uint8 is half the size and not exact.")  # fmt: skip
 @click.option("--calibrate-like", default="", metavar="DIR",
               help="Take uint8's constants from that cache, to merge later.")  # fmt: skip
-@DEVICE
+@options.DEVICE
 @click.option("--batch-size", default=16, show_default=True, help="Views per call of the network.")
 @click.option("--seed", default=0, show_default=True, help="Decides the augmented views, and random weights.")
 @click.option("--out", type=DIRECTORY, help="Folder of the cache.  [default: cache/NAME]")
@@ -80,12 +70,12 @@ def fetch(name: str, root: Path | None, url: str, file: Path | None, sha256: str
               help="Leave a bad image out and go on, or stop at the first.")  # fmt: skip
 @click.option("--jobs", default=1, show_default=True, metavar="J",
               help="Processes here, one a GPU if there are several.")  # fmt: skip
-@CLUSTER
+@options.CLUSTER
 @click.option("--force", is_flag=True,
               help="Start although the disk seems too small; it may stop half-way, with nothing lost.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Print images, views, bytes and time, and write nothing.")
-@JSON
-def extract(dataset: str, root: Path | None, out: Path | None, dry_run: bool, as_json: bool, **options: Any) -> None:
+@options.JSON
+def extract(dataset: str, root: Path | None, out: Path | None, dry_run: bool, as_json: bool, **given: Any) -> None:
     """Fill a cache with the features of a dataset; run it again to resume, or to add views and images.
 
     Example: amnet extract --dataset lamem --root data/lamem --augs 10
@@ -94,9 +84,9 @@ def extract(dataset: str, root: Path | None, out: Path | None, dry_run: bool, as
     from featcache.datasets.dataset import open_dataset
     from featcache.settings import ExtractSettings, view_settings_of
 
-    workers = Workers(options.pop("jobs"), options.pop("cluster"))
-    how_cut = {name: options.pop(name) for name in ("image_size", "eval_view", "crop_scale", "seed")}
-    settings = ExtractSettings(views=view_settings_of(options.pop("recipe"), **how_cut), **options)
+    workers = Workers(given.pop("jobs"), given.pop("cluster"))
+    how_cut = {name: given.pop(name) for name in ("image_size", "eval_view", "crop_scale", "seed")}
+    settings = ExtractSettings(views=view_settings_of(given.pop("recipe"), **how_cut), **given)
     found = open_dataset(dataset, root=root)
     if found.ignored:
         tell(f"{'columns' if found.root is None else 'not split files'}, ignored: {', '.join(found.ignored)}")
@@ -119,7 +109,7 @@ def extract(dataset: str, root: Path | None, out: Path | None, dry_run: bool, as
 
 @click.command("cache-info")
 @click.option("--cache", type=DIRECTORY, help="Cache to describe.  [default: the only one in cache/]")
-@JSON
+@options.JSON
 def cache_info(cache: Path | None, as_json: bool) -> None:
     """Say what a cache holds: images, views, layers, splits, recipe, and what is missing.
 
@@ -134,7 +124,7 @@ def cache_info(cache: Path | None, as_json: bool) -> None:
 @click.command("merge-caches")
 @click.argument("out", type=DIRECTORY)
 @click.argument("inputs", nargs=-1, required=True, type=EXISTING_DIRECTORY)
-@JSON
+@options.JSON
 def merge_caches(out: Path, inputs: tuple[Path, ...], as_json: bool) -> None:
     """Join caches of one recipe, extracted on different machines, into the new cache OUT.
 
@@ -156,8 +146,8 @@ def merge_caches(out: Path, inputs: tuple[Path, ...], as_json: bool) -> None:
 @click.option("--repair", is_flag=True, help="Extract damaged and missing rows again; sound shards stay as they are.")
 @click.option("--root", type=EXISTING_DIRECTORY, help="The dataset's folder, or a CSV's paths', if it has moved.")
 @click.option("--weights", type=EXISTING_FILE, help="Weights file of the backbone, if not where extract found it.")
-@DEVICE
-@JSON
+@options.DEVICE
+@options.JSON
 def verify_cache(
     cache: Path | None, repair: bool, root: Path | None, weights: Path | None, device: str, as_json: bool
 ) -> None:
