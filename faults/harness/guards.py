@@ -58,7 +58,7 @@ MUTANTS = (
     Mutant(
         "temporaries of killed runs stay",
         "kills",
-        (("store/folder.py", "remove_temporaries(shards_folder(folder)) + remove_temporaries(folder)", "0"),),
+        (("store/writer.py", "remove_temporaries(shards_folder(self.folder)) + remove_temporaries(self.folder)", "0"),),
     ),
     Mutant(
         "no lock",

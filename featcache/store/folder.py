@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from featcache.base.errors import CorruptFile, InvalidSettings, Mismatch
-from featcache.base.files import TEMPORARY_PREFIX, remove_temporaries
+from featcache.base.files import TEMPORARY_PREFIX
 from featcache.base.lock import LOCK_NAME
 from featcache.recipe import Recipe, check_same
 from featcache.store.shards.format import Block, shard_name
@@ -40,11 +40,6 @@ def shard_paths(folder: Path, row: int | None = None) -> list[Path]:
     """Return the path of every file that is called as a shard, or those that begin at a row, sorted."""
     paths = sorted(shards_folder(folder).glob("*.h5" if row is None else f"{row:05d}-*.h5"))
     return [path for path in paths if NAME_PATTERN.fullmatch(path.name)]
-
-
-def remove_stale(folder: Path) -> int:
-    """Remove what killed writers left; return how many files. Call it only under the writer's lock."""
-    return remove_temporaries(shards_folder(folder)) + remove_temporaries(folder)
 
 
 def refuse_unknown_files(out: Path) -> None:

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from featcache.base.files import csv_bytes, make_folder, write_durably
+from featcache.base.files import csv_bytes, make_folder, remove_temporaries, write_durably
 from featcache.base.lock import writer_lock
 from featcache.datasets.splits import Splits
 from featcache.recipe import Recipe
-from featcache.store.folder import FAILURES_NAME, INDEX_NAME, remove_stale, shard_path, shards_folder
+from featcache.store.folder import FAILURES_NAME, INDEX_NAME, shard_path, shards_folder
 from featcache.store.index import Tables, build_index, gather_tables
 from featcache.store.manifest import Manifest, ShardEntry, write_manifest
 from featcache.store.shards.format import Block, shard_name
@@ -58,7 +58,7 @@ class CacheWriter:
 
     def remove_stale(self) -> None:
         """Remove temporaries that nobody writes any more, of workers that died say, and count them."""
-        self.stale += remove_stale(self.folder)
+        self.stale += remove_temporaries(shards_folder(self.folder)) + remove_temporaries(self.folder)
 
     def commit(self, block: Block, data: bytes) -> Committed:
         """Write the bytes of one shard, durably, and list it. Raises `StorageError`."""
