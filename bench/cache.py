@@ -68,6 +68,6 @@ def _shard(features: NDArray[np.float16], block: Block, views: int, target: Targ
         own = torch.from_numpy(features[row * views : (row + 1) * views]).float()
         encoded = encode(own, target.constants.get(LAYER))
         for j in range(views):
-            writer.set_chunk(f"features/{LAYER}", i, j, encoded.features[j])
-            writer.set_chunk(f"pooled/{LAYER}", i, j, encoded.pooled[j])
+            writer.set_stored(f"features/{LAYER}", i, j, writer.encode(f"features/{LAYER}", encoded.features[j]))
+            writer.set_stored(f"pooled/{LAYER}", i, j, writer.encode(f"pooled/{LAYER}", encoded.pooled[j]))
     return writer.finish()

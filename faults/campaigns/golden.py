@@ -194,7 +194,7 @@ def _shard(arrays: stub.Contents, block: Block, target: Target) -> bytes:
         writer.set_image(i, _image(row), [_view(row, view) for view in views] if row != ABSENT else [])
         for j, view in enumerate(views) if row != ABSENT else ():
             for array in array_specs(target.recipe):
-                writer.set_chunk(array, i, j, arrays[array][row, view])
+                writer.set_stored(array, i, j, writer.encode(array, arrays[array][row, view]))
     return writer.finish()
 
 

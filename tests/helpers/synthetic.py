@@ -61,7 +61,7 @@ def build_shard_bytes(arrays: Arrays, block: Block, *, recipe: Recipe = RECIPE) 
         writer.set_image(i, image(row), views if present else [])
         for j, view in enumerate(range(*block.views)) if present else ():
             for array in array_specs(recipe):
-                writer.set_chunk(array, i, j, arrays[array][row, view])
+                writer.set_stored(array, i, j, writer.encode(array, arrays[array][row, view]))
     return writer.finish()
 
 

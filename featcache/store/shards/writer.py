@@ -58,12 +58,11 @@ class ShardWriter:
         """Return values as `set_stored` takes them; without Python's lock, in any thread."""
         return self._specs[array].codec.encode(values)
 
-    def set_chunk(self, array: str, i: int, j: int, values: NDArray[np.generic]) -> None:
-        """Store the chunk of row start + i and view start + j; `set_image` comes first."""
-        self.set_stored(array, i, j, self.encode(array, values))
-
     def set_stored(self, array: str, i: int, j: int, stored: bytes) -> None:
-        """Store a chunk that is encoded already; the order of the calls is that of the chunks in the file."""
+        """Store the chunk of row start + i and view start + j, encoded; `set_image` comes first.
+
+        The order of the calls is that of the chunks in the file.
+        """
         name, view = self.rows[i].name, self._block.views[0] + j
         digest = chunk_digest(stored, fingerprint=self._fingerprint, array=array, name=name, view=view)
         self._digests[array][i, j] = digest

@@ -85,7 +85,7 @@ def make_shards(
             writer.set_image(i, identity(name, (contents or {}).get(name, "")), views)
             for j, view in enumerate(range(*block.views)):
                 for array in array_specs(recipe):
-                    writer.set_chunk(array, i, j, features_of(name, array, view))
+                    writer.set_stored(array, i, j, writer.encode(array, features_of(name, array, view)))
         commit(folder, block, writer.finish())
     return folder
 

@@ -70,7 +70,7 @@ def shard_bytes(recipe: Recipe, arrays: Arrays, block: Block) -> bytes:
         writer.set_image(i, replace(image(row), name=f"{row}.jpg", sha256=f"{row:064x}", absent=""), views)
         for j, view in enumerate(range(*block.views)):
             for array in array_specs(recipe):
-                writer.set_chunk(array, i, j, arrays[array][row, view])
+                writer.set_stored(array, i, j, writer.encode(array, arrays[array][row, view]))
     return writer.finish()
 
 
