@@ -132,7 +132,7 @@ def read_run(folder: str | Path) -> Run:
     if (folder / HEAD_NAME).is_file() and not path.is_file():
         raise CorruptFile(f"{folder}: holds a head, but lacks {CONFIG_NAME}; train or import it again there")
     if not path.is_file():
-        inside = [str(run.folder) for run in find_runs(folder)] if folder.is_dir() else []
+        inside = [str(read_run(found).folder) for found in run_folders(folder)] if folder.is_dir() else []
         hint = f"name one of {', '.join(inside[:8])}" if inside else "make one with train-head"
         raise InvalidSettings(f"{folder}: no run there; {hint}")
     try:
@@ -148,11 +148,6 @@ def read_run(folder: str | Path) -> Run:
         return Run(folder, config_from_json(config))
     except ValueError as error:
         raise CorruptFile(f"{path}: {error}; {again}") from error
-
-
-def find_runs(folder: Path) -> list[Run]:
-    """Return every run in folder or below it, in order of path."""
-    return [read_run(found) for found in run_folders(folder)]
 
 
 def run_folders(folder: Path) -> list[Path]:

@@ -41,7 +41,7 @@ from head.models.kinds import KINDS, input_of
 from head.prediction.predictor import Predictor
 from head.runs.head_file import load_head
 from head.runs.history import read_history
-from head.runs.run import Run, find_runs, read_run
+from head.runs.run import Run, read_run, run_folders
 from head.settings import TrainSettings
 from head.training.fitted import Trained
 from head.training.job import TrainingJob
@@ -487,7 +487,7 @@ def test_baselines_go_the_whole_way_on_the_command_line(
     assert "at candidate 1 of 1, on the val part" in trained.stdout
     scored = CliRunner().invoke(main, ["score-cache", *common, "--json"])
     assert scored.exit_code == 0, scored.output
-    runs = sorted(run.folder for run in find_runs(tmp_path))
+    runs = run_folders(tmp_path)
     assert len(runs) == 4
     name = next(image.name for image in open_cache(layered_cache).images if not image.absent)
     predicted = CliRunner().invoke(main, ["predict", "--head", str(runs[0]), str(torn_dataset / "images" / name)])

@@ -18,7 +18,7 @@ from featcache.store.cache import open_cache
 from head.data.inputs import HeadInput
 from head.models.amnet import AMNetHead, HeadShape
 from head.runs.head_file import load_head, save_head
-from head.runs.run import check_name, find_runs, read_run, write_config
+from head.runs.run import check_name, read_run, run_folders, write_config
 from head.training.job import TrainingJob
 from head.training.train import train
 from tests.helpers.results import CONFIG, RESULT
@@ -189,7 +189,7 @@ def test_a_folder_that_is_no_run_is_refused_with_the_runs_below_it(tiny_runs: Pa
 
 
 def test_runs_are_found_below_a_folder_in_order(tiny_runs: Path) -> None:
-    found = [run.folder.relative_to(tiny_runs).as_posix() for run in find_runs(tiny_runs)]
+    found = [folder.relative_to(tiny_runs).as_posix() for folder in run_folders(tiny_runs)]
     assert found == ["tiny/paper/split-1", "tiny/paper/split-2", "tiny/plain/split-1"]
 
 
