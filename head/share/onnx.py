@@ -39,10 +39,9 @@ _TRACED, _CHECKED = 2, 5  # images: a batch of 1 would be traced as a constant
 
 @dataclass(frozen=True)
 class Graph:
-    """An ONNX file's bytes, the names of its outputs, and the largest difference from torch that was found."""
+    """An ONNX file's bytes, and the largest difference from torch that was found."""
 
     data: bytes
-    outputs: tuple[str, ...]
     difference: float
 
 
@@ -88,7 +87,7 @@ def head_graph(run: Run, head: TrainedHead) -> Graph:
     features, names = _drawn_features(run, head), output_names(head)
     data = export(HeadGraph(head), "features", features, outputs=names, facts=facts_of(run, head))
     wanted = [values.numpy() for values in head.predict(torch.from_numpy(features))]
-    return Graph(data, names, check("head.onnx", data, features, wanted, head))
+    return Graph(data, check("head.onnx", data, features, wanted, head))
 
 
 def model_graph(run: Run, head: TrainedHead, extractor: Extractor, backbone: Backbone) -> Graph:
@@ -100,7 +99,7 @@ def model_graph(run: Run, head: TrainedHead, extractor: Extractor, backbone: Bac
     fold_batch_norms(extractor.module)
     model = ModelGraph(extractor, run, head)
     data = export(model, "pixels", pixels, outputs=names, facts=facts_of(run, head))
-    return Graph(data, names, check("model.onnx", data, pixels, torch_outputs(run, head, backbone, pixels), head))
+    return Graph(data, check("model.onnx", data, pixels, torch_outputs(run, head, backbone, pixels), head))
 
 
 def torch_outputs(run: Run, head: TrainedHead, backbone: Backbone, pixels: NDArray[np.uint8]) -> list[NDArray[Any]]:

@@ -22,7 +22,7 @@ from featcache.base.errors import CacheIncomplete, CorruptFile, InvalidSettings,
 from featcache.store.cache import open_cache
 from head.evaluation.score import score_run
 from head.prediction.predictor import Predictor
-from head.runs.run import find_runs, read_run
+from head.runs.run import read_run
 from head.share.card import onnx_example
 from head.share.export import Exported, export_head
 from head.share.import_head import import_head
@@ -65,8 +65,8 @@ def predictor(exported: Exported) -> Predictor:
 @contextlib.contextmanager
 def stand_ins_for_graphs() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(share, "head_graph", lambda *_: Graph(b"features to scores", ("score",), 1e-8))
-        patch.setattr(share, "model_graph", lambda *_: Graph(b"pixels to scores", ("score",), 1e-7))
+        patch.setattr(share, "head_graph", lambda *_: Graph(b"features to scores", 1e-8))
+        patch.setattr(share, "model_graph", lambda *_: Graph(b"pixels to scores", 1e-7))
         yield
 
 
@@ -268,7 +268,7 @@ def test_an_export_that_breaks_off_leaves_no_run_and_can_be_made_again(
     assert not (out / "config.json").exists()
     assert not (out / "lock").exists()
     with pytest.raises(CorruptFile, match=r"lacks config\.json"):
-        find_runs(out)
+        read_run(out)
     export_head(run, out, whole=False)
     export_head(run, tmp_path / "fresh", whole=False)
     assert bytes_in(out) == bytes_in(tmp_path / "fresh")
