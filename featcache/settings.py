@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 from featcache.base.errors import InvalidSettings
 
@@ -105,18 +106,12 @@ class ExtractSettings:
             raise InvalidSettings(f"--calibrate-like goes with --encoding {fitting}: {self.encoding} has no constants")
 
 
-def view_settings_of(
-    name: str,
-    *,
-    image_size: int = 224,
-    eval_view: str | None = None,
-    crop_scale: tuple[float, float] = (0.08, 1.0),
-    seed: int = 0,
-) -> ViewSettings:
+def view_settings_of(name: str, *, image_size: int = 224, eval_view: str | None = None, **cut: Any) -> ViewSettings:
     """Return how the recipe called name, one of `VIEW_RECIPES`, cuts views; eval_view overrides its evaluation view.
 
     'paper' is section 3.5 with a central evaluation view; 'published' is the authors' code, which squashes the whole
-    image: to image_size for the evaluation view, to 264/224 of it before a crop.
+    image: to image_size for the evaluation view, to 264/224 of it before a crop. cut is crop_scale and seed, as
+    `ViewSettings` has them.
     """
     if name not in VIEW_RECIPES:
         raise InvalidSettings(f"--recipe must be one of {', '.join(VIEW_RECIPES)}, found {name!r}")
@@ -124,7 +119,6 @@ def view_settings_of(
     return ViewSettings(
         image_size=image_size,
         eval_view=eval_view or ("squash" if published else "center"),
-        crop_scale=crop_scale,
-        seed=seed,
         pre_squash=round(PRE_SQUASH_FRACTION * image_size) if published else 0,
+        **cut,
     )

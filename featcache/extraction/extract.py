@@ -31,7 +31,7 @@ from featcache.datasets.splits import Part, Splits
 from featcache.extraction.calibration import settle_target
 from featcache.extraction.log import ExtractionLog, ExtractReport
 from featcache.extraction.plan import Plan, make_plan
-from featcache.extraction.run import ExtractionJob, run_here, run_on_workers, work_of
+from featcache.extraction.run import ExtractionJob, run_here, run_on_workers
 from featcache.extraction.timings import bottleneck
 from featcache.settings import ExtractSettings
 from featcache.store.folder import existing_shards, refuse_other_recipes, refuse_unknown_files, shard_path, shard_paths
@@ -74,12 +74,10 @@ def extract(
         )
         _refuse_changed_images(plan, dataset, out, on_progress)
         job = ExtractionJob(images.resolve(), out.resolve(), settings, target, room_for=plan.views_to_do)
+        work = [(block, tuple(plan.names[slice(*block.rows)])) for block in plan.todo]
         alone = workers == _ALONE
         log = ExtractionLog(out, plan, on_progress, by_image=alone)
-        if alone:
-            made = run_here(work_of(plan), job, backbone, log.note_image)
-        else:
-            made = run_on_workers(work_of(plan), job, backbone, workers)
+        made = run_here(work, job, backbone, log.note_image) if alone else run_on_workers(work, job, backbone, workers)
         writer.listed |= {shard.file: shard.sha256 for shard in log.noting(made)}
         _refuse_unseen(writer.listed, out)
         if not alone:

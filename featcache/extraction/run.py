@@ -21,7 +21,6 @@ from featcache.base.errors import BadInput, StorageError
 from featcache.base.files import digest_of_file, make_folder, refuse_full_disk
 from featcache.base.jobs import Workers, run_jobs, threads_per_job
 from featcache.extraction.pipeline import BuiltShard, build_shards, load_for
-from featcache.extraction.plan import Plan
 from featcache.images.identity import ImageRow
 from featcache.images.loading import LoadedImage
 from featcache.recipe import check_same
@@ -63,11 +62,6 @@ class WrittenShard:
     seconds: dict[str, float]
     host: str
     process: int
-
-
-def work_of(plan: Plan) -> Work:
-    """Return what is to be done."""
-    return [(block, tuple(plan.names[slice(*block.rows)])) for block in plan.todo]
 
 
 def run_here(work: Work, job: ExtractionJob, backbone: Backbone, on_image: OnImage) -> Iterator[WrittenShard]:

@@ -22,7 +22,7 @@ from featcache.datasets.dataset import open_dataset
 from featcache.extraction.extract import extract
 from featcache.extraction.log import ExtractReport
 from featcache.extraction.plan import make_plan
-from featcache.extraction.run import ExtractionJob, ShardJob, WrittenShard, _run_shard, run_here, work_of
+from featcache.extraction.run import ExtractionJob, ShardJob, WrittenShard, _run_shard, run_here
 from featcache.maintenance.merge import merge_caches
 from featcache.settings import ExtractSettings
 from featcache.store.cache import open_cache
@@ -146,7 +146,8 @@ def task_for(dataset: Path, out: Path, number: int = 0, **changes: object) -> Sh
     recipe = replace(recipe_of(backbone, settings.views), **changes)
     plan = make_plan([], found.names, found.root / "images", views=3, recipe=recipe)
     job = ExtractionJob(found.root / "images", out, settings, Target(recipe), room_for=0)
-    return ShardJob(job, *work_of(plan)[number], 1)
+    block = plan.todo[number]
+    return ShardJob(job, block, tuple(plan.names[slice(*block.rows)]), 1)
 
 
 def test_a_task_done_twice_finds_the_shard_of_the_first_time(
