@@ -98,8 +98,7 @@ def score_cache(
     from featcache.store.cache import find_cache, open_cache
     from head.evaluation.evaluate import evaluate
 
-    opened = open_cache(find_cache(cache))
-    found = evaluate(opened, runs, splits=split, part=part, views=views, against=against)
+    found = evaluate(open_cache(find_cache(cache)), runs, splits=split, part=part, views=views, against=against)
     if found.scored:
         show(found.as_json() if as_json else found.as_text())
     tell(*found.warnings())
@@ -213,4 +212,4 @@ def demo(out: Path, images: int, augs: int, seed: int, as_json: bool) -> None:
 
     with progress_bar() as progress:
         report = run_demo(out, images=images, augs=augs, seed=seed, on_progress=progress)
-    show_report(report, as_json)
+    show(report.as_json() if as_json else report.as_text())

@@ -118,7 +118,8 @@ def cache_info(cache: Path | None, as_json: bool) -> None:
     from featcache.maintenance.info import read_info
     from featcache.store.cache import find_cache
 
-    show_report(read_info(find_cache(cache)), as_json)
+    info = read_info(find_cache(cache))
+    options.show(info.as_json() if as_json else info.as_text())
 
 
 @click.command("merge-caches")

@@ -32,7 +32,6 @@ BACKBONE = "efficientnet_lite0"
 SPLITS = 3
 FEWEST_IMAGES = 60
 _SHARES = {"train": 0.7, "val": 0.1, "test": 0.2}
-_PARAMETERS_NAME = "demo.json"
 
 
 @dataclass(frozen=True)
@@ -70,10 +69,6 @@ class DemoReport:
             f"      amnet cache-info --cache {out}/cache/demo"
         )
 
-    def warnings(self) -> list[str]:
-        """Return nothing: the demo's data are known to be good."""
-        return []
-
 
 def run_demo(
     out: Path, *, images: int = 360, augs: int = 4, seed: int = 0, on_progress: OnProgress = silent
@@ -100,7 +95,7 @@ def make_dataset(folder: Path, *, images: int, seed: int, on_progress: OnProgres
     if not FEWEST_IMAGES <= images <= 100_000:
         raise InvalidSettings(f"--images must be {FEWEST_IMAGES} to 100,000, found {images}")
     parameters = {"images": images, "seed": seed}
-    stamp = folder / _PARAMETERS_NAME
+    stamp = folder / "demo.json"
     if stamp.is_file() and read_json(stamp, largest=1 << 10) != parameters:
         raise InvalidSettings(f"{folder}: holds the demo of other settings; give another folder with --out")
     make_folder(folder / "images")

@@ -19,10 +19,6 @@ class CacheInfo:
         """Return the facts as a JSON object."""
         return self.facts
 
-    def warnings(self) -> list[str]:
-        """Return nothing: all there is to know is in the facts."""
-        return []
-
     def as_text(self) -> str:
         """Return the facts as lines, the first of which says whether the cache is complete."""
         info, recipe = self.facts, self.facts["recipe"]
