@@ -110,6 +110,11 @@ def json_number(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
+def or_nan(value: float | None) -> float:
+    """Return a number that `json_number` gave: null becomes NaN."""
+    return math.nan if value is None else value
+
+
 def shown(rho: float | None) -> str:
     """Return a correlation with three digits, or 'undefined' for NaN and None."""
     return "undefined" if rho is None or np.isnan(rho) else f"{rho:.3f}"

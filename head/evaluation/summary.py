@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.base.files import canonical_json
-from head.evaluation.metrics import json_number
+from head.evaluation.metrics import json_number, or_nan
 from head.evaluation.score import Scored
 from head.evaluation.statistics import deviation, mean_rho_interval
 from head.runs.run import Run
@@ -49,7 +49,7 @@ class HeadSummary:
     @property
     def val_rho(self) -> float:
         """Mean over splits of the mean over seeds; NaN if one is undefined or unknown."""
-        return float(np.mean(self._by_split(_val_rho)))
+        return float(np.mean(self._by_split(lambda one: or_nan(one.run.result.val_rho))))
 
     @property
     def test_share(self) -> float:
@@ -139,11 +139,6 @@ def called(runs_by_name: Mapping[str, Iterable[Run]], name: str) -> list[str]:
 def without_seed(name: str) -> str:
     """Return a run's name without its seed, as a summary has it."""
     return re.sub(r",seed=[0-9]+(?=,|$)", "", name)
-
-
-def _val_rho(result: Scored) -> float:
-    value = result.run.result.val_rho
-    return math.nan if value is None else value
 
 
 def _head_key(run: Run) -> str:

@@ -18,7 +18,6 @@ from head.runs.head_file import TrainedHead
 from head.runs.run import Run
 
 CARD_NAME = "README.md"
-SCORES_NAME = "scores.json"
 _LARGEST_SCORES = 1 << 20
 
 
@@ -40,7 +39,7 @@ def read_scores(run: Run) -> dict[str, Any] | None:
 
     Raises `CorruptFile` for anything else in its file, such as scores of another head.
     """
-    path = run.folder / SCORES_NAME
+    path = run.folder / "scores.json"
     if not path.is_file():
         return None
     scores = read_json(path, largest=_LARGEST_SCORES)
@@ -92,9 +91,8 @@ def onnx_example(recipe: Recipe) -> str:
 
 def _filled(name: str, /, **values: object) -> str:
     """Return a text of the folder assets with values in its places."""
-    return Template(resources.files(__package__).joinpath("assets", name).read_text(encoding="utf-8")).substitute(
-        values
-    )
+    text = resources.files(__package__).joinpath("assets", name).read_text(encoding="utf-8")
+    return Template(text).substitute(values)
 
 
 def _rows(cells: Mapping[str, str]) -> str:

@@ -19,7 +19,6 @@ from head.share.import_head import BACKBONE_NAME, backbone_file
 from head.share.onnx import head_graph, model_graph, require_onnx
 
 HEAD_GRAPH, MODEL_GRAPH = "head.onnx", "model.onnx"
-UNKNOWN_LICENSE = "unknown"
 _LEFT_ALONE = re.compile(r"lock|\.git.*|\.tmp-.*|scores.*\.json|predictions.*\.csv")
 _BATCH_SIZE = 5  # of the backbone that graphs are compared with
 _FILES = {  # of an export, in the order in which they are told, and what is in them
@@ -79,7 +78,7 @@ def export_head(
     weights: str | None = None,
     whole: bool = True,
     with_backbone: bool = False,
-    license_id: str = UNKNOWN_LICENSE,
+    license_id: str = "unknown",
 ) -> Exported:
     """Write the finished run in folder to out; again, the same bytes. What cannot be made leaves out as it was.
 

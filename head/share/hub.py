@@ -17,7 +17,6 @@ from featcache.base.files import read_json
 from head.runs.run import CONFIG_NAME, HEAD_NAME
 from head.share.card import CARD_NAME
 
-PREFIX = "hf://"
 _REFERENCE = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([\w.+/-]+))?")
 _LARGEST = {CONFIG_NAME: 16 << 20, CARD_NAME: 1 << 20}
 _LARGEST_WEIGHTS = 4 << 30
@@ -34,7 +33,7 @@ class Reference(NamedTuple):
 
 def run_folder(text: str) -> Path:
     """Return the folder of a run named on a command line: fetched if it is hf://..., otherwise the path itself."""
-    return fetch_run(text) if text.startswith(PREFIX) else Path(text)
+    return fetch_run(text) if text.startswith("hf://") else Path(text)
 
 
 def reference_of(text: str) -> Reference:

@@ -26,7 +26,6 @@ from head.runs.run import CONFIG_NAME, HEAD_NAME, RUN_FORMAT_VERSION, Run, check
 BACKBONE, LAYER, STRIDE = "resnet50", "layer3", 16
 BACKBONE_NAME = "backbone.safetensors"
 BACKBONE_PREFIX = "core_cnn.core_cnn."
-UNKNOWN_SELECTION = "unknown (imported)"
 _BATCH_SIZE = 16
 _LARGEST = 65536
 _OWN_FILES = {BACKBONE_NAME, HEAD_NAME, CONFIG_NAME, "lock"}
@@ -243,7 +242,7 @@ def _write_run(out: Path, head: PublishedHead, source: dict[str, Any], name: str
         "split": split,
         "input": HeadInput((LAYER,), "maps").as_json(),
         "settings": {"recipe": "published", "imported": name, "attention": head.shape.attention},
-        "selected_on": UNKNOWN_SELECTION,
+        "selected_on": "unknown (imported)",
         "train_images": None,
         "fingerprint": recipe.fingerprint,
         "recipe": recipe.as_json(),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from head.evaluation.compare import Comparison
+from head.evaluation.metrics import or_nan
 from head.evaluation.statistics import CORRECTION, OF_MEAN_RHO
 from head.evaluation.summary import HeadSummary
 from head.show.figures.paper_tables import SOURCE, TABLES, PublishedTable
@@ -39,7 +40,7 @@ def lines_of(summaries: Sequence[HeadSummary], table: PublishedTable | None) -> 
     """Return the lines of summaries and of the paper's table, the highest rho first, undefined ones last."""
     lines = [_own(summary) for summary in summaries]
     for result in table.results if table else ():
-        name, mse, colour = f"{result.method} [paper]", _or_nan(result.mse), RED if result.deep else GREY
+        name, mse, colour = f"{result.method} [paper]", or_nan(result.mse), RED if result.deep else GREY
         lines.append(Line(name, result.rho, math.nan, math.nan, mse, (), colour, True))
     return sorted(lines, key=lambda line: (math.isnan(line.rho), -line.rho, line.name))
 
@@ -92,12 +93,8 @@ def draw_differences(comparisons: Sequence[Comparison]) -> "tuple[Figure, str]":
 
 def _own(summary: HeadSummary) -> Line:
     found = summary.as_json()
-    rho, low, high, mse = (_or_nan(found[key]) for key in ("rho_mean", "rho_low", "rho_high", "mse_mean"))
+    rho, low, high, mse = (or_nan(found[key]) for key in ("rho_mean", "rho_low", "rho_high", "mse_mean"))
     return Line(summary.name, rho, low, high, mse, tuple(summary.rho().tolist()), BLUE, False)
-
-
-def _or_nan(value: float | None) -> float:
-    return math.nan if value is None else value
 
 
 def _name_lines(axes: "Axes", names: Sequence[str]) -> None:
