@@ -15,7 +15,7 @@ from featcache.backbones.networks import Extractor, build_extractor, fold_batch_
 from featcache.backbones.runner import start
 from featcache.base.cores import usable_threads
 from featcache.base.devices import memory_errors, resolve_device
-from featcache.base.errors import InvalidSettings, ResourceError
+from featcache.base.errors import InvalidSettings
 from featcache.recipe import LayerShape
 from featcache.settings import ExtractSettings
 
@@ -86,8 +86,6 @@ class Backbone:
         try:
             with memory_errors(torch.device("cpu"), _batch(1)), torch.inference_mode():
                 maps = network.raw_maps(torch.zeros(1, size, size, 3, dtype=torch.uint8))
-        except ResourceError:
-            raise
         except (RuntimeError, AssertionError) as error:
             raise InvalidSettings(f"{self.name} does not take {size}x{size} pixels: {error}") from error
         shapes = {}

@@ -30,16 +30,14 @@ class Runner:
         self._local = threading.local()
         if execution.runtime == "openvino":
             self._compiled = _compile_openvino(network, execution, example)
-            self._run: Callable[[Tensor], Maps] = self._run_openvino
         else:
             self._network = _prepare_torch(network, execution)
-            self._run = self._run_torch
         if execution.runtime == "compile":
             self._compile_now(example)
 
     def __call__(self, pixels: Tensor) -> Maps:
         """Return the maps of a batch; with OpenVINO, they are good until the same thread's next call."""
-        return self._run(pixels)
+        return self._run_openvino(pixels) if self.execution.runtime == "openvino" else self._run_torch(pixels)
 
     @contextlib.contextmanager
     def pool(self) -> Iterator[ThreadPoolExecutor]:

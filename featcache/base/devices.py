@@ -82,8 +82,7 @@ def to_device(values: NDArray[Any], device: torch.device) -> Tensor:
 
 def to_host(tensors: Sequence[Tensor]) -> list[NDArray[Any]]:
     """Return tensors as arrays; on CUDA all copies are under way at once, and the current stream is waited for."""
-    on_cuda = any(tensor.is_cuda for tensor in tensors)
-    if not on_cuda:
+    if not any(tensor.is_cuda for tensor in tensors):
         return [tensor.cpu().numpy() for tensor in tensors]
     host = [torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for tensor in tensors]
     for target, tensor in zip(host, tensors, strict=True):

@@ -79,9 +79,8 @@ class Predictor:
     def load(cls, folder: str | Path, *, weights: str | None = None, device: str = "auto") -> Self:
         """Return the predictor of a finished run, a folder or hf://OWNER/NAME[@REVISION] on the Hugging Face Hub.
 
-        weights overrides where the backbone's weights are looked for.
-
-        Raises `Mismatch` if the weights are not those that the head's features were made with.
+        weights overrides where the backbone's weights are looked for. Raises `Mismatch` if they are not those that the
+        head's features were made with.
         """
         run = read_run(run_folder(str(folder)))
         head = load_head(run)

@@ -33,8 +33,7 @@ def fit_baseline(job: TrainingJob, data: SplitData, *, on_progress: OnProgress, 
 
     @torch.inference_mode()
     def judge(module: nn.Module) -> dict[str, float]:
-        batches = [select[start : start + _BATCH] for start in range(0, len(select), _BATCH)]
-        scores = torch.cat([module(batch).score for batch in batches])
+        scores = torch.cat([module(batch).score for batch in torch.split(select, _BATCH)])
         return judged(scores.numpy() * target.scale + target.mean, data.select.scores)
 
     n, used = len(data.train.rows), vectors.images

@@ -90,19 +90,12 @@ class Trainer:
     def _train_epoch(self, epoch: int) -> float:
         """Run one epoch and return its mean loss."""
         self.model.train()
-        batches = list(
-            epoch_batches(
-                self.data.train,
-                views=self.cache.views,
-                seed=self.settings.seed,
-                epoch=epoch,
-                batch_size=self.settings.batch_size,
-            )
-        )
+        seed, size = self.settings.seed, self.settings.batch_size
+        batches = list(epoch_batches(self.data.train, views=self.cache.views, seed=seed, epoch=epoch, batch_size=size))
         losses, devices = [], [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices):  # dropout draws by (seed, epoch)
-            seed = np.random.SeedSequence([self.settings.seed, epoch]).generate_state(1, np.uint64)[0]
-            torch.manual_seed(int(seed >> np.uint64(1)))
+            state = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0]
+            torch.manual_seed(int(state >> np.uint64(1)))
             features = self._features([(rows, views) for rows, views, _ in batches])
             for (rows, _, scores), x in zip(batches, features, strict=True):
                 losses.append(self.step(x, scores) * len(rows))
