@@ -24,6 +24,13 @@ def test_of_very_many_problems_a_thousand_and_the_number_of_the_others_are_liste
     assert lines[1001:] == ["  ... and 257 more", "w"]
 
 
+def test_only_problems_are_refused_and_all_of_them_at_once() -> None:
+    errors.refuse(errors.Mismatch, "a: differs:", [], "Take another.")
+    with pytest.raises(errors.Mismatch) as caught:
+        errors.refuse(errors.Mismatch, "a: differs:", ["x", "y"], "Take another.")
+    assert str(caught.value) == "a: differs:\n  x\n  y\nTake another."
+
+
 @pytest.mark.parametrize(
     ("error", "limited", "expected"),
     [
