@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from threadpoolctl import threadpool_limits
 
 from featcache.datasets.dataset import open_dataset
 from featcache.extraction.extract import extract
@@ -25,6 +26,7 @@ from tests.helpers.tiny import IMAGES, PART_SIZES, SPLITS, TINY_EXTRACT, TINY_TR
 CAPABILITIES = torch.cpu.get_capabilities
 
 torch.set_num_threads(1)  # the sizes are tiny, and two threads wait for each other on a busy machine
+threadpool_limits(1, user_api="blas")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -109,7 +109,8 @@ def settled(figure: "Figure") -> "Figure":
     engine = figure.get_layout_engine()
     if engine is not None:
         engine.execute(figure)
-    figure.set_layout_engine("none")
+    with styled():
+        figure.set_layout_engine(None)  # "none" would leave one that lays nothing out, and all is drawn twice for it
     return figure
 
 
