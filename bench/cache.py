@@ -36,7 +36,7 @@ def make_cache(
             block = Block((start, min(start + rows_per_shard, rows)), (0, views))
             writer.commit(block, _shard(features, block, views, target))
         source = {"dataset": "drawn", "root": "", "weights": "random", "batch_size": "16"}
-        writer.seal(target.recipe, rows=rows, views=views, splits=splits or {}, source=source, versions={})
+        writer.seal(target.recipe, rows=rows, views=views, ratings={"": splits or {}}, source=source, versions={})
     return folder
 
 

@@ -8,13 +8,24 @@ from typing import Any
 import click
 
 from commandline import options
-from commandline.options import DIRECTORY, EXISTING_FILE, FILE, progress_bar, setting, show, show_report, tell
+from commandline.options import (
+    DIRECTORY,
+    EXISTING_FILE,
+    FILE,
+    open_targets,
+    progress_bar,
+    setting,
+    show,
+    show_report,
+    tell,
+)
 from head.settings import HEADS, POOLED, PRECISIONS, PROTOCOLS, SELECTIONS
 
 
 @click.command("train-head")
 @click.option("--split", required=True, metavar="K,...|all", help="Splits to train on.")
 @options.CACHE
+@options.TARGET
 @setting("recipe", click.Choice(tuple(PROTOCOLS)), "Eq. 3-15 of the paper, or its authors' code; decides defaults.")
 @setting("head", click.Choice(tuple(HEADS)), "The recipe's head, or a baseline on pooled features.")
 @setting("attention", click.BOOL, "With off every position counts the same.", metavar="on|off")
@@ -43,8 +54,12 @@ from head.settings import HEADS, POOLED, PRECISIONS, PROTOCOLS, SELECTIONS
 @options.DEVICE
 @click.option("--tensorboard", type=DIRECTORY, metavar="DIR", help="Write each epoch's numbers for TensorBoard there.")
 @options.JSON
-def train_head(split: str, cache: Path | None, runs: Path, name: str | None, as_json: bool, **given: Any) -> None:
+def train_head(
+    split: str, cache: Path | None, target: str | None, runs: Path, name: str | None, as_json: bool, **given: Any
+) -> None:
     """Fit heads to splits of a cache; one run a split in RUNS/CACHE/NAME/split-K/.
+
+    Of a cache with several ratings each is trained on, or --target alone, in RUNS/CACHE/TARGET/NAME/split-K/.
 
     Options with ,... take several values, with commas between: every combination is trained, once, under a name
     that says what is not the default.
@@ -55,7 +70,6 @@ def train_head(split: str, cache: Path | None, runs: Path, name: str | None, as_
     """
     from featcache.base.errors import join_errors
     from featcache.base.jobs import Workers
-    from featcache.store.cache import find_cache, open_cache
     from head.runs.events import check_tensorboard
     from head.training.grid import given_values, grid
     from head.training.jobs import jobs_of, train_all
@@ -65,7 +79,8 @@ def train_head(split: str, cache: Path | None, runs: Path, name: str | None, as_
     points = grid(given_values(**given), name=name)
     if how["events"] is not None:
         check_tensorboard()
-    planned = jobs_of(open_cache(find_cache(cache)), points, split, runs=runs, **how)
+    targets = open_targets(cache, target)
+    planned = [job for one in targets for job in jobs_of(one, points, split, runs=runs, **how)]
     with progress_bar() as progress:
         trained = train_all(planned, workers, on_progress=progress)
     if trained.runs:
@@ -79,6 +94,7 @@ def train_head(split: str, cache: Path | None, runs: Path, name: str | None, as_
 
 @click.command("score-cache")
 @options.CACHE
+@options.TARGET
 @options.RUNS
 @options.SPLITS
 @options.PART
@@ -86,24 +102,28 @@ def train_head(split: str, cache: Path | None, runs: Path, name: str | None, as_
               help="Evaluation view, or the mean over all views.")  # fmt: skip
 @options.AGAINST
 @options.JSON
-def score_cache(
-    cache: Path | None, runs: Path, split: str, part: str, views: str, against: str | None, as_json: bool
-) -> None:
+def score_cache(cache: Path | None, target: str | None, runs: Path, as_json: bool, **given: Any) -> None:
     """Score heads on the cache they belong to: rho and MSE of each run, a summary over splits and seeds, and paired
-    differences between heads.
+    differences between heads; a table for each of several ratings.
 
     Example: amnet score-cache --cache cache/lamem
     """
-    from featcache.base.errors import join_errors
-    from featcache.store.cache import find_cache, open_cache
+    from featcache.base.errors import collected, join_errors
     from head.evaluation.evaluate import evaluate
 
-    found = evaluate(open_cache(find_cache(cache)), runs, splits=split, part=part, views=views, against=against)
-    if found.scored:
-        show(found.as_json() if as_json else found.as_text())
-    tell(*found.warnings())
-    if found.errors:
-        raise join_errors(found.errors, "not all could be scored and compared:", "Others are not affected.")
+    targets = open_targets(cache, target)
+    given["splits"] = given.pop("split")
+    found, errors = collected(lambda one: (one.target, evaluate(one, runs, **given)), targets)
+    scored = {name: one for name, one in found if one.scored}
+    if as_json and scored:
+        documents = {name: one.as_json() for name, one in scored.items()}
+        show(documents[targets[0].target] if len(targets) == 1 else {"targets": documents})
+    elif scored:
+        show("\n\n".join(f"target {name}\n{one.as_text()}" if name else one.as_text() for name, one in scored.items()))
+    tell(*(warning for _, one in found for warning in one.warnings()))
+    errors += [error for _, one in found for error in one.errors]
+    if errors:
+        raise join_errors(errors, "not all could be scored and compared:", "Others are not affected.")
 
 
 @click.command()

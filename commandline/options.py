@@ -5,11 +5,14 @@ import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from head.settings import PROTOCOLS, option_of, settings_of
+
+if TYPE_CHECKING:
+    from featcache.store.cache import FeatureCache
 
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
@@ -25,6 +28,7 @@ CLUSTER = click.option(
 )
 
 CACHE = click.option("--cache", type=DIRECTORY, help="Cache to read.  [default: the only one in cache/]")
+TARGET = click.option("--target", metavar="NAME", help="What was rated, where the cache has several ratings.")
 RUNS = click.option(
     "--runs", type=DIRECTORY, default=Path("runs"), show_default=True, help="Runs, or a folder of some."
 )
@@ -50,6 +54,21 @@ WEIGHTS = click.option(
 HEAD = click.option(
     "--head", "run", required=True, metavar="RUN", help="Folder of one run, RUNS/.../split-K, or hf://OWNER/NAME."
 )
+
+
+def open_rated(folder: Path | None, target: str | None) -> "FeatureCache":
+    """Return the cache in folder, or the only one, with the splits of a target; the only one if there is but one."""
+    from featcache.store.cache import find_cache, open_cache
+
+    return open_cache(find_cache(folder)).of_target(target)
+
+
+def open_targets(folder: Path | None, target: str | None) -> "list[FeatureCache]":
+    """Return the same cache for the target named, or for each of its targets; as it is where it has none."""
+    from featcache.store.cache import find_cache, open_cache
+
+    cache = open_cache(find_cache(folder))
+    return [cache.of_target(one) for one in ([target] if target else cache.targets or [None])]
 
 
 def show(result: Any) -> None:

@@ -7,11 +7,12 @@ from typing import Any
 import click
 
 from commandline import options
-from commandline.options import DIRECTORY, FILE, progress_bar, show, tell
+from commandline.options import DIRECTORY, FILE, open_rated, progress_bar, show, tell
 
 
 @click.command()
 @options.CACHE
+@options.TARGET
 @options.RUNS
 @options.SPLITS
 @options.PART
@@ -19,7 +20,7 @@ from commandline.options import DIRECTORY, FILE, progress_bar, show, tell
 @options.ROOT
 @click.option("--out", type=DIRECTORY, default=Path("figures"), show_default=True, help="Folder for NAME.png and .svg.")
 @options.JSON
-def figures(cache: Path | None, out: Path, as_json: bool, **given: Any) -> None:
+def figures(cache: Path | None, target: str | None, out: Path, as_json: bool, **given: Any) -> None:
     """Score heads as score-cache does, and draw: heads compared, training curves, predicted against true scores,
     histograms, residuals, step scores, and attention maps over a few images.
 
@@ -29,12 +30,11 @@ def figures(cache: Path | None, out: Path, as_json: bool, **given: Any) -> None:
 
     check_matplotlib()  # before anything is scored
     from featcache.base.errors import join_errors
-    from featcache.store.cache import find_cache, open_cache
     from head.evaluation.evaluate import evaluate
     from head.show.figures.examples import draw_examples
     from head.show.figures.figures import SavedDrawings, draw_all, save
 
-    opened = open_cache(find_cache(cache))
+    opened = open_rated(cache, target)
     found = evaluate(opened, given["runs"], splits=given["split"], part=given["part"], against=given["against"])
     parts = [draw_all(opened, found), draw_examples(opened, found, root=given["root"])] if found.scored else []
     drawings = [drawing for part in parts for drawing in part.drawings]
@@ -49,6 +49,7 @@ def figures(cache: Path | None, out: Path, as_json: bool, **given: Any) -> None:
 
 @click.command()
 @options.CACHE
+@options.TARGET
 @options.RUNS
 @options.ROOT
 @options.SPLITS
@@ -63,7 +64,15 @@ def figures(cache: Path | None, out: Path, as_json: bool, **given: Any) -> None:
               help="Write its maps there: (n, T, H, W) in split-K.npy, its images in split-K.csv.")  # fmt: skip
 @options.JSON
 def report(
-    cache: Path | None, runs: Path, split: str, part: str, against: str | None, out: Path, as_json: bool, **shown: Any
+    cache: Path | None,
+    target: str | None,
+    runs: Path,
+    split: str,
+    part: str,
+    against: str | None,
+    out: Path,
+    as_json: bool,
+    **shown: Any,
 ) -> None:
     """Write one HTML page about a cache and its runs: scores, figures, and every image with its attention maps.
 
@@ -73,12 +82,11 @@ def report(
     """
     from featcache.base.errors import join_errors
     from featcache.base.files import check_output
-    from featcache.store.cache import find_cache, open_cache
     from head.show.page.report import ReportSettings, build_report, evaluate_for, write_raw_maps, write_report
 
     check_output(out)  # before anything is scored
     settings = ReportSettings(**shown)
-    opened = open_cache(find_cache(cache))
+    opened = open_rated(cache, target)
     found = evaluate_for(opened, runs, settings, splits=split, part=part, against=against)
     maps = write_raw_maps(opened, found, settings)
     with progress_bar() as progress:
@@ -119,7 +127,7 @@ def explore(
         from head.show.page.live.explore import exploration
 
         predictor = Predictor.load(run, **network)
-        opened = open_cache(cache) if cache else None
+        opened = open_cache(cache).of_target(predictor.run.config.target) if cache else None
         with progress_bar() as progress:
             app, warnings = exploration(predictor, host=host, cache=opened, runs=runs, root=root, on_progress=progress)
         tell(*warnings)

@@ -69,7 +69,7 @@ def test_the_whole_way_from_images_to_a_table(here: Path, tiny_dataset: Path) ->
     assert table[1].split()[:2] == ["paper", "2"]
     assert " ".join(table[3].split()) == "mean over splits val rho test rho 95% interval seed sd MSE splits seeds"
     assert table[4].split()[0] == "paper"
-    assert table[5].startswith("test part, eval views; 95%: of Fisher's z, t over splits")
+    assert table[5].startswith("test part, eval views; 95%: Fisher's z, t over splits")
     assert table[6:] == ["chosen on the val part"]
     assert sorted(path.name for path in (here / "runs/tiny/paper/split-2").iterdir()) == [
         "config.json", "head.safetensors", "history.csv", "lock", "other_ratings.safetensors",
@@ -301,7 +301,7 @@ def test_a_grid_is_one_table_with_a_summary_and_comparisons(trained: Path) -> No
     assert " ".join(lines[10].split()) == "mean over splits val rho test rho 95% interval seed sd MSE splits seeds"
     assert sorted(line.split()[0] for line in lines[11:13]) == ["two,steps=1", "two,steps=2"]
     assert all(line.split()[-2:] == ["2", "2"] for line in lines[11:13])
-    assert lines[13].startswith("test part, eval views; 95%: of Fisher's z, t over splits")
+    assert lines[13].startswith("test part, eval views; 95%: Fisher's z, t over splits")
     assert lines[14:16] == ["chosen on the val part", ""]
     best, other = (line.split()[0] for line in lines[11:13])
     assert " ".join(lines[16].split()) == f"compared with {best} difference 95% interval p Holm p splits seeds"

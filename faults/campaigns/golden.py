@@ -184,7 +184,7 @@ def _write_cache(folder: Path, arrays: stub.Contents, target: Target) -> None:
         for block in BLOCKS:
             writer.commit(block, _shard(arrays, block, target))
         source = {"dataset": "golden", "root": "nowhere", "weights": "random", "batch_size": "16"}
-        writer.seal(target.recipe, rows=ROWS, views=VIEWS, splits=SPLITS, source=source, versions={"torch": "0"})
+        writer.seal(target.recipe, rows=ROWS, views=VIEWS, ratings={"": SPLITS}, source=source, versions={"torch": "0"})
 
 
 def _shard(arrays: stub.Contents, block: Block, target: Target) -> bytes:

@@ -14,7 +14,7 @@ import numpy as np
 from featcache.base.errors import BadInput, refuse
 from featcache.datasets.ratings import read_ratings
 from featcache.datasets.split_files import Line, read_split_files
-from featcache.datasets.splits import PARTS, Part
+from featcache.datasets.splits import PARTS, Part, Ratings
 
 KNOWN = ("lamem", "sun")
 
@@ -37,6 +37,11 @@ class Dataset:
     def path(self, row: int) -> Path:
         """Return where the image of a row lies."""
         return self.images / self.names[row]
+
+    @property
+    def ratings(self) -> Ratings:
+        """The splits by target."""
+        return {"": self.splits}
 
     @property
     def source(self) -> dict[str, str]:

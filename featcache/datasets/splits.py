@@ -19,7 +19,22 @@ class Part:
 
 
 Splits = dict[str, dict[str, Part]]
+Ratings = dict[str, Splits]  # by target: what was rated, such as beauty; '' where that is one thing alone
 PARTS = ("train", "val", "test")
+
+
+def merge_ratings(inputs: Sequence[tuple[Ratings, Mapping[int, str]]], row_of: Mapping[str, int]) -> Ratings:
+    """Return the union of what `merge_splits` returns of each target; raise `BadInput` as it does."""
+    targets = dict.fromkeys(target for ratings, _ in inputs for target in ratings)
+    if "" in targets and len(targets) > 1:
+        raise BadInput(
+            f"some inputs have one rating without a name, others have {', '.join(filter(None, targets))}; "
+            "extract them anew from tables with the same columns of scores"
+        )
+    return {
+        target: merge_splits([(ratings[target], names) for ratings, names in inputs if target in ratings], row_of)
+        for target in targets
+    }
 
 
 def merge_splits(inputs: Sequence[tuple[Splits, Mapping[int, str]]], row_of: Mapping[str, int]) -> Splits:

@@ -27,7 +27,7 @@ from featcache.base.files import digest_of_file
 from featcache.base.jobs import Workers
 from featcache.base.progress import OnProgress, Progress, silent
 from featcache.datasets.dataset import Dataset
-from featcache.datasets.splits import Part, Splits
+from featcache.datasets.splits import Part, Ratings
 from featcache.extraction.calibration import settle_target
 from featcache.extraction.log import ExtractionLog, ExtractReport
 from featcache.extraction.plan import Plan, make_plan
@@ -166,7 +166,7 @@ def _seal(
         job.target.recipe,
         rows=len(plan.names),
         views=plan.views,
-        splits=_splits_by_row(dataset, plan.names),
+        ratings=_ratings_by_row(dataset, plan.names),
         source=made_with | dataset.source,
         versions=made_by,
         opened=plan.kept,
@@ -196,13 +196,16 @@ def _digest_of_unlisted(path: Path) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _splits_by_row(dataset: Dataset, names: list[str]) -> Splits:
-    """Return the dataset's splits with its rows turned into the cache's."""
+def _ratings_by_row(dataset: Dataset, names: list[str]) -> Ratings:
+    """Return the dataset's ratings with its rows turned into the cache's."""
     row_of = {name: row for row, name in enumerate(names)}
     new_row = np.array([row_of[name] for name in dataset.names], np.int64)
     return {
-        split: {part: Part(new_row[values.rows], values.scores) for part, values in parts.items()}
-        for split, parts in dataset.splits.items()
+        target: {
+            split: {part: Part(new_row[values.rows], values.scores) for part, values in parts.items()}
+            for split, parts in splits.items()
+        }
+        for target, splits in dataset.ratings.items()
     }
 
 

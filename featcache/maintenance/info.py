@@ -6,6 +6,7 @@ from typing import Any
 
 from featcache.store.cache import open_cache
 from featcache.store.folder import MANIFEST_NAME, shard_paths
+from featcache.store.manifest import Manifest
 from featcache.store.shards.opening import open_shard
 
 
@@ -37,9 +38,17 @@ class CacheInfo:
             f"layer        {name}: {layer['height']}x{layer['width']}x{layer['channels']} (L = {layer['positions']})"
             for name, layer in info["layers"].items()
         ]
+        by_target = info.get("targets") or {"": info["splits"]}
         splits = [
-            f"split {split:6} " + ", ".join(f"{part} {count:,}" for part, count in parts.items())
-            for split, parts in info["splits"].items()
+            line
+            for target, splits in by_target.items()
+            for line in (
+                *([f"target       {target}"] if target else []),
+                *(
+                    f"split {split:6} " + ", ".join(f"{part} {count:,}" for part, count in parts.items())
+                    for split, parts in splits.items()
+                ),
+            )
         ]
         absent = [f"absent       {name}: {reason}" for name, reason in info["absent"].items()]
         head = f"{info['cache']}: {info['images']:,} images x {info['views']} views, complete"
@@ -78,13 +87,19 @@ def read_info(folder: Path) -> CacheInfo:
             "stored_bytes": stored,
             "raw_bytes": cache.rows * cache.views * cache.recipe.bytes_per_view(),
             "absent": {image.name: image.absent for image in cache.images if image.absent},
-            "splits": {
-                split: {part: len(values.rows) for part, values in parts.items()}
-                for split, parts in cache.splits.items()
-            },
+            **_counts(cache.manifest),
             "fingerprint": cache.fingerprint,
             "recipe": cache.recipe.as_json(),
             "source": cache.manifest.source,
             "versions": cache.manifest.versions,
         }
     )
+
+
+def _counts(manifest: Manifest) -> dict[str, Any]:
+    """Return how many images each part of each split has, under 'splits'; where there are targets, by target."""
+    counts = {
+        target: {split: {part: len(values.rows) for part, values in parts.items()} for split, parts in splits.items()}
+        for target, splits in manifest.ratings.items()
+    }
+    return {"splits": counts[""]} if "" in counts else {"targets": counts}

@@ -12,7 +12,7 @@ from typing import Any
 from featcache.base.errors import CacheIncomplete, InvalidSettings, refuse
 from featcache.base.files import refuse_full_disk
 from featcache.base.progress import OnProgress, Progress, silent
-from featcache.datasets.splits import Splits, merge_splits
+from featcache.datasets.splits import Ratings, merge_ratings
 from featcache.images.identity import is_same_image
 from featcache.maintenance.merge_plan import Planned, Source, assign_rows, choose_pieces, held_images, plan_merge
 from featcache.settings import ENCODINGS
@@ -61,10 +61,10 @@ def merge_caches(out: Path, inputs: Sequence[Path], *, on_progress: OnProgress =
     views = max(shard.block.views[1] for source in sources for shard in source.shards)
     pieces = choose_pieces(held, views)
     row_of = assign_rows(sources, held)
-    splits = merge_splits([(source.manifest.splits, source.names) for source in sources if source.manifest], row_of)
+    ratings = merge_ratings([(source.manifest.ratings, source.names) for source in sources if source.manifest], row_of)
     planned = list(plan_merge(pieces, row_of))
     if (out / MANIFEST_NAME).exists():
-        _refuse_another(out, planned, splits)
+        _refuse_another(out, planned, ratings)
         return MergeReport(str(out), len(row_of), views, len(planned), True)
     _refuse_unknown_shards(out, planned)
     with CacheWriter(out) as writer:
@@ -85,7 +85,7 @@ def merge_caches(out: Path, inputs: Sequence[Path], *, on_progress: OnProgress =
                 first.recipe,
                 rows=len(row_of),
                 views=views,
-                splits=splits,
+                ratings=ratings,
                 source={**first.source, "dataset": "+".join(names)},
                 versions=first.versions,
             )
@@ -105,7 +105,7 @@ def _refuse_out(out: Path, inputs: Sequence[Path]) -> None:
     refuse_unknown_files(out)
 
 
-def _refuse_another(out: Path, planned: Sequence[Planned], splits: Splits) -> None:
+def _refuse_another(out: Path, planned: Sequence[Planned], ratings: Ratings) -> None:
     """Raise `InvalidSettings` unless out is the finished result of this very merge."""
     there = open_cache(out)
     wanted = {row: image for item in planned for row, image in enumerate(item.images, start=item.block.rows[0])}
@@ -114,11 +114,15 @@ def _refuse_another(out: Path, planned: Sequence[Planned], splits: Splits) -> No
         there.recipe == planned[0].rows[0].shard.recipe
         and blocks == {item.block for item in planned}
         and all(is_same_image(image, wanted[row]) for row, image in enumerate(there.images))
-        and {split: set(parts) for split, parts in there.splits.items()}
-        == {split: set(parts) for split, parts in splits.items()}
+        and _parts_of(there.manifest.ratings) == _parts_of(ratings)
     )
     if not same:
         raise InvalidSettings(f"{out} is a finished cache of something else; give a new folder")
+
+
+def _parts_of(ratings: Ratings) -> set[tuple[str, str, str]]:
+    """Return the name of each part with its target and split."""
+    return {(target, split, part) for target, splits in ratings.items() for split in splits for part in splits[split]}
 
 
 def _refuse_unknown_shards(out: Path, planned: Sequence[Planned]) -> None:

@@ -196,7 +196,7 @@ class _Repairer:
             self.target.recipe,
             rows=manifest.rows,
             views=manifest.views,
-            splits=manifest.splits,
+            ratings=manifest.ratings,
             source=manifest.source,
             versions=manifest.versions,
         )

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from featcache.base.cores import usable_threads
 from featcache.base.errors import BadInput, CorruptFile, InvalidSettings, Mismatch
+from featcache.datasets.splits import Splits
 from featcache.images.identity import ImageRow, is_same_image
 from featcache.recipe import Recipe
 from featcache.store.folder import INDEX_NAME, SHARDS_NAME, shard_path
@@ -28,9 +29,10 @@ from featcache.store.shards.shard import WAY_OUT, Shard
 class FeatureCache:
     """Features of N images, V views each; made by `open_cache`. For any thread and process: it holds no open file.
 
-    rows is N, views V: the evaluation view and K augmented ones. splits[split][part] are rows and scores. recipe is
-    what the features depend on, fingerprint its sha256, and name that of the cache's folder, under which its runs are
-    kept. Pickled, it is its path alone, and is opened again on the other side.
+    rows is N, views V: the evaluation view and K augmented ones. splits[split][part] are rows and scores of its target,
+    which `of_target` chooses where targets has several. recipe is what the features depend on, fingerprint its sha256,
+    and name that of the cache's folder, under which its runs are kept. Pickled, it is its path and target alone, and is
+    opened again on the other side.
     """
 
     def __init__(
@@ -39,7 +41,9 @@ class FeatureCache:
         self.path = path.absolute()  # wherever the process goes
         self.name = self.path.resolve().name
         self.manifest, self.recipe, self.fingerprint = manifest, manifest.recipe, manifest.recipe.fingerprint
-        self.rows, self.views, self.splits = manifest.rows, manifest.views, manifest.splits
+        self.rows, self.views = manifest.rows, manifest.views
+        self.targets = manifest.targets
+        self.target = self.targets[0] if len(self.targets) == 1 else ""
         self.images: list[ImageRow] = tables.images
         self.box, self.flip = tables.box, tables.flip
         self.present: NDArray[np.bool_] = np.array([not image.absent for image in tables.images], bool)
@@ -53,7 +57,29 @@ class FeatureCache:
             self._shard_of[r0:r1, v0:v1] = number
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _open_the_same, (self.path, self.manifest.digest, self.threads)
+        return _open_the_same, (self.path, self.manifest.digest, self.threads, self.target)
+
+    @property
+    def splits(self) -> Splits:
+        """Rows and scores of each part of each split; raise `InvalidSettings` where a target has to be chosen first."""
+        if self.target not in self.manifest.ratings:
+            raise InvalidSettings(
+                f"{self.path} has several ratings: choose one of {', '.join(self.targets)} (--target)"
+            )
+        return self.manifest.ratings[self.target]
+
+    def of_target(self, target: str | None = None) -> "FeatureCache":
+        """Return the same cache with the splits of one target; the only one if there is but one.
+
+        Raises `InvalidSettings` if there is no such target, or if none is named where there are several.
+        """
+        if target and target not in self.targets:
+            there = f"it has {', '.join(self.targets)}" if self.targets else "its one rating has no name"
+            raise InvalidSettings(f"{self.path} has no target {target}; {there}")
+        chosen = object.__new__(FeatureCache)
+        vars(chosen).update(vars(self), target=target or self.target)
+        chosen.splits  # noqa: B018  raises where one has to be chosen
+        return chosen
 
     def layer(self, layer: str | None = None) -> str:
         """Return the layer's name; default the last. Raise `InvalidSettings` if the cache has none of that name."""
@@ -192,11 +218,11 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else -1
 
 
-def _open_the_same(path: Path, digest: str, threads: int | None) -> FeatureCache:
+def _open_the_same(path: Path, digest: str, threads: int | None, target: str) -> FeatureCache:
     cache = open_cache(path, threads=threads)
     if cache.manifest.digest != digest:
         raise Mismatch(f"{path}: the cache was changed since it was handed to this process; open it again")
-    return cache
+    return cache.of_target(target) if target else cache
 
 
 def open_listed_shard(folder: Path, entry: ShardEntry, recipe: Recipe) -> Shard:

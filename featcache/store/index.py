@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from featcache.base.errors import CorruptFile, Mismatch
 from featcache.base.files import canonical_json, reading_errors
-from featcache.datasets.splits import Splits
+from featcache.datasets.splits import Ratings
 from featcache.images.identity import ImageRow, is_same_image
 from featcache.recipe import FORMAT_VERSION, Recipe
 from featcache.store.folder import shard_place
@@ -73,17 +73,19 @@ def _same_image(known: ImageRow | None, image: ImageRow, place: Path) -> ImageRo
 
 
 def build_index(
-    recipe: Recipe, tables: Tables, splits: Splits, shards: Sequence[Shard], versions: dict[str, str]
+    recipe: Recipe, tables: Tables, ratings: Ratings, shards: Sequence[Shard], versions: dict[str, str]
 ) -> bytes:
-    """Return the bytes of cache.h5: tables, splits, and each layer as one virtual array over the shards."""
+    """Return the bytes of cache.h5: tables, ratings, and each layer as one virtual array over the shards."""
     rows, views = tables.flip.shape
     with h5py.File("index", "w", driver="core", backing_store=False, libver="latest") as file:
         for path, values in common_tables(tables.images, tables.box, tables.flip, tables.constants).items():
             file.create_dataset(path, data=values)
-        for split, parts in splits.items():
-            for name, part in parts.items():
-                file.create_dataset(f"splits/{split}/{name}/row", data=part.rows)
-                file.create_dataset(f"splits/{split}/{name}/score", data=part.scores)
+        for target, splits in ratings.items():
+            home = f"targets/{target}" if target else "splits"
+            for split, parts in splits.items():
+                for name, part in parts.items():
+                    file.create_dataset(f"{home}/{split}/{name}/row", data=part.rows)
+                    file.create_dataset(f"{home}/{split}/{name}/score", data=part.scores)
         for array, spec in array_specs(recipe).items():
             sources = [(shard_place(shard.path.name), (*shard.block.rows, *shard.block.views)) for shard in shards]
             create_virtual(file, array, (rows, views, *spec.chunk_shape), spec.dtype, sources)

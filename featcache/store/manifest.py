@@ -13,7 +13,7 @@ import numpy as np
 
 from featcache.base.errors import CacheIncomplete, CorruptFile, FeatcacheError, HostileFile, Mismatch
 from featcache.base.files import canonical_json, read_json, write_durably
-from featcache.datasets.splits import PARTS, Part, Splits, natural_key
+from featcache.datasets.splits import PARTS, Part, Ratings, natural_key
 from featcache.recipe import FORMAT_VERSION, Recipe, recipe_from_json
 from featcache.settings import LARGEST_BATCH
 from featcache.store.folder import MANIFEST_NAME, NAME_PATTERN, shard_paths, shards_folder
@@ -44,12 +44,17 @@ class Manifest:
     recipe: Recipe
     rows: int
     views: int
-    splits: Splits
+    ratings: Ratings
     shards: tuple[ShardEntry, ...]
     index_sha256: str
     source: dict[str, str]
     versions: dict[str, str]
     digest: str = ""
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """What was rated, where that is several things or has a name; of a cache of one rating there are none."""
+        return tuple(filter(None, self.ratings))
 
     @functools.cached_property
     def listed(self) -> dict[str, str]:
@@ -65,12 +70,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         "fingerprint": manifest.recipe.fingerprint,
         "rows": manifest.rows,
         "views": manifest.views,
-        "splits": {
-            split: {
-                part: {"row": values.rows.tolist(), "score": values.scores.tolist()} for part, values in parts.items()
-            }
-            for split, parts in manifest.splits.items()
-        },
+        **_ratings_as_json(manifest.ratings),
         "shards": [
             {"file": entry.file, "bytes": entry.bytes, "sha256": entry.sha256, **asdict(entry.block)}
             for entry in manifest.shards
@@ -107,7 +107,7 @@ def read_manifest(folder: Path) -> Manifest:
             recipe=recipe,
             rows=body["rows"],
             views=body["views"],
-            splits={split: _parts(body["splits"][split]) for split in sorted(body["splits"], key=natural_key)},
+            ratings=_ratings_from_json(body),
             shards=tuple(_entry(path, entry) for entry in body["shards"]),
             index_sha256=body["index_sha256"],
             source=body["source"],
@@ -115,9 +115,12 @@ def read_manifest(folder: Path) -> Manifest:
             digest=digest,
         )
         _check(manifest)
-        odd = [split for split in manifest.splits if not re.fullmatch(r"\w+", split)]
-        if odd:  # runs and maps are files named after splits
-            raise HostileFile(f"{path}: {odd[0]!r} is not the name of a split")
+        for what, names in (
+            ("target", manifest.targets),
+            ("split", [one for s in manifest.ratings.values() for one in s]),
+        ):
+            if odd := [name for name in names if not re.fullmatch(r"\w+", name)]:  # runs and maps are files named so
+                raise HostileFile(f"{path}: {odd[0]!r} is not the name of a {what}")
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         if isinstance(error, FeatcacheError):
             raise
@@ -144,8 +147,10 @@ def _check(manifest: Manifest) -> None:
         views_of[entry.block.rows].append(entry.block.views)
     if not _tiles(views_of, manifest.rows) or not all(_tiles(views, manifest.views) for views in views_of.values()):
         raise ValueError("its shards do not cover every row and view once")
-    for parts in manifest.splits.values():
-        for part in parts.values():
+    if not manifest.ratings or ("" in manifest.ratings and len(manifest.ratings) > 1):
+        raise ValueError("ratings of no target, or with and without one")
+    for splits in manifest.ratings.values():
+        for part in [part for parts in splits.values() for part in parts.values()]:
             if part.rows.shape != part.scores.shape or part.rows.ndim != 1 or not np.isfinite(part.scores).all():
                 raise ValueError("a split without a score for each row")
             if len(part.rows) and not 0 <= part.rows.min() <= part.rows.max() < manifest.rows:
@@ -178,6 +183,28 @@ def _incomplete(folder: Path) -> str:
 
 def _digest(body: dict[str, Any]) -> str:
     return hashlib.sha256(canonical_json(body).encode()).hexdigest()
+
+
+def _ratings_as_json(ratings: Ratings) -> dict[str, Any]:
+    """Return the one rating as 'splits'; several, each with the name of its target, as 'targets' besides."""
+    found = {
+        target: {
+            split: {
+                part: {"row": values.rows.tolist(), "score": values.scores.tolist()} for part, values in parts.items()
+            }
+            for split, parts in splits.items()
+        }
+        for target, splits in ratings.items()
+    }
+    return {"splits": found[""]} if "" in found else {"splits": {}, "targets": found}
+
+
+def _ratings_from_json(body: dict[str, Any]) -> Ratings:
+    found = body.get("targets") or {"": body["splits"]}
+    return {
+        target: {split: _parts(splits[split]) for split in sorted(splits, key=natural_key)}
+        for target, splits in found.items()
+    }
 
 
 def _parts(parts: dict[str, dict[str, list[float]]]) -> dict[str, Part]:

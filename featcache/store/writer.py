@@ -7,7 +7,7 @@ from typing import NamedTuple, Self
 
 from featcache.base.files import csv_bytes, make_folder, remove_temporaries, write_durably
 from featcache.base.lock import writer_lock
-from featcache.datasets.splits import Splits
+from featcache.datasets.splits import Ratings
 from featcache.recipe import Recipe
 from featcache.store.folder import FAILURES_NAME, INDEX_NAME, shard_path, shards_folder
 from featcache.store.index import Tables, build_index, gather_tables
@@ -72,7 +72,7 @@ class CacheWriter:
         *,
         rows: int,
         views: int,
-        splits: Splits,
+        ratings: Ratings,
         source: dict[str, str],
         versions: dict[str, str],
         opened: Sequence[Shard] = (),
@@ -90,9 +90,9 @@ class CacheWriter:
             for shard in shards
         )
         tables = gather_tables(shards, rows=rows, views=views)
-        index = build_index(recipe, tables, splits, shards, versions)
+        index = build_index(recipe, tables, ratings, shards, versions)
         index_sha256 = write_durably(self.folder / INDEX_NAME, index)
-        manifest = Manifest(recipe, rows, views, splits, entries, index_sha256, source, versions)
+        manifest = Manifest(recipe, rows, views, ratings, entries, index_sha256, source, versions)
         write_manifest(self.folder, manifest)
         _write_failures(self.folder / FAILURES_NAME, tables)
         return manifest, tables

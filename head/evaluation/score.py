@@ -45,6 +45,7 @@ class Scored:
             "run": str(self.run.folder),
             "name": self.run.name,
             "cache": config.cache,
+            **({"target": config.target} if config.target else {}),
             "fingerprint": config.fingerprint,
             "split": self.run.split,
             "part": self.part,

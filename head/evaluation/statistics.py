@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 CORRECTION = "t over splits, its variance corrected for overlapping training sets (Nadeau and Bengio 2003)"
-OF_MEAN_RHO = f"of Fisher's z, {CORRECTION}"
+OF_MEAN_RHO = "Fisher's z, t over splits, corrected for overlapping training sets (Nadeau and Bengio 2003)"
 CONFIDENCE = 0.95
 
 

@@ -63,6 +63,7 @@ class RunConfig:
     absent_images: int = 0
     images_sha256: str | None = None
     ratings_sha256: str | None = None
+    target: str = ""
     products: str = "fp32"  # before there was a choice
     exported: Document | None = None
     imported: Source | None = None

@@ -30,8 +30,10 @@ def find_runs_of(cache: FeatureCache, runs: Path, splits: str = "all") -> FoundR
     splits is as `head.training.jobs.chosen_splits` takes it. Unless some are unreadable, raises `InvalidSettings` if no
     run is finished, or none of a split that splits names.
     """
-    folder = runs / cache.name if (runs / cache.name).is_dir() else runs
+    own = runs / cache.name / cache.target
+    folder = own if own.is_dir() else runs
     readable, errors = collected(read_run, run_folders(folder))
+    readable = [run for run in readable if run.imported or run.config.target == cache.target]
     judged, damaged = collected(lambda run: (run, _difference(run, cache)), readable)
     errors += damaged
     mine, elsewhere = _by_cache([run for run, problem in judged if not problem], cache, folder)

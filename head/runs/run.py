@@ -56,6 +56,11 @@ class Run:
         """The split it was trained on."""
         return self.config.split
 
+    @property
+    def data_name(self) -> str:
+        """The cache that it was trained on, and which of several ratings: `faces, beauty`; '' of an imported one."""
+        return f"{self.config.cache}, {self.config.target}" if self.config.target else self.config.cache
+
     @functools.cached_property
     def settings(self) -> Document:
         """The settings it was trained with; those that an older run does not have are the defaults."""

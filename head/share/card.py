@@ -110,13 +110,13 @@ def _plain(text: Any) -> str:
 
 
 def _title(run: Run) -> str:
-    data = run.config.cache or "images of an imported checkpoint"
+    data = run.data_name or "images of an imported checkpoint"
     return f"{run.name}, trained on {data}" + (f", split {run.split}" if run.split else "")
 
 
 def _metrics(run: Run, scores: Mapping[str, Any]) -> str:
     """Return the scores as the Hub reads them in the front matter."""
-    dataset = run.config.cache or "unknown"
+    dataset = run.data_name or "unknown"
     return _filled(
         "card_metrics.txt",
         name=_yaml(run.name),
@@ -140,7 +140,7 @@ def _head_facts(run: Run, head: TrainedHead) -> dict[str, str]:
     kind, seen = kind_of(head.module), run.input.pooling
     looks = f"{head.steps} looks, state of {head.module.shape.hidden_size}" if kind.attends else ""  # type: ignore[union-attr]
     attention = "" if getattr(head.module.shape, "attention", True) else "without attention"
-    trained = "unknown" if run.imported else f"{len(head.train_images):,} images of {run.config.cache}"
+    trained = "unknown" if run.imported else f"{len(head.train_images):,} images of {run.data_name}"
     map_shape = run.input.map_shape(recipe)
     return {
         "head": ", ".join(part for part in (kind.title, attention, looks) if part),

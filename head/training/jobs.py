@@ -22,6 +22,7 @@ def jobs_of(
 ) -> list[TrainingJob]:
     """Return a job for each point and split, runs in runs/CACHE/NAME/split-K; split is as `chosen_splits` takes it.
 
+    Runs of a cache's target are in runs/CACHE/TARGET/NAME/split-K.
     events is the home of their event files; how is resume and device, as `TrainingJob` has them.
     """
     splits = chosen_splits(cache, split)
@@ -31,7 +32,7 @@ def jobs_of(
         )
         for point in points
         for one in splits
-        for place in [Path(cache.name, point.name, f"split-{one}")]
+        for place in [Path(cache.name, cache.target, point.name, f"split-{one}")]
     ]
 
 

@@ -82,6 +82,7 @@ def _config(job: TrainingJob, data: SplitData, device: torch.device) -> dict[str
         "run_format_version": RUN_FORMAT_VERSION,
         "name": job.name,
         "cache": cache.name,
+        **({"target": cache.target} if cache.target else {}),
         "split": job.split,
         "input": job.input.as_json(),
         "settings": job.settings.as_json(),

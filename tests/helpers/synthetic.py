@@ -80,7 +80,7 @@ def make_cache(folder: Path, arrays: Arrays, blocks: Sequence[Block]) -> Path:
     with CacheWriter(folder) as writer:
         for block in blocks:
             writer.commit(block, build_shard_bytes(arrays, block))
-        writer.seal(RECIPE, rows=rows, views=views, splits=splits, source=source, versions=VERSIONS)
+        writer.seal(RECIPE, rows=rows, views=views, ratings={"": splits}, source=source, versions=VERSIONS)
     return folder
 
 

@@ -15,7 +15,7 @@ _OF_RESULT = ("split", "n", "absent", "rho", "rho_low", "rho_high", "mse")
 def cache_facts(cache: FeatureCache) -> dict[str, Any]:
     """Return name, fingerprint, sizes, recipe and splits of a cache."""
     return {
-        "name": cache.name,
+        "name": f"{cache.name}, {cache.target}" if cache.target else cache.name,
         "fingerprint": cache.fingerprint,
         "images": cache.rows,
         "absent": int((~cache.present).sum()),

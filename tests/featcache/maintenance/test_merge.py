@@ -119,7 +119,7 @@ def make(
             recipe,
             rows=len(names),
             views=view_ranges[-1][1],
-            splits=parts,
+            ratings={"": parts},
             source={"dataset": folder.name, "root": "nowhere", "weights": "random", "batch_size": "16"},
             versions={"torch": "0"},
         )

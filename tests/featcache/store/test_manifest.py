@@ -30,8 +30,8 @@ def test_what_was_written_is_read(cache: Path) -> None:
     manifest = read_manifest(cache)
     assert (manifest.recipe, manifest.rows, manifest.views) == (RECIPE, ROWS, VIEWS)
     assert tuple(entry.block for entry in manifest.shards) == BLOCKS
-    np.testing.assert_array_equal(manifest.splits["1"]["test"].rows, [5, 4])
-    np.testing.assert_array_equal(manifest.splits["1"]["train"].scores, [0.1, 0.5, 0.25])
+    np.testing.assert_array_equal(manifest.ratings[""]["1"]["test"].rows, [5, 4])
+    np.testing.assert_array_equal(manifest.ratings[""]["1"]["train"].scores, [0.1, 0.5, 0.25])
 
 
 def test_its_fields_are_the_documented_ones(cache: Path) -> None:

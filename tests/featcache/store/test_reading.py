@@ -153,7 +153,7 @@ def write_cache(
         for block in blocks:
             data = shard_bytes(recipe, arrays, block)
             writer.commit(block, data if filters is None else with_filters(data, filters))
-        writer.seal(recipe, rows=rows, views=views, splits={}, source=SOURCE, versions={})
+        writer.seal(recipe, rows=rows, views=views, ratings={"": {}}, source=SOURCE, versions={})
     return folder
 
 

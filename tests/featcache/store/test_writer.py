@@ -25,7 +25,7 @@ def arrays() -> Arrays:
 
 
 def seal(writer: CacheWriter, opened: list[Shard] | None = None) -> None:
-    writer.seal(RECIPE, rows=ROWS, views=VIEWS, splits={}, source=SOURCE, versions={}, opened=opened or [])
+    writer.seal(RECIPE, rows=ROWS, views=VIEWS, ratings={"": {}}, source=SOURCE, versions={}, opened=opened or [])
 
 
 def test_what_is_committed_and_sealed_is_read_back(arrays: Arrays, tmp_path: Path) -> None:

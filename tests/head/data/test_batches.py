@@ -91,7 +91,8 @@ def test_an_unknown_split_is_refused_with_those_there_are(tiny_cache: Path) -> N
 def test_splits_keep_their_natural_order_on_disk(tiny_cache: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_cache, tmp_path / "tiny")
     manifest = read_manifest(tiny_cache)
-    write_manifest(tmp_path / "tiny", replace(manifest, splits={**manifest.splits, "10": manifest.splits["1"]}))
+    splits = manifest.ratings[""]
+    write_manifest(tmp_path / "tiny", replace(manifest, ratings={"": {**splits, "10": splits["1"]}}))
     with pytest.raises(InvalidSettings, match=r"has no split 7; it has 1, 2, 10"):
         split_data(open_cache(tmp_path / "tiny"), "7", TrainSettings())
 

@@ -62,8 +62,8 @@ def test_the_table_has_a_line_for_each_run_and_one_for_each_row() -> None:
         "mean over splits  val rho  test rho        95% interval     seed sd  MSE                 splits  seeds",
         "paper             0.750    0.600 +- 0.100  0.133 to 0.849   -        0.01400 +- 0.00529  3       1",
         "no                0.500    0.375 +- 0.177  -0.965 to 0.993  -        0.03000 +- 0.00000  2       1",
-        "test part, eval views; 95%: of Fisher's z, t over splits, its variance corrected for overlapping training "
-        "sets (Nadeau and Bengio 2003)",
+        "test part, eval views; 95%: Fisher's z, t over splits, corrected for overlapping training sets "
+        "(Nadeau and Bengio 2003)",
         "chosen on the val part",
     ]
     assert max(map(len, lines)) <= 120

@@ -28,7 +28,7 @@ Change = Callable[[Splits], Splits]
 def with_splits(folder: Path, change: Change) -> FeatureCache:
     """Seal the cache in folder anew with its splits changed, as extract does for another table of the same images."""
     manifest = read_manifest(folder)
-    write_manifest(folder, replace(manifest, splits=change(manifest.splits)))
+    write_manifest(folder, replace(manifest, ratings={"": change(manifest.ratings[""])}))
     return open_cache(folder)
 
 
@@ -147,10 +147,8 @@ def test_images_that_move_to_other_rows_are_the_same(own: FeatureCache, tmp_path
     run = fit(own, tmp_path / "runs")
     rows = np.roll(np.arange(own.rows), 7)
     own.images = [own.images[row] for row in np.argsort(rows)]
-    own.splits = {
-        split: {name: Part(rows[part.rows], part.scores) for name, part in parts.items()}
-        for split, parts in own.splits.items()
-    }
+    for parts in own.splits.values():
+        parts.update({name: Part(rows[part.rows], part.scores) for name, part in parts.items()})
     assert difference(run, own) == ""
 
 
