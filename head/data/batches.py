@@ -1,8 +1,9 @@
 """From a cache and a split to batches: which rows train, which select the epoch, and which view is seen when."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,9 @@ from head.settings import TrainSettings
 
 EVAL_VIEW = 0
 FEWEST_IMAGES = 2
+FEWEST_TO_SELECT = 20  # images that a part held out of train has at least; fewer say too little, so all of train do
+FOLDS = 5
+_FOLD_SEED = 1_000_003
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,8 @@ class SplitData:
     """Rows and scores to train on and to select the epoch on; absent counts images left out.
 
     split is its number. selected_on says in words what the selection part is, for every table that shows a result.
+    In cross-validation parts holds for each fold what is trained on and what is held out of train, and select is all
+    that is held out, fold after fold.
     """
 
     split: str
@@ -31,6 +37,17 @@ class SplitData:
     select: Part
     selected_on: str
     absent: int
+    parts: tuple[tuple[Part, Part], ...] = ()
+
+    @property
+    def cross_validated(self) -> bool:
+        """Whether selection is by predictions for train itself, each by a head that was fitted without that image."""
+        return bool(self.parts)
+
+    @property
+    def folds(self) -> tuple[tuple[Part, Part], ...]:
+        """For each fold what is trained on and what selects; without cross-validation train and select alone."""
+        return self.parts or ((self.train, self.select),)
 
     def digest(self, cache: FeatureCache) -> str:
         """Return the sha256 of rows, scores and image files: two runs with the same digest saw the same data."""
@@ -44,8 +61,9 @@ class SplitData:
 def split_data(cache: FeatureCache, split: str, settings: TrainSettings) -> SplitData:
     """Return the data of one split; absent images are left out.
 
-    Without a val part, a seeded val_fraction of train is held out. Raises `InvalidSettings` for a split the
-    cache does not have, `BadInput` for one that cannot be trained on.
+    Without a val part, or with one that cannot select, a seeded val_fraction of train is held out or, where that would
+    be less than `FEWEST_TO_SELECT` images, train is cross-validated. Raises `InvalidSettings` for a split the cache
+    does not have, `BadInput` for one that cannot be trained on.
     """
     if split not in cache.splits:
         raise InvalidSettings(f"{cache.path} has no split {split}; it has {', '.join(cache.splits)}")
@@ -53,27 +71,51 @@ def split_data(cache: FeatureCache, split: str, settings: TrainSettings) -> Spli
     absent = sum(len(cache.splits[split][name].rows) - len(part.rows) for name, part in parts.items())
     if "train" not in parts:
         raise BadInput(f"{cache.path}: split {split} has no train part")
-    train = parts["train"]
+    place = f"of split {split}"
+    train = _usable(parts["train"], f"{cache.path}: the train part {place}")
     if settings.select_on == "test":
-        select, selected_on = parts.get("test"), "the test part itself (optimistic)"
-    elif "val" in parts:
-        select, selected_on = parts["val"], "the val part"
-    else:
-        train, select = _hold_out(train, settings)
-        selected_on = f"a held-out {settings.val_fraction:.0%} of train"
-    return SplitData(
-        split,
-        _usable(train, f"{cache.path}: the train part of split {split}"),
-        _usable(select, f"{cache.path}: the {settings.select_on} part of split {split}"),
-        selected_on,
-        absent,
-    )
+        select = _usable(parts.get("test"), f"{cache.path}: the test part {place}")
+        return SplitData(split, train, select, "the test part itself (optimistic)", absent)
+    if "val" in parts and _can_select(parts["val"]):
+        return SplitData(split, train, parts["val"], "the val part", absent)
+    if round(settings.val_fraction * len(train.rows)) >= FEWEST_TO_SELECT:
+        kept, held = _hold_out(train, settings)
+        if _can_select(kept) and _can_select(held):
+            return SplitData(split, kept, held, f"a held-out {settings.val_fraction:.0%} of train", absent)
+    folds = cross_validation_folds(train, seed=settings.seed)
+    select = _joined([held for _, held in folds])
+    return SplitData(split, train, select, f"{len(folds)}-fold cross-validation within train", absent, tuple(folds))
+
+
+def cross_validation_folds(part: Part, *, seed: int) -> list[tuple[Part, Part]]:
+    """Return for each of `FOLDS` folds, or of n where there are fewer images, what is trained on and what is held out.
+
+    Images are dealt out in order of score, so that every fold has low and high ones; the seed decides among neighbours.
+    """
+    k, n = min(FOLDS, len(part.rows)), len(part.rows)
+    rng = np.random.default_rng([seed, _FOLD_SEED])
+    order = np.lexsort((rng.permutation(n), part.scores))
+    fold = np.empty(n, np.int64)
+    fold[order] = np.concatenate([rng.permutation(k) for _ in range(0, n, k)])[:n]
+    return [(_picked(part, fold != one), _picked(part, fold == one)) for one in range(k)]
+
+
+def _can_select(part: Part) -> bool:
+    return len(part.rows) >= FEWEST_IMAGES and bool(np.ptp(part.scores) > 0)
 
 
 def _usable(part: Part | None, place: str) -> Part:
-    if part is None or len(part.rows) < FEWEST_IMAGES or np.ptp(part.scores) == 0:
+    if part is None or not _can_select(part):
         raise BadInput(f"{place} needs at least {FEWEST_IMAGES} images with different scores")
     return part
+
+
+def _picked(part: Part, which: NDArray[Any]) -> Part:
+    return Part(part.rows[which], part.scores[which])
+
+
+def _joined(parts: Sequence[Part]) -> Part:
+    return Part(np.concatenate([part.rows for part in parts]), np.concatenate([part.scores for part in parts]))
 
 
 def present_part(cache: FeatureCache, part: Part) -> Part:
@@ -85,8 +127,7 @@ def present_part(cache: FeatureCache, part: Part) -> Part:
 def _hold_out(train: Part, settings: TrainSettings) -> tuple[Part, Part]:
     order = np.random.default_rng(settings.seed).permutation(len(train.rows))
     held = max(FEWEST_IMAGES, round(settings.val_fraction * len(order)))
-    kept, out = np.sort(order[held:]), np.sort(order[:held])
-    return Part(train.rows[kept], train.scores[kept]), Part(train.rows[out], train.scores[out])
+    return _picked(train, np.sort(order[held:])), _picked(train, np.sort(order[:held]))
 
 
 def epoch_batches(

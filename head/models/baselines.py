@@ -34,32 +34,37 @@ MLP_ALPHAS = (0.01, 0.1, 1.0, 10.0)
 MLP_BATCH, MLP_LR = 32, 1e-3
 MOST_SVR_VECTORS = 8000  # its matrices grow with the square: two of 0.5 GB
 Values = dict[str, float]
-Candidates = Iterator[tuple[Values, nn.Module]]
 Head = TypeVar("Head", bound=nn.Module)
 
 
 @dataclass(frozen=True)
 class Task:
-    """Training vectors, their scores y (n) of mean 0 and deviation 1, and how well a head does on the selection part.
-
-    rank gives a pair of numbers, of which the larger is the better.
-    """
+    """Training vectors, and their scores y (n) of mean 0 and deviation 1."""
 
     vectors: Vectors
     y: NDArray[np.float64]
     settings: TrainSettings
-    rank: Callable[[nn.Module], tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Hyperparameters and the head that they give, fitted when asked for; of one fitted by epochs a head an epoch."""
+
+    values: Values
+    heads: Iterator[nn.Module]
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """candidates yields so many heads, each with its hyperparameters; most_vectors is on how many vectors it can be
-    fitted, None for any number.
+    """candidates yields so many, which by_epochs are fitted epoch by epoch, so that the best of them can be kept.
+
+    most_vectors is on how many vectors it can be fitted, None for any number.
     """
 
-    candidates: Callable[[Task], Candidates]
+    candidates: Callable[[Task], Iterator[Candidate]]
     number: int
     most_vectors: int | None = None
+    by_epochs: bool = False
 
 
 @dataclass(frozen=True)
@@ -173,28 +178,26 @@ def _output(score: Tensor) -> HeadOutput:
     return HeadOutput(score, score.unsqueeze(1), score.new_empty((score.shape[0], 1, 0)))
 
 
-def _linear(task: Task) -> Candidates:
+def _linear(task: Task) -> Iterator[Candidate]:
     from sklearn.linear_model import LinearRegression
 
-    yield {}, _linear_head(task, LinearRegression(fit_intercept=False, copy_X=False))  # x and y have mean 0
+    yield Candidate({}, _linear_head(task, LinearRegression(fit_intercept=False, copy_X=False)))  # x and y have mean 0
 
 
-def _ridge(task: Task) -> Candidates:
+def _ridge(task: Task) -> Iterator[Candidate]:
     from sklearn.linear_model import Ridge
 
     for alpha in RIDGE_ALPHAS:
-        yield {"alpha": alpha}, _linear_head(task, Ridge(alpha, fit_intercept=False, copy_X=False))
+        yield Candidate({"alpha": alpha}, _linear_head(task, Ridge(alpha, fit_intercept=False, copy_X=False)))
 
 
-def _linear_head(task: Task, model: "LinearRegression | Ridge") -> LinearHead:
+def _linear_head(task: Task, model: "LinearRegression | Ridge") -> Iterator[LinearHead]:
     model.fit(task.vectors.x, task.y)
-    return _filled(LinearHead(LinearShape(task.vectors.x.shape[1])), task.vectors, {"weight": model.coef_})
+    yield _filled(LinearHead(LinearShape(task.vectors.x.shape[1])), task.vectors, {"weight": model.coef_})
 
 
-def _svr(task: Task) -> Candidates:
+def _svr(task: Task) -> Iterator[Candidate]:
     """Fit with kernels computed here, once a width: libsvm takes the same and computes it 15 to 40 times slower."""
-    from sklearn.svm import SVR
-
     x = torch.from_numpy(task.vectors.x)
     distance = squared_distance(x, x).numpy()  # (n, n)
     kernel = np.empty_like(distance)
@@ -202,21 +205,26 @@ def _svr(task: Task) -> Candidates:
         gamma = width / x.shape[1]
         np.exp(np.multiply(distance, -gamma, out=kernel), out=kernel)
         for cost, margin in product(SVR_COSTS, SVR_MARGINS):
-            model = SVR(kernel="precomputed", C=cost, epsilon=margin).fit(kernel, task.y)
-            support = task.vectors.as_stored(model.support_)
-            head = KernelHead(KernelShape(support.shape[1], vectors=len(support)))
-            values = {"support": support, "weight": model.dual_coef_[0], "intercept": model.intercept_[0]}
-            chosen = {"C": cost, "epsilon": margin, "gamma": gamma}
-            yield chosen, _filled(head, task.vectors, {**values, "gamma": gamma})
+            values = {"C": cost, "epsilon": margin, "gamma": gamma}
+            yield Candidate(values, _kernel_head(task, kernel, values))
 
 
-def _mlp(task: Task) -> Candidates:
+def _kernel_head(task: Task, kernel: NDArray[np.float64], values: Values) -> Iterator[KernelHead]:
+    from sklearn.svm import SVR
+
+    model = SVR(kernel="precomputed", C=values["C"], epsilon=values["epsilon"]).fit(kernel, task.y)
+    support = task.vectors.as_stored(model.support_)
+    head = KernelHead(KernelShape(support.shape[1], vectors=len(support)))
+    found = {"support": support, "weight": model.dual_coef_[0], "intercept": model.intercept_[0]}
+    yield _filled(head, task.vectors, {**found, "gamma": values["gamma"]})
+
+
+def _mlp(task: Task) -> Iterator[Candidate]:
     for size, alpha in product(MLP_SIZES, MLP_ALPHAS):
-        yield _stopped_early(task, size, alpha)
+        yield Candidate({"hidden_size": size, "alpha": alpha}, _perceptron_heads(task, size, alpha))
 
 
-def _stopped_early(task: Task, size: int, alpha: float) -> tuple[Values, PerceptronHead]:
-    """Train until `patience` epochs have brought nothing better on the selection part; return the best epoch's head."""
+def _perceptron_heads(task: Task, size: int, alpha: float) -> Iterator[PerceptronHead]:
     from sklearn.neural_network import MLPRegressor
 
     model = MLPRegressor(
@@ -226,17 +234,9 @@ def _stopped_early(task: Task, size: int, alpha: float) -> tuple[Values, Percept
         learning_rate_init=MLP_LR,
         random_state=np.random.RandomState(task.settings.seed % 2**32),  # a generator: another order each epoch
     )
-    best: tuple[int, tuple[float, float], PerceptronHead] | None = None
-    for epoch in range(1, task.settings.epochs + 1):
+    for _ in range(task.settings.epochs):
         _train_epoch(model, task)
-        head = _perceptron_head(task, model)
-        rank = task.rank(head)
-        if best is None or rank > best[1]:
-            best = epoch, rank, head
-        elif epoch - best[0] >= task.settings.patience:
-            break
-    assert best
-    return {"hidden_size": size, "alpha": alpha, "epochs": best[0]}, best[2]
+        yield _perceptron_head(task, model)
 
 
 def _train_epoch(model: "MLPRegressor", task: Task) -> None:
@@ -267,4 +267,4 @@ def _filled(head: Head, vectors: Vectors, values: dict[str, Any]) -> Head:
 LINEAR = Baseline(_linear, 1)
 RIDGE = Baseline(_ridge, len(RIDGE_ALPHAS))
 KERNEL = Baseline(_svr, len(SVR_WIDTHS) * len(SVR_COSTS) * len(SVR_MARGINS), MOST_SVR_VECTORS)
-PERCEPTRON = Baseline(_mlp, len(MLP_SIZES) * len(MLP_ALPHAS))
+PERCEPTRON = Baseline(_mlp, len(MLP_SIZES) * len(MLP_ALPHAS), by_epochs=True)

@@ -32,7 +32,7 @@ def _to_deviation(scores: NDArray[np.float64]) -> TargetScale:
 def _to_one(scores: NDArray[np.float64]) -> TargetScale:
     """Return the scale to [-1, 1] around the mean (section 3.5)."""
     mean = float(np.mean(scores))
-    return TargetScale(mean, float(np.max(np.abs(scores - mean))))
+    return TargetScale(mean, float(np.max(np.abs(scores - mean))) or 1.0)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ The next batches are read while the current one is computed; the epoch with the 
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -66,13 +68,13 @@ class Trainer:
     def _epoch(self, state: State) -> None:
         state.epoch += 1
         started, self.waited = time.monotonic(), 0.0
-        train_loss = self._train_epoch(state.epoch)
+        train_loss = self.train_epoch(state.epoch)
         training_seconds = time.monotonic() - started
         state.history.append(
             {
                 "epoch": state.epoch,
                 "train_loss": train_loss,
-                **judged(self._predict_selection(), self.data.select.scores),
+                **judged(self.predict_selection(), self.data.select.scores),
                 "seconds": time.monotonic() - started,
                 "images_per_second": len(self.data.train.rows) / max(training_seconds, 1e-9),
                 "waiting_seconds": self.waited,
@@ -87,7 +89,7 @@ class Trainer:
         note = f"rho {last['val_rho']:.3f}, best {best['val_rho']:.3f} at epoch {state.best_epoch}"
         self.on_progress(Progress(f"split {self.data.split}", state.epoch, self.settings.epochs, "epochs", note))
 
-    def _train_epoch(self, epoch: int) -> float:
+    def train_epoch(self, epoch: int) -> float:
         """Run one epoch and return its mean loss."""
         self.model.train()
         seed, size = self.settings.seed, self.settings.batch_size
@@ -122,7 +124,8 @@ class Trainer:
         return output
 
     @torch.inference_mode()
-    def _predict_selection(self) -> Scores:
+    def predict_selection(self) -> Scores:
+        """Return the scores of the selection part."""
         self.model.eval()
         rows, size = self.data.select.rows, EVAL_BATCH
         views = np.full(len(rows), EVAL_VIEW)
@@ -150,11 +153,48 @@ class Trainer:
 def fit_by_gradient(
     job: TrainingJob, data: SplitData, *, device: torch.device, on_progress: OnProgress, on_history: OnHistory
 ) -> Fitted:
-    """Train from the checkpoint, if there is one, to the end; return the head of the best epoch."""
+    """Train from the checkpoint, if there is one, to the end; return the head of the best epoch.
+
+    In cross-validation a head a fold is trained epoch by epoch, the best epoch is that of all held-out predictions, and
+    a head is trained on all of train for so many epochs; an interrupted one begins anew.
+    """
     with memory_errors(device, f"for {job.folder}; use a smaller --batch-size or --hidden-size"):
-        trainer = Trainer(job, data, device=device, on_progress=on_progress, on_history=on_history)
+        how: dict[str, Any] = {"device": device, "on_progress": on_progress, "on_history": on_history}
+        if data.cross_validated:
+            return _fit_by_cross_validation(job, data, how)
+        trainer = Trainer(job, data, **how)
         state = read_checkpoint(job.folder / CHECKPOINT_NAME, trainer.model, trainer.optimizer)
         for _ in trainer.epochs(state):
             pass
         trainer.model.load_state_dict(state.best)
     return Fitted(trainer.model, trainer.target, state.history, state.best_epoch)
+
+
+def _fit_by_cross_validation(job: TrainingJob, data: SplitData, how: dict[str, Any]) -> Fitted:
+    folds = [Trainer(job, replace(data, train=train, select=held, parts=()), **how) for train, held in data.folds]
+    history: list[dict[str, float]] = []
+    best = 0
+    while len(history) < job.settings.epochs and len(history) - best < job.settings.patience:
+        epoch, started = len(history) + 1, time.monotonic()
+        losses = [trainer.train_epoch(epoch) for trainer in folds]
+        seconds = time.monotonic() - started
+        predicted = np.concatenate([trainer.predict_selection() for trainer in folds])
+        history.append(
+            {
+                "epoch": epoch,
+                "train_loss": float(np.mean(losses)),
+                **judged(predicted, data.select.scores),
+                "seconds": time.monotonic() - started,
+                "images_per_second": sum(len(train.rows) for train, _ in data.folds) / max(seconds, 1e-9),
+                "waiting_seconds": sum(trainer.waited for trainer in folds),
+            }
+        )
+        if best == 0 or rank(history[-1])[0] > rank(history[best - 1])[0]:
+            best = epoch
+        how["on_history"](history)
+        note = f"{data.selected_on}: rho {history[-1]['val_rho']:.3f}, best {history[best - 1]['val_rho']:.3f}"
+        how["on_progress"](Progress(f"split {data.split}", epoch, job.settings.epochs, "epochs", note))
+    whole = Trainer(job, data, **how)
+    for epoch in range(1, best + 1):
+        whole.train_epoch(epoch)
+    return Fitted(whole.model, whole.target, history, best)

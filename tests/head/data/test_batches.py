@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from featcache.base.errors import BadInput, InvalidSettings
 from featcache.datasets.splits import Part
 from featcache.store.cache import FeatureCache, open_cache
 from featcache.store.manifest import read_manifest, write_manifest
-from head.data.batches import SplitData, epoch_batches, feature_scale, split_data
+from head.data.batches import SplitData, cross_validation_folds, epoch_batches, feature_scale, split_data
 from head.data.inputs import HeadInput
 from head.settings import TrainSettings
 from tests.helpers.tiny import PART_SIZES
@@ -49,6 +51,13 @@ def test_selecting_on_test_is_called_optimistic(tiny_cache: Path) -> None:
     assert "optimistic" in data.selected_on
 
 
+@pytest.fixture
+def two_images_select(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a part held out of train select however small it is."""
+    monkeypatch.setattr("head.data.batches.FEWEST_TO_SELECT", 2)
+
+
+@pytest.mark.usefixtures("two_images_select")
 def test_without_a_val_part_a_seeded_tenth_of_train_is_held_out(tiny_cache: Path) -> None:
     cache = cache_with(tiny_cache, "1", val=None)
     train = cache.splits["1"]["train"]
@@ -62,6 +71,7 @@ def test_without_a_val_part_a_seeded_tenth_of_train_is_held_out(tiny_cache: Path
     assert "held-out 10% of train" in data.selected_on
 
 
+@pytest.mark.usefixtures("two_images_select")
 def test_what_is_held_out_depends_on_the_seed_alone(tiny_cache: Path) -> None:
     cache = cache_with(tiny_cache, "1", val=None)
 
@@ -107,16 +117,49 @@ def test_selecting_on_a_test_part_that_is_not_there_is_refused(tiny_cache: Path)
         split_data(cache_with(tiny_cache, "1", test=None), "1", TrainSettings(select_on="test"))
 
 
-@pytest.mark.parametrize("part", ["train", "val"])
 @pytest.mark.parametrize(("n", "score"), [(1, None), (5, 0.5)])
-def test_a_part_of_one_image_or_of_one_score_is_refused(
-    tiny_cache: Path, part: str, n: int, score: float | None
-) -> None:
-    whole = open_cache(tiny_cache).splits["1"][part]
+def test_a_train_part_of_one_image_or_of_one_score_is_refused(tiny_cache: Path, n: int, score: float | None) -> None:
+    whole = open_cache(tiny_cache).splits["1"]["train"]
     scores = whole.scores[:n] if score is None else np.full(n, score)
-    cache = cache_with(tiny_cache, "1", **{part: Part(whole.rows[:n], scores)})
-    with pytest.raises(BadInput, match=rf"the {part} part of split 1 needs at least 2 images with different scores"):
+    cache = cache_with(tiny_cache, "1", train=Part(whole.rows[:n], scores))
+    with pytest.raises(BadInput, match=r"the train part of split 1 needs at least 2 images with different scores"):
         split_data(cache, "1", TrainSettings())
+
+
+# cross-validation
+
+
+@pytest.mark.parametrize("val", [None, Part(np.array([5]), np.array([0.5])), Part(np.arange(3), np.ones(3))])
+def test_where_val_cannot_select_and_train_is_small_all_of_train_does(tiny_cache: Path, val: Part | None) -> None:
+    cache = cache_with(tiny_cache, "1", val=val)
+    train = cache.splits["1"]["train"]
+    data = split_data(cache, "1", TrainSettings())
+    assert (data.selected_on, data.cross_validated) == ("5-fold cross-validation within train", True)
+    np.testing.assert_array_equal(data.train.rows, train.rows)
+    assert sorted(data.select.rows) == sorted(train.rows)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.sampled_from([0.0, 1.0, 2.0, 2.5]), min_size=2, max_size=40), st.integers(0, 5))
+def test_every_image_is_held_out_once_and_each_fold_has_low_and_high_scores(scores: list[float], seed: int) -> None:
+    part = Part(np.arange(len(scores)) * 3, np.array(scores))
+    folds = cross_validation_folds(part, seed=seed)
+    assert len(folds) == min(5, len(scores))
+    assert sorted(row for _, held in folds for row in held.rows) == part.rows.tolist()
+    for train, held in folds:
+        assert sorted([*train.rows, *held.rows]) == part.rows.tolist()
+        assert np.array_equal(held.scores, part.scores[held.rows // 3])
+    sizes = [len(held.rows) for _, held in folds]
+    assert max(sizes) - min(sizes) <= 1
+    for score in set(scores):  # neighbours in score are dealt out, so no fold has many more of a score than another
+        counts = [int(np.sum(held.scores == score)) for _, held in folds]
+        assert max(counts) - min(counts) <= 2
+
+
+def test_the_seed_decides_the_folds() -> None:
+    part = Part(np.arange(23), np.linspace(0, 1, 23))
+    first, again, other = (cross_validation_folds(part, seed=seed)[0][1].rows.tolist() for seed in (0, 0, 1))
+    assert first == again != other
 
 
 def test_the_datas_digest_sees_every_row_and_score_and_file(tiny_cache: Path) -> None:

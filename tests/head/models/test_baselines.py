@@ -235,7 +235,10 @@ def test_scores_of_the_test_part_change_nothing(cache: FeatureCache, tmp_path: P
     assert fit(cache, tmp_path / "b", settings).result == before.result
 
 
-def test_a_tenth_of_train_selects_where_there_is_no_val_part(cache: FeatureCache, tmp_path: Path) -> None:
+def test_a_tenth_of_train_selects_where_there_is_no_val_part(
+    cache: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("head.data.batches.FEWEST_TO_SELECT", 2)
     del cache.splits["1"]["val"]
     run = fit(cache, tmp_path, settings_for("ridge"))
     assert run.config.selected_on == "a held-out 10% of train"
@@ -448,9 +451,9 @@ def test_what_cannot_be_fitted_is_refused_before_the_folder_is_made(cache: Featu
     cache.splits["1"]["train"] = Part(train.rows[:1], train.scores[:1])
     with pytest.raises(BadInput, match="the train part of split 1 needs at least 2 images with different scores"):
         fit(cache, tmp_path / "run", settings_for("ridge"))
-    cache.splits["1"] = {"train": train, "val": Part(val.rows, np.ones(len(val.rows)))}
-    with pytest.raises(BadInput, match="the val part of split 1 needs at least 2 images with different scores"):
-        fit(cache, tmp_path / "run", settings_for("svr"))
+    cache.splits["1"] = {"train": train, "test": Part(val.rows, np.ones(len(val.rows)))}
+    with pytest.raises(BadInput, match="the test part of split 1 needs at least 2 images with different scores"):
+        fit(cache, tmp_path / "run", settings_for("svr", select_on="test"))
     assert not (tmp_path / "run").exists()
 
 
