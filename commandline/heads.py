@@ -143,11 +143,13 @@ def predict(
     Example: amnet predict --head runs/lamem/paper/split-1 photos/ --csv scores.csv
     """
     from featcache.base.files import check_output, make_folder
+    from head.prediction.folders import find_images
     from head.prediction.map_files import map_files
-    from head.prediction.predictor import Predictor, list_images
+    from head.prediction.predictor import Predictor
     from head.prediction.text import Predictions
 
-    paths = list_images(images)
+    to_score = find_images(images)
+    paths = to_score.paths
     files = map_files(map_folder, paths, images) if map_folder else []
     predictor = Predictor.load(run, **network)
     if predictor.run.imported:
@@ -162,12 +164,13 @@ def predict(
     elif files:
         tell("maps are written as .npy alone; drawing them needs: pip install 'amnet-featcache[figures]'")
     with progress_bar() as progress:
-        found = Predictions(predictor.predict(paths, map_files=files, draw=draw, on_progress=progress))
+        predicted = predictor.predict(paths, map_files=files, draw=draw, on_progress=progress)
+    found = Predictions(predicted, to_score.folders)
     if csv_path is not None:
         found.write_csv(csv_path)
     if as_json or csv_path is None:
         show(found.as_json() if as_json else found.as_text())
-    tell(*found.warnings())
+    tell(*found.warnings(every=as_json), *found.written(table=csv_path, maps=map_folder))
     if found.unread:
         raise SystemExit(3)
 

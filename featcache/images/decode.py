@@ -1,9 +1,9 @@
 """From an image file to RGB pixels, in one stated way for every kind of file. Knows nothing of views.
 
-Formats, by content and not by name: JPEG, PNG, WebP, BMP, GIF, TIFF; of several frames the first.
-EXIF orientation is applied, colour profiles are not. Grey is repeated, palettes are looked up, CMYK is
-converted by Pillow's formula, 16-bit grey is divided by 257, of 16-bit colour Pillow keeps the upper 8 bits,
-and transparency is laid over white.
+Formats, by content and not by name: JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF, and HEIC with an optional package; of
+several frames the first. EXIF orientation is applied, colour profiles are not. Grey is repeated, palettes are looked
+up, CMYK is converted by Pillow's formula, 16-bit grey is divided by 257, of 16-bit colour Pillow keeps the upper 8
+bits, and transparency is laid over white.
 """
 
 import hashlib
@@ -13,23 +13,29 @@ import struct
 import threading
 import warnings
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from featcache.base.errors import BadImage, InvalidSettings
+from featcache.base.errors import BadImage, InvalidSettings, ran_out_of_memory
+from featcache.images.heif import HEAD_BYTES, coding_of, format_of
+from featcache.images.notes import SIXTEEN_BIT, is_deep_colour, note_of_frames, notes_of_pixels
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")  # and HEIC
+SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".gif", ".tif", ".tiff",
+    ".avif", ".avifs", ".heic", ".heif", ".hif",
+)  # fmt: skip
 MOST_PIXELS = 89_478_485  # Pillow's own limit, above which it warns of a decompression bomb
 MOST_BYTES = 512 << 20
 MOST_ELONGATED = 200
-_SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+MOST_PAGES = 1000  # that are counted; each takes 0.3 ms, and a hostile TIFF may have a million
+_SEQUENCES = ("GIF", "WEBP", "PNG", "TIFF", "AVIF", "HEIF")  # not a JPEG's MPO: its others are previews and depth maps
 _CONVERTED = ("RGB", "L", "1", "P", "CMYK", "YCbCr", "RGBX", "HSV")
 _TRANSPARENT = ("RGBA", "LA", "PA", "La", "RGBa")
 _ORIENTATION = 0x0112
@@ -45,16 +51,17 @@ _UPRIGHT = {
 _header_lock = threading.Lock()  # warnings.catch_warnings is not thread-safe
 _DAMAGE = (  # what Pillow's decoders raise for damaged files; OSError and ValueError hold most of it
     OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, ArithmeticError, LookupError,
-    TypeError, AttributeError, Image.DecompressionBombError, Image.DecompressionBombWarning,
+    TypeError, AttributeError, RuntimeError, Image.DecompressionBombError, Image.DecompressionBombWarning,
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """An RGB Pillow image, upright, with the sha256 (64 hex digits) of the file it came from."""
+    """An RGB Pillow image, upright, with the sha256 (64 hex digits) of its file, '' for no file, and its notes."""
 
     rgb: Image.Image
     sha256: str
+    notes: tuple[str, ...] = ()
 
 
 def decode_file(path: Path) -> DecodedImage:
@@ -66,10 +73,35 @@ def decode_bytes(data: bytes, *, most_pixels: int = MOST_PIXELS) -> DecodedImage
     """Return the pixels of an image file's bytes; raise `BadImage`, for one of more pixels before it is decoded."""
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise BadImage("truncated", "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is on, which fills missing rows with grey")
-    return DecodedImage(rgb_of(_open_header(data), most_pixels=most_pixels), hashlib.sha256(data).hexdigest())
+    image = _open_header(BytesIO(data))
+    decoded = decode_image(image, most_pixels=most_pixels)
+    kind = image.format or ""
+    frames = note_of_frames(_frames(image, data), decoded.rgb, kind=kind, most=MOST_PAGES)
+    notes = (*decoded.notes, *([frames] if frames else []))
+    return replace(decoded, sha256=hashlib.sha256(data).hexdigest(), notes=notes)
 
 
-def rgb_of(image: Image.Image, *, most_pixels: int = MOST_PIXELS) -> Image.Image:
+def decode_image(image: Image.Image, *, most_pixels: int = MOST_PIXELS) -> DecodedImage:
+    """Return the pixels of a Pillow image, as of a file of the same ones; raise `BadImage`."""
+    deep_colour = is_deep_colour(image)
+    rgb = _rgb_of(image, most_pixels=most_pixels)
+    return DecodedImage(rgb, "", notes_of_pixels(image, rgb, deep_colour=deep_colour))
+
+
+def holds_image(path: Path) -> bool:
+    """Whether a regular file is an image by its first bytes, whatever its name; raise `OSError` if it cannot be read.
+
+    Only its header is looked at: its pixels may be damaged, or of a format that cannot be read here.
+    """
+    with path.open("rb") as file:
+        try:
+            _open_header(file)
+        except BadImage as error:
+            return error.reason in ("too-large", "unsupported")
+    return True
+
+
+def _rgb_of(image: Image.Image, *, most_pixels: int) -> Image.Image:
     """Return an image as one of mode 'RGB', upright, as the head of this module states; raise `BadImage`."""
     width, height = image.size
     if width * height > most_pixels:
@@ -84,6 +116,8 @@ def rgb_of(image: Image.Image, *, most_pixels: int = MOST_PIXELS) -> Image.Image
     except BadImage:
         raise
     except _DAMAGE as error:
+        if ran_out_of_memory(error):
+            raise
         raise BadImage("truncated" if "truncated" in str(error) else "damaged", _first_line(error)) from error
 
 
@@ -115,19 +149,50 @@ def _read(path: Path) -> bytes:
             raise BadImage("unreadable", error.strerror or str(error)) from error
 
 
-def _open_header(data: bytes) -> Image.Image:
-    if not data:
+def _open_header(file: BinaryIO) -> Image.Image:
+    head = file.read(HEAD_BYTES)
+    file.seek(0)
+    if not head:
         raise BadImage("unidentified", "the file is empty")
     with _header_lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of bombs: the size is checked by the caller
+        coding = coding_of(head)
         try:
-            return Image.open(BytesIO(data), formats=FORMATS)
+            return Image.open(file, formats=[format_of(coding)] if coding else FORMATS)
+        except BadImage:
+            raise
         except UnidentifiedImageError:
-            raise BadImage("unidentified", f"not one of {', '.join(FORMATS)}") from None
+            raise BadImage("unidentified", f"not one of {', '.join(FORMATS)}, HEIC") from None
         except Image.DecompressionBombError as error:
             raise BadImage("too-large", f"more than {2 * MOST_PIXELS:,} pixels") from error
         except _DAMAGE as error:
             raise BadImage("damaged", _first_line(error)) from error
+
+
+def _frames(image: Image.Image, data: bytes) -> int:
+    """Return how many frames or pages the file of an image has, 1 if that cannot be told, at most one above MOST_PAGES.
+
+    Those of GIF and TIFF are counted by going through the file, in an opening of its own.
+    """
+    if image.format not in ("GIF", "TIFF"):
+        return getattr(image, "n_frames", 1) if image.format in _SEQUENCES else 1
+    with _header_lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            counted = Image.open(BytesIO(data), formats=[image.format])
+            return _pages(counted) if image.format == "TIFF" else getattr(counted, "n_frames", 1)
+        except _DAMAGE:
+            return 1
+
+
+def _pages(image: Image.Image) -> int:
+    """Return how many pages of a TIFF can be read."""
+    for page in range(1, MOST_PAGES + 1):
+        try:
+            image.seek(page)
+        except _DAMAGE:  # EOFError behind the last one
+            return page
+    return MOST_PAGES + 1
 
 
 def _orientation(image: Image.Image) -> int:
@@ -141,7 +206,7 @@ def _orientation(image: Image.Image) -> int:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     """Return an image of mode 'RGB', as the head of this module states."""
-    if image.mode in _SIXTEEN_BIT:
+    if image.mode in SIXTEEN_BIT:
         return _sixteen_bit_to_rgb(image)
     if image.mode in _TRANSPARENT or "transparency" in image.info:
         with_alpha = image.convert("RGBA")

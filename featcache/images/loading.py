@@ -32,7 +32,8 @@ class LoadedImage:
     """An image's identity, its views, and their pixels (v, S, S, 3) uint8; no views if the image is absent.
 
     If the views are to be cut later, on a device, pixels is empty and sources holds what each view is cut from,
-    (H, W, 3) uint8, one array for neighbours that share it. seconds is the time that decoding and cutting took.
+    (H, W, 3) uint8, one array for neighbours that share it. seconds is the time that decoding and cutting took, notes
+    are what to know of the image.
     """
 
     row: ImageRow
@@ -40,6 +41,7 @@ class LoadedImage:
     pixels: NDArray[np.uint8]
     sources: list[NDArray[np.uint8]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def source(self, j: int) -> NDArray[np.uint8]:
         """Return what its view j is to be cut from; raise `ValueError` if its views were cut already."""
@@ -74,7 +76,8 @@ def load_decoded(
     pixels = np.stack([render(*of_view, recipe.image_size) for of_view in of_views]) if cut else _NO_PIXELS
     arrays = [] if cut else _as_arrays(sources)
     seconds = {"views": time.perf_counter() - started}
-    return LoadedImage(ImageRow(name, decoded.sha256, width, height), places, pixels, arrays, seconds)
+    row = ImageRow(name, decoded.sha256, width, height)
+    return LoadedImage(row, places, pixels, arrays, seconds, decoded.notes)
 
 
 def _as_arrays(sources: list[Image.Image]) -> list[NDArray[np.uint8]]:

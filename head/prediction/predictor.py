@@ -15,7 +15,7 @@ from featcache.backbones.of_recipe import nearest_backbone
 from featcache.base.errors import BadImage, BadInput, InvalidSettings, list_problems
 from featcache.base.files import write_durably
 from featcache.base.progress import OnProgress, Progress, silent
-from featcache.images.decode import SUFFIXES, DecodedImage, decode_file, image_of_array, rgb_of
+from featcache.images.decode import decode_file, decode_image, image_of_array
 from featcache.images.loading import load_decoded
 from head.prediction.map_files import write_maps
 from head.runs.head_file import TrainedHead, load_head
@@ -32,6 +32,7 @@ class Prediction:
     path is its file, if it has one. in_training says that the head was trained on this very image, so that its score
     says nothing; None that nobody knows, as for an image that is no file. attention holds its attention maps (T, H, W),
     which a head without attention does not have, and maps is the file they were written to, if that was asked for.
+    notes say what to know of an image that was read all the same, each as 'KIND: detail'.
     """
 
     path: Path | None
@@ -41,6 +42,7 @@ class Prediction:
     problem: str = ""
     maps: Path | None = None
     attention: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
+    notes: tuple[str, ...] = ()
 
     def __float__(self) -> float:
         """Return the score; raise `BadInput` if there is none."""
@@ -57,6 +59,7 @@ class Prediction:
             "in_training": self.in_training,
             "problem": self.problem,
             "maps": None if self.maps is None else str(self.maps),
+            "notes": list(self.notes),
         }
 
 
@@ -167,13 +170,13 @@ class Predictor:
         try:
             if path is None:
                 pixels = image if isinstance(image, Image.Image) else image_of_array(np.asarray(image))
-                decoded = DecodedImage(rgb_of(pixels), "")
+                decoded = decode_image(pixels)
             else:
                 decoded = decode_file(path)
         except (BadImage, InvalidSettings) as error:
             return _Loaded(Prediction(path, problem=str(error)))
         view = load_decoded(decoded, "" if path is None else path.name, (0, 1), self.run.recipe).pixels[0]
-        return _Loaded(Prediction(path), view, decoded.sha256)
+        return _Loaded(Prediction(path, notes=decoded.notes), view, decoded.sha256)
 
     def _scored(self, images: Sequence[_Loaded]) -> Iterator[Prediction]:
         pixels = [image.pixels for image in images if image.pixels is not None]
@@ -208,24 +211,3 @@ class Predictor:
             shape = self.run.input.map_shape(self.run.recipe)
             maps = maps.reshape(*maps.shape[:2], shape.height, shape.width)
         return score.numpy(), steps.numpy(), maps
-
-
-def list_images(arguments: Sequence[Path]) -> list[Path]:
-    """Return the image files among arguments and in the folders among them, recursively, in order of path.
-
-    Raises `InvalidSettings` that lists every argument that is not there, or a folder without images.
-    """
-    paths: list[Path] = []
-    problems = []
-    for argument in arguments:
-        if argument.is_dir():
-            found = sorted(path for path in argument.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-            paths += found
-            problems += [] if found else [f"{argument} holds no {', '.join(SUFFIXES)} files"]
-        elif argument.exists():
-            paths.append(argument)
-        else:
-            problems.append(f"{argument} does not exist")
-    if problems:
-        raise InvalidSettings("; ".join(problems))
-    return paths

@@ -1,20 +1,25 @@
 """The predictions of many images together: as a CSV file, as JSON and as lines of text."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from featcache.base.errors import list_problems, printable
 from featcache.base.files import csv_bytes, write_output
+from featcache.images.notes import describe, some_of
 from head.evaluation.text import aligned
+from head.prediction.folders import Folder
 from head.prediction.predictor import Prediction
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """One prediction an image, in order."""
+    """One prediction an image, in order, and what was found in each folder that they are from."""
 
     of_images: Sequence[Prediction]
+    folders: Sequence[Folder] = ()
 
     @property
     def unread(self) -> int:
@@ -22,8 +27,9 @@ class Predictions:
         return sum(bool(one.problem) for one in self.of_images)
 
     def as_json(self) -> list[dict[str, Any]]:
-        """Return them as JSON objects."""
-        return [one.as_json() for one in self.of_images]
+        """Return them as JSON objects, each with its folder's numbers of files as found_in, None for a file named."""
+        found_in = {path: self._counted(folder) for folder in self.folders for path in folder.images}
+        return [{**one.as_json(), "found_in": found_in.get(one.path) if one.path else None} for one in self.of_images]
 
     def as_text(self) -> str:
         """Return them as a text table."""
@@ -33,12 +39,54 @@ class Predictions:
         """Write path,score,m_1..m_T,in_training,problem as CSV, one line an image."""
         write_output(path, csv_bytes(self._lines()))
 
-    def warnings(self) -> list[str]:
-        """Return how many images the head was trained on, and how many could not be read, where there are any."""
+    def warnings(self, *, every: bool = False) -> list[str]:
+        """Return how many images the head was trained on, which could not be read, what each folder has, and notes.
+
+        Of files left out and images with notes the first few are named, or every one.
+        """
         seen = sum(bool(one.in_training) for one in self.of_images)
         trained_on = f"warning: the head was trained on {seen} of these images; its scores of them say nothing"
-        unread = f"{self.unread} of {len(self.of_images)} images could not be read"
-        return [*([trained_on] if seen else []), *([unread] if self.unread else [])]
+        notes = [(str(one.path), note) for one in self.of_images for note in one.notes]
+        return [
+            *([trained_on] if seen else []),
+            *([self._unread()] if self.unread else []),
+            *(self._count(folder, every=every) for folder in self.folders),
+            *describe(notes, every=every),
+        ]
+
+    def written(self, *, table: Path | None, maps: Path | None) -> list[str]:
+        """Return where the table of all images and the maps of those that were scored are, where they were written."""
+        lines = f"{table}: the table, {len(self.of_images):,} lines, the last column the problem of what was not scored"
+        mapped = sum(one.maps is not None for one in self.of_images)
+        return [*([lines] if table else []), *([f"{maps}{os.sep}: maps of {mapped:,} images"] if maps else [])]
+
+    def _unread(self) -> str:
+        problems = [printable(f"{one.path}: {one.problem}") for one in self.of_images if one.problem]
+        title = f"{self.unread} of {len(self.of_images)} images could not be read:"
+        return list_problems(title, problems, "Mend them or leave them out; the others are scored.")
+
+    def _counted(self, folder: Folder) -> dict[str, Any]:
+        """Return a folder's numbers of files, as JSON: found = scored + unread + those left out, by reason."""
+        unread = len(self._unread_in(folder))
+        return {
+            "folder": str(folder.path),
+            "found": folder.found,
+            "scored": len(folder.images) - unread,
+            "unread": unread,
+            "left_out": folder.reasons(),
+        }
+
+    def _count(self, folder: Folder, *, every: bool) -> str:
+        unread = [folder.shown(path) for path in self._unread_in(folder)]
+        title = f"{printable(str(folder.path)).rstrip(os.sep)}{os.sep}: {folder.found:,} files"
+        parts = [f"{len(folder.images) - len(unread):,} scored"]
+        parts += [f"{len(unread):,} could not be read ({some_of(unread, every=every)})"] if unread else []
+        parts += [folder.describe_left_out(every=every)] if folder.left_out else []
+        return f"{title}: {', '.join(parts)}"
+
+    def _unread_in(self, folder: Folder) -> list[Path]:
+        problems = {one.path for one in self.of_images if one.problem}
+        return [path for path in folder.images if path in problems]
 
     def _lines(self) -> list[list[str]]:
         steps = max((len(one.step_scores) for one in self.of_images), default=0)

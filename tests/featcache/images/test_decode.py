@@ -346,7 +346,9 @@ def test_what_is_no_image_is_unidentified(tmp_path: Path, data: bytes) -> None:
     with pytest.raises(BadImage) as caught:
         decode_file(tmp_path / "photo.jpg")
     assert caught.value.reason == "unidentified"
-    assert caught.value.detail == ("not one of JPEG, PNG, WEBP, BMP, GIF, TIFF" if data else "the file is empty")
+    assert caught.value.detail == (
+        "not one of JPEG, PNG, WEBP, BMP, GIF, TIFF, AVIF, HEIC" if data else "the file is empty"
+    )
 
 
 @pytest.mark.parametrize("kind", ["PPM", "ICO", "TGA", "PCX", "JPEG2000", "PDF", "EPS"])
@@ -412,6 +414,7 @@ FUZZED = {
     "WebP": encoded(RGB, "WEBP"),
     "BMP": encoded(RGB, "BMP"),
     "TIFF": encoded(RGB, "TIFF"),
+    "AVIF": encoded(RGB, "AVIF"),
 }
 
 

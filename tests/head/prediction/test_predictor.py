@@ -18,7 +18,7 @@ from featcache.datasets.dataset import open_dataset
 from featcache.extraction.extract import extract
 from featcache.store.cache import open_cache
 from head.evaluation.score import score_run
-from head.prediction.predictor import Prediction, Predictor, list_images
+from head.prediction.predictor import Prediction, Predictor
 from head.runs.head_file import load_head
 from head.runs.run import read_run
 from head.settings import TrainSettings
@@ -118,6 +118,7 @@ def test_a_prediction_is_json(tmp_path: Path) -> None:
         "in_training": True,
         "problem": "",
         "maps": None,
+        "notes": [],
     }
     assert Prediction(tmp_path / "a.jpg", maps=tmp_path / "a.npy").as_json()["maps"] == str(tmp_path / "a.npy")
 
@@ -207,35 +208,6 @@ def test_a_run_that_is_unfinished_damaged_or_not_there_cannot_predict(tiny_runs:
         Predictor.load(folder)
 
 
-# which files are images
-
-
-def test_files_and_folders_are_listed_in_order_of_argument_and_path(tmp_path: Path) -> None:
-    for name in ("b/2.jpg", "b/1.PNG", "b/deep/0.webp", "b/notes.txt", "b/3.tiff", "a.dat"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    (tmp_path / "b" / "folder.jpg").mkdir()
-    found = list_images([tmp_path / "b", tmp_path / "a.dat", tmp_path / "b" / "2.jpg"])
-    assert [path.relative_to(tmp_path).as_posix() for path in found] == [
-        "b/1.PNG",
-        "b/2.jpg",
-        "b/3.tiff",
-        "b/deep/0.webp",
-        "a.dat",  # named on its own, so whatever its suffix
-        "b/2.jpg",
-    ]
-
-
-def test_every_argument_that_is_not_there_or_holds_no_image_is_listed(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "a.jpg").touch()
-    with pytest.raises(InvalidSettings) as caught:
-        list_images([tmp_path / "gone.jpg", tmp_path / "a.jpg", tmp_path / "empty", tmp_path / "also gone"])
-    for part in (f"{tmp_path / 'gone.jpg'} does not exist", f"{tmp_path / 'also gone'} does not exist"):
-        assert part in str(caught.value)
-    assert f"{tmp_path / 'empty'} holds no .jpg, " in str(caught.value)
-
-
 # images that are no files
 
 
@@ -296,7 +268,7 @@ def test_every_image_that_cannot_be_scored_is_listed(predictor: Predictor, image
     with pytest.raises(BadInput) as raised:
         predictor([good, tmp_path / "text.jpg", np.zeros((1, 500, 3), np.uint8), np.zeros((9, 9))])
     assert str(raised.value).splitlines()[1:4] == [
-        f"  {tmp_path / 'text.jpg'}: unidentified: not one of JPEG, PNG, WEBP, BMP, GIF, TIFF",
+        f"  {tmp_path / 'text.jpg'}: unidentified: not one of JPEG, PNG, WEBP, BMP, GIF, TIFF, AVIF, HEIC",
         "  image 2: degenerate: 500 x 1 pixels",
         "  image 3: an image's array must be uint8 (H, W, 3), (H, W, 4) or (H, W), found float64 (9, 9); channels go "
         "last, floats have to be scaled to 0 to 255",
