@@ -104,6 +104,7 @@ def extract(dataset: str, root: Path | None, out: Path | None, dry_run: bool, as
         report = run_extract(found, settings, folder, workers=workers, on_progress=progress)
     show_report(report, as_json)
     if report.absent:
+        tell(report.count())
         raise SystemExit(3)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -141,6 +142,7 @@ def test_a_bad_image_ends_extract_with_status_3_and_is_listed(here: Path, tiny_d
     assert "1 images were left out:\n  07.jpg: unidentified: not one of JPEG, PNG" in done.stderr
     assert "cache/own/failures.csv; mend them and run the same command again" in done.stderr
     assert "cache/own: 41 images x 1 views" in done.stdout
+    assert "41 images: 40 extracted, 1 left out: 1 unidentified\n" in done.stderr
     assert "images without features were left out" in amnet(*TRAIN, "--split", "all").stderr
     assert "images of a part have no features and were left out" in amnet("score-cache").stdout
     assert "07.jpg: unidentified" in amnet("cache-info").stdout
@@ -153,6 +155,66 @@ def test_a_bad_image_ends_predict_with_status_3_and_the_others_are_scored(traine
     assert "unidentified: the file is empty" in done.stdout
     assert "1 of 2 images could not be read" in done.stderr
     assert len(done.stdout.splitlines()) == 3
+
+
+def test_predict_says_which_file_of_a_table_is_broken_and_where_the_table_went(
+    trained: Path, tiny_dataset: Path
+) -> None:
+    shutil.copytree(tiny_dataset / "images" / "sub", trained / "some")
+    (trained / "some" / "broken.jpg").write_bytes(b"<html>")
+    outputs = ("--csv", "some.csv", "--maps", "some-maps")
+    error = amnet("predict", "--head", "runs/tiny/paper/split-1", "some", *outputs, status=3).stderr
+    assert "1 of 5 images could not be read:\n  some/broken.jpg: unidentified: not one of JPEG" in error
+    assert "some/: 5 files: 4 scored, 1 could not be read (broken.jpg)\n" in error
+    assert error.endswith(
+        "some.csv: the table, 5 lines, the last column the problem of what was not scored\n"
+        "some-maps/: maps of 4 images\n"
+    )
+
+
+def test_predict_accounts_for_every_file_of_a_folder(trained: Path) -> None:
+    folder = trained / "photos"
+    folder.mkdir()
+    picture = Image.new("RGB", (80, 80), "red")
+    for name in ("a.jpg", ".hidden.jpg", "photo"):
+        picture.save(folder / name, "JPEG")
+    picture.save(folder / "b.avif")
+    (folder / "._a.jpg").write_bytes(b"\0\5\x16\7")
+    (folder / "notes.txt").write_text("not a picture")
+    command = ("predict", "--head", "runs/tiny/paper/split-1", "photos", "--json")
+    done = amnet(*command)
+    assert [item["path"] for item in json.loads(done.stdout)] == ["photos/a.jpg", "photos/b.avif", "photos/photo"]
+    told = (
+        "3 left out: 1 hidden (.hidden.jpg), 1 macOS companion (._a.jpg), "
+        "1 not an image by its name or content (notes.txt)\n"
+    )
+    assert f"photos/: 6 files: 3 scored, {told}" in done.stderr
+    (folder / "gone.jpg").symlink_to("nowhere.jpg")
+    done = amnet(*command, status=3)
+    assert "  photos/gone.jpg: unreadable: No such file or directory\n" in done.stderr
+    assert f"photos/: 7 files: 3 scored, 1 could not be read (gone.jpg), {told}" in done.stderr
+    assert {item["found_in"]["found"] for item in json.loads(done.stdout)} == {7}
+
+
+def test_images_to_be_looked_at_are_named_by_extract_and_predict(trained: Path, here: Path) -> None:
+    lines = ["path,score,split"]
+    for k in range(6):
+        name, size = f"{k}.png", (40, 40) if k else (9, 12)
+        pixels = np.random.default_rng(k).integers(0, 4096, size[::-1]).astype(np.uint16)
+        Image.fromarray(pixels if k < 2 else (pixels >> 4).astype(np.uint8)).save(name)
+        lines.append(f"{name},0.{k},{('train', 'val', 'test')[k % 3]}")
+    Path("table.csv").write_text("\n".join(lines))
+    extracted = amnet(*EXTRACT, "--dataset", "table.csv", "--json")
+    predicted = amnet("predict", "--head", trained / "runs/tiny/paper/split-1", "0.png", "1.png", "2.png", "--json")
+    for error in (extracted.stderr, predicted.stderr):
+        assert (
+            "warning: 2 images with data of fewer bits than their 16-bit files have room for: 0.png (no value" in error
+        )
+        assert "warning: 1 image of fewer than 16 pixels on the shorter side: 0.png (9 x 12 pixels). Views of" in error
+    kinds = [[note.partition(":")[0] for note in item["notes"]] for item in json.loads(predicted.stdout)]
+    assert kinds == [["few-bits", "small"], ["few-bits"], []]
+    notes = json.loads(extracted.stdout)["notes"]
+    assert [note["name"] for note in notes] == ["0.png", "0.png", "1.png"]
 
 
 def test_bad_split_files_end_with_status_3_before_any_work(here: Path, tiny_dataset: Path) -> None:

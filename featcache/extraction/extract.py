@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +88,7 @@ def extract(
             return report
         shares = log.times.shares
         slowest = bottleneck(log.times, backbone) if alone else max(shares, key=lambda stage: shares[stage])
-        return replace(report, stages=shares, bottleneck=slowest)
+        return replace(report, stages=shares, bottleneck=slowest, notes=log.notes)
 
 
 def follow(settings: ExtractSettings, out: Path) -> ExtractSettings:
@@ -212,4 +213,5 @@ def _ratings_by_row(dataset: Dataset, names: list[str]) -> Ratings:
 def versions() -> dict[str, str]:
     """Return the versions of what a feature may depend on, to be stored beside it."""
     packages = ["torch", "torchvision", "timm", "pillow", "h5py", "numpy", *(["openvino"] if has_openvino() else [])]
-    return {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}
+    heic = ["pillow-heif"] if find_spec("pillow_heif") else []
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in (*packages, *heic)}}

@@ -3,6 +3,7 @@
 The times are not in the shards: a shard is the same bytes wherever it is made, and no two machines are as fast.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from featcache.extraction.plan import Plan
 from featcache.extraction.run import WrittenShard
 from featcache.extraction.timings import STAGES, StageTimes, describe_shares
 from featcache.images.loading import LoadedImage
+from featcache.images.notes import describe
 from featcache.store.folder import FAILURES_NAME, TIMINGS_NAME
 
 _COLUMNS = ("shard", "views", "host", "process", *(f"{stage}_seconds" for stage in STAGES))
@@ -32,6 +34,12 @@ class ExtractionLog:
         self._done = self._skipped = self._total - plan.views_to_do
         self._bad = 0
         self.times = StageTimes()
+        self._notes: set[tuple[str, str]] = set()
+
+    @property
+    def notes(self) -> list[tuple[str, str]]:
+        """Return (name, note) of the images that were read, each once, in order of name."""
+        return sorted(self._notes)
 
     def note_image(self, image: LoadedImage, views: int) -> None:
         """Count an image whose views are about to enter the backbone."""
@@ -42,6 +50,7 @@ class ExtractionLog:
         """Yield shards as they are made, each noted."""
         for made in shards:
             self.times.add(made.seconds)
+            self._notes.update(made.notes)
             self._write(made)
             if not self._by_image:
                 self._bad += len(made.absent)
@@ -68,7 +77,8 @@ class ExtractionLog:
 class ExtractReport:
     """What a cache holds after extraction, and the images it had to leave out, as (name, reason).
 
-    stages is the share of all busy time that each stage took, bottleneck the one that the others waited for.
+    stages is the share of all busy time that each stage took, bottleneck the one that the others waited for. notes are
+    (name, note) of the images that were read now.
     """
 
     folder: Path
@@ -83,11 +93,13 @@ class ExtractReport:
     runtime: str
     stages: dict[str, float] = field(default_factory=dict)
     bottleneck: str = ""
+    notes: list[tuple[str, str]] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
         """Return the report as a JSON object."""
         absent = [{"name": name, "reason": reason} for name, reason in self.absent]
-        return {**asdict(self), "folder": str(self.folder), "absent": absent}
+        notes = [{"name": name, "note": note} for name, note in self.notes]
+        return {**asdict(self), "folder": str(self.folder), "absent": absent, "notes": notes}
 
     def as_text(self) -> str:
         """Return what the cache holds and, if anything was computed, where the time went."""
@@ -109,4 +121,11 @@ class ExtractReport:
             problems = [f"{name}: {reason}" for name, reason in self.absent]
             way_out = f"They are listed in {self.folder / FAILURES_NAME}; mend them and run the same command again."
             found.append(list_problems(f"{len(problems)} images were left out:", problems, way_out))
-        return found
+        return found + describe(self.notes)
+
+    def count(self) -> str:
+        """Return how many images there are, extracted and left out, by reason."""
+        reasons = Counter(reason.partition(":")[0] for _, reason in self.absent)
+        by_reason = ", ".join(f"{number:,} {reason}" for reason, number in sorted(reasons.items()))
+        extracted = f"{self.images:,} images: {self.images - len(self.absent):,} extracted"
+        return f"{extracted}, {len(self.absent):,} left out: {by_reason}" if self.absent else extracted

@@ -34,12 +34,13 @@ _QUEUED_BATCHES = 2  # beside those being computed; bounds memory
 
 @dataclass(frozen=True)
 class BuiltShard:
-    """The bytes of a shard's file, whose rows it holds, and where the time went that it took."""
+    """The bytes of a shard's file, whose rows it holds, where the time went that it took, and notes as (name, note)."""
 
     block: Block
     data: bytes
     rows: list[ImageRow]
     times: StageTimes
+    notes: list[tuple[str, str]]
 
 
 def build_shards(
@@ -103,6 +104,7 @@ class _OpenShard:
 
     def __init__(self, block: Block, target: Target) -> None:
         self.block, self.times = block, StageTimes()
+        self.notes: list[tuple[str, str]] = []
         self.writer = ShardWriter(target.recipe, block, target.constants)
         self.batch: list[_PendingView] = []  # not handed to the backbone yet
         self._waiting: deque[_PendingView | tuple[int, StoredRow]] = deque()
@@ -112,6 +114,7 @@ class _OpenShard:
         """Take an image's row; return its views."""
         self.writer.set_image(i, image.row, image.views)
         self.times.add(image.seconds)
+        self.notes += [(image.row.name, note) for note in image.notes]
         views = [_PendingView(i, j, image) for j in range(len(image.views))]
         self._waiting.extend(views)
         self._rows_left -= 1
@@ -147,7 +150,7 @@ class _OpenShard:
         """Return the shard's file."""
         with self.times.timed("write"):
             data = self.writer.finish()
-        return BuiltShard(self.block, data, self.writer.rows, self.times)
+        return BuiltShard(self.block, data, self.writer.rows, self.times, self.notes)
 
 
 class _Pipeline:

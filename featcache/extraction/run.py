@@ -21,6 +21,7 @@ from featcache.base.errors import BadInput, StorageError
 from featcache.base.files import digest_of_file, make_folder, refuse_full_disk
 from featcache.base.jobs import Workers, run_jobs, threads_per_job
 from featcache.extraction.pipeline import BuiltShard, build_shards, load_for
+from featcache.images.decode import decode_file
 from featcache.images.identity import ImageRow
 from featcache.images.loading import LoadedImage
 from featcache.recipe import check_same
@@ -51,7 +52,8 @@ class ExtractionJob:
 class WrittenShard:
     """A shard that is on disk: its block, file name, sha256 and size; absent is (name, reason) of images left out.
 
-    seconds are the busy seconds of each stage, spent by that process of that host.
+    notes are (name, note) of images that it holds. seconds are the busy seconds of each stage, spent by that process of
+    that host.
     """
 
     block: Block
@@ -62,6 +64,7 @@ class WrittenShard:
     seconds: dict[str, float]
     host: str
     process: int
+    notes: tuple[tuple[str, str], ...] = ()
 
 
 def run_here(work: Work, job: ExtractionJob, backbone: Backbone, on_image: OnImage) -> Iterator[WrittenShard]:
@@ -142,7 +145,9 @@ def _written_before(shard_job: ShardJob) -> WrittenShard | None:
         same = [image.name for image in shard.images] == list(shard_job.names)
         if same and all(_is_current(image, job.images) for image in shard.images):
             found = Committed(shard.path.name, hashlib.sha256(data).hexdigest())
-            return _account(shard_job.block, found, len(data), shard.images, {})
+            paths = {image.name: job.images / image.name for image in shard.images}
+            notes = [(name, note) for name, path in paths.items() for note in decode_file(path).notes]
+            return _account(shard_job.block, found, len(data), shard.images, {}, notes)
     return None
 
 
@@ -175,11 +180,16 @@ def _refuse_small_disk(job: ExtractionJob, block: Block, size: int, *, way_out: 
 def _write(built: BuiltShard, job: ExtractionJob) -> WrittenShard:
     with built.times.timed("write"):
         written = commit(job.out, built.block, built.data)
-    return _account(built.block, written, len(built.data), built.rows, built.times.seconds)
+    return _account(built.block, written, len(built.data), built.rows, built.times.seconds, built.notes)
 
 
 def _account(
-    block: Block, written: Committed, size: int, rows: Sequence[ImageRow], seconds: dict[str, float]
+    block: Block,
+    written: Committed,
+    size: int,
+    rows: Sequence[ImageRow],
+    seconds: dict[str, float],
+    notes: Sequence[tuple[str, str]],
 ) -> WrittenShard:
     return WrittenShard(
         block,
@@ -189,4 +199,5 @@ def _account(
         seconds,
         socket.gethostname(),
         os.getpid(),
+        tuple(notes),
     )

@@ -223,6 +223,27 @@ def test_images_that_were_left_out_are_listed_with_the_way_out() -> None:
     assert absent[0] == {"name": "a.jpg", "reason": "truncated"}
 
 
+def test_images_found_are_those_extracted_and_those_left_out() -> None:
+    assert REPORT.count() == "1,234 images: 1,232 extracted, 2 left out: 1 truncated, 1 unidentified"
+    assert replace(REPORT, absent=[]).count() == "1,234 images: 1,234 extracted"
+
+
+def test_notes_are_told_by_kind_and_are_all_in_the_json() -> None:
+    notes = [(f"{k}.gif", "frames: 2 frames, the first is read") for k in range(7)]
+    (warning,) = replace(REPORT, absent=[], notes=notes).warnings()
+    assert warning.startswith("warning: 7 images with several frames or pages: 0.gif (2 frames, the first is read), ")
+    assert " and 2 more. " in warning
+    found = json.loads(json.dumps(replace(REPORT, notes=notes).as_json()))["notes"]
+    assert found == [{"name": name, "note": note} for name, note in notes]
+
+
+def test_an_image_in_two_shards_has_its_notes_once(tmp_path: Path) -> None:
+    log = ExtractionLog(tmp_path, plan_of(), silent, by_image=False)
+    notes = (("b.jpg", "small: 1 x 1 pixels"), ("a.jpg", "small: 2 x 2 pixels"))
+    list(log.noting(iter([replace(made((0, 4)), notes=notes), replace(made((0, 4)), notes=notes[:1])])))
+    assert log.notes == sorted(notes)
+
+
 def test_what_a_killed_run_had_left_is_said_before_the_images() -> None:
     stale, absent = replace(REPORT, stale_temporaries=2).warnings()
     assert stale == "removed 2 temporary files of a run that was killed"

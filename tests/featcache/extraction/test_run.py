@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 import featcache.extraction.plan
 from cli import main
@@ -131,6 +133,21 @@ def test_bad_images_are_left_out_by_workers_as_by_one_process(
         run(own, tmp_path / "three", away, replace(QUICK_EXTRACT, on_bad_image="stop"))
 
 
+def test_notes_of_images_come_from_workers_as_from_one_process(
+    tiny_dataset: Path, tmp_path: Path, cluster: RunningCluster
+) -> None:
+    own = Path(shutil.copytree(tiny_dataset, tmp_path / "own"))
+    Image.new("RGB", (5, 7)).save(own / "images" / "05.jpg")
+    Image.fromarray(np.full((40, 40), 4095, np.uint16)).save(own / "images" / "30.jpg", "PNG")
+    reports = [
+        run(own, tmp_path / f"{k}", workers) for k, workers in enumerate((Workers(), Workers(cluster=cluster.address)))
+    ]
+    few = "few-bits: no value above 4,095 of 65,535, as in 12-bit data; read as 16-bit data"
+    assert [report.notes for report in reports] == [[("05.jpg", "small: 5 x 7 pixels"), ("30.jpg", few)]] * 2
+    assert sealed(tmp_path / "0") == sealed(tmp_path / "1")
+    assert run(own, tmp_path / "0", Workers()).notes == []  # nothing was read
+
+
 def test_uint8_by_workers_is_uint8_by_one_process(tiny_dataset: Path, tmp_path: Path, cluster: RunningCluster) -> None:
     settings = replace(QUICK_EXTRACT, encoding="uint8")
     for name, workers in (("one", Workers()), ("two", Workers(cluster=cluster.address))):
@@ -158,6 +175,14 @@ def test_a_task_done_twice_finds_the_shard_of_the_first_time(
     monkeypatch.setattr(Backbone, "maps", None)  # nothing may be computed
     second = _run_shard(task)
     assert (second.file, second.sha256, second.bytes) == (first.file, first.sha256, first.bytes)
+
+
+def test_a_task_done_twice_has_the_notes_of_the_first_time(tiny_dataset: Path, tmp_path: Path) -> None:
+    own = Path(shutil.copytree(tiny_dataset, tmp_path / "own"))
+    Image.new("RGB", (5, 7)).save(own / "images" / "00.jpg")
+    task = task_for(own, tmp_path / "cache")
+    notes = [_run_shard(task).notes for _ in range(2)]
+    assert notes == [(("00.jpg", "small: 5 x 7 pixels"),)] * 2
 
 
 def test_a_damaged_shard_is_not_taken_for_the_task_s(tiny_dataset: Path, tmp_path: Path) -> None:
