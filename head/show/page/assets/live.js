@@ -4,7 +4,7 @@ function liveSection() {
   const { run, most_bytes: mostBytes } = data.live;
   const results = el("div", { class: "results" });
   const said = el("p", { class: "said", role: "status" });
-  const input = el("input", { id: "file", type: "file", accept: "image/*", multiple: true, class: "hidden-input", change: () => { take([...input.files]); input.value = ""; } });
+  const input = el("input", { id: "file", type: "file", accept: "image/*,.avif,.heic,.heif,.hif", multiple: true, class: "hidden-input", change: () => { take([...input.files]); input.value = ""; } });
   const drop = el("label", { class: "drop", for: "file" }, el("b", {}, "Drop an image here"), el("span", {}, "or paste one, or choose a file"), input);
   let last = Promise.resolve();
 
@@ -53,6 +53,7 @@ function liveResult(name, found) {
     el("dl", { class: "verdict" }, el("div", { class: "predicted" }, el("dt", {}, "Predicted"), el("dd", {}, number(found.score))),
       rank === null ? null : el("div", {}, el("dt", {}, `Above the ratings of`), el("dd", {}, `${rank}% of ${count(data.gallery.of, "image")}`))),
     found.in_training ? el("p", { class: "refused" }, "The head was trained on this very image, so its score says nothing.") : null,
+    ...found.notes.map((note) => el("p", { class: "refused" }, note)),
     looksOf(image, surfaces, found.steps), surfaces ? el("div", { class: "beneath" }, sumOf(found.steps, found.score), legend(surfaces.top, data.live.run.name)) : null);
 }
 

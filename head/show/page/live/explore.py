@@ -8,6 +8,7 @@ import numpy as np
 
 from featcache.base.progress import OnProgress, silent
 from featcache.images.decode import decode_bytes
+from featcache.images.notes import in_full
 from featcache.store.cache import FeatureCache
 from head.evaluation.evaluate import Evaluation
 from head.prediction.predictor import Predictor
@@ -57,9 +58,9 @@ def predict_bytes(predictor: Predictor, data: bytes) -> dict[str, Any]:
     """Return what `Predictor.predict` says of a file with these bytes; nothing of them is written anywhere.
 
     A JSON object: the score, its steps (T) and maps, the size of the upright image in pixels and the box of it that the
-    head saw, and a small picture of it. in_training says that the head was trained on this very file; None that nobody
-    knows. Raises `BadImage` if the bytes are no image, or one whose declared size is too large to be decoded, and
-    `BadInput` if the backbone makes nothing of it.
+    head saw, a small picture of it, and notes: what to know of an image that was read all the same. in_training says
+    that the head was trained on this very file; None that nobody knows. Raises `BadImage` if the bytes are no image, or
+    one whose declared size is too large to be decoded, and `BadInput` if the backbone makes nothing of it.
     """
     decoded = decode_bytes(data, most_pixels=MOST_PIXELS)
     run, found = predictor.run, predictor(np.asarray(decoded.rgb))
@@ -70,6 +71,7 @@ def predict_bytes(predictor: Predictor, data: bytes) -> dict[str, Any]:
         "steps": list(found.step_scores),
         "maps": maps.as_json() if maps else None,
         "in_training": None if run.imported else decoded.sha256 in predictor.head.train_images,
+        "notes": [in_full(note) for note in decoded.notes],
         "size": [width, height],
         "box": list(seen_box(run.recipe.view_settings, width=width, height=height)),
         "picture": make_thumbnail(decoded.rgb, SIDE).as_text(),

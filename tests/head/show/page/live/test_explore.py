@@ -133,6 +133,23 @@ def test_a_head_knows_the_images_it_was_trained_on(predictor: Predictor, tiny_da
     assert predict_bytes(predictor, (tiny_dataset / "images" / name).read_bytes())["in_training"] is True
 
 
+def test_what_to_know_of_an_image_is_in_the_answer(predictor: Predictor, photograph: Path) -> None:
+    assert predict_bytes(predictor, photograph.read_bytes())["notes"] == []
+    data = io.BytesIO()
+    Image.fromarray(np.full((9, 9), 4095, np.uint16)).save(data, "PNG")
+    few, small = predict_bytes(predictor, data.getvalue())["notes"]
+    assert few.startswith("No value above 4,095 of 65,535, as in 12-bit data; read as 16-bit data. All 16-bit data are")
+    assert small.startswith("9 x 9 pixels. ")
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "GIF"])
+def test_the_page_takes_the_formats_that_extract_reads_and_tells_frames(predictor: Predictor, kind: str) -> None:
+    data, blue = io.BytesIO(), Image.new("RGB", (40, 40), "blue")
+    Image.new("RGB", (40, 40), "white").save(data, kind, save_all=True, append_images=[blue])
+    (note,) = predict_bytes(predictor, data.getvalue())["notes"]
+    assert note.startswith("2 frames, the first is read, which is of one colour. ")
+
+
 @needs_chromium
 def test_an_image_given_to_the_page_is_scored_as_by_predict(
     browser: Any, served: str, predictor: Predictor, photograph: Path
