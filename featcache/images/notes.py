@@ -11,7 +11,7 @@ from PIL import Image
 from featcache.base.errors import printable
 
 FEWEST_PIXELS = 16  # on the shorter side of an image that is not small
-MOST_NAMED = 5
+MOST_NAMED = 3
 SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")  # Pillow's modes of grey
 _KINDS = {  # what images of a kind are, and what to do about it
     "few-bits": (
@@ -64,7 +64,7 @@ def describe(notes: Iterable[tuple[str, str]], *, every: bool = False) -> list[s
     of_kind: dict[str, list[str]] = {kind: [] for kind in _KINDS}
     for name, note in notes:
         kind, _, detail = note.partition(": ")
-        of_kind[kind].append(f"{printable(name)} ({detail})")
+        of_kind[kind].append(f"{printable(name)} ({detail.partition(';')[0]})")
     return [
         f"warning: {len(named):,} image{'s' * (len(named) > 1)} {_KINDS[kind][0]}: "
         f"{some_of(named, every=every)}. {_KINDS[kind][1]}"
@@ -93,5 +93,5 @@ def _largest_value(image: Image.Image, *, deep_colour: bool) -> int:
         return int(values[values != image.info.get("transparency", -1)].max(initial=0))
     if not deep_colour:
         return 0
-    largest = np.array(image.getextrema())[:, 1]  # (bands)
+    largest = np.reshape(image.getextrema(), (-1, 2))[:, 1]  # (bands)
     return 255 + 256 * int(largest[[band not in "Aa" for band in image.getbands()]].max())

@@ -232,7 +232,7 @@ def test_notes_are_told_by_kind_and_are_all_in_the_json() -> None:
     notes = [(f"{k}.gif", "frames: 2 frames, the first is read") for k in range(7)]
     (warning,) = replace(REPORT, absent=[], notes=notes).warnings()
     assert warning.startswith("warning: 7 images with several frames or pages: 0.gif (2 frames, the first is read), ")
-    assert " and 2 more. " in warning
+    assert " and 4 more. " in warning
     found = json.loads(json.dumps(replace(REPORT, notes=notes).as_json()))["notes"]
     assert found == [{"name": name, "note": note} for name, note in notes]
 

@@ -174,7 +174,7 @@ def test_each_kind_is_one_warning_with_the_first_names_and_the_way_out() -> None
     assert frames.startswith(
         "warning: 8 images with several frames or pages: 0.gif (2 frames, the first is read), 1.gif"
     )
-    assert frames.endswith(" and 3 more. Save the one that is meant as a file of its own.")
+    assert frames.endswith(" and 5 more. Save the one that is meant as a file of its own.")
     assert small.startswith("warning: 1 image of fewer than 16 pixels on the shorter side: a\\x1b.png (1 x 1 pixels). ")
     assert "7.gif" in describe(notes, every=True)[0]
     assert describe([]) == []
