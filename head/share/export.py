@@ -13,7 +13,7 @@ from featcache.base.errors import CorruptFile, InvalidSettings, Mismatch
 from featcache.base.files import make_folder, reading_errors, remove_temporaries, storage_errors, write_durably
 from featcache.base.lock import writer_lock
 from head.runs.head_file import load_head
-from head.runs.run import CONFIG_NAME, HEAD_NAME, Run, read_run, write_config
+from head.runs.run import CONFIG_NAME, HEAD_NAME, RATINGS_NAME, Run, read_run, write_config
 from head.share.card import CARD_NAME, CardFacts, model_card, read_scores
 from head.share.import_head import BACKBONE_NAME, backbone_file
 from head.share.onnx import head_graph, model_graph, require_onnx
@@ -142,7 +142,7 @@ def _check_place(out: Path, run: Run) -> None:
         raise InvalidSettings(f"{out}: is the run itself; give its export another --out")
     with reading_errors(out):
         there = sorted(path.name for path in out.iterdir() if not _LEFT_ALONE.fullmatch(path.name))
-    other = [name for name in there if name not in _FILES]
+    other = [name for name in there if name not in (*_FILES, RATINGS_NAME)]
     if there and HEAD_NAME not in there:  # whoever wrote such a README.md, it was not an export
         other = there
     if other:
