@@ -19,6 +19,7 @@ from commandline.options import (
     show_report,
     tell,
 )
+from featcache.base.commands import pip_install
 from head.settings import HEADS, POOLED, PRECISIONS, PROTOCOLS, SELECTIONS
 
 
@@ -162,7 +163,7 @@ def predict(
 
         draw = partial(draw_prediction, predictor.run)
     elif files:
-        tell("maps are written as .npy alone; drawing them needs: pip install 'amnet-featcache[figures]'")
+        tell(f"maps are written as .npy alone; drawing them needs: {pip_install('figures')}")
     with progress_bar() as progress:
         predicted = predictor.predict(paths, map_files=files, draw=draw, on_progress=progress)
     found = Predictions(predicted, to_score.folders)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+from featcache.base.commands import amnet
 from featcache.base.errors import InvalidSettings
 from featcache.base.files import make_folder, read_json, write_durably
 from featcache.base.progress import OnProgress, Progress, silent
@@ -61,13 +62,13 @@ class DemoReport:
 
     def as_text(self) -> str:
         """Return the table of results, and commands to go on with."""
-        out, run = self.out, self.scored[0].run.folder
-        return (
-            f"{format_table(self.scored)}\n\n"
-            f"Next: amnet predict --head {run} YOUR_IMAGES/\n"
-            f"      amnet train-head --cache {out}/cache/demo --runs {out}/runs --split all --no-attention\n"
-            f"      amnet cache-info --cache {out}/cache/demo"
+        run, cache = self.scored[0].run.folder, self.out / "cache" / "demo"
+        commands = (
+            amnet("predict", "--head", run, "YOUR_IMAGES/"),
+            amnet("train-head", "--cache", cache, "--runs", self.out / "runs", "--split", "all", "--no-attention"),
+            amnet("cache-info", "--cache", cache),
         )
+        return f"{format_table(self.scored)}\n\nNext: {(chr(10) + ' ' * 6).join(commands)}"
 
 
 def run_demo(

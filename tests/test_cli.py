@@ -236,7 +236,7 @@ def test_bad_split_files_end_with_status_3_before_any_work(here: Path, tiny_data
         (["extract", "--dataset", "x", "--augs", "-1"], 2, "--augs must be 0 to 1000"),
         (["extract", "--dataset", "x", "--crop-scale", "0.9", "0.1"], 2, "--crop-scale must be two numbers"),
         (["train-head", "--split", "1"], 2, "exactly one cache; found none"),
-        (["train-head", "--split", "1", "--cache", "gone"], 4, "gone: no cache there; make one with extract"),
+        (["train-head", "--split", "1", "--cache", "gone"], 4, "gone: no cache there; make one with: amnet extract"),
         (["train-head", "--split", "1", "--lr", "nan"], 2, "--lr must be a number from 0 to 10"),
         (["score-cache", "--cache", "gone"], 4, "gone: no cache there"),
         (["cache-info", "--cache", "gone"], 4, "gone: no cache there"),

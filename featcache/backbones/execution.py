@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
+from featcache.base.commands import pip_install
 from featcache.base.devices import resolve_device
 from featcache.base.errors import InvalidSettings, Mismatch, ran_out_of_memory
 from featcache.settings import PRECISIONS, RUNTIMES
@@ -98,7 +99,7 @@ def resolve_runtime(runtime: str, device: torch.device, views: int, precision: s
     if runtime == "openvino" and device.type != "cpu":
         raise InvalidSettings(f"--runtime openvino runs on the CPU, not on {device}; use --device cpu")
     if runtime == "openvino" and not has_openvino():
-        raise InvalidSettings("--runtime openvino: not installed; pip install 'amnet-featcache[openvino]'")
+        raise InvalidSettings(f"--runtime openvino: not installed; {pip_install('openvino')}")
     if runtime == "openvino" and not openvino_computes(precision):
         raise InvalidSettings(
             f"--runtime openvino has no {precision} on this CPU; use --runtime torch or --precision fp32"
@@ -177,7 +178,7 @@ def _why_not_openvino(precision: str, views: int) -> str:
     if views < OPENVINO_FROM:
         return f"fewer than {OPENVINO_FROM:,} views"
     if not has_openvino():
-        return "OpenVINO is faster, but not installed: pip install 'amnet-featcache[openvino]'"
+        return f"OpenVINO is faster, but not installed: {pip_install('openvino')}"
     if not openvino_computes(precision):
         return f"OpenVINO has no {precision} on this CPU"
     return "OpenVINO cannot run this network"

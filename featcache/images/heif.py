@@ -5,6 +5,7 @@ Pillow reads AVIF itself; HEIC is read through the optional package pillow-heif.
 
 from PIL import Image, features
 
+from featcache.base.commands import command, pip_install
 from featcache.base.errors import BadImage
 
 HEAD_BYTES = 64  # of a file, enough to tell
@@ -25,14 +26,13 @@ def format_of(coding: str) -> str:
     """Return Pillow's name of the format that reads a coding; raise `BadImage` with the way out if none does here."""
     if coding == "AVIF":
         if not features.check("avif"):
-            raise BadImage(
-                "unsupported", "AVIF, which this Pillow was built without; pip install --force-reinstall pillow"
-            )
+            again = command("pip", "install", "--force-reinstall", "pillow")
+            raise BadImage("unsupported", f"AVIF, which this Pillow was built without; {again}")
         return "AVIF"
     if "HEIF" not in Image.OPEN:
         try:
             from pillow_heif import register_heif_opener
         except ImportError as error:
-            raise BadImage("unsupported", "HEIC, which needs: pip install 'amnet-featcache[heic]'") from error
+            raise BadImage("unsupported", f"HEIC, which needs: {pip_install('heic')}") from error
         register_heif_opener()
     return "HEIF"

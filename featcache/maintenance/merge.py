@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from featcache.base.commands import amnet
 from featcache.base.errors import CacheIncomplete, InvalidSettings, refuse
 from featcache.base.files import refuse_full_disk
 from featcache.base.progress import OnProgress, Progress, silent
@@ -45,7 +46,8 @@ class MergeReport:
 
     def warnings(self) -> list[str]:
         """Return how to go on where inputs were unfinished."""
-        return [] if self.complete else [f"inputs were not complete; run extract with --out {self.folder} to go on"]
+        go_on = amnet("extract", "--dataset", "NAME_OR_PATH", "--out", Path(self.folder))
+        return [] if self.complete else [f"inputs were not complete; go on with: {go_on}"]
 
 
 def merge_caches(out: Path, inputs: Sequence[Path], *, on_progress: OnProgress = silent) -> MergeReport:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from featcache.base.commands import amnet
 from featcache.base.errors import CacheIncomplete, Mismatch, refuse
 from featcache.images.identity import ImageRow
 from featcache.store.manifest import Manifest
@@ -79,7 +80,8 @@ def choose_pieces(held: dict[str, list[Held]], views: int) -> dict[str, list[Hel
     pieces = {name: _cover(places) for name, places in held.items()}
     reached = {name: chosen[-1].shard.block.views[1] if chosen else 0 for name, chosen in pieces.items()}
     short = [f"{name}: {stop} of {views} views" for name, stop in reached.items() if stop < views]
-    way_out = f"Bring each to {views} views first: extract --augs {views - 1}."
+    more = amnet("extract", "--augs", str(views - 1), "--dataset", "NAME_OR_PATH", "--out", "DIR")
+    way_out = f"Bring each to {views} views first: {more}"
     refuse(Mismatch, "the inputs do not hold the same views of every image:", short, way_out)
     return pieces
 

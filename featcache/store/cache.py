@@ -23,7 +23,7 @@ from featcache.store.reading import ChunkPlace, ahead, read_chunks
 from featcache.store.shards.encoding import Constants
 from featcache.store.shards.format import array_specs
 from featcache.store.shards.opening import open_shard
-from featcache.store.shards.shard import WAY_OUT, Shard
+from featcache.store.shards.shard import Shard, way_out
 
 
 class FeatureCache:
@@ -186,7 +186,9 @@ class FeatureCache:
             shard = open_listed_shard(self.path, entry, self.recipe)
             r0, r1 = shard.block.rows
             if not all(map(is_same_image, shard.images, self.images[r0:r1])):
-                raise CorruptFile(f"{shard.path}: it holds other images than rows {r0}-{r1} of the cache. {WAY_OUT}")
+                raise CorruptFile(
+                    f"{shard.path}: it holds other images than rows {r0}-{r1} of the cache. {way_out(self.path)}"
+                )
             self._opened[entry.file] = shard
         return self._opened[entry.file]
 
@@ -204,7 +206,7 @@ def open_cache(path: str | Path, *, threads: int | None = None) -> FeatureCache:
     if missing:
         raise CorruptFile(
             f"{folder}: {len(missing)} of {len(manifest.shards)} shards are missing or not as long as they were, "
-            f"first {missing[0]}. {WAY_OUT}"
+            f"first {missing[0]}. {way_out(folder)}"
         )
     tables = read_tables(folder / INDEX_NAME, manifest.index_sha256)
     if tables is not None:
@@ -231,7 +233,7 @@ def open_listed_shard(folder: Path, entry: ShardEntry, recipe: Recipe) -> Shard:
     shard = open_shard(path, recipe)
     if path.stat().st_size != entry.bytes or shard.block != entry.block:
         found = f"{path.stat().st_size:,} bytes of {shard.block}"
-        raise CorruptFile(f"{path}: {found}, the manifest says {entry.bytes:,} of {entry.block}. {WAY_OUT}")
+        raise CorruptFile(f"{path}: {found}, the manifest says {entry.bytes:,} of {entry.block}. {way_out(folder)}")
     return shard
 
 

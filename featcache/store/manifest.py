@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from featcache.base.commands import amnet
 from featcache.base.errors import CacheIncomplete, CorruptFile, FeatcacheError, HostileFile, Mismatch
 from featcache.base.files import canonical_json, read_json, write_durably
 from featcache.datasets.splits import PARTS, Part, Ratings, natural_key
@@ -176,7 +177,9 @@ def refuse_changed(folder: Path, manifest: Manifest) -> None:
 
 def _incomplete(folder: Path) -> str:
     if not shards_folder(folder).is_dir():
-        return f"{folder}: no cache there; make one with extract --dataset NAME_OR_DIR --out {folder}"
+        return (
+            f"{folder}: no cache there; make one with: {amnet('extract', '--dataset', 'NAME_OR_PATH', '--out', folder)}"
+        )
     shards = len(shard_paths(folder))
     return f"{folder}: the cache is not complete ({shards} shards so far); run the same extract command again"
 

@@ -9,6 +9,7 @@ from pathlib import Path, PurePath
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache.base.commands import command
 from featcache.base.errors import InvalidSettings
 from featcache.base.files import make_folder, write_durably
 
@@ -43,11 +44,13 @@ def map_files(folder: Path, paths: Sequence[Path], arguments: Sequence[Path]) ->
     images, home = {path.resolve() for path in paths}, folder.resolve()
     replaced = [file for file in names if images & {file.resolve(), file.with_suffix(".png").resolve()}]
     if replaced:
-        raise InvalidSettings(f"--maps {folder}: {replaced[0]} or its .png would replace an image; give another folder")
+        raise InvalidSettings(
+            f"{command('--maps', folder)}: {replaced[0]} or its .png would replace an image; give another folder"
+        )
     inside = [argument for argument in arguments if argument.is_dir() and home.is_relative_to(argument.resolve())]
     if inside:
         raise InvalidSettings(
-            f"--maps {folder}: drawings there would be scored with {inside[0]} the next time; give another"
+            f"{command('--maps', folder)}: drawings there would be scored with {inside[0]} the next time; give another"
         )
     return names
 

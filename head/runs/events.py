@@ -4,6 +4,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+from featcache.base.commands import pip_install
 from featcache.base.errors import InvalidSettings, StorageError
 from featcache.base.files import make_folder
 from head.runs.history import History
@@ -23,7 +24,7 @@ _TAGS = {
 def check_tensorboard() -> None:
     """Raise `InvalidSettings` if TensorBoard is not installed."""
     if importlib.util.find_spec("tensorboard") is None:
-        raise InvalidSettings("--tensorboard needs TensorBoard: pip install 'amnet-featcache[tensorboard]'")
+        raise InvalidSettings(f"--tensorboard needs TensorBoard: {pip_install('tensorboard')}")
 
 
 class EventLog:

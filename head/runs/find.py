@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from featcache.base.commands import amnet
 from featcache.base.errors import FeatcacheError, InvalidSettings, collected
 from featcache.datasets.splits import natural_key
 from featcache.store.cache import FeatureCache
@@ -88,6 +89,6 @@ def _nothing_found(cache: FeatureCache, folder: Path, splits: str, found: FoundR
     equal = f"; runs of the same features and scores are there for {' and '.join(elsewhere)}: name one with --runs"
     return (
         f"{folder}: no finished run of {which} on {cache.name}, and {unfinished} unfinished"
-        f"{of_others}; make one with "
-        f"train-head --cache {cache.path} --split {splits}{equal if elsewhere else ''}"
+        f"{of_others}{equal if elsewhere else ''}; make one with: "
+        f"{amnet('train-head', '--cache', cache.path, '--split', splits)}"
     )

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from featcache.base.commands import amnet
 from featcache.base.errors import CacheIncomplete, CorruptFile, InvalidSettings, Mismatch
 from featcache.base.files import read_json, write_durably
 from featcache.recipe import Recipe, recipe_from_json
@@ -138,7 +139,7 @@ def read_run(folder: str | Path) -> Run:
         raise CorruptFile(f"{folder}: holds a head, but lacks {CONFIG_NAME}; train or import it again there")
     if not path.is_file():
         inside = [str(read_run(found).folder) for found in run_folders(folder)] if folder.is_dir() else []
-        hint = f"name one of {', '.join(inside[:8])}" if inside else "make one with train-head"
+        hint = f"name one of {', '.join(inside[:8])}" if inside else f"make one with: {amnet('train-head')}"
         raise InvalidSettings(f"{folder}: no run there; {hint}")
     try:
         config = read_json(path, largest=_LARGEST_CONFIG)

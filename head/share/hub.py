@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from featcache.base.commands import pip_install
 from featcache.base.errors import BadInput, InvalidSettings, StorageError, first_line, printable, refuse
 from featcache.base.files import read_json
 from head.runs.run import CONFIG_NAME, HEAD_NAME
@@ -73,7 +74,7 @@ def _require_hub() -> Any:
         import huggingface_hub.utils
     except ModuleNotFoundError as error:
         raise InvalidSettings(
-            f"runs on the Hub need {error.name}, which is not installed: pip install 'amnet-featcache[hub]'"
+            f"runs on the Hub need {error.name}, which is not installed: {pip_install('hub')}"
         ) from error
     return huggingface_hub
 

@@ -21,6 +21,7 @@ from torch import nn
 
 from featcache.backbones.backbone import Backbone
 from featcache.backbones.networks import Extractor, fold_batch_norms
+from featcache.base.commands import pip_install
 from featcache.base.cores import usable_threads
 from featcache.base.errors import InvalidSettings, Mismatch, first_line
 from featcache.base.files import canonical_json
@@ -52,9 +53,7 @@ def require_onnx() -> ModuleType:
         import onnxruntime
         import onnxscript  # noqa: F401
     except ModuleNotFoundError as error:
-        raise InvalidSettings(
-            f"ONNX files need {error.name}, which is not installed: pip install 'amnet-featcache[onnx]'"
-        ) from error
+        raise InvalidSettings(f"ONNX files need {error.name}, which is not installed: {pip_install('onnx')}") from error
     runtime: ModuleType = onnxruntime
     return runtime
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from featcache.base.commands import pip_install
 from featcache.base.errors import InvalidSettings, printable
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ _INK = re.compile(rf"(fill|stroke): {INK}")
 def check_matplotlib() -> None:
     """Raise `InvalidSettings` if matplotlib is not installed."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise InvalidSettings("figures need matplotlib: pip install 'amnet-featcache[figures]'")
+        raise InvalidSettings(f"figures need matplotlib: {pip_install('figures')}")
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from featcache.base.commands import command
 from featcache.base.errors import InvalidSettings, list_problems
 from head.settings import TrainSettings, option_of, problems_of, settings_of, text_of, used_fields
 
@@ -73,7 +74,7 @@ def _idle(given: Mapping[str, Sequence[Any]], chosen: Sequence[dict[str, Any]]) 
 
 
 def _kind(values: dict[str, Any]) -> str:
-    head = f"--head {values.get('head', TrainSettings.head)}"
+    head = command("--head", values.get("head", TrainSettings.head))
     return head if values.get("attention", True) else f"{head} without attention"
 
 

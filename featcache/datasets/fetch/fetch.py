@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from featcache.base.commands import amnet, command
 from featcache.base.errors import BadInput, InvalidSettings, Mismatch
 from featcache.base.files import digest_of_file, make_folder, reading_errors, storage_errors, sync_folder
 from featcache.base.lock import writer_lock
@@ -66,8 +67,8 @@ class Fetched:
             lines.append(f"sha256 {self.sha256}, {self.size:,} bytes, {self.source}")
         if self.archive:
             lines.append(f"archive kept: {self.archive}")
-        where = "" if self.root == Path("data", self.name) else f" --root {self.root}"
-        return "\n".join([*lines, f"next: amnet extract --dataset {self.name}{where}"])
+        where: list[str | Path] = [] if self.root == Path("data", self.name) else ["--root", self.root]
+        return "\n".join([*lines, f"next: {amnet('extract', '--dataset', self.name, *where)}"])
 
     def warnings(self) -> list[str]:
         """Return what differs from the dataset as it was published."""
@@ -171,7 +172,7 @@ def _check_options(name: str, *, url: str, file: Path | None, sha256: str, keep:
     if sha256 and not _DIGEST.fullmatch(sha256):
         problems.append("--sha256: expected 64 hexadecimal digits")
     if file is not None and not file.is_file():
-        problems.append(f"--file {file}: no such file")
+        problems.append(f"{command('--file', file)}: no such file")
     if problems:
         raise InvalidSettings("; ".join(problems))
     if url:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from zstandard import ZstdDecompressor
 
+from featcache.base.commands import amnet
 from featcache.base.errors import BadInput, CorruptFile, Mismatch, StorageError
 from featcache.images.identity import ImageRow
 from featcache.images.views import Box, View
@@ -22,7 +23,11 @@ from featcache.store.shards.encoding import Constants
 from featcache.store.shards.format import Block, chunk_digest
 from featcache.store.shards.hdf5 import open_hdf5
 
-WAY_OUT = "Run verify-cache --repair on the cache: it computes what is damaged anew, and nothing else."
+
+def way_out(cache: Path) -> str:
+    """Return what to do about damage in a cache's folder."""
+    repair = amnet("verify-cache", "--repair", "--cache", cache)
+    return f"Run {repair}: it computes what is damaged anew, and nothing else."
 
 
 @dataclass(frozen=True)
@@ -88,12 +93,18 @@ class Shard:
         if image.absent:
             raise BadInput(f"{image.name}: has no features in this cache ({image.absent})")
         stored = read_exactly(
-            descriptor, int(index.sizes[i, j]), int(index.offsets[i, j]), lambda: self.place(array, i, j)
+            descriptor,
+            int(index.sizes[i, j]),
+            int(index.offsets[i, j]),
+            lambda: self.place(array, i, j),
+            cache=self.cache,
         )
         view = self.block.views[0] + j
         digest = chunk_digest(stored, fingerprint=self.fingerprint, array=array, name=image.name, view=view)
         if digest != index.digests[i, j]:
-            raise CorruptFile(f"{self.place(array, i, j)}: the stored bytes do not have their digest. {WAY_OUT}")
+            raise CorruptFile(
+                f"{self.place(array, i, j)}: the stored bytes do not have their digest. {way_out(self.cache)}"
+            )
         return stored
 
     def read_row(self, descriptor: int, i: int) -> StoredRow:
@@ -105,6 +116,11 @@ class Shard:
             chunks += [(array, j, self.read_stored(descriptor, array, i, j)) for array in self.arrays]
         cut = zip(self.box[i].tolist(), self.flip[i].tolist(), strict=True)
         return StoredRow(self.images[i], [View(Box(*box), bool(flip)) for box, flip in cut], chunks)
+
+    @property
+    def cache(self) -> Path:
+        """The folder of the cache that the shard is in."""
+        return self.path.parent.parent
 
     def place(self, array: str, i: int, j: int) -> str:
         """Return where a chunk is, in words."""
@@ -130,7 +146,7 @@ def opened(shard: Shard) -> Iterator[int]:
     try:
         descriptor = os.open(shard.path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError as error:
-        raise CorruptFile(f"{shard.path}: the shard is missing. {WAY_OUT}") from error
+        raise CorruptFile(f"{shard.path}: the shard is missing. {way_out(shard.cache)}") from error
     except OSError as error:
         raise StorageError(f"{shard.path}: cannot read: {error.strerror or error}") from error
     try:
@@ -139,23 +155,27 @@ def opened(shard: Shard) -> Iterator[int]:
         os.close(descriptor)
 
 
-def read_exactly(descriptor: int, size: int, offset: int, place: Callable[[], str]) -> bytes:
-    """Return size bytes at offset of an open file; raise `CorruptFile` at its end, or when the disk fails twice."""
+def read_exactly(descriptor: int, size: int, offset: int, place: Callable[[], str], *, cache: Path) -> bytes:
+    """Return size bytes at offset of an open file of a cache.
+
+    Raises `CorruptFile` at its end, or when the disk fails twice.
+    """
     parts = []
     while size > 0:
-        part = _read_twice(descriptor, size, offset, place)
+        part = _read_twice(descriptor, size, offset, place, cache)
         if not part:
-            raise CorruptFile(f"{place()}: the file ends before byte {offset + size:,}; it was cut short. {WAY_OUT}")
+            end = offset + size
+            raise CorruptFile(f"{place()}: the file ends before byte {end:,}; it was cut short. {way_out(cache)}")
         parts.append(part)
         size, offset = size - len(part), offset + len(part)
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def _read_twice(descriptor: int, size: int, offset: int, place: Callable[[], str]) -> bytes:
+def _read_twice(descriptor: int, size: int, offset: int, place: Callable[[], str], cache: Path) -> bytes:
     """Read what one call gives; a disk that fails once may succeed when asked again."""
     with contextlib.suppress(OSError):
         return os.pread(descriptor, size, offset)
     try:
         return os.pread(descriptor, size, offset)
     except OSError as error:
-        raise CorruptFile(f"{place()}: cannot be read: {error.strerror or error}. {WAY_OUT}") from error
+        raise CorruptFile(f"{place()}: cannot be read: {error.strerror or error}. {way_out(cache)}") from error

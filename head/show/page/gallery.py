@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache.base.commands import command
 from featcache.base.errors import InvalidSettings
 from featcache.datasets.splits import natural_key
 from featcache.store.cache import FeatureCache
@@ -123,7 +124,7 @@ def find_summary(runs_by_name: Mapping[str, Sequence[Run]], name: str) -> int:
     found = called(runs_by_name, name)
     if len(found) != 1:
         problem = "more than one row" if found else "no such row"
-        raise InvalidSettings(f"--head {name}: {problem}; name one of {', '.join(runs_by_name)}")
+        raise InvalidSettings(f"{command('--head', name)}: {problem}; name one of {', '.join(runs_by_name)}")
     return list(runs_by_name).index(found[0])
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from featcache.base.commands import command
 from featcache.base.cores import usable_threads
 from featcache.base.errors import BadImage, InvalidSettings
 from featcache.base.progress import OnProgress, Progress, silent
@@ -49,7 +50,7 @@ def images_folder(cache: FeatureCache, root: Path | None) -> Path:
     """
     folder = images_of(cache.manifest.source, root)
     if root is not None and not folder.is_dir():
-        raise InvalidSettings(f"--root {root}: {folder} is no folder; name the one that the dataset is in")
+        raise InvalidSettings(f"{command('--root', root)}: {folder} is no folder; name the one that the dataset is in")
     return folder
 
 

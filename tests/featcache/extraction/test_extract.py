@@ -452,7 +452,7 @@ def test_a_shard_damaged_before_sealing_is_found_and_the_advice_works(
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 1
     shard.write_bytes(data)
-    with pytest.raises(CorruptFile, match=f"{shard.name}.*Run verify-cache --repair on the cache"):
+    with pytest.raises(CorruptFile, match=f"{shard.name}.*Run amnet verify-cache --repair --cache"):
         run(tiny_dataset, tmp_path / "copy")
     shard.unlink()
     run(tiny_dataset, tmp_path / "copy")

@@ -392,7 +392,7 @@ def test_different_numbers_of_views_are_refused_and_all_images_listed(tmp_path: 
             merge_caches(tmp_path / "out", inputs)
         assert str(caught.value).split("\n") == [
             "the inputs do not hold the same views of every image:", "  x: 1 of 2 views", "  y: 1 of 2 views",
-            "Bring each to 2 views first: extract --augs 1.",
+            "Bring each to 2 views first: amnet extract --augs 1 --dataset NAME_OR_PATH --out DIR",
         ]  # fmt: skip
     assert not (tmp_path / "out").exists()
 

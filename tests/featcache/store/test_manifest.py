@@ -45,7 +45,7 @@ def test_its_fields_are_the_documented_ones(cache: Path) -> None:
 
 
 def test_no_manifest_means_no_cache_yet(tmp_path: Path) -> None:
-    with pytest.raises(CacheIncomplete, match="no cache there; make one with extract"):
+    with pytest.raises(CacheIncomplete, match="no cache there; make one with: amnet extract"):
         read_manifest(tmp_path / "nowhere")
     (tmp_path / "shards").mkdir()
     (tmp_path / "shards" / "00000-0123456789abcdef.h5").touch()

@@ -403,9 +403,9 @@ def test_a_file_that_ends_early_is_corrupt(tmp_path: Path) -> None:
     path.write_bytes(b"0123456789")
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        assert read_exactly(descriptor, 7, 3, lambda: "here") == b"3456789"
+        assert read_exactly(descriptor, 7, 3, lambda: "here", cache=tmp_path) == b"3456789"
         with pytest.raises(CorruptFile, match=r"^here: the file ends before byte 11; it was cut short"):
-            read_exactly(descriptor, 8, 3, lambda: "here")
+            read_exactly(descriptor, 8, 3, lambda: "here", cache=tmp_path)
     finally:
         os.close(descriptor)
 

@@ -276,7 +276,7 @@ def test_a_cache_that_was_renamed_keeps_its_runs(tiny_cache: Path, runs_copy: Pa
 def test_without_a_finished_run_the_way_to_one_is_named(runs_copy: Path, cache: FeatureCache, tmp_path: Path) -> None:
     with pytest.raises(InvalidSettings, match="no finished run of split 7,8 on tiny, and 0 unfinished"):
         find_runs_of(cache, runs_copy, "1,7,8")
-    way_out = r"make one with train-head --cache \S+tiny --split"
+    way_out = r"make one with: amnet train-head --cache \S+tiny --split"
     with pytest.raises(InvalidSettings, match=rf"no finished run of split 7 on tiny, and 0 unfinished; {way_out} 7"):
         find_runs_of(cache, runs_copy, "7")
     with pytest.raises(

@@ -184,7 +184,7 @@ def test_an_imported_run_without_a_result_is_damaged_not_unfinished(run_folder: 
 def test_a_folder_that_is_no_run_is_refused_with_the_runs_below_it(tiny_runs: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidSettings, match=r"no run there; name one of .*paper/split-1, .*plain/split-1"):
         read_run(tiny_runs)
-    with pytest.raises(InvalidSettings, match="no run there; make one with train-head"):
+    with pytest.raises(InvalidSettings, match="no run there; make one with: amnet train-head"):
         read_run(tmp_path / "nowhere")
 
 

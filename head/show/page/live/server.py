@@ -7,6 +7,7 @@ import logging
 import socket
 from typing import Any
 
+from featcache.base.commands import pip_install
 from featcache.base.errors import InvalidSettings
 
 _SECONDS_TO_END = 3
@@ -15,7 +16,7 @@ _SECONDS_TO_END = 3
 def check_web() -> None:
     """Raise `InvalidSettings` if what serves the page is not installed."""
     if any(importlib.util.find_spec(name) is None for name in ("starlette", "uvicorn")):
-        raise InvalidSettings("explore needs a web server: pip install 'amnet-featcache[web]'")
+        raise InvalidSettings(f"explore needs a web server: {pip_install('web')}")
 
 
 def is_loopback(host: str) -> bool:
