@@ -39,6 +39,8 @@ def fetch(name: str, root: Path | None, url: str, file: Path | None, sha256: str
 @click.command()
 @click.option("--dataset", required=True, metavar="NAME_OR_PATH",
               help="lamem, sun, a folder with images/ and splits/, or FILE.csv of path,score,split.")  # fmt: skip
+@click.option("--path-column", default="", metavar="NAME", help="Column of a table's paths, if not found by its name.")
+@click.option("--score-column", default="", metavar="NAME", help="Column of a table's scores, likewise.")
 @click.option("--root", type=DIRECTORY,
               help="Folder with images/ and splits/ of lamem or sun, or of a CSV's paths.  "
               "[default: data/NAME; the CSV's]")  # fmt: skip
@@ -86,8 +88,10 @@ def extract(dataset: str, root: Path | None, out: Path | None, dry_run: bool, as
 
     workers = Workers(given.pop("jobs"), given.pop("cluster"))
     how_cut = {name: given.pop(name) for name in ("image_size", "eval_view", "crop_scale", "seed")}
+    columns = {name: given.pop(name) for name in ("path_column", "score_column")}
     settings = ExtractSettings(views=view_settings_of(given.pop("recipe"), **how_cut), **given)
-    found = open_dataset(dataset, root=root)
+    found = open_dataset(dataset, root=root, **columns)
+    tell(*found.notes)
     if found.ignored:
         tell(f"{'columns' if found.root is None else 'not split files'}, ignored: {', '.join(found.ignored)}")
     folder = out or Path("cache") / found.name

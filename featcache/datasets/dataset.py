@@ -4,17 +4,18 @@ Knows nothing of pixels. A score belongs to (split, part, image): in LaMem the s
 score in another split.
 """
 
-import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from featcache.base.errors import BadInput, refuse
-from featcache.datasets.ratings import read_ratings
+from featcache.base.errors import BadInput, InvalidSettings, refuse
+from featcache.datasets.image_files import find_image_files
+from featcache.datasets.ratings import FEWEST_DRAWN, read_ratings
 from featcache.datasets.split_files import Line, read_split_files
-from featcache.datasets.splits import PARTS, Part, Ratings
+from featcache.datasets.splits import PARTS, Part, Ratings, weak_parts, why_untrainable
+from featcache.datasets.table import is_table
 
 KNOWN = ("lamem", "sun")
 
@@ -23,8 +24,9 @@ KNOWN = ("lamem", "sun")
 class Dataset:
     """names[i] is the image of row i, relative to the folder images; splits[split][part] says which rows it holds.
 
-    root is the folder of images/ and splits/, None for a table of ratings. ignored names what was not read: other
-    files in splits/, other columns of a table.
+    root is the folder of images/ and splits/, None for a table of ratings; drawn says that a table's splits were drawn
+    here. ignored names what was not read: other files in splits/, other columns of a table. notes tells what was read
+    as what, and which parts are too weak to judge by.
     """
 
     name: str
@@ -32,7 +34,9 @@ class Dataset:
     names: tuple[str, ...]
     splits: dict[str, dict[str, Part]]
     root: Path | None = None
+    drawn: bool = False
     ignored: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def path(self, row: int) -> Path:
         """Return where the image of a row lies."""
@@ -58,28 +62,43 @@ def images_of(source: Mapping[str, str], root: Path | None = None) -> Path:
     return folder if table else folder / "images"
 
 
-def open_dataset(name_or_path: str, *, root: str | Path | None = None) -> Dataset:
+def open_dataset(
+    name_or_path: str, *, root: str | Path | None = None, path_column: str = "", score_column: str = ""
+) -> Dataset:
     """Read every score of a dataset; rows are the distinct image names, sorted.
 
     name_or_path is 'lamem' or 'sun', found in root (default: data/NAME), a folder that holds images/ and
-    splits/{train,val,test}_K.txt with lines `NAME SCORE`, or a table FILE.csv as
-    `featcache.datasets.ratings` reads it, its paths relative to root (default: the table's folder). Raises
-    `BadInput` with every problem of every file, each with file and line.
+    splits/{train,val,test}_K.txt with lines `NAME SCORE`, or a table FILE.csv, FILE.tsv or FILE.txt as
+    `featcache.datasets.ratings` reads it, its paths relative to root (default: the table's folder); path_column and
+    score_column name its columns where it calls them otherwise. An image has the name of its file, which in the table
+    may be in another Unicode form. Raises `BadInput` with every problem of every file, each with file and line, and
+    `InvalidSettings` for a column that is not there.
     """
     problems: list[str] = []
-    if name_or_path.lower().endswith(".csv"):
+    notes: tuple[str, ...] = ()
+    drawn, home = False, None
+    if is_table(name_or_path):
         table = Path(name_or_path)
-        name, folder = table.stem, None
-        images, splits, ignored = read_ratings(table, problems, folder=Path(root) if root is not None else table.parent)
+        name, folder, home = table.stem, None, Path(root) if root is not None else table.parent
+        images, splits, drawn, ignored, notes = read_ratings(
+            table, problems, folder=home, path_column=path_column, score_column=score_column
+        )
+    elif path_column or score_column:
+        raise InvalidSettings(f"--path-column and --score-column are of a table, FILE.csv; {name_or_path} is none")
     else:
         folder = _find(name_or_path, root)
         name = name_or_path if name_or_path in KNOWN else _name_of(folder)
         images = folder / "images"
         splits, ignored = read_split_files(folder / "splits", problems)
-    for parts in splits.values():
-        problems += _images_in_two_parts(parts)
-    lines = [line for parts in splits.values() for part_lines in parts.values() for line in part_lines]
-    problems += _missing_images(images, lines)
+    lines = _lines_of(splits, in_order=home is not None)
+    missing: list[str] = []
+    own_names = find_image_files(images, lines, missing, home=home)
+    if own_names:
+        splits = {split: _renamed(parts, own_names) for split, parts in splits.items()}
+        lines = _lines_of(splits, in_order=home is not None)
+    held = [{"table": lines}] if home else splits.values()
+    twice = [problem for parts in held for problem in _images_twice(parts)]
+    problems += dict.fromkeys([*twice, *missing])
     title = f"{name_or_path if folder is None else folder}: {len(problems):,} problems in the dataset:"
     way_out = "Mend or remove these lines, then run the same command again; nothing was computed."
     refuse(BadInput, title, problems, way_out)
@@ -88,7 +107,30 @@ def open_dataset(name_or_path: str, *, root: str | Path | None = None) -> Datase
     found = {
         split: {part: _part(parts[part], row_of) for part in PARTS if part in parts} for split, parts in splits.items()
     }
-    return Dataset(name, images, names, found, folder, ignored)
+    return Dataset(name, images, names, found, folder, drawn, ignored, (*notes, *weak_parts(found)))
+
+
+def refuse_untrainable(dataset: Dataset) -> None:
+    """Raise `BadInput` with every reason if a split has a train part on which nothing can be trained."""
+    reasons = why_untrainable(dataset.splits, drawn=dataset.drawn)
+    own_splits = "a column split with train, val and test in each line"
+    drawn = f"Splits can be drawn from {FEWEST_DRAWN} images, of different scores, or more; add images, or {own_splits}"
+    way_out = drawn if dataset.drawn else "Move images between the parts, or leave these splits out"
+    refuse(BadInput, f"{dataset.name}: splits that cannot be trained on:", reasons, f"{way_out}; nothing was computed.")
+
+
+def _renamed(parts: Mapping[str, list[Line]], own_names: Mapping[str, str]) -> dict[str, list[Line]]:
+    """Return the lines of a split under their files' own names."""
+    return {
+        part: [line._replace(name=own_names.get(line.name, line.name)) for line in lines]
+        for part, lines in parts.items()
+    }
+
+
+def _lines_of(splits: Mapping[str, Mapping[str, list[Line]]], *, in_order: bool) -> list[Line]:
+    """Return the lines of all parts of all splits; in_order puts those of one file as they stand there."""
+    lines = [line for parts in splits.values() for part_lines in parts.values() for line in part_lines]
+    return sorted(lines, key=lambda line: int(line.place.rpartition(":")[2])) if in_order else lines
 
 
 def _find(name_or_dir: str, root: str | Path | None) -> Path:
@@ -104,33 +146,17 @@ def _find(name_or_dir: str, root: str | Path | None) -> Path:
     return folder
 
 
-def _images_in_two_parts(parts: dict[str, list[Line]]) -> list[str]:
-    place_of: dict[str, str] = {}
+def _images_twice(parts: Mapping[str, Iterable[Line]]) -> list[str]:
+    """List each line of a split whose image is in another line of it, which may spell its name in another form."""
+    place_of: dict[str, tuple[str, str]] = {}
     problems = []
-    for lines in parts.values():
+    for part, lines in parts.items():
         for line in lines:
-            first = place_of.setdefault(line.name, line.place)
-            if first != line.place:
-                problems.append(f"{line.place}: {line.name} is in another part of the same split, {first}")
-    return problems
-
-
-def _missing_images(images: Path, lines: list[Line]) -> list[str]:
-    """List each image that is not there once, at the first line that names it."""
-    first_line: dict[str, Line] = {}
-    for line in lines:
-        first_line.setdefault(line.name, line)
-    present: dict[str, set[str]] = {}
-    problems = []
-    for name, line in first_line.items():
-        parent, _, base = name.rpartition("/")
-        if parent not in present:
-            present[parent] = set()
-            if (images / parent).is_dir():
-                with os.scandir(images / parent) as entries:
-                    present[parent] = {entry.name for entry in entries if not entry.is_dir()}
-        if base not in present[parent]:
-            problems.append(f"{line.place}: no such image: {images / name}")
+            other_part, place = place_of.setdefault(line.name, (part, line.place))
+            if other_part != part:
+                problems.append(f"{line.place}: {line.name} is in another part of the same split, {place}")
+            elif place != line.place:
+                problems.append(f"{line.place}: {line.name} is already at {place}, in another Unicode form")
     return problems
 
 

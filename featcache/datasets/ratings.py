@@ -1,22 +1,19 @@
 """A table of ratings, FILE.csv with a header: path, score, and which part each image is in, or splits drawn here."""
 
-import csv
 import hashlib
-import io
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from featcache.base.errors import BadInput
+from featcache.datasets.columns import Columns, find_columns, part_of
 from featcache.datasets.split_files import Line, Splits, name_problem, score_of, shown
-from featcache.datasets.splits import PARTS
+from featcache.datasets.splits import FEWEST_IMAGES, PARTS
+from featcache.datasets.table import read_table
 
 DRAWN_SPLITS = 5
 TEST_SHARE, VAL_SHARE = 0.2, 0.1  # of the images, in a drawn split
-_SPLIT_COLUMN = re.compile(r"split(?:_(\w+))?")
-_FEWEST = 2  # images in a part that is to select an epoch
+FEWEST_DRAWN = 2 * FEWEST_IMAGES  # to test, and to train
 _FEW = 5  # repeated images that are named one by one
 _AVERAGE = "average the scores of an image"
 
@@ -27,24 +24,41 @@ class _Row(NamedTuple):
     written: str  # the path as it stands in the table
 
 
-def read_ratings(table: Path, problems: list[str], *, folder: Path) -> tuple[Path, Splits, tuple[str, ...]]:
-    """Return the images' folder, the parts of each split, and the columns that were not read.
+class ReadRatings(NamedTuple):
+    """The images' folder, the parts of each split, the columns that were not read, and what was read as what.
 
-    Columns are path (relative to folder, or absolute), score, and any of split or split_K: train, val or test, the
-    image's part in split 1 or K. Without such a column there are five splits of 70% train, 10% val and 20% test, drawn
+    drawn says that the splits are not the table's own.
+    """
+
+    images: Path
+    splits: Splits
+    drawn: bool
+    ignored: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def read_ratings(
+    table: Path, problems: list[str], *, folder: Path, path_column: str = "", score_column: str = ""
+) -> ReadRatings:
+    """Read a table whose paths are relative to folder, or absolute.
+
+    Columns are path, score, and any of split or split_K: train, val or test, the image's part in split 1 or K. They may
+    have other usual names, as `find_columns` knows them; path_column and score_column say which, '' if none of them
+    has to. Without a column of parts there are five splits of 70% train, 10% val and 20% test, drawn
     from the paths alone, so the same table always gives the same, and an added image moves few others.
     The images' folder is folder, or, where images are elsewhere, what all of them have in common.
-    Problems are appended, each with its line; raises `BadInput` for a file that is no such table.
+    Problems are appended, each with its line; raises `BadInput` for a file that is no such table, `InvalidSettings`
+    for a column that it lacks.
     """
-    header, rows = _read(table)
-    columns = {name.strip().lower(): i for i, name in enumerate(header)}
-    splits = {match[1] or "1": columns[name] for name in columns if (match := _SPLIT_COLUMN.fullmatch(name))}
-    _check_header(table, header, columns)
+    header, lines, decimal_comma, notes = read_table(table, (path_column, score_column))
+    columns = find_columns(
+        header, [cells for _, cells in lines], place=f"{table}:1", path=path_column, score=score_column
+    )
     found: list[_Row] = []
     repeats: list[str] = []
     first: dict[str, str] = {}
-    for place, cells in rows:
-        row = _row(place, cells, columns, splits, folder, width=len(header))
+    for place, cells in lines:
+        row = _row(place, cells, columns, folder, width=len(header), decimal_comma=decimal_comma)
         if isinstance(row, str):
             problems.append(f"{place}: {row}")
         elif row.line.name in first:
@@ -57,66 +71,67 @@ def read_ratings(table: Path, problems: list[str], *, folder: Path) -> tuple[Pat
             f"{table}: {len(repeats) + len(first):,} lines for {len(first):,} images; {_AVERAGE}, in one line"
         ]
     problems += repeats
+    problems += _mixed_decimals(lines, columns) if decimal_comma else []
     if not found and not problems:
         problems.append(f"{table}: no images below the header")
     images = _common_folder([row.line.name for row in found], Path(_absolute(folder)))
     named = [row._replace(line=row.line._replace(name=os.path.relpath(row.line.name, images))) for row in found]
     problems += [f"{row.line.place}: {problem}" for row in named if (problem := name_problem(row.line.name))]
-    used = {"path", "score", *(name for name in columns if _SPLIT_COLUMN.fullmatch(name))}
-    ignored = tuple(name for name in header if name.strip().lower() not in used)
-    return images, _listed(named, splits) if splits else _drawn(named), ignored
-
-
-def _read(table: Path) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    """Return the header and each line's place and cells; raise `BadInput` for what is no table."""
-    try:
-        text = table.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{table}: not UTF-8 text (byte {error.start}); save it as CSV in UTF-8") from error
-    except OSError as error:
-        raise BadInput(f"{table}: cannot be read: {error.strerror}; a table of ratings has {_COLUMNS}") from error
-    start = text.lstrip().partition("\n")[0].strip()
-    for separator, called in ((";", "semicolons"), ("\t", "tabs")):
-        if separator in start and "," not in start:
-            raise BadInput(
-                f"{table}:1: separated by {called}, {shown(start)}; save it with commas, and numbers with points"
-            )
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    try:
-        rows = [(f"{table}:{reader.line_num}", cells) for cells in reader if any(cell.strip() for cell in cells)]
-    except csv.Error as error:
-        raise BadInput(f"{table}:{reader.line_num}: not a line of CSV: {error}") from error
-    if not rows:
-        raise BadInput(f"{table}: the file is empty; a table of ratings has {_COLUMNS}")
-    return rows[0][1], rows[1:]
-
-
-_COLUMNS = "a header with the columns path, score and, if wanted, split, separated by commas"
-
-
-def _check_header(table: Path, header: Sequence[str], columns: Mapping[str, int]) -> None:
-    missing = [name for name in ("path", "score") if name not in columns]
-    if missing or len(columns) != len(header) or {"split", "split_1"} <= set(columns):
-        what = f"no column {' and no column '.join(missing)}" if missing else "a column twice (split is split_1)"
-        raise BadInput(f"{table}:1: {what} in {shown(','.join(header))}; expected {_COLUMNS}")
+    splits = _listed(named, columns.splits) if columns.splits else _drawn(named)
+    notes += [*columns.notes, *_notes_of_cells([cells for _, cells in lines], columns, decimal_comma)]
+    return ReadRatings(images, splits, not columns.splits, columns.ignored, tuple(notes))
 
 
 def _row(
-    place: str, cells: list[str], columns: Mapping[str, int], splits: Mapping[str, int], folder: Path, *, width: int
+    place: str, cells: list[str], columns: Columns, folder: Path, *, width: int, decimal_comma: bool
 ) -> _Row | str:
     """Return a row whose line has its image's absolute path for a name, or what is wrong with it."""
     if len(cells) != width:
         return f"expected {width} columns, found {len(cells)}"
-    path, score = cells[columns["path"]].strip(), score_of(cells[columns["score"]].strip())
+    path = cells[columns.path].strip()
     if not path or "\0" in path:
         return "no path of an image"
+    (column,) = columns.scores.values()
+    score = _score(cells[column].strip(), decimal_comma)
     if score is None:
-        return f"the score of {shown(path)} is not a finite decimal number: {shown(cells[columns['score']])}"
-    parts = {split: cells[column].strip().lower() for split, column in splits.items()}
-    for part in parts.values():
-        if part not in PARTS:
-            return f"the part of {shown(path)} is not train, val or test: {shown(part)}"
+        return f"the score of {shown(path)} is not a finite decimal number: {shown(cells[column])}"
+    parts = {}
+    for split, column in columns.splits.items():
+        part = part_of(cells[column])
+        if part is None:
+            return f"the part of {shown(path)} is not train, val or test: {shown(cells[column].strip().lower())}"
+        parts[split] = part
     return _Row(Line(place, _absolute(folder / path), score), parts, path)
+
+
+def _score(text: str, decimal_comma: bool) -> float | None:
+    return score_of(text.replace(",", ".") if decimal_comma and text.count(",") == 1 and "." not in text else text)
+
+
+def _mixed_decimals(lines: Sequence[tuple[str, list[str]]], columns: Columns) -> list[str]:
+    """Return that a column has numbers with a comma and with a point, of which one kind would be misread."""
+    problems = []
+    for column in columns.scores.values():
+        numbers = [(place, cells[column].strip()) for place, cells in lines if column < len(cells)]
+        one_sign = [(place, number) for place, number in numbers if ("," in number) != ("." in number)]
+        commas = [f"{shown(number)} at {place}" for place, number in one_sign if "," in number]
+        points = [f"{shown(number)} at {place}" for place, number in one_sign if "." in number]
+        if commas and points:
+            problems.append(f"{commas[0]} has a decimal comma, {points[0]} a decimal point; use one of them")
+    return problems
+
+
+def _notes_of_cells(lines: Sequence[Sequence[str]], columns: Columns, decimal_comma: bool) -> list[str]:
+    """Return which words were read as which part, and that commas were read as points."""
+    notes = []
+    for column in columns.splits.values():
+        words = dict.fromkeys(cells[column].strip().lower() for cells in lines if column < len(cells))
+        notes += [
+            f"part {shown(word)} is read as {part}" for word in words if (part := part_of(word)) not in (None, word)
+        ]
+    numbers = [cells[column].strip() for column in columns.scores.values() for cells in lines if column < len(cells)]
+    comma = next((number for number in numbers if "," in number), None) if decimal_comma else None
+    return [*dict.fromkeys(notes), *([f"numbers have decimal commas: {shown(comma)}"] if comma else [])]
 
 
 def _absolute(path: Path) -> str:
@@ -143,9 +158,9 @@ def _drawn(rows: Sequence[_Row]) -> Splits:
     for split in map(str, range(1, DRAWN_SPLITS + 1)):
         digests = [hashlib.sha256(f"{split} {row.written}".encode(errors="surrogateescape")).digest() for row in rows]
         order = [row.line for _, row in sorted(zip(digests, rows, strict=True))]
-        test = max(_FEWEST, round(TEST_SHARE * len(order)))
+        test = max(FEWEST_IMAGES, round(TEST_SHARE * len(order)))
         val = round(VAL_SHARE * len(order))
-        val = val if val >= _FEWEST else 0  # too few to select by; training holds some of train out instead
+        val = val if val >= FEWEST_IMAGES else 0  # too few to select by; training cross-validates train instead
         parts = {"test": order[:test], "val": order[test : test + val], "train": order[test + val :]}
         found[split] = {part: parts[part] for part in PARTS if parts[part]}
     return found

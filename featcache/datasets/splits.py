@@ -21,6 +21,7 @@ class Part:
 Splits = dict[str, dict[str, Part]]
 Ratings = dict[str, Splits]  # by target: what was rated, such as beauty; '' where that is one thing alone
 PARTS = ("train", "val", "test")
+FEWEST_IMAGES = 2  # of different scores, in a part that is to train, to select an epoch, or to judge by
 
 
 def merge_ratings(inputs: Sequence[tuple[Ratings, Mapping[int, str]]], row_of: Mapping[str, int]) -> Ratings:
@@ -67,6 +68,50 @@ def merge_splits(inputs: Sequence[tuple[Splits, Mapping[int, str]]], row_of: Map
         }
         for split in sorted(scores, key=natural_key)
     }
+
+
+def why_untrainable(splits: Splits, *, drawn: bool) -> list[str]:
+    """Return for which splits nothing can be trained on the train part, and why; one given without it may be meant."""
+    reasons = {}
+    for split, parts in splits.items():
+        if "train" in parts:
+            weak = _weak(parts["train"])
+            reasons[split] = f"its train part {weak}" if weak else ""
+        elif drawn:
+            reasons[split] = f"its test part takes {_images(len(parts['test'].rows))}, which leaves none to train"
+    return _by_reason(reasons)
+
+
+def weak_parts(splits: Splits) -> list[str]:
+    """Return warnings of val and test parts by which nothing can be judged."""
+    what_for = {"val": "a share of train selects heads instead", "test": "no rank correlation can be computed on it"}
+    found = []
+    for part, lacks in what_for.items():
+        weak = {split: _weak(parts[part]) for split, parts in splits.items() if part in parts}
+        found += _by_reason({split: f"its {part} part {why}: {lacks}" for split, why in weak.items() if why})
+    return [f"warning: {problem}" for problem in found]
+
+
+def _weak(part: Part) -> str:
+    """Return why nothing can be learnt from a part, '' if something can."""
+    count = len(part.rows)
+    if count < FEWEST_IMAGES:
+        return f"has {_images(count)}, and needs {FEWEST_IMAGES} of different scores"
+    same = part.scores.min() == part.scores.max()
+    return f"has {_images(count)}, all of the score {part.scores[0]:g}, and needs different scores" if same else ""
+
+
+def _images(count: int) -> str:
+    return "1 image" if count == 1 else f"{count:,} images"
+
+
+def _by_reason(reasons: Mapping[str, str]) -> list[str]:
+    """Return each reason once, behind the splits that it is of."""
+    found = defaultdict[str, list[str]](list)
+    for split, reason in reasons.items():
+        if reason:
+            found[reason].append(split)
+    return [f"split{'s' if len(of) > 1 else ''} {', '.join(of)}: {reason}" for reason, of in found.items()]
 
 
 def natural_key(split: str) -> tuple[int, int, str]:

@@ -27,7 +27,7 @@ from featcache.base.errors import CacheIncomplete, CorruptFile, FeatcacheError, 
 from featcache.base.files import digest_of_file
 from featcache.base.jobs import Workers
 from featcache.base.progress import OnProgress, Progress, silent
-from featcache.datasets.dataset import Dataset
+from featcache.datasets.dataset import Dataset, refuse_untrainable
 from featcache.datasets.splits import Part, Ratings
 from featcache.extraction.calibration import settle_target
 from featcache.extraction.log import ExtractionLog, ExtractReport
@@ -38,7 +38,7 @@ from featcache.settings import ExtractSettings
 from featcache.store.folder import existing_shards, refuse_other_recipes, refuse_unknown_files, shard_path, shard_paths
 from featcache.store.manifest import Manifest, read_manifest
 from featcache.store.shards.opening import open_shard
-from featcache.store.shards.shard import WAY_OUT
+from featcache.store.shards.shard import way_out
 from featcache.store.writer import CacheWriter
 
 _ALONE = Workers()
@@ -56,8 +56,10 @@ def extract(
     """Bring the cache in out up to date with dataset and settings; what is there already is not computed again.
 
     Raises `Mismatch` if out holds features of another recipe, `Locked` if another process is writing there,
-    `BadInput` for a feature that cannot be stored or, under on_bad_image='stop', for the first bad image.
+    `BadInput` for splits that cannot be trained on, for a feature that cannot be stored or, under on_bad_image='stop',
+    for the first bad image.
     """
+    refuse_untrainable(dataset)
     settings = follow(settings, out)
     backbone = load_backbone(settings, views=len(dataset.names) * (1 + settings.augs))
     refuse_unknown_files(out)
@@ -186,6 +188,7 @@ def _seal(
         stale_temporaries=writer.stale,
         precision=backbone.precision,
         runtime=backbone.execution.runtime,
+        dataset_notes=dataset.notes,
     )
 
 
@@ -193,7 +196,7 @@ def _digest_of_unlisted(path: Path) -> str:
     """Return the sha256 of a shard that no manifest lists; raise `CorruptFile` if its name is not its content's."""
     data = path.read_bytes()
     if xxhash.xxh3_64_hexdigest(data) != path.stem.partition("-")[2]:
-        raise CorruptFile(f"{path}: the file is damaged. {WAY_OUT}")
+        raise CorruptFile(f"{path}: the file is damaged. {way_out(path.parent.parent)}")
     return hashlib.sha256(data).hexdigest()
 
 

@@ -10,7 +10,7 @@ from featcache.backbones.backbone import Backbone, load_backbone
 from featcache.backbones.execution import explain_execution
 from featcache.base.errors import BadInput
 from featcache.base.progress import duration
-from featcache.datasets.dataset import Dataset
+from featcache.datasets.dataset import Dataset, refuse_untrainable
 from featcache.extraction.calibration import settle_target
 from featcache.extraction.extract import follow
 from featcache.extraction.pipeline import build_shards, load_for
@@ -26,7 +26,7 @@ class Forecast:
 
     raw_bytes is before compression, bytes what they take at the encoding, by the share that a few views compressed
     to; both count all views, bytes_to_write those to be computed. execution says how the backbone runs and why.
-    missing_weights is '' or why the extraction itself would stop now.
+    missing_weights is '' or why the extraction itself would stop now. dataset_notes are those of the dataset.
     """
 
     images: int
@@ -45,6 +45,7 @@ class Forecast:
     start_seconds: float
     execution: str
     missing_weights: str
+    dataset_notes: tuple[str, ...]
 
     def as_json(self) -> dict[str, Any]:
         """Return the forecast as a JSON object."""
@@ -78,8 +79,9 @@ class Forecast:
 def forecast(dataset: Dataset, settings: ExtractSettings, out: Path) -> Forecast:
     """Time a batch of the dataset's own images and extrapolate; nothing is written.
 
-    Weights that cannot be had do not stop it: their values change no time.
+    Weights that cannot be had do not stop it: their values change no time. Raises `BadInput` as `extract` does.
     """
+    refuse_untrainable(dataset)
     settings, started = follow(settings, out), time.perf_counter()
     views, missing = len(dataset.names) * (1 + settings.augs), ""
     try:
@@ -112,6 +114,7 @@ def forecast(dataset: Dataset, settings: ExtractSettings, out: Path) -> Forecast
         start_seconds=start_seconds,
         execution=explain_execution(backbone.execution, settings.precision, settings.runtime, total),
         missing_weights=missing,
+        dataset_notes=dataset.notes,
     )
 
 

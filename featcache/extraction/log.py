@@ -78,7 +78,7 @@ class ExtractReport:
     """What a cache holds after extraction, and the images it had to leave out, as (name, reason).
 
     stages is the share of all busy time that each stage took, bottleneck the one that the others waited for. notes are
-    (name, note) of the images that were read now.
+    (name, note) of the images that were read now, dataset_notes those of the dataset.
     """
 
     folder: Path
@@ -94,6 +94,7 @@ class ExtractReport:
     stages: dict[str, float] = field(default_factory=dict)
     bottleneck: str = ""
     notes: list[tuple[str, str]] = field(default_factory=list)
+    dataset_notes: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return the report as a JSON object."""

@@ -156,8 +156,8 @@ def test_a_folder_in_another_layout_is_told_the_right_one(tmp_path: Path) -> Non
         ("a\0.jpg 1", "'a\\x00.jpg' is not a plain path inside images/"),
         ("a.jpg 1\rb.jpg 1", "'a.jpg 1\\rb.jpg' is not a plain path inside images/"),
         ("gone.jpg 1", "no such image: images/gone.jpg"),
-        ("sub/b.jpg 1", "no such image: images/sub/b.jpg"),
-        ("A.JPG 1", "no such image: images/A.JPG"),
+        ("sub/b.jpg 1", "no such image: images/sub/b.jpg; the folder has b.jpg, which differs in folders"),
+        ("A.JPG 1", "no such image: images/A.JPG; the folder has a.jpg, which differs in case"),
         ("x" * 70 + " y", f"the score of '{'x' * 57}...' is not a finite decimal number: 'y'"),
     ],
 )

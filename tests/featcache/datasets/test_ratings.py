@@ -105,7 +105,15 @@ def test_paths_are_relative_to_the_root_that_is_given(tmp_path: Path) -> None:
 
 
 def test_every_faulty_line_is_named_at_once(tmp_path: Path) -> None:
-    lines = ["a.jpg,1,train", "a.jpg,2,train", "b.jpg,nan,train", ",1,test", "c.jpg,1", "d.jpg,1,dev", "gone.jpg,1,val"]
+    lines = [
+        "a.jpg,1,train",
+        "a.jpg,2,train",
+        "b.jpg,nan,train",
+        ",1,test",
+        "c.jpg,1",
+        "d.jpg,1,holdout",
+        "gone.jpg,1,val",
+    ]
     with pytest.raises(BadInput) as raised:
         open_dataset(write(tmp_path, HEADER + "\n".join(lines), images=("a.jpg",)))
     table = tmp_path / "mine.csv"
@@ -114,7 +122,7 @@ def test_every_faulty_line_is_named_at_once(tmp_path: Path) -> None:
         f"  {table}:4: the score of 'b.jpg' is not a finite decimal number: 'nan'",
         f"  {table}:5: no path of an image",
         f"  {table}:6: expected 3 columns, found 2",
-        f"  {table}:7: the part of 'd.jpg' is not train, val or test: 'dev'",
+        f"  {table}:7: the part of 'd.jpg' is not train, val or test: 'holdout'",
         f"  {table}:3: 'a.jpg' is already at {table}:2; average the scores of an image",
         f"  {table}:8: no such image: {tmp_path / 'gone.jpg'}",
         "Mend or remove these lines, then run the same command again; nothing was computed.",
@@ -127,11 +135,11 @@ def test_every_faulty_line_is_named_at_once(tmp_path: Path) -> None:
         (b"", "mine.csv: the file is empty"),
         (b"path,score\n", "mine.csv: no images below the header"),
         (
-            b"image,rating\na.jpg,1\n",
-            "mine.csv:1: no column path and no column score in 'image,rating'; expected ",
+            b"subject,label\na.jpg,1\n",
+            "mine.csv:1: no column path and no column score in 'subject,label'; expected .*"
+            "or columns that you name with --path-column NAME and --score-column NAME",
         ),
-        (b'path;score\n"a;b.jpg";1,5\n', "mine.csv:1: separated by semicolons, 'path;score'; save it with commas"),
-        (b"path\tscore\na.jpg\t1\n", "mine.csv:1: separated by tabs"),
+        (b"path;label\na.jpg;1,5\n", "mine.csv:1: no column score in 'path,label'"),
         (b"path,score,score\na.jpg,1,1\n", "mine.csv:1: a column twice"),
         (b"path,score\n\xff\n", r"mine.csv: not UTF-8 text \(byte 11\)"),
         (b'path,score\n"a.jpg,1\n', "mine.csv:2: not a line of CSV: "),
