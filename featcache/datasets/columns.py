@@ -35,31 +35,42 @@ _PART_OF = {word: part for part, words in _PARTS.items() for word in words}
 
 @dataclass(frozen=True)
 class Columns:
-    """Where in a line the path, each score by its column's name, and the part in each split stand.
+    """Where in a line the path, the score of each target, the part in each split and the group stand.
 
-    ignored are the names of the other columns, notes what was read as what.
+    The target of one score alone is ''; group is None where there is no such column. ignored are the names of the other
+    columns, notes what was read as what.
     """
 
     path: int
     scores: Mapping[str, int]
     splits: Mapping[str, int]
+    group: int | None
     ignored: tuple[str, ...]
     notes: tuple[str, ...]
 
 
 def find_columns(
-    header: Sequence[str], lines: Collection[Sequence[str]], *, place: str, path: str = "", score: str = ""
+    header: Sequence[str],
+    lines: Collection[Sequence[str]],
+    *,
+    place: str,
+    path: str = "",
+    scores: Sequence[str] = (),
 ) -> Columns:
-    """Return which column holds what; path and score are the names that the user gave, '' for those to be found.
+    """Return which column holds what; path and scores are the names that the user gave, none for those to be found.
 
+    Columns `score.NAME` are the scores of targets of these names, and so are those of several names that were given.
     Raises `BadInput` for a header in which a column is missing, is there twice, or could be any of several, and
     `InvalidSettings` for a given name that the header lacks.
     """
-    given = {"path": path, "score": score}
-    found = {what: _given(header, what, name, place) for what, name in given.items() if name}
-    free = [name for column, name in enumerate(header) if column not in found.values()]
-    found |= {what: _known(header, free, what, place) for what in given if what not in found}
     names = [_plain(name) for name in header]
+    targets = _targets(header, scores, place)
+    given = {"path": path, "score": scores[0] if scores else ""}
+    found = {what: _given(header, what, name, place) for what, name in given.items() if name}
+    if targets:
+        found["score"] = next(iter(targets.values()))
+    free = [name for column, name in enumerate(header) if column not in (*found.values(), *targets.values())]
+    found |= {what: _known(header, free, what, place) for what in given if what not in found}
     splits = split_columns(header)
     missing = [what for what in given if found[what] is None]
     if missing or len(set(names)) != len(names) or {"split", "split_1"} <= set(names):
@@ -68,24 +79,47 @@ def find_columns(
         way_out = f", or columns that you name with {options}" if missing else ""
         raise BadInput(f"{place}: {what} in {shown(','.join(header))}; expected {EXPECTED}{way_out}")
     used = {what: column for what, column in found.items() if column is not None}
-    if used["path"] == used["score"]:
+    if used["path"] in (used["score"], *targets.values()):
         raise BadInput(f"{place}: column {shown(header[used['path']])} cannot be both the path and the score")
     told = {what: column for what, column in used.items() if not given[what] and names[column] != what}
-    if not splits and (column := _column_of_parts(header, lines, [*used.values()], place)) is not None:
+    notes = []
+    if targets:
+        told.pop("score", None)
+        notes = [f"{len(targets)} ratings of each image: {', '.join(targets)}"] if len(targets) > 1 else []
+    group = names.index("group") if "group" in names else None
+    taken = {*used.values(), *targets.values(), *([] if group is None else [group])}
+    if not splits and (column := _column_of_parts(header, lines, [*taken], place)) is not None:
         splits, told["split"] = {"1": column}, column
-    taken = {*used.values(), *splits.values()}
+    taken |= {*splits.values()}
     return Columns(
         path=used["path"],
-        scores=score_columns(header, [used["score"]]),
+        scores=targets or {"": used["score"]},
         splits=splits,
+        group=group,
         ignored=tuple(name for column, name in enumerate(header) if column not in taken),
-        notes=tuple(f"column {shown(header[column].strip())} is read as the {what}" for what, column in told.items()),
+        notes=(
+            *(f"column {shown(header[column].strip())} is read as the {what}" for what, column in told.items()),
+            *notes,
+        ),
     )
 
 
-def score_columns(header: Sequence[str], columns: Iterable[int]) -> dict[str, int]:
-    """Return the columns of scores by their names."""
-    return {header[column].strip(): column for column in columns}
+def _targets(header: Sequence[str], given: Sequence[str], place: str) -> dict[str, int]:
+    """Return the column of each target: of several names that were given or, without any, of score.NAME and score."""
+    if given:
+        columns = [column for name in given if (column := _given(header, "score", name, place)) is not None]
+        named = {_target_of(header[column]): column for column in columns} if len(given) > 1 else {}
+        if len(given) > 1 and len(named) != len(given):
+            raise InvalidSettings(f"--score-column {', '.join(given)}: targets of these names are not told apart")
+        return named
+    dotted = {_target_of(name): column for column, name in enumerate(header) if _plain(name).startswith("score.")}
+    plain = [column for column, name in enumerate(header) if _plain(name) == "score"]
+    return (dict(zip(["score"], plain, strict=False)) | dotted) if dotted else {}
+
+
+def _target_of(name: str) -> str:
+    """Return the target of a column, a word that can name a folder: `beauty` of `score.beauty`, `MOS_z` of `MOS z`."""
+    return re.sub(r"\W+", "_", re.sub(r"(?i)^score\.", "", name.strip())).strip("_") or "score"
 
 
 def split_columns(header: Sequence[str]) -> dict[str, int]:

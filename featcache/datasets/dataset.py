@@ -4,17 +4,18 @@ Knows nothing of pixels. A score belongs to (split, part, image): in LaMem the s
 score in another split.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from featcache.base.errors import BadInput, InvalidSettings, refuse
+from featcache.datasets.drawing import FEWEST_DRAWN
 from featcache.datasets.image_files import find_image_files
-from featcache.datasets.ratings import FEWEST_DRAWN, read_ratings
+from featcache.datasets.ratings import read_ratings
 from featcache.datasets.split_files import Line, read_split_files
-from featcache.datasets.splits import PARTS, Part, Ratings, weak_parts, why_untrainable
+from featcache.datasets.splits import PARTS, Part, Ratings, Splits, weak_parts, why_untrainable
 from featcache.datasets.table import is_table
 
 KNOWN = ("lamem", "sun")
@@ -22,17 +23,18 @@ KNOWN = ("lamem", "sun")
 
 @dataclass(frozen=True)
 class Dataset:
-    """names[i] is the image of row i, relative to the folder images; splits[split][part] says which rows it holds.
+    """names[i] is the image of row i, relative to folder images; ratings[target][split][part] says which rows it holds.
 
-    root is the folder of images/ and splits/, None for a table of ratings; drawn says that a table's splits were drawn
-    here. ignored names what was not read: other files in splits/, other columns of a table. notes tells what was read
-    as what, and which parts are too weak to judge by.
+    The target is '' where there is one rating without a name; then splits are its splits. root is the folder of images/
+    and splits/, None for a table of ratings; drawn says that a table's splits were drawn here. ignored names what was
+    not read: other files in splits/, other columns of a table. notes tells what was read as what, how splits were
+    drawn, and which parts are too weak to judge by.
     """
 
     name: str
     images: Path
     names: tuple[str, ...]
-    splits: dict[str, dict[str, Part]]
+    ratings: Ratings
     root: Path | None = None
     drawn: bool = False
     ignored: tuple[str, ...] = ()
@@ -43,9 +45,11 @@ class Dataset:
         return self.images / self.names[row]
 
     @property
-    def ratings(self) -> Ratings:
-        """The splits by target."""
-        return {"": self.splits}
+    def splits(self) -> Splits:
+        """The splits of the only rating; raise `InvalidSettings` where there are several."""
+        if len(self.ratings) > 1:
+            raise InvalidSettings(f"{self.name} has several ratings: {', '.join(self.ratings)}")
+        return next(iter(self.ratings.values()))
 
     @property
     def source(self) -> dict[str, str]:
@@ -63,16 +67,16 @@ def images_of(source: Mapping[str, str], root: Path | None = None) -> Path:
 
 
 def open_dataset(
-    name_or_path: str, *, root: str | Path | None = None, path_column: str = "", score_column: str = ""
+    name_or_path: str, *, root: str | Path | None = None, path_column: str = "", score_columns: Sequence[str] = ()
 ) -> Dataset:
     """Read every score of a dataset; rows are the distinct image names, sorted.
 
     name_or_path is 'lamem' or 'sun', found in root (default: data/NAME), a folder that holds images/ and
     splits/{train,val,test}_K.txt with lines `NAME SCORE`, or a table FILE.csv, FILE.tsv or FILE.txt as
     `featcache.datasets.ratings` reads it, its paths relative to root (default: the table's folder); path_column and
-    score_column name its columns where it calls them otherwise. An image has the name of its file, which in the table
-    may be in another Unicode form. Raises `BadInput` with every problem of every file, each with file and line, and
-    `InvalidSettings` for a column that is not there.
+    score_columns name its columns where it calls them otherwise, several scores several targets. An image has the name
+    of its file, which in the table may be in another Unicode form. Raises `BadInput` with every problem of every file,
+    each with file and line, and `InvalidSettings` for a column that is not there.
     """
     problems: list[str] = []
     notes: tuple[str, ...] = ()
@@ -80,23 +84,27 @@ def open_dataset(
     if is_table(name_or_path):
         table = Path(name_or_path)
         name, folder, home = table.stem, None, Path(root) if root is not None else table.parent
-        images, splits, drawn, ignored, notes = read_ratings(
-            table, problems, folder=home, path_column=path_column, score_column=score_column
+        images, by_target, drawn, ignored, notes = read_ratings(
+            table, problems, folder=home, path_column=path_column, score_columns=score_columns
         )
-    elif path_column or score_column:
+    elif path_column or score_columns:
         raise InvalidSettings(f"--path-column and --score-column are of a table, FILE.csv; {name_or_path} is none")
     else:
         folder = _find(name_or_path, root)
         name = name_or_path if name_or_path in KNOWN else _name_of(folder)
         images = folder / "images"
         splits, ignored = read_split_files(folder / "splits", problems)
-    lines = _lines_of(splits, in_order=home is not None)
+        by_target = {"": splits}
+    lines = _lines_of(by_target, in_order=home is not None)
     missing: list[str] = []
     own_names = find_image_files(images, lines, missing, home=home)
     if own_names:
-        splits = {split: _renamed(parts, own_names) for split, parts in splits.items()}
-        lines = _lines_of(splits, in_order=home is not None)
-    held = [{"table": lines}] if home else splits.values()
+        by_target = {
+            target: {split: _renamed(parts, own_names) for split, parts in splits.items()}
+            for target, splits in by_target.items()
+        }
+        lines = _lines_of(by_target, in_order=home is not None)
+    held = [{"table": lines}] if home else by_target[""].values()
     twice = [problem for parts in held for problem in _images_twice(parts)]
     problems += dict.fromkeys([*twice, *missing])
     title = f"{name_or_path if folder is None else folder}: {len(problems):,} problems in the dataset:"
@@ -105,18 +113,31 @@ def open_dataset(
     names = tuple(sorted({line.name for line in lines}))
     row_of = {name: row for row, name in enumerate(names)}
     found = {
-        split: {part: _part(parts[part], row_of) for part in PARTS if part in parts} for split, parts in splits.items()
+        target: {
+            split: {part: _part(parts[part], row_of) for part in PARTS if part in parts}
+            for split, parts in splits.items()
+        }
+        for target, splits in by_target.items()
     }
-    return Dataset(name, images, names, found, folder, drawn, ignored, (*notes, *weak_parts(found)))
+    weak = [_of_target(target, one) for target, splits in found.items() for one in weak_parts(splits)]
+    return Dataset(name, images, names, found, folder, drawn, ignored, (*notes, *weak))
 
 
 def refuse_untrainable(dataset: Dataset) -> None:
     """Raise `BadInput` with every reason if a split has a train part on which nothing can be trained."""
-    reasons = why_untrainable(dataset.splits, drawn=dataset.drawn)
+    reasons = [
+        _of_target(target, reason)
+        for target, splits in dataset.ratings.items()
+        for reason in why_untrainable(splits, drawn=dataset.drawn)
+    ]
     own_splits = "a column split with train, val and test in each line"
     drawn = f"Splits can be drawn from {FEWEST_DRAWN} images, of different scores, or more; add images, or {own_splits}"
     way_out = drawn if dataset.drawn else "Move images between the parts, or leave these splits out"
     refuse(BadInput, f"{dataset.name}: splits that cannot be trained on:", reasons, f"{way_out}; nothing was computed.")
+
+
+def _of_target(target: str, text: str) -> str:
+    return f"target {target}: {text}" if target else text
 
 
 def _renamed(parts: Mapping[str, list[Line]], own_names: Mapping[str, str]) -> dict[str, list[Line]]:
@@ -127,9 +148,10 @@ def _renamed(parts: Mapping[str, list[Line]], own_names: Mapping[str, str]) -> d
     }
 
 
-def _lines_of(splits: Mapping[str, Mapping[str, list[Line]]], *, in_order: bool) -> list[Line]:
-    """Return the lines of all parts of all splits; in_order puts those of one file as they stand there."""
-    lines = [line for parts in splits.values() for part_lines in parts.values() for line in part_lines]
+def _lines_of(ratings: Mapping[str, Mapping[str, Mapping[str, list[Line]]]], *, in_order: bool) -> list[Line]:
+    """Return each line once, whatever its targets and splits; in_order puts those of one file as they stand there."""
+    parts = [parts for splits in ratings.values() for parts in splits.values()]
+    lines = list({line.place: line for one in parts for part_lines in one.values() for line in part_lines}.values())
     return sorted(lines, key=lambda line: int(line.place.rpartition(":")[2])) if in_order else lines
 
 

@@ -1,58 +1,63 @@
 """A table of ratings, FILE.csv with a header: path, score, and which part each image is in, or splits drawn here."""
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from featcache.datasets.columns import Columns, find_columns, part_of
+from featcache.datasets.drawing import draw_splits, how_drawn, units_of
 from featcache.datasets.split_files import Line, Splits, name_problem, score_of, shown
-from featcache.datasets.splits import FEWEST_IMAGES, PARTS
+from featcache.datasets.splits import PARTS
 from featcache.datasets.table import read_table
 
-DRAWN_SPLITS = 5
-TEST_SHARE, VAL_SHARE = 0.2, 0.1  # of the images, in a drawn split
-FEWEST_DRAWN = 2 * FEWEST_IMAGES  # to test, and to train
 _FEW = 5  # repeated images that are named one by one
 _AVERAGE = "average the scores of an image"
 
 
 class _Row(NamedTuple):
-    line: Line
+    line: Line  # whose score is that of the first target
+    scores: dict[str, float | None]  # by target, None where it was not rated
     parts: dict[str, str]  # by split
+    group: str
     written: str  # the path as it stands in the table
+
+    def of_target(self, target: str) -> Line | None:
+        """Return its line with the score of a target, None if it has none."""
+        score = self.scores[target]
+        return None if score is None else self.line._replace(score=score)
 
 
 class ReadRatings(NamedTuple):
-    """The images' folder, the parts of each split, the columns that were not read, and what was read as what.
+    """The images' folder, the parts of each split of each target, columns that were not read, what was read as what.
 
     drawn says that the splits are not the table's own.
     """
 
     images: Path
-    splits: Splits
+    ratings: dict[str, Splits]
     drawn: bool
     ignored: tuple[str, ...]
     notes: tuple[str, ...]
 
 
 def read_ratings(
-    table: Path, problems: list[str], *, folder: Path, path_column: str = "", score_column: str = ""
+    table: Path, problems: list[str], *, folder: Path, path_column: str = "", score_columns: Sequence[str] = ()
 ) -> ReadRatings:
     """Read a table whose paths are relative to folder, or absolute.
 
     Columns are path, score, and any of split or split_K: train, val or test, the image's part in split 1 or K. They may
-    have other usual names, as `find_columns` knows them; path_column and score_column say which, '' if none of them
-    has to. Without a column of parts there are five splits of 70% train, 10% val and 20% test, drawn
-    from the paths alone, so the same table always gives the same, and an added image moves few others.
+    have other usual names, as `find_columns` knows them; path_column and score_columns say which where they do not.
+    Several scores, in columns `score.NAME` or of the names given, are several targets; an image without a score of one
+    is left out of that. Without a column of parts there are splits as `draw_splits` draws them of each target, which
+    keep images with the same text in a column `group` in one part.
     The images' folder is folder, or, where images are elsewhere, what all of them have in common.
     Problems are appended, each with its line; raises `BadInput` for a file that is no such table, `InvalidSettings`
     for a column that it lacks.
     """
-    header, lines, decimal_comma, notes = read_table(table, (path_column, score_column))
+    header, lines, decimal_comma, notes = read_table(table, (path_column, *score_columns))
     columns = find_columns(
-        header, [cells for _, cells in lines], place=f"{table}:1", path=path_column, score=score_column
+        header, [cells for _, cells in lines], place=f"{table}:1", path=path_column, scores=score_columns
     )
     found: list[_Row] = []
     repeats: list[str] = []
@@ -77,9 +82,16 @@ def read_ratings(
     images = _common_folder([row.line.name for row in found], Path(_absolute(folder)))
     named = [row._replace(line=row.line._replace(name=os.path.relpath(row.line.name, images))) for row in found]
     problems += [f"{row.line.place}: {problem}" for row in named if (problem := name_problem(row.line.name))]
-    splits = _listed(named, columns.splits) if columns.splits else _drawn(named)
     notes += [*columns.notes, *_notes_of_cells([cells for _, cells in lines], columns, decimal_comma)]
-    return ReadRatings(images, splits, not columns.splits, columns.ignored, tuple(notes))
+    ratings = {}
+    for target in columns.scores:
+        rated = [(row, line) for row in named if (line := row.of_target(target)) is not None]
+        ratings[target] = _listed(rated, columns.splits) if columns.splits else _drawn(rated)
+        if rated and not columns.splits:
+            notes.append(f"{f'target {target}: ' if target else ''}{how_drawn(ratings[target])}")
+    if columns.group is not None:
+        notes += _notes_of_groups(named, ratings, drawn=not columns.splits)
+    return ReadRatings(images, ratings, not columns.splits, columns.ignored, tuple(notes))
 
 
 def _row(
@@ -91,17 +103,23 @@ def _row(
     path = cells[columns.path].strip()
     if not path or "\0" in path:
         return "no path of an image"
-    (column,) = columns.scores.values()
-    score = _score(cells[column].strip(), decimal_comma)
-    if score is None:
-        return f"the score of {shown(path)} is not a finite decimal number: {shown(cells[column])}"
+    scores: dict[str, float | None] = {}
+    for target, column in columns.scores.items():
+        scores[target] = _score(cells[column].strip(), decimal_comma)
+        if scores[target] is None and (cells[column].strip() or len(columns.scores) == 1):
+            which = f"score of {target}" if len(columns.scores) > 1 else "score"
+            return f"the {which} of {shown(path)} is not a finite decimal number: {shown(cells[column])}"
+    first = next((score for score in scores.values() if score is not None), None)
+    if first is None:
+        return f"{shown(path)} has no score"
     parts = {}
     for split, column in columns.splits.items():
         part = part_of(cells[column])
         if part is None:
             return f"the part of {shown(path)} is not train, val or test: {shown(cells[column].strip().lower())}"
         parts[split] = part
-    return _Row(Line(place, _absolute(folder / path), score), parts, path)
+    group = "" if columns.group is None else cells[columns.group].strip()
+    return _Row(Line(place, _absolute(folder / path), first), scores, parts, group, path)
 
 
 def _score(text: str, decimal_comma: bool) -> float | None:
@@ -145,22 +163,40 @@ def _common_folder(paths: Sequence[str], folder: Path) -> Path:
     return Path(os.path.commonpath([str(Path(path).parent) for path in paths]))
 
 
-def _listed(rows: Sequence[_Row], splits: Mapping[str, int]) -> Splits:
+def _listed(rated: Sequence[tuple[_Row, Line]], splits: Mapping[str, int]) -> Splits:
     return {
-        split: {part: lines for part in PARTS if (lines := [row.line for row in rows if row.parts[split] == part])}
+        split: {part: lines for part in PARTS if (lines := [line for row, line in rated if row.parts[split] == part])}
         for split in splits
     }
 
 
-def _drawn(rows: Sequence[_Row]) -> Splits:
-    """Return splits drawn from paths as written: in order of a digest of split and path, test first, then val."""
-    found: Splits = {}
-    for split in map(str, range(1, DRAWN_SPLITS + 1)):
-        digests = [hashlib.sha256(f"{split} {row.written}".encode(errors="surrogateescape")).digest() for row in rows]
-        order = [row.line for _, row in sorted(zip(digests, rows, strict=True))]
-        test = max(FEWEST_IMAGES, round(TEST_SHARE * len(order)))
-        val = round(VAL_SHARE * len(order))
-        val = val if val >= FEWEST_IMAGES else 0  # too few to select by; training cross-validates train instead
-        parts = {"test": order[:test], "val": order[test : test + val], "train": order[test + val :]}
-        found[split] = {part: parts[part] for part in PARTS if parts[part]}
-    return found
+def _drawn(rated: Sequence[tuple[_Row, Line]]) -> Splits:
+    if not rated:
+        return {}
+    rows = [row for row, _ in rated]
+    return draw_splits(
+        units_of([line for _, line in rated], [row.written for row in rows], [row.group for row in rows])
+    )
+
+
+def _notes_of_groups(rows: Sequence[_Row], ratings: Mapping[str, Splits], *, drawn: bool) -> list[str]:
+    """Return that groups are kept together or, in splits of the table's own, which are not."""
+    groups = {row.line.name: row.group for row in rows if row.group}
+    if drawn:
+        return [f"column 'group': the images of each of {len(set(groups.values())):,} groups are in one part together"]
+    cut: dict[tuple[str, str], set[str]] = {}
+    for splits in ratings.values():
+        for split, parts in splits.items():
+            for part, lines in parts.items():
+                for line in lines:
+                    if line.name in groups:
+                        cut.setdefault((split, groups[line.name]), set()).add(part)
+    found = {(split, group): parts for (split, group), parts in cut.items() if len(parts) > 1}
+    if not found:
+        return []
+    (split, group), several = next(iter(found.items()))
+    number = f"{len(found):,} groups are" if len(found) > 1 else "1 group is"
+    return [
+        f"warning: {number} in several parts of a split, first {shown(group)} in {' and '.join(sorted(several))} of "
+        f"split {split}: what is known of one image then helps with another, and test scores flatter"
+    ]

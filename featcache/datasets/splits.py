@@ -21,6 +21,7 @@ class Part:
 Splits = dict[str, dict[str, Part]]
 Ratings = dict[str, Splits]  # by target: what was rated, such as beauty; '' where that is one thing alone
 PARTS = ("train", "val", "test")
+FEWEST_TO_SELECT = 20  # images of a part that is drawn to select by; of fewer all of train selects, fold by fold
 FEWEST_IMAGES = 2  # of different scores, in a part that is to train, to select an epoch, or to judge by
 
 

@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from featcache.base.errors import BadInput, InvalidSettings
-from featcache.datasets.splits import FEWEST_IMAGES, Part
+from featcache.datasets.splits import FEWEST_IMAGES, FEWEST_TO_SELECT, Part
 from featcache.store.cache import FeatureCache
 from head.data.inputs import HeadInput
 from head.settings import TrainSettings
 
 EVAL_VIEW = 0
-FEWEST_TO_SELECT = 20  # images that a part held out of train has at least; fewer say too little, so all of train do
 FOLDS = 5
 _FOLD_SEED = 1_000_003
 

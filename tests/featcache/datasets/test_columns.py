@@ -13,7 +13,13 @@ from tests.helpers.command_line import amnet
 
 
 def columns_of(header: str, *, path: str = "", score: str = "", line: str = "") -> Columns:
-    return find_columns(header.split(","), [line.split(",")] if line else [], place="t.csv:1", path=path, score=score)
+    return find_columns(
+        header.split(","),
+        [line.split(",")] if line else [],
+        place="t.csv:1",
+        path=path,
+        scores=[score] if score else [],
+    )
 
 
 @pytest.mark.parametrize(
@@ -37,7 +43,7 @@ def columns_of(header: str, *, path: str = "", score: str = "", line: str = "") 
 )
 def test_the_path_has_many_names(name: str) -> None:
     found = columns_of(f"age,{name},score")
-    assert (found.path, found.scores, found.ignored) == (1, {"score": 2}, ("age",))
+    assert (found.path, found.scores, found.ignored) == (1, {"": 2}, ("age",))
     said = () if name.strip().lower() == "path" else (f"column {name!r} is read as the path",)
     assert found.notes == said
 
@@ -60,7 +66,7 @@ def test_the_path_has_many_names(name: str) -> None:
 )
 def test_the_score_has_many_names(name: str) -> None:
     found = columns_of(f"path,rating_sd,{name},num_ratings")
-    assert (found.scores, found.ignored) == ({name: 2}, ("rating_sd", "num_ratings"))
+    assert (found.scores, found.ignored) == ({"": 2}, ("rating_sd", "num_ratings"))
     assert found.notes == (f"column {name!r} is read as the score",)
 
 
@@ -79,7 +85,7 @@ def test_what_could_be_the_score_twice_is_asked_with_options_to_paste() -> None:
 
 def test_the_documented_names_win() -> None:
     found = columns_of("image,path,mos,score")
-    assert (found.path, found.scores, found.ignored, found.notes) == (1, {"score": 3}, ("image", "mos"), ())
+    assert (found.path, found.scores, found.ignored, found.notes) == (1, {"": 3}, ("image", "mos"), ())
 
 
 def test_a_name_of_a_file_wins_over_a_number_of_an_image() -> None:
@@ -88,8 +94,8 @@ def test_a_name_of_a_file_wins_over_a_number_of_an_image() -> None:
 
 def test_a_given_column_is_taken_whatever_it_is_called() -> None:
     found = columns_of("x,image,MOS,SD", path="x", score="sd")
-    assert (found.path, found.scores, found.ignored, found.notes) == (0, {"SD": 3}, ("image", "MOS"), ())
-    assert columns_of("mos,rating", path="mos").scores == {"rating": 1}
+    assert (found.path, found.scores, found.ignored, found.notes) == (0, {"": 3}, ("image", "MOS"), ())
+    assert columns_of("mos,rating", path="mos").scores == {"": 1}
     with pytest.raises(InvalidSettings, match="t.csv:1: no column 'y' for --score-column; there are 'path', 'score'"):
         columns_of("path,score", score="y")
     with pytest.raises(BadInput, match="column 'path' cannot be both the path and the score"):
@@ -152,3 +158,27 @@ def test_extract_says_once_what_it_read_as_what(tmp_path: Path) -> None:
 def test_columns_are_named_only_in_tables(tmp_path: Path) -> None:
     done = amnet("extract", "--dataset", tmp_path, "--score-column", "mos", status=2)
     assert "--path-column and --score-column are of a table" in done.stderr
+
+
+# several ratings
+
+
+def test_columns_of_scores_with_a_name_are_targets() -> None:
+    found = columns_of("path,score.beauty,score.Complexity,mos", line="a.jpg,1,2,3")
+    assert (found.scores, found.ignored) == ({"beauty": 1, "Complexity": 2}, ("mos",))
+    assert found.notes == ("2 ratings of each image: beauty, Complexity",)
+    assert columns_of("path,score,score.age").scores == {"score": 1, "age": 2}
+    assert columns_of("path,score.age").scores == {"age": 1}
+
+
+def test_several_given_columns_are_targets_called_as_they_are() -> None:
+    header = ["file", "MOS z", "age", "mos"]
+    found = find_columns(header, [], place="t.csv:1", scores=["age", "MOS z"])
+    assert (found.path, found.scores, found.ignored) == (0, {"age": 2, "MOS_z": 1}, ("mos",))
+    with pytest.raises(InvalidSettings, match="targets of these names are not told apart"):
+        find_columns(header, [], place="t.csv:1", scores=["age", "AGE"])
+
+
+def test_a_group_is_no_column_that_is_ignored() -> None:
+    found = columns_of("path,score,Group,age")
+    assert (found.group, found.ignored) == (2, ("age",))

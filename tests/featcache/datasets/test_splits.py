@@ -48,7 +48,7 @@ def test_four_images_are_enough(tmp_path: Path) -> None:
 def test_one_score_for_all_images_is_refused(tmp_path: Path) -> None:
     found = refusal(table(tmp_path, [f"{k}.jpg,3.5" for k in range(30)]))
     assert found[1:-1] == [
-        "  splits 1, 2, 3, 4, 5: its train part has 21 images, all of the score 3.5, and needs different scores"
+        "  splits 1, 2, 3, 4, 5: its train part has 24 images, all of the score 3.5, and needs different scores"
     ]
 
 

@@ -1,0 +1,100 @@
+"""Splits drawn where a table gives none: parts stratified by score, groups never cut, the same for the same table."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from featcache.datasets.split_files import Line, Splits
+from featcache.datasets.splits import FEWEST_IMAGES, FEWEST_TO_SELECT, PARTS
+
+DRAWN_SPLITS = 5
+TEST_SHARE, VAL_SHARE = 0.2, 0.1  # of the images, in a drawn split
+STRATA = 5  # of equal numbers of images, by score; more would move more images where one is added
+FEWEST_DRAWN = 2 * FEWEST_IMAGES  # to test, and to train
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Images that are in one part together: those of a group, or one alone. key is the group's name or the path."""
+
+    key: str
+    lines: tuple[Line, ...]
+
+    @property
+    def score(self) -> float:
+        """Their mean score."""
+        return sum(line.score for line in self.lines) / len(self.lines)
+
+
+def units_of(lines: Sequence[Line], written: Sequence[str], groups: Sequence[str]) -> list[Unit]:
+    """Return what is drawn together: lines with the same group, and each line without one; written are their paths."""
+    members: dict[str, list[Line]] = {}
+    for line, path, group in zip(lines, written, groups, strict=True):
+        members.setdefault(f"group {group}" if group else path, []).append(line)
+    return [Unit(key, tuple(found)) for key, found in members.items()]
+
+
+def draw_splits(units: Sequence[Unit]) -> Splits:
+    """Return `DRAWN_SPLITS` splits: a fifth of the units to test, a tenth to select by, the others to train on.
+
+    Units in order of score are cut into `STRATA`, and of each those of the smallest digests of split and key are taken,
+    so an added image moves few others. A val part of fewer than `FEWEST_TO_SELECT` images is not drawn: train is
+    cross-validated instead. Where scores differ, train has different ones, and test too where that can be.
+    """
+    return {split: _drawn(units, split) for split in map(str, range(1, DRAWN_SPLITS + 1))}
+
+
+def how_drawn(splits: Splits) -> str:
+    """Return in words how large the parts of drawn splits are, and how they were drawn."""
+    parts = splits["1"]
+    sizes = ", ".join(f"{len(parts[part])} {part}" for part in PARTS if part in parts)
+    selects = "" if "val" in parts else "; heads are selected by cross-validation within train"
+    return f"{len(splits)} splits were drawn, stratified by score ({sizes} in split 1){selects}"
+
+
+def _drawn(units: Sequence[Unit], split: str) -> dict[str, list[Line]]:
+    digests = {
+        unit.key: hashlib.sha256(f"{split} {unit.key}".encode(errors="surrogateescape")).digest() for unit in units
+    }
+    ordered = sorted(units, key=lambda unit: (unit.score, digests[unit.key]))
+    images = sum(len(unit.lines) for unit in units)
+    test = _stratified(ordered, _how_many(ordered, TEST_SHARE), digests)
+    _spread(test, ordered, digests)
+    rest = [unit for unit in ordered if unit not in test]
+    val = round(VAL_SHARE * images)
+    chosen = {"test": test, "val": []}
+    if val >= FEWEST_TO_SELECT:
+        chosen["val"] = _stratified(rest, _how_many(ordered, VAL_SHARE), digests)
+    chosen["train"] = [unit for unit in rest if unit not in chosen["val"]]
+    in_order = {part: sorted(chosen[part], key=lambda unit: digests[unit.key]) for part in PARTS}
+    return {part: [line for unit in found for line in unit.lines] for part, found in in_order.items() if found}
+
+
+def _how_many(units: Sequence[Unit], share: float) -> int:
+    """Return how many units are a share of all, and hold at least two images."""
+    single = all(len(unit.lines) == 1 for unit in units)
+    return min(len(units), max(FEWEST_IMAGES if single else 1, round(share * len(units))))
+
+
+def _stratified(units: Sequence[Unit], count: int, digests: dict[str, bytes]) -> list[Unit]:
+    """Return so many of units, which are in order of score, alike from each stratum."""
+    strata = min(STRATA, count)
+    cuts = [round(k * len(units) / strata) for k in range(strata + 1)]
+    shares = [round(k * count / strata) for k in range(strata + 1)]
+    chosen = []
+    for (start, stop), (before, after) in zip(pairwise(cuts), pairwise(shares), strict=True):
+        chosen += sorted(units[start:stop], key=lambda unit: digests[unit.key])[: after - before]
+    return chosen
+
+
+def _spread(test: list[Unit], units: Sequence[Unit], digests: dict[str, bytes]) -> None:
+    """Exchange a unit of test for another where test, or what is left for train, has one score alone."""
+    rest = sorted((unit for unit in units if unit not in test), key=lambda unit: digests[unit.key])
+    for lacking, other in ((test, rest), (rest, test)):  # train comes last, so that it wins
+        scores = {line.score for unit in lacking for line in unit.lines}
+        different = [unit for unit in other if any(line.score not in scores for line in unit.lines)]
+        if len(scores) == 1 and different:
+            other.remove(different[0])
+            other.append(lacking.pop())
+            lacking.append(different[0])
