@@ -105,11 +105,21 @@ def report(
 @click.option("--root", type=DIRECTORY, metavar="DIR", help="The dataset's folder, if it has moved.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=0, show_default=True, help="Port to listen on; 0 takes any that is free.")
+@click.option("--allow-host", "allowed", multiple=True, metavar="NAME",
+              help="Answer under this name, too: that of a proxy such as a JupyterHub's. Repeatable.")  # fmt: skip
 @options.WEIGHTS
 @options.DEVICE
 @options.JSON
 def explore(
-    run: str, cache: Path | None, runs: Path, root: Path | None, host: str, port: int, as_json: bool, **network: Any
+    run: str,
+    cache: Path | None,
+    runs: Path,
+    root: Path | None,
+    host: str,
+    port: int,
+    allowed: tuple[str, ...],
+    as_json: bool,
+    **network: Any,
 ) -> None:
     """Serve a page on this machine that scores images dropped on it and shows where a head looks.
 
@@ -118,9 +128,10 @@ def explore(
 
     Example: amnet explore --head runs/lamem/paper/split-1 --cache cache/lamem
     """
-    from head.show.page.live.server import bound_socket, check_web, is_loopback, serve, url_of
+    from head.show.page.live.server import bound_socket, check_web, host_names, is_loopback, serve, url_of
 
     check_web()
+    names = host_names(allowed)
     with bound_socket(host, port) as listening:
         from featcache.store.cache import open_cache
         from head.prediction.predictor import Predictor
@@ -129,7 +140,9 @@ def explore(
         predictor = Predictor.load(run, **network)
         opened = open_cache(cache).of_target(predictor.run.config.target) if cache else None
         with progress_bar() as progress:
-            app, warnings = exploration(predictor, host=host, cache=opened, runs=runs, root=root, on_progress=progress)
+            app, warnings = exploration(
+                predictor, host=host, allowed=names, cache=opened, runs=runs, root=root, on_progress=progress
+            )
         tell(*warnings)
         if not is_loopback(host):
             tell(f"warning: other machines can reach {host}, and whoever does can use this page")

@@ -6,6 +6,7 @@ function liveSection() {
   const said = el("p", { class: "said", role: "status" });
   const input = el("input", { id: "file", type: "file", accept: "image/*,.avif,.heic,.heif,.hif", multiple: true, class: "hidden-input", change: () => { take([...input.files]); input.value = ""; } });
   const drop = el("label", { class: "drop", for: "file" }, el("b", {}, "Drop an image here"), el("span", {}, "or paste one, or choose a file"), input);
+  const here = location.origin + location.pathname.replace(/\/?$/, "/"); // a proxy may put this page under a path
   let last = Promise.resolve();
 
   function take(files) {
@@ -29,7 +30,7 @@ function liveSection() {
     if (file.size > mostBytes) throw new Error(`${(file.size / 1e6).toFixed(1)} MB; at most ${(mostBytes / 1e6).toFixed(0)} MB are taken`);
     let answer;
     try {
-      answer = await fetch("predict", { method: "POST", headers: { "Content-Type": "application/octet-stream" }, body: file });
+      answer = await fetch(new URL("predict", here), { method: "POST", headers: { "Content-Type": "application/octet-stream" }, body: file });
     } catch {
       throw new Error("The program that serves this page does not answer; start it again.");
     }

@@ -1,12 +1,12 @@
 """The page with live prediction, as a web application: one page, and one place that takes an image's bytes.
 
-It answers this page alone: a request under another host's name (DNS rebinding) or from another site is refused.
-Nothing of an upload is kept, written or logged.
+It answers this page alone: a request under another host's name (DNS rebinding) or from another site is refused, unless
+that name is allowed, as a proxy's is. Nothing of an upload is kept, written or logged.
 """
 
 import asyncio
 import ipaddress
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -34,11 +34,13 @@ _HEADERS = {
 }
 
 
-def explore_app(page: str, predict: Callable[[bytes], dict[str, Any]], *, host: str) -> ASGIApp:
+def explore_app(
+    page: str, predict: Callable[[bytes], dict[str, Any]], *, host: str, allowed: Collection[str] = ()
+) -> ASGIApp:
     """Return the application that shows page and answers POST /predict with what predict says of the body.
 
     predict is called in a thread, once at a time; its `FeatcacheError` becomes an answer of status 422. host is what
-    the application is bound to, so that its name is let in.
+    the application is bound to, so that its name is let in, as are those of allowed.
     """
     queue, encoded = _Queue(predict), page.encode()
 
@@ -49,21 +51,34 @@ def explore_app(page: str, predict: Callable[[bytes], dict[str, Any]], *, host: 
         return JSONResponse(await queue.answer(request))
 
     answers = Starlette(
-        routes=[Route("/", show, methods=["GET"]), Route("/predict", take, methods=["POST"])],
+        routes=[
+            Route(f"{prefix}{path}", answer, methods=[method])
+            for prefix in ("", "/{prefix:path}")  # which some proxies leave on, and others take off
+            for path, answer, method in (("/", show, "GET"), ("/predict", take, "POST"))
+        ],
         exception_handlers={HTTPException: _refused, Exception: _failed},
     )
-    return _Guard(answers, host=host)  # outside of all, so that answers of status 500 have the headers too
+    answers.router.redirect_slashes = False  # a redirection would lead to this server's own address, past a proxy
+    # outside of all, so that answers of status 500 have the headers too
+    return _Guard(answers, host=host, allowed=allowed)
 
 
-def refusal(method: str, headers: dict[str, str], host: str) -> tuple[int, str] | None:
-    """Return status and message if a request with these headers (names in lower case) is not of our own page."""
+def refusal(method: str, headers: dict[str, str], host: str, allowed: Collection[str] = ()) -> tuple[int, str] | None:
+    """Return status and message if a request with these headers (names in lower case) is not of our own page.
+
+    A proxy sends its own name, one of allowed, as Host, as Origin or as both, and may be reached by https.
+    """
     named = headers.get("host", "")
-    if not _is_our_name(named, host):
-        return 421, f"this program answers under its own address alone, not as {named[:80]!r}"
+    if not _is_our_name(named, host) and _name_in(f"//{named}") not in allowed:
+        way_out = "if you came through a proxy of that name, start explore with --allow-host NAME"
+        return 421, f"this program answers under its own address alone, not as {named[:80]!r}; {way_out}"
     if method not in ("GET", "HEAD"):
         own = f"http://{named}"
-        if headers.get("origin", own) != own or headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
-            return 403, "refused: the request comes from another site"
+        origin = headers.get("origin", own)
+        ours = origin == own or _name_in(origin) in allowed
+        if not ours or headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
+            way_out = "if it is a proxy to this page, start explore with --allow-host NAME"
+            return 403, f"refused: the request comes from another site; {way_out}"
         if headers.get("content-type") != "application/octet-stream":  # which no form can send
             return 415, "send the bytes of one image as application/octet-stream"
     return None
@@ -72,8 +87,8 @@ def refusal(method: str, headers: dict[str, str], host: str) -> tuple[int, str] 
 class _Guard:
     """Answers requests that are not of our own page itself, and puts this program's headers on every answer."""
 
-    def __init__(self, app: ASGIApp, *, host: str) -> None:
-        self._app, self._host = app, host
+    def __init__(self, app: ASGIApp, *, host: str, allowed: Collection[str]) -> None:
+        self._app, self._host, self._allowed = app, host, allowed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: Message) -> None:
@@ -82,7 +97,7 @@ class _Guard:
             await send(message)
 
         request = Request(scope)
-        problem = refusal(request.method, dict(request.headers), self._host)
+        problem = refusal(request.method, dict(request.headers), self._host, self._allowed)
         answer = _problem(*problem) if problem else self._app
         await answer(scope, receive, send_with_headers)
 
@@ -135,14 +150,22 @@ async def _body(request: Request) -> bytes:
 
 def _is_our_name(named: str, host: str) -> bool:
     """Whether a Host header is this machine's own name: not one that another site's DNS could lead here."""
+    name = _name_in(f"//{named}")
+    if name in ("localhost", host.lower()):
+        return True
     try:
-        name = urlsplit(f"//{named}").hostname or ""
-        if name in ("localhost", host.lower()):
-            return True
         address = ipaddress.ip_address(name)
     except ValueError:
         return False
     return address.is_loopback or not is_loopback(host)
+
+
+def _name_in(url: str) -> str:
+    """Return the name of the host in a URL, in lower case; '' if there is none."""
+    try:
+        return (urlsplit(url).hostname or "").removesuffix(".")
+    except ValueError:
+        return ""
 
 
 def _problem(status: int, message: str) -> JSONResponse:

@@ -1,5 +1,6 @@
 """What explore serves: a page about one run, and about a cache and its runs where one is given, and its predictions."""
 
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ def exploration(
     predictor: Predictor,
     *,
     host: str,
+    allowed: Collection[str] = (),
     cache: FeatureCache | None = None,
     runs: Path = Path("runs"),
     root: Path | None = None,
@@ -36,8 +38,8 @@ def exploration(
 ) -> tuple[Any, list[str]]:
     """Return the web application of a predictor, and what to know of runs and images that its page could not show.
 
-    With a cache the page holds the report of runs as well. host is the address that it will be served on. Raises what
-    `evaluate_for` raises.
+    With a cache the page holds the report of runs as well. host is the address that it will be served on, and
+    allowed are names of proxies to it. Raises what `evaluate_for` raises.
     """
     run = predictor.run
     data: dict[str, Any] = {"live": {"run": {**run_facts(run), "recipe": run.config.recipe}, "most_bytes": MOST_BYTES}}
@@ -51,7 +53,7 @@ def exploration(
         left_out = dict.fromkeys(f"warning: not in the page: {error}" for error in found.errors)
         warnings += [*left_out, *found.warnings(), *about.warnings()]
     page = page_of(data, title=f"{run.name}: explore")
-    return explore_app(page, lambda image: predict_bytes(predictor, image), host=host), warnings
+    return explore_app(page, lambda image: predict_bytes(predictor, image), host=host, allowed=allowed), warnings
 
 
 def predict_bytes(predictor: Predictor, data: bytes) -> dict[str, Any]:

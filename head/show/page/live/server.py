@@ -4,7 +4,9 @@ import errno
 import importlib.util
 import ipaddress
 import logging
+import re
 import socket
+from collections.abc import Sequence
 from typing import Any
 
 from featcache.base.commands import pip_install
@@ -25,6 +27,31 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def host_names(given: Sequence[str]) -> tuple[str, ...]:
+    """Return names of --allow-host as a browser sends them; raise `InvalidSettings` for what is no name of a host."""
+    names = tuple(_host_name(text) for text in given)
+    for text, name in zip(given, names, strict=True):
+        if not name:
+            raise InvalidSettings(
+                f"--allow-host {text}: give the name alone, as in hub.example.org: no https://, port, path or *"
+            )
+    return names
+
+
+def _host_name(text: str) -> str:
+    """Return a name or an address in lower case, as `urlsplit` gives it; '' for anything else."""
+    bare = text.strip().removeprefix("[").removesuffix("]").removesuffix(".")
+    try:
+        return str(ipaddress.ip_address(bare))
+    except ValueError:
+        pass
+    try:
+        name = bare.encode("idna").decode().lower()
+    except UnicodeError:
+        return ""
+    return name if re.fullmatch(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?", name) else ""
 
 
 def bound_socket(host: str, port: int) -> socket.socket:

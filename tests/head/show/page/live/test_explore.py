@@ -30,7 +30,7 @@ from head.show.page.gallery import pack_maps
 from head.show.page.live import app, server
 from head.show.page.live.app import MOST_BYTES, MOST_WAITING, explore_app, refusal
 from head.show.page.live.explore import predict_bytes
-from head.show.page.live.server import bound_socket, is_loopback, url_of
+from head.show.page.live.server import bound_socket, host_names, is_loopback, url_of
 from tests.helpers.browser import needs_chromium, opened_page, running_chromium
 from tests.helpers.command_line import amnet
 from tests.helpers.processes import COMMAND_LINE, Forked
@@ -329,6 +329,67 @@ def test_names_that_are_let_in() -> None:
     assert refusal("POST", {"host": "localhost:1", "origin": "http://localhost:2"}, "127.0.0.1") is not None
     ours = {"host": "localhost:1", "origin": "http://localhost:1", "content-type": "application/octet-stream"}
     assert refusal("POST", ours, "127.0.0.1") is None
+
+
+def test_the_name_of_a_proxy_is_let_in_where_it_is_allowed() -> None:
+    def status(allowed: tuple[str, ...], **headers: str) -> int:
+        found = refusal("POST", {"content-type": "application/octet-stream", **headers}, "127.0.0.1", allowed)
+        return found[0] if found else 200
+
+    hub = host_names(["Hub.example."])
+    assert hub == ("hub.example",)
+    assert status(hub, host="hub.example", origin="https://hub.example") == 200  # a proxy that passes Host on
+    assert status(hub, host="hub.example:8443", origin="https://hub.example:8443") == 200
+    assert status(hub, host="hub.example", origin="https://HUB.example:8443") == 200  # one that leaves the port out
+    assert status(hub, host="localhost:8000", origin="https://hub.example") == 200  # one that sends its own Host
+    assert status((), host="localhost:8000", origin="https://hub.example") == 403
+    assert status((), host="hub.example", origin="https://hub.example") == 421
+    for host in ("evil.example", "hub.example.evil.example", "a.hub.example", "xhub.example", ""):
+        assert status(hub, host=host) == 421
+        assert status(hub, host="hub.example", origin=f"https://{host}") == 403
+    assert status(hub, host="hub.example", origin="http://localhost:2") == 403
+    assert status(hub, host="hub.example", origin="null") == 403
+    assert status(hub, **{"host": "hub.example", "sec-fetch-site": "cross-site"}) == 403
+    assert status(host_names(["[FD00:0::7]"]), host="[fd00::7]:80", origin="http://[fd00::7]:80") == 200
+    assert status(host_names(["m\u00fcnchen.example"]), host="xn--mnchen-3ya.example") == 200
+
+
+def test_a_refusal_names_the_option_for_proxies() -> None:
+    binary = {"content-type": "application/octet-stream"}
+    for headers in ({"host": "hub.example"}, {"host": "localhost", "origin": "https://hub.example"}):
+        found = refusal("POST", {**binary, **headers}, "127.0.0.1")
+        assert found is not None
+        assert found[1].endswith("start explore with --allow-host NAME")
+
+
+@pytest.mark.parametrize("text", ["https://hub.example", "hub.example:443", "hub.example/user", "*", "", ".", "a..b"])
+def test_what_is_no_name_of_a_proxy_is_refused(run: Path, text: str) -> None:
+    assert "give the name alone" in amnet("explore", "--head", run, "--allow-host", text, status=2).stderr
+
+
+@pytest.mark.parametrize("path", ["/", "/proxy/8000/", "/user/me/proxy/absolute/8000/"])
+def test_the_page_answers_below_the_path_of_a_proxy(path: str) -> None:
+    page = explore_app("<p>page</p>", lambda data: {"score": len(data)}, host="127.0.0.1", allowed=("hub.example",))
+    headers = {**BINARY, "Host": "hub.example", "Origin": "https://hub.example"}
+    with in_thread(page) as url:
+        assert ask(url, b"abc", headers, path=f"{path}predict") == (200, {"score": 3})
+        assert ask(url, b"", {}, method="GET", path=f"{path}predict")[0] == 405
+        assert ask(url, b"", {}, method="GET", path=f"{path}nothing")[0] == 404
+        connection = http.client.HTTPConnection(url.removeprefix("http://").rstrip("/"), timeout=60)
+        connection.request("GET", path, headers={"Host": "hub.example"})
+        assert connection.getresponse().read() == b"<p>page</p>"
+        connection.close()
+
+
+@needs_chromium
+def test_a_page_below_a_path_asks_for_nothing_outside_it(browser: Any, served: str, photograph: Path) -> None:
+    with opened_page(browser, f"{served}proxy/8000/") as page:
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.evaluate("history.replaceState(null, '', '/proxy/8000')")  # a proxy that adds no slash
+        page.set_input_files("#file", str(photograph))
+        page.wait_for_selector(".result")
+        assert [url for url in asked if url.startswith("http")] == [f"{served}proxy/8000/predict"]
 
 
 def test_more_uploads_than_can_wait_are_told_to_come_again() -> None:
