@@ -55,7 +55,9 @@ def cut(image: Image.Image, view: View, size: int) -> Tensor:
 
 def network(settings: ExtractSettings) -> Extractor:
     """Return extract's network with its weights, as PyTorch builds it, in evaluation mode."""
-    extractor = build_extractor(settings.backbone, (), settings.weights, seed=settings.views.seed)
+    extractor = build_extractor(
+        settings.backbone, (), settings.weights, seed=settings.views.seed, image_size=settings.views.image_size
+    )
     extractor.module.eval()
     return extractor
 

@@ -148,7 +148,7 @@ def build_backbone(
     target = resolve_device(device)
     resolved = resolve_precision(precision, target)
     execution = Execution(target, resolved, resolve_runtime(runtime, target, views, resolved), usable_threads(threads))
-    extractor = build_extractor(name, layers, weights, seed=seed)
+    extractor = build_extractor(name, layers, weights, seed=seed, image_size=image_size)
     return Backbone(
         name, extractor, execution, image_size=image_size, batch_size=batch_size, fall_back=runtime == "auto"
     )

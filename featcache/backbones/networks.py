@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from featcache.backbones import weights as weights_module
+from featcache.backbones.sizes import of_size
 from featcache.base.errors import BadInput, InvalidSettings, first_line
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -46,10 +47,15 @@ class Extractor:
     std: tuple[float, ...]
 
 
-def build_extractor(name: str, layers: Sequence[str], weights: str, *, seed: int) -> Extractor:
-    """Return the extractor of a backbone of any family; random weights depend on the seed alone."""
-    build = build_torchvision if name in TORCHVISION else build_timm
-    return weights_module.seeded(seed, lambda: build(name, tuple(layers), weights))
+def build_extractor(name: str, layers: Sequence[str], weights: str, *, seed: int, image_size: int = 224) -> Extractor:
+    """Return the extractor of a backbone of any family, for images of a size; random weights depend on seed alone."""
+
+    def build() -> Extractor:
+        if name in TORCHVISION:  # which take every size
+            return build_torchvision(name, tuple(layers), weights)
+        return build_timm(name, tuple(layers), weights, image_size=image_size)
+
+    return weights_module.seeded(seed, build)
 
 
 def build_torchvision(name: str, layers: tuple[str, ...], weights: str) -> Extractor:
@@ -112,7 +118,7 @@ def fold_batch_norms(module: nn.Module) -> None:
     module.recompile()
 
 
-def build_timm(name: str, layers: tuple[str, ...], weights: str) -> Extractor:
+def build_timm(name: str, layers: tuple[str, ...], weights: str, *, image_size: int = 224) -> Extractor:
     """Return an extractor of efficientnet_lite0 or of timm:NAME."""
     import timm
 
@@ -135,6 +141,7 @@ def build_timm(name: str, layers: tuple[str, ...], weights: str) -> Extractor:
         if name == _LITE0 and "_conv_stem.weight" in state:  # as the package names its tensors, in timm's order
             state = weights_module.with_names_of(_create_timm(timm_name, pretrained=False), state)
         weights_module.load_into(model, state, weights)
+    model = of_size(model, name, image_size, indices, trained=weights != "random")
 
     def maps(x: Tensor) -> list[Tensor]:
         found = model.forward_intermediates(x, indices=indices, stop_early=True, intermediates_only=True)

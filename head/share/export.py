@@ -129,7 +129,9 @@ def networks_of(run: Run, weights: str | None = None) -> tuple[Extractor, Backbo
         where=str(run.folder),
         way_out="Pass the weights that the cache was extracted with as --weights FILE.",
     )
-    return build_extractor(recipe.backbone, recipe.layer_names, source, seed=recipe.seed), backbone
+    return build_extractor(
+        recipe.backbone, recipe.layer_names, source, seed=recipe.seed, image_size=recipe.image_size
+    ), backbone
 
 
 def _check_place(out: Path, run: Run) -> None:
