@@ -38,7 +38,7 @@ def claimed(devices: tuple[str, ...], folder: Path | None = None) -> str:
         descriptor = os.open(home / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except OSError:  # taken, or a file system without locks, where devices are shared as if all were
             os.close(descriptor)
         else:
             return device  # the descriptor stays open

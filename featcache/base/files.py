@@ -83,8 +83,11 @@ def storage_errors(path: Path, *, needed: int = 0) -> Iterator[None]:
         raise
     except OSError as error:
         size = f" ({needed:,} bytes needed)" if needed else ""
-        refused = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
-        way_out = "give yourself the right to write there" if refused else "free space or mend the disk"
+        way_out = "free space or mend the disk"
+        if error.errno in (errno.EACCES, errno.EPERM):
+            way_out = "give yourself the right to write there"
+        elif error.errno == errno.EROFS:
+            way_out = f"{path.parent} is on a read-only disk: name a folder on another, or mount it for writing"
         raise StorageError(
             f"{path}: cannot write{size}: {error.strerror or error}. "
             f"Nothing that was complete is lost; {way_out}, then run the same command again."

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-from featcache.base.errors import Locked
+from featcache.base.errors import Locked, StorageError
 from featcache.base.files import storage_errors
 
 LOCK_NAME = "lock"
@@ -17,6 +17,7 @@ LOCK_NAME = "lock"
 def writer_lock(folder: Path) -> Iterator[None]:
     """Hold the writer's lock of folder for the length of the block; raise `Locked` if another process has it.
 
+    Raises `StorageError` where the file system takes no file, or has no locks: nothing is written without one.
     The text in the lock file serves the message only: a file left by a killed writer locks nothing.
     """
     path = folder / LOCK_NAME
@@ -28,6 +29,12 @@ def writer_lock(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
             raise Locked(f"{folder}: being written by {holder}; wait for it to end, or stop it") from None
+        except OSError as error:
+            raise StorageError(
+                f"{folder}: cannot lock: {error.strerror or error}. This file system has no locks, and without one two "
+                "commands could write there at once, so nothing was written. Choose a folder on a local disk, or have "
+                "it mounted with locks (NFS: with lockd; Lustre: with the option flock)"
+            ) from error
         with storage_errors(path):
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)

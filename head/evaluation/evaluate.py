@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from featcache.base.errors import FeatcacheError, InvalidSettings, collected
+from featcache.base.errors import FeatcacheError, InvalidSettings, StorageError, collected
 from featcache.store.cache import FeatureCache
 from head.evaluation.compare import Comparison, check_against, compare
 from head.evaluation.score import Scored, score_run, write_scores
@@ -75,10 +75,20 @@ def evaluate(
         check_against(finished, against)
     scored, failed = collected(lambda run: score_run(run, cache, part=part, views=views), finished)
     errors = [*found.errors, *failed]
-    errors += collected(write_scores, scored)[1]  # a result whose folder takes no file is no less one
+    errors += _in_one(collected(write_scores, scored)[1])
     summaries, comparisons = summaries_of(scored), list[Comparison]()
     try:
         comparisons = compare(summaries, against=against)
     except InvalidSettings as error:
         errors.append(error)
     return Evaluation(found.runs, scored, summaries, comparisons, errors, found.of_other_data)
+
+
+def _in_one(unwritten: Sequence[FeatcacheError]) -> list[FeatcacheError]:
+    """Return the errors of scores that could not be written as one: a result whose folder takes no file is no less one.
+
+    Where one folder takes none, as on a read-only disk, others rarely do.
+    """
+    if len(unwritten) < 2:
+        return list(unwritten)
+    return [StorageError(f"the scores of {len(unwritten)} runs are not kept beside them; the first: {unwritten[0]}")]

@@ -1,5 +1,7 @@
 """One writer at a time, by real processes: a lock ends with its holder, even a killed one."""
 
+import errno
+import fcntl
 import os
 import socket
 import subprocess
@@ -94,3 +96,19 @@ def test_a_missing_folder_is_a_storage_error(tmp_path: Path) -> None:
 def test_an_error_of_the_block_is_not_taken_for_the_locks(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), writer_lock(tmp_path):
         (tmp_path / "gone").read_bytes()
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL, errno.EIO])
+def test_a_file_system_without_locks_is_not_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    entered = False
+    message = rf"{tmp_path}: cannot lock: {os.strerror(number)}\. .* a folder on a local disk, or .*NFS"
+    with pytest.raises(StorageError, match=message), writer_lock(tmp_path):
+        entered = True
+    assert not entered
+    assert (tmp_path / "lock").read_text() == ""
