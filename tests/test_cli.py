@@ -19,6 +19,7 @@ from PIL import Image
 
 from cli import main
 from featcache.base.lock import writer_lock
+from featcache.images.decode import decoders
 from tests.helpers.command_line import amnet
 from tests.helpers.processes import COMMAND_LINE, Forked, run_forked
 from tests.helpers.tiny import ROOT
@@ -71,7 +72,8 @@ def test_the_whole_way_from_images_to_a_table(here: Path, tiny_dataset: Path) ->
     assert " ".join(table[3].split()) == "mean over splits val rho test rho 95% interval seed sd MSE splits seeds"
     assert table[4].split()[0] == "paper"
     assert table[5].startswith("test part, eval views; 95%: Fisher's z, t over splits")
-    assert table[6:] == ["chosen on the val part"]
+    assert table[6] == "chosen on the val part"
+    assert table[7].startswith("11 images of a split tell rho to about +-")
     assert sorted(path.name for path in (here / "runs/tiny/paper/split-2").iterdir()) == [
         "config.json", "head.safetensors", "history.csv", "lock", "other_ratings.safetensors",
         "predictions.csv", "scores.json",
@@ -88,6 +90,7 @@ def test_every_command_prints_one_json_document(trained: Path, tiny_dataset: Pat
         "forecast": json.loads(amnet(*EXTRACT, "--dataset", tiny_dataset, "--dry-run", "--json").stdout),
         "extract": json.loads(amnet(*EXTRACT, "--dataset", tiny_dataset, "--augs", "2", "--json").stdout),
     }
+    assert documents["info"]["versions"].items() >= decoders().items()
     assert [run["split"] for run in documents["train"]] == ["1", "2"]
     assert [run["n"] for run in documents["score"]["runs"]] == [11, 11]
     assert documents["score"]["summary"][0]["splits"] == 2
@@ -364,12 +367,13 @@ def test_a_grid_is_one_table_with_a_summary_and_comparisons(trained: Path) -> No
     assert sorted(line.split()[0] for line in lines[11:13]) == ["two,steps=1", "two,steps=2"]
     assert all(line.split()[-2:] == ["2", "2"] for line in lines[11:13])
     assert lines[13].startswith("test part, eval views; 95%: Fisher's z, t over splits")
-    assert lines[14:16] == ["chosen on the val part", ""]
+    assert lines[14] == "chosen on the val part"
+    assert lines[16] == ""
     best, other = (line.split()[0] for line in lines[11:13])
-    assert " ".join(lines[16].split()) == f"compared with {best} difference 95% interval p Holm p splits seeds"
-    assert lines[17].split()[0] == other
-    assert lines[18].startswith("paired by split; 95% and p: t over splits")
-    assert len(lines) == 19
+    assert " ".join(lines[17].split()) == f"compared with {best} difference 95% interval p Holm p splits seeds"
+    assert lines[18].split()[0] == other
+    assert lines[19].startswith("paired by split; 95% and p: t over splits")
+    assert len(lines) == 20
     found = json.loads(amnet("score-cache", "--runs", "grids", "--against", other, "--json").stdout)
     assert list(found) == ["runs", "summary", "comparisons", "left_out", "problems"]
     assert [row["name"] for row in found["summary"]] == [best, other]

@@ -52,6 +52,19 @@ def mean_rho_interval(rho: NDArray[np.float64], test_share: float, images: NDArr
     return min(mean, float(np.tanh(centre - half))), max(mean, float(np.tanh(centre + half)))
 
 
+def half_width(rho: float, images: int) -> float:
+    """Return half the width of the 95% interval of Spearman's rho of so many images, through Fisher's z.
+
+    The variance of z is (1 + rho^2 / 2) / (n - 3): Bonett and Wright, Psychometrika 65 (2000). NaN for three images or
+    fewer, and where rho is NaN.
+    """
+    if images <= 3 or math.isnan(rho):
+        return float("nan")
+    half = 1.96 * math.sqrt((1 + rho**2 / 2) / (images - 3))
+    centre = math.atanh(min(max(rho, -1 + 1e-9), 1 - 1e-9))
+    return (math.tanh(centre + half) - math.tanh(centre - half)) / 2
+
+
 def corrected_p(values: NDArray[np.float64], test_share: float) -> float:
     """Return the two-sided p of a mean of 0, as `corrected_interval` has it; NaN where all values are equal."""
     from scipy import stats

@@ -4,10 +4,12 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from head.evaluation.compare import Comparison
 from head.evaluation.metrics import json_number, shown
 from head.evaluation.score import Scored
-from head.evaluation.statistics import CORRECTION, OF_MEAN_RHO
+from head.evaluation.statistics import CORRECTION, OF_MEAN_RHO, half_width
 from head.evaluation.summary import HeadSummary, summaries_of
 
 
@@ -50,9 +52,20 @@ def _summary(summaries: Sequence[HeadSummary]) -> str:
         names = [summary["name"] for summary in found if summary["selected_on"] == selected_on]
         whose = "" if len(names) == len(found) else f" in {', '.join(names)}"
         notes.append(f"chosen on {selected_on}{whose}")
+    notes.append(_what_images_tell(summaries[0]))
     if any(summary["optimistic"] for summary in found):
         notes.append("* is rho of the test part, by which it was chosen")
     return "\n".join([aligned(lines), *notes])
+
+
+def _what_images_tell(summary: HeadSummary) -> str:
+    """Return how near the rho of one split's images comes to that of all images there could be."""
+    n = min(one.metrics.n for one in summary.scored)
+    rho = float(np.mean(summary.rho()))
+    half = half_width(rho, n)
+    if math.isnan(half):
+        return f"{n} images of a split say nothing of the rho of others"
+    return f"{n} images of a split tell rho to about +-{half:.2f} (95%)"
 
 
 def format_comparisons(comparisons: Sequence[Comparison]) -> str:

@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from bench.coverage import covered
-from head.evaluation.statistics import corrected_interval, corrected_p, holm, mean_rho_interval, standard_error
+from head.evaluation.metrics import row_spearman
+from head.evaluation.statistics import (
+    corrected_interval,
+    corrected_p,
+    half_width,
+    holm,
+    mean_rho_interval,
+    standard_error,
+)
 
 
 @given(st.lists(st.floats(-1, 1), min_size=2, max_size=9).filter(lambda values: np.std(values) > 1e-3))
@@ -79,3 +87,17 @@ def test_holm_is_its_definition(p: list[float]) -> None:
         rank = order.index(value)
         steps = [min(1.0, (len(p) - i) * order[i]) for i in range(rank + 1)]
         assert adjusted == pytest.approx(max(steps))
+
+
+@pytest.mark.parametrize(("rho", "n"), [(0.0, 20), (0.7, 20), (0.7, 100), (-0.3, 50)])
+def test_what_images_can_tell_is_how_far_rho_strays_in_samples(rho: float, n: int) -> None:
+    rng, r = np.random.default_rng(0), 2 * math.sin(math.pi * rho / 6)
+    truth = rng.normal(size=(4000, n))
+    found = row_spearman(r * truth + math.sqrt(1 - r * r) * rng.normal(size=truth.shape), truth)
+    low, high = np.percentile(found, [2.5, 97.5])
+    assert half_width(rho, n) == pytest.approx((high - low) / 2, rel=0.12)
+
+
+def test_three_images_can_tell_nothing() -> None:
+    assert math.isnan(half_width(0.5, 3))
+    assert math.isnan(half_width(math.nan, 30))
