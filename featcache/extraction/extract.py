@@ -34,6 +34,7 @@ from featcache.extraction.log import ExtractionLog, ExtractReport
 from featcache.extraction.plan import Plan, make_plan
 from featcache.extraction.run import ExtractionJob, run_here, run_on_workers
 from featcache.extraction.timings import bottleneck
+from featcache.images.decode import decoders
 from featcache.settings import ExtractSettings
 from featcache.store.folder import existing_shards, refuse_other_recipes, refuse_unknown_files, shard_path, shard_paths
 from featcache.store.manifest import Manifest, read_manifest
@@ -217,4 +218,5 @@ def versions() -> dict[str, str]:
     """Return the versions of what a feature may depend on, to be stored beside it."""
     packages = ["torch", "torchvision", "timm", "pillow", "h5py", "numpy", *(["openvino"] if has_openvino() else [])]
     heic = ["pillow-heif"] if find_spec("pillow_heif") else []
-    return {"python": platform.python_version(), **{name: metadata.version(name) for name in (*packages, *heic)}}
+    found = {name: metadata.version(name) for name in (*packages, *heic)}
+    return {"python": platform.python_version(), **found, **decoders()}

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError, features
 
 from featcache.base.errors import BadImage, InvalidSettings, ran_out_of_memory
 from featcache.images.heif import HEAD_BYTES, coding_of, format_of
@@ -31,6 +31,7 @@ SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".gif", ".tif", ".tiff",
     ".avif", ".avifs", ".heic", ".heif", ".hif",
 )  # fmt: skip
+DECODED = ("jpeg", "webp", "tiff", "avif")  # the kinds of file whose pixels are up to a library outside of Pillow
 MOST_PIXELS = 89_478_485  # Pillow's own limit, above which it warns of a decompression bomb
 MOST_BYTES = 512 << 20
 MOST_ELONGATED = 200
@@ -62,6 +63,16 @@ class DecodedImage:
     rgb: Image.Image
     sha256: str
     notes: tuple[str, ...] = ()
+
+
+def decoders() -> dict[str, str]:
+    """Return the library that decodes each kind of file here, with its version: other versions give other pixels."""
+    turbo = bool(features.check("libjpeg_turbo"))
+    libraries = ("libjpeg-turbo" if turbo else "libjpeg", "libwebp", "libtiff", "libavif")
+    names = ("libjpeg_turbo" if turbo else "jpg", "webp", "libtiff", "avif")  # in Pillow
+    versions = [features.version(name) for name in names]  # None of what this Pillow lacks
+    found = zip(DECODED, libraries, versions, strict=True)
+    return {kind: f"{library} {version}" for kind, library, version in found if version}
 
 
 def decode_file(path: Path) -> DecodedImage:

@@ -14,6 +14,7 @@ from featcache.base.errors import CacheIncomplete, InvalidSettings, refuse
 from featcache.base.files import refuse_full_disk
 from featcache.base.progress import OnProgress, Progress, silent
 from featcache.datasets.splits import Ratings, merge_ratings
+from featcache.images.decode import DECODED
 from featcache.images.identity import is_same_image
 from featcache.maintenance.merge_plan import Planned, Source, assign_rows, choose_pieces, held_images, plan_merge
 from featcache.settings import ENCODINGS
@@ -28,26 +29,34 @@ from featcache.store.writer import CacheWriter
 
 @dataclass(frozen=True)
 class MergeReport:
-    """What the merged cache holds. complete is False where inputs were unfinished: extract goes on with it."""
+    """What the merged cache holds. complete is False where inputs were unfinished: extract goes on with it.
+
+    decoders has a line for each kind of image file that inputs decoded with different libraries.
+    """
 
     folder: str
     images: int
     views: int
     shards: int
     complete: bool
+    decoders: Sequence[str] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """Return the report as a JSON object."""
-        return asdict(self)
+        """Return the report as a JSON object; decoders are in it where there is something to say of them."""
+        return {key: value for key, value in asdict(self).items() if key != "decoders" or value}
 
     def as_text(self) -> str:
         """Return what the cache holds as a line."""
         return f"{self.folder}: {self.images:,} images x {self.views} views in {self.shards} shards"
 
     def warnings(self) -> list[str]:
-        """Return how to go on where inputs were unfinished."""
+        """Return how to go on where inputs were unfinished, and where they may have seen different pixels."""
+        other = [
+            f"warning: the inputs decoded {line}; such images have slightly other pixels in one than in the other"
+            for line in self.decoders
+        ]
         go_on = amnet("extract", "--dataset", "NAME_OR_PATH", "--out", Path(self.folder))
-        return [] if self.complete else [f"inputs were not complete; go on with: {go_on}"]
+        return other if self.complete else [*other, f"inputs were not complete; go on with: {go_on}"]
 
 
 def merge_caches(out: Path, inputs: Sequence[Path], *, on_progress: OnProgress = silent) -> MergeReport:
@@ -65,9 +74,11 @@ def merge_caches(out: Path, inputs: Sequence[Path], *, on_progress: OnProgress =
     row_of = assign_rows(sources, held)
     ratings = merge_ratings([(source.manifest.ratings, source.names) for source in sources if source.manifest], row_of)
     planned = list(plan_merge(pieces, row_of))
+    decoded = _decoders_that_differ(sources)
+    said = [f"{kind} with {' and '.join(found)}" for kind, found in decoded.items()]
     if (out / MANIFEST_NAME).exists():
         _refuse_another(out, planned, ratings)
-        return MergeReport(str(out), len(row_of), views, len(planned), True)
+        return MergeReport(str(out), len(row_of), views, len(planned), True, said)
     _refuse_unknown_shards(out, planned)
     with CacheWriter(out) as writer:
         _refuse_unknown_shards(out, planned)  # again: nobody writes there now
@@ -89,9 +100,16 @@ def merge_caches(out: Path, inputs: Sequence[Path], *, on_progress: OnProgress =
                 views=views,
                 ratings=ratings,
                 source={**first.source, "dataset": "+".join(names)},
-                versions=first.versions,
+                versions=first.versions | {kind: " + ".join(found) for kind, found in decoded.items()},
             )
-    return MergeReport(str(out), len(row_of), views, len(planned), complete)
+    return MergeReport(str(out), len(row_of), views, len(planned), complete, said)
+
+
+def _decoders_that_differ(sources: Sequence[Source]) -> dict[str, list[str]]:
+    """Return the libraries of each kind of file that sealed inputs decoded with different ones, as far as is known."""
+    versions = [source.manifest.versions for source in sources if source.manifest]
+    found = {kind: list(dict.fromkeys(each[kind] for each in versions if kind in each)) for kind in DECODED}
+    return {kind: libraries for kind, libraries in found.items() if len(libraries) > 1}
 
 
 def _refuse_out(out: Path, inputs: Sequence[Path]) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from featcache.base.errors import BadImage
+from featcache.images import decode
 from featcache.images.decode import FORMATS, MOST_BYTES, decode_bytes, decode_file
 
 RNG = np.random.default_rng(20180619)
@@ -434,3 +435,12 @@ def test_flipped_bytes_give_pixels_or_a_bad_image(kind: str, data: st.DataObject
     else:
         assert rgb.mode == "RGB"
         assert np.asarray(rgb).shape == (rgb.height, rgb.width, 3)
+
+
+def test_decoders_have_their_library_and_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert set(decode.decoders()) <= set(decode.DECODED)
+    assert decode.decoders()["jpeg"].startswith("libjpeg")
+    known = {"jpg": "9.6", "webp": "1.6.0", "libtiff": None, "avif": None}
+    monkeypatch.setattr(decode.features, "check", lambda name: False)
+    monkeypatch.setattr(decode.features, "version", known.get)
+    assert decode.decoders() == {"jpeg": "libjpeg 9.6", "webp": "libwebp 1.6.0"}

@@ -43,6 +43,7 @@ from featcache.maintenance.verify import verify_cache
 from featcache.recipe import Recipe
 from featcache.store.cache import FeatureCache, open_cache
 from featcache.store.folder import shard_paths, shards_folder
+from featcache.store.manifest import read_manifest
 from featcache.store.shards.format import Block, array_specs
 from featcache.store.shards.opening import open_shard
 from featcache.store.shards.writer import ShardWriter
@@ -100,6 +101,7 @@ def make(
     absent: Sequence[str] = (),
     contents: Mapping[str, str] | None = None,
     recipe: Recipe = RECIPE,
+    versions: Mapping[str, str] | None = None,
 ) -> Path:
     """Write and seal a cache whose row i is names[i]."""
     starts = range(0, len(names), rows_per_shard)
@@ -121,7 +123,7 @@ def make(
             views=view_ranges[-1][1],
             ratings={"": parts},
             source={"dataset": folder.name, "root": "nowhere", "weights": "random", "batch_size": "16"},
-            versions={"torch": "0"},
+            versions=dict(versions or {"torch": "0"}),
         )
     return folder
 
@@ -656,3 +658,30 @@ def test_a_finished_merge_run_again_changes_nothing(two: tuple[Path, Path], tmp_
 def test_a_merge_into_an_input_is_refused(two: tuple[Path, Path]) -> None:
     with pytest.raises(InvalidSettings, match="lies in the input"):
         merge_caches(two[0] / "inside", two)
+
+
+def test_inputs_of_other_decoders_are_merged_and_told(tmp_path: Path) -> None:
+    old, new, older = "libjpeg-turbo 3.1.2", "libjpeg-turbo 3.2.0", "libjpeg 6.2"
+    a = make(tmp_path / "a", ["a.jpg"], versions={"torch": "0", "jpeg": old, "webp": "libwebp 1.6.0"})
+    b = make(tmp_path / "b", ["b.jpg"], versions={"torch": "1", "jpeg": new, "webp": "libwebp 1.6.0"})
+    c = make(tmp_path / "c", ["c.jpg"], versions={"torch": "0", "jpeg": older})
+    wanted = f"warning: the inputs decoded jpeg with {old} and {new}; such images have slightly other pixels"
+    for _ in range(2):  # a merge that is there already says the same
+        (said,) = merge_caches(tmp_path / "ab", [a, b]).warnings()
+        assert said.startswith(wanted)
+    assert read_manifest(tmp_path / "ab").versions == {
+        "torch": "0", "jpeg": f"{old} + {new}", "webp": "libwebp 1.6.0",
+    }  # fmt: skip
+    report = merge_caches(tmp_path / "abc", [tmp_path / "ab", c])
+    assert report.as_json()["decoders"] == [f"jpeg with {old} + {new} and {older}"]
+
+
+@pytest.mark.parametrize("other", [{"torch": "1", "pillow": "12.0.0"}, {"torch": "1", "jpeg": "libjpeg-turbo 3.2.0"}])
+def test_inputs_of_the_same_decoders_or_of_unknown_ones_are_not_told(tmp_path: Path, other: dict[str, str]) -> None:
+    known = {"torch": "0", "pillow": "13.0.0", "jpeg": "libjpeg-turbo 3.2.0"}
+    a = make(tmp_path / "a", ["a.jpg"], versions=known)
+    b = make(tmp_path / "b", ["b.jpg"], versions=other)
+    report = merge_caches(tmp_path / "ab", [a, b])
+    assert report.warnings() == []
+    assert "decoders" not in report.as_json()
+    assert read_manifest(tmp_path / "ab").versions == known
