@@ -42,6 +42,8 @@ def fetch(name: str, root: Path | None, url: str, file: Path | None, sha256: str
 @click.option("--path-column", default="", metavar="NAME", help="Column of a table's paths, if not found by its name.")
 @click.option("--score-column", "score_columns", multiple=True, metavar="NAME",
               help="Column of a table's scores, likewise; repeated: several ratings, each a target.")  # fmt: skip
+@click.option("--drop-duplicates", is_flag=True,
+              help="Take images out of train and val whose file is in a later part as well.")  # fmt: skip
 @click.option("--root", type=DIRECTORY,
               help="Folder with images/ and splits/ of lamem or sun, or of a CSV's paths.  "
               "[default: data/NAME; the CSV's]")  # fmt: skip
@@ -89,7 +91,7 @@ def extract(dataset: str, root: Path | None, out: Path | None, dry_run: bool, as
 
     workers = Workers(given.pop("jobs"), given.pop("cluster"))
     how_cut = {name: given.pop(name) for name in ("image_size", "eval_view", "crop_scale", "seed")}
-    columns = {name: given.pop(name) for name in ("path_column", "score_columns")}
+    columns = {name: given.pop(name) for name in ("path_column", "score_columns", "drop_duplicates")}
     settings = ExtractSettings(views=view_settings_of(given.pop("recipe"), **how_cut), **given)
     found = open_dataset(dataset, root=root, **columns)
     tell(*found.notes)

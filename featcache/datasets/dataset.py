@@ -12,6 +12,7 @@ import numpy as np
 
 from featcache.base.errors import BadInput, InvalidSettings, refuse
 from featcache.datasets.drawing import FEWEST_DRAWN
+from featcache.datasets.duplicates import across_parts, find_duplicates, without_duplicates
 from featcache.datasets.image_files import find_image_files
 from featcache.datasets.ratings import read_ratings
 from featcache.datasets.split_files import Line, read_split_files
@@ -67,7 +68,12 @@ def images_of(source: Mapping[str, str], root: Path | None = None) -> Path:
 
 
 def open_dataset(
-    name_or_path: str, *, root: str | Path | None = None, path_column: str = "", score_columns: Sequence[str] = ()
+    name_or_path: str,
+    *,
+    root: str | Path | None = None,
+    path_column: str = "",
+    score_columns: Sequence[str] = (),
+    drop_duplicates: bool = False,
 ) -> Dataset:
     """Read every score of a dataset; rows are the distinct image names, sorted.
 
@@ -75,7 +81,8 @@ def open_dataset(
     splits/{train,val,test}_K.txt with lines `NAME SCORE`, or a table FILE.csv, FILE.tsv or FILE.txt as
     `featcache.datasets.ratings` reads it, its paths relative to root (default: the table's folder); path_column and
     score_columns name its columns where it calls them otherwise, several scores several targets. An image has the name
-    of its file, which in the table may be in another Unicode form. Raises `BadInput` with every problem of every file,
+    of its file, which in the table may be in another Unicode form. drop_duplicates takes images out of train and
+    val whose file is in a later part under another name. Raises `BadInput` with every problem of every file,
     each with file and line, and `InvalidSettings` for a column that is not there.
     """
     problems: list[str] = []
@@ -119,8 +126,15 @@ def open_dataset(
         }
         for target, splits in by_target.items()
     }
-    weak = [_of_target(target, one) for target, splits in found.items() for one in weak_parts(splits)]
-    return Dataset(name, images, names, found, folder, drawn, ignored, (*notes, *weak))
+    same = find_duplicates([images / name for name in names])
+    if drop_duplicates:
+        found = {target: without_duplicates(splits, same) for target, splits in found.items()}
+    told = [
+        *_notes_of_duplicates(names, same),
+        *(_of_target(target, one) for target, splits in found.items() for one in _notes_of_parts(names, splits, same)),
+        *(_of_target(target, one) for target, splits in found.items() for one in weak_parts(splits)),
+    ]
+    return Dataset(name, images, names, found, folder, drawn, ignored, (*notes, *told))
 
 
 def refuse_untrainable(dataset: Dataset) -> None:
@@ -134,6 +148,25 @@ def refuse_untrainable(dataset: Dataset) -> None:
     drawn = f"Splits can be drawn from {FEWEST_DRAWN} images, of different scores, or more; add images, or {own_splits}"
     way_out = drawn if dataset.drawn else "Move images between the parts, or leave these splits out"
     refuse(BadInput, f"{dataset.name}: splits that cannot be trained on:", reasons, f"{way_out}; nothing was computed.")
+
+
+def _notes_of_duplicates(names: Sequence[str], same: Sequence[Sequence[int]]) -> list[str]:
+    """Return how many images are the same file as another, and a few."""
+    if not same:
+        return []
+    few = ", ".join(" = ".join(names[row] for row in group[:3]) for group in same[:3])
+    number = sum(map(len, same))
+    return [f"{number:,} images are {len(same):,} files under several names: {few}{', ...' if len(same) > 3 else ''}"]
+
+
+def _notes_of_parts(names: Sequence[str], splits: Splits, same: Sequence[Sequence[int]]) -> list[str]:
+    """Return warnings of files that are in several parts of a split."""
+    return [
+        f"warning: split {split}: {len(pairs):,} images of {part} are the same file as one of a later part, first "
+        f"{names[pairs[0][0]]} = {names[pairs[0][1]]}; what a head learns from cannot judge it: leave them "
+        f"out of {part} with --drop-duplicates"
+        for (split, part), pairs in across_parts(splits, same).items()
+    ]
 
 
 def _of_target(target: str, text: str) -> str:

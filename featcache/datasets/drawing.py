@@ -1,7 +1,7 @@
 """Splits drawn where a table gives none: parts stratified by score, groups never cut, the same for the same table."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -27,11 +27,20 @@ class Unit:
         return sum(line.score for line in self.lines) / len(self.lines)
 
 
-def units_of(lines: Sequence[Line], written: Sequence[str], groups: Sequence[str]) -> list[Unit]:
-    """Return what is drawn together: lines with the same group, and each line without one; written are their paths."""
+def units_of(
+    lines: Sequence[Line], written: Sequence[str], groups: Sequence[str], *, same: Iterable[Sequence[int]] = ()
+) -> list[Unit]:
+    """Return what is drawn together: lines with the same group, and each line without one; written are their paths.
+
+    same are places of lines whose files are the same, which are together too, with their groups.
+    """
+    keys = [f"group {group}" if group else path for path, group in zip(written, groups, strict=True)]
+    for places in same:
+        joined = {keys[place] for place in places}
+        keys = [min(joined) if key in joined else key for key in keys]
     members: dict[str, list[Line]] = {}
-    for line, path, group in zip(lines, written, groups, strict=True):
-        members.setdefault(f"group {group}" if group else path, []).append(line)
+    for line, key in zip(lines, keys, strict=True):
+        members.setdefault(key, []).append(line)
     return [Unit(key, tuple(found)) for key, found in members.items()]
 
 

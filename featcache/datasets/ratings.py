@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from featcache.datasets.columns import Columns, find_columns, part_of
 from featcache.datasets.drawing import draw_splits, how_drawn, units_of
+from featcache.datasets.duplicates import find_duplicates
 from featcache.datasets.split_files import Line, Splits, name_problem, score_of, shown
 from featcache.datasets.splits import PARTS
 from featcache.datasets.table import read_table
@@ -80,18 +81,20 @@ def read_ratings(
     if not found and not problems:
         problems.append(f"{table}: no images below the header")
     images = _common_folder([row.line.name for row in found], Path(_absolute(folder)))
+    drawn = not columns.splits
+    same = find_duplicates([Path(row.line.name) for row in found]) if drawn else []
     named = [row._replace(line=row.line._replace(name=os.path.relpath(row.line.name, images))) for row in found]
     problems += [f"{row.line.place}: {problem}" for row in named if (problem := name_problem(row.line.name))]
     notes += [*columns.notes, *_notes_of_cells([cells for _, cells in lines], columns, decimal_comma)]
     ratings = {}
     for target in columns.scores:
         rated = [(row, line) for row in named if (line := row.of_target(target)) is not None]
-        ratings[target] = _listed(rated, columns.splits) if columns.splits else _drawn(rated)
-        if rated and not columns.splits:
+        ratings[target] = _drawn(rated, named, same) if drawn else _listed(rated, columns.splits)
+        if rated and drawn:
             notes.append(f"{f'target {target}: ' if target else ''}{how_drawn(ratings[target])}")
     if columns.group is not None:
-        notes += _notes_of_groups(named, ratings, drawn=not columns.splits)
-    return ReadRatings(images, ratings, not columns.splits, columns.ignored, tuple(notes))
+        notes += _notes_of_groups(named, ratings, drawn=drawn)
+    return ReadRatings(images, ratings, drawn, columns.ignored, tuple(notes))
 
 
 def _row(
@@ -170,13 +173,14 @@ def _listed(rated: Sequence[tuple[_Row, Line]], splits: Mapping[str, int]) -> Sp
     }
 
 
-def _drawn(rated: Sequence[tuple[_Row, Line]]) -> Splits:
+def _drawn(rated: Sequence[tuple[_Row, Line]], rows: Sequence[_Row], same: Sequence[Sequence[int]]) -> Splits:
+    """Return splits drawn of the rows that were rated; same are places in rows of the same file."""
     if not rated:
         return {}
-    rows = [row for row, _ in rated]
-    return draw_splits(
-        units_of([line for _, line in rated], [row.written for row in rows], [row.group for row in rows])
-    )
+    place_of = {line.place: place for place, (_, line) in enumerate(rated)}
+    here = [[place_of[rows[k].line.place] for k in places if rows[k].line.place in place_of] for places in same]
+    lines, written, groups = zip(*((line, row.written, row.group) for row, line in rated), strict=True)
+    return draw_splits(units_of(lines, written, groups, same=here))
 
 
 def _notes_of_groups(rows: Sequence[_Row], ratings: Mapping[str, Splits], *, drawn: bool) -> list[str]:

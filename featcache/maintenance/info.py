@@ -1,10 +1,11 @@
 """What a cache folder holds, sealed or not, as text and as one JSON object."""
 
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from featcache.store.cache import open_cache
+from featcache.store.cache import FeatureCache, open_cache
 from featcache.store.folder import MANIFEST_NAME, shard_paths
 from featcache.store.manifest import Manifest
 from featcache.store.shards.opening import open_shard
@@ -52,7 +53,8 @@ class CacheInfo:
         ]
         absent = [f"absent       {name}: {reason}" for name, reason in info["absent"].items()]
         head = f"{info['cache']}: {info['images']:,} images x {info['views']} views, complete"
-        return "\n".join([head, *common, *layers, *splits, *absent])
+        same = [f"same file    {' = '.join(names)}" for names in info["duplicates"]]
+        return "\n".join([head, *common, *layers, *splits, *same, *absent])
 
 
 def read_info(folder: Path) -> CacheInfo:
@@ -86,6 +88,7 @@ def read_info(folder: Path) -> CacheInfo:
             "shards": len(cache.manifest.shards),
             "stored_bytes": stored,
             "raw_bytes": cache.rows * cache.views * cache.recipe.bytes_per_view(),
+            "duplicates": _duplicates(cache),
             "absent": {image.name: image.absent for image in cache.images if image.absent},
             **_counts(cache.manifest),
             "fingerprint": cache.fingerprint,
@@ -103,3 +106,12 @@ def _counts(manifest: Manifest) -> dict[str, Any]:
         for target, splits in manifest.ratings.items()
     }
     return {"splits": counts[""]} if "" in counts else {"targets": counts}
+
+
+def _duplicates(cache: FeatureCache) -> list[list[str]]:
+    """Return the names of each file that several images are."""
+    names = defaultdict[str, list[str]](list)
+    for image in cache.images:
+        if image.sha256:
+            names[image.sha256].append(image.name)
+    return [same for same in names.values() if len(same) > 1]
