@@ -153,6 +153,7 @@ def predict(
     paths = to_score.paths
     files = map_files(map_folder, paths, images) if map_folder else []
     predictor = Predictor.load(run, **network)
+    tell(*predictor.warnings())
     if predictor.run.imported:
         tell("warning: which images an imported head was trained on is unknown; its scores of those say nothing")
     if csv_path is not None:

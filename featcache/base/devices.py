@@ -72,6 +72,11 @@ def resolve_device(device: str) -> torch.device:
     return target
 
 
+def has_float64(device: torch.device) -> bool:
+    """Whether device computes in float64, which Apple's GPUs do not."""
+    return device.type != "mps"
+
+
 def to_device(values: NDArray[Any], device: torch.device) -> Tensor:
     """Return values as a tensor on device; on the CPU it shares their memory."""
     tensor = torch.from_numpy(values)

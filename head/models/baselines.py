@@ -105,8 +105,8 @@ class Standardise(nn.Module):
         self.register_buffer("deviation", torch.ones(channels, dtype=torch.float64))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Standardise features of any float type."""
-        return (features.flatten(1).double() - self.mean) / self.deviation
+        """Standardise features of any float type, and of any device: some have no float64."""
+        return (features.flatten(1).to(self.mean.device).double() - self.mean) / self.deviation
 
 
 class LinearHead(nn.Module):

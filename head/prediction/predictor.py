@@ -18,7 +18,7 @@ from featcache.base.progress import OnProgress, Progress, silent
 from featcache.images.decode import decode_file, decode_image, image_of_array
 from featcache.images.loading import load_decoded
 from head.prediction.map_files import write_maps
-from head.runs.head_file import TrainedHead, load_head
+from head.runs.head_file import TrainedHead, float64_note, load_head
 from head.runs.run import Run, read_run
 from head.share.hub import run_folder
 
@@ -98,6 +98,10 @@ class Predictor:
             else "Pass the weights that the cache was extracted with as --weights FILE.",
         )
         return cls(run, head, backbone)
+
+    def warnings(self) -> list[str]:
+        """Return what to know of where its parts compute: the head is on the CPU where its device has no float64."""
+        return list(filter(None, [float64_note(self.head, self.backbone.device)]))
 
     @overload
     def __call__(self, images: ImageLike) -> Prediction: ...

@@ -1,6 +1,7 @@
 """The file of a trained head, head.safetensors: weights, constants and the digests of its training images."""
 
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from featcache.base.devices import has_float64
 from featcache.base.errors import CorruptFile
 from featcache.base.files import canonical_json, digest_of_file, write_durably
 from featcache.store.shards.encoding import Constants
@@ -35,6 +37,11 @@ class TrainedHead:
     constants: Mapping[str, Constants]
 
     @property
+    def in_float64(self) -> bool:
+        """Whether the head computes in float64, as those that scikit-learn fits do: not every device can."""
+        return any(tensor.dtype == torch.float64 for tensor in self.module.state_dict().values())
+
+    @property
     def steps(self) -> int:
         """T, 1 for heads that look once."""
         return int(self.module.shape.steps)  # type: ignore[union-attr, arg-type]
@@ -44,7 +51,8 @@ class TrainedHead:
         """Map features (B, L, D) to scores (B), step scores (B, T) that add up to them, and maps (B, T, L)."""
         output = self.module(features)
         share = self.target_mean / self.steps
-        steps = output.step_scores.double() * self.target_scale + share
+        found = output.step_scores
+        steps = (found if has_float64(found.device) else found.cpu()).double() * self.target_scale + share
         return steps.sum(dim=1), steps, output.maps
 
 
@@ -68,7 +76,10 @@ def save_head(
 
 
 def load_head(run: Run, device: str | torch.device = "cpu") -> TrainedHead:
-    """Return the head of a finished run; raise `CacheIncomplete` if unfinished, `CorruptFile` for damage."""
+    """Return the head of a finished run; raise `CacheIncomplete` if unfinished, `CorruptFile` for damage.
+
+    Where device has no float64, a head that needs it stays on the CPU, with a warning.
+    """
     path = run.folder / HEAD_NAME
     wanted = run.result.head_sha256
     if not path.is_file() or digest_of_file(path) != wanted:
@@ -85,10 +96,22 @@ def load_head(run: Run, device: str | torch.device = "cpu") -> TrainedHead:
         module.load_state_dict(tensors)
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CorruptFile(f"{path}: not a head of this version: {error}") from error
-    return TrainedHead(
-        module.eval().requires_grad_(False).to(device),
+    head = TrainedHead(
+        module.eval().requires_grad_(False),
         float(facts["target_mean"]),
         float(facts["target_scale"]),
         frozenset(bytes(row).hex() for row in train_images),
         constants,
     )
+    if note := float64_note(head, torch.device(device)):
+        warnings.warn(note, stacklevel=2)
+    else:
+        module.to(device)
+    return head
+
+
+def float64_note(head: TrainedHead, device: torch.device) -> str:
+    """Return that a head computes on the CPU if device cannot compute it, '' if it can."""
+    if has_float64(device) or not head.in_float64:
+        return ""
+    return f"the head computes in float64, which {device.type} does not have, so it runs on the CPU"

@@ -131,7 +131,7 @@ class Trainer:
         views = np.full(len(rows), EVAL_VIEW)
         pairs = [(rows[start : start + size], views[start : start + size]) for start in range(0, len(rows), size)]
         scores = torch.cat([self._output(features).score for features in self._features(pairs)])
-        return scores.double().cpu().numpy() * self.target.scale + self.target.mean
+        return scores.cpu().double().numpy() * self.target.scale + self.target.mean
 
     def _features(self, pairs: list[tuple[NDArray[np.int64], NDArray[np.int64]]]) -> Iterator[Tensor]:
         """Yield what the head reads of each batch of (rows, views), on its device."""
