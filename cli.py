@@ -13,13 +13,20 @@ import click
 
 from commandline import heads, pages, store
 from commandline.options import tell
-from featcache.base.errors import FeatcacheError, ResourceError, StorageError, ran_out_of_memory
+from featcache.base.errors import FeatcacheError, ResourceError, StorageError, check_platform, ran_out_of_memory
 
 _MORE_MEMORY = "free some, raise a limit of the address space (ulimit -v), or use a smaller --batch-size"
 
 
 class _Commands(click.Group):
     """Turns this project's errors into one message and the exit status of their class."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            check_platform()
+        except FeatcacheError as error:
+            _fail(f"error: {error}", error.exit_code)
+        return super().main(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
         # Threads that spin while they wait stop a busy machine: with one of two cores taken, an epoch took 5.2 s

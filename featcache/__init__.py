@@ -41,6 +41,7 @@ else:
     def __getattr__(name: str) -> object:
         if name not in _HOMES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        import_module("featcache.base.errors").check_platform()
         return getattr(import_module(_HOMES[name]), name)
 
     def __dir__() -> list[str]:

@@ -4,7 +4,7 @@ A message says what, where (path, row or line), expected, found, and what to do 
 """
 
 import errno
-import resource
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Self, TypeVar
 
@@ -94,6 +94,13 @@ class HostileFile(FeatcacheError, ValueError):
     exit_code = 10
 
 
+def check_platform() -> None:
+    """Raise `ResourceError` on Windows, which has no locks of the kind that a cache is written under."""
+    system: str = sys.platform
+    if system == "win32":
+        raise ResourceError("this program needs Linux or macOS; on Windows, run it in WSL (wsl --install)")
+
+
 def ran_out_of_memory(error: BaseException) -> bool:
     """Say whether memory had run out where error was raised, whatever its class.
 
@@ -104,6 +111,8 @@ def ran_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     if isinstance(error, SystemError) or any(sign in text for sign in _UNDER_A_LIMIT):
+        import resource  # which Windows lacks, where this module is imported to say so
+
         return resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
     if isinstance(error, RuntimeError | ImportError):  # static TLS is a fault of the order in which libraries load
         return any(sign in text for sign in _NO_MEMORY) and "static TLS" not in text
