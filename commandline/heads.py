@@ -128,7 +128,7 @@ def score_cache(cache: Path | None, target: str | None, runs: Path, as_json: boo
 
 
 @click.command()
-@options.HEAD
+@options.RUN
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @options.WEIGHTS
 @options.DEVICE
@@ -141,7 +141,12 @@ def predict(
 ) -> None:
     """Score image files and folders with a trained head.
 
-    Example: amnet predict --head runs/lamem/paper/split-1 photos/ --csv scores.csv
+    Of a folder that holds several runs of it, its splits and seeds, scores and maps are means over these members, and
+    deviation is that of their scores.
+
+    \b
+    Example: amnet predict --run runs/lamem/paper photos/ --csv scores.csv
+             amnet predict --run runs/lamem/paper/split-1 photos/
     """
     from featcache.base.files import check_output, make_folder
     from head.prediction.folders import find_images
@@ -167,7 +172,7 @@ def predict(
         tell(f"maps are written as .npy alone; drawing them needs: {pip_install('figures')}")
     with progress_bar() as progress:
         predicted = predictor.predict(paths, map_files=files, draw=draw, on_progress=progress)
-    found = Predictions(predicted, to_score.folders)
+    found = Predictions(predicted, to_score.folders, len(predictor.members))
     if csv_path is not None:
         found.write_csv(csv_path)
     if as_json or csv_path is None:
@@ -199,7 +204,7 @@ def import_head(file: Path, out: Path, name: str, split: str, steps: int, no_att
 
 
 @click.command("export-head")
-@options.HEAD
+@options.ONE_RUN
 @click.option("--out", required=True, type=DIRECTORY, metavar="DIR", help="Folder of the export.")
 @options.WEIGHTS
 @click.option("--with-backbone", is_flag=True,
@@ -214,7 +219,7 @@ def export_head(run: str, out: Path, no_model: bool, as_json: bool, **given: Any
     head.onnx maps features to scores, model.onnx pixels to scores. Both are compared with PyTorch before anything is
     written. The same export gives the same bytes.
 
-    Example: amnet export-head --head runs/lamem/paper/split-1 --out lamem-head --license cc-by-4.0
+    Example: amnet export-head --run runs/lamem/paper/split-1 --out lamem-head --license cc-by-4.0
     """
     from head.share.export import export_head as run_export
     from head.share.hub import run_folder

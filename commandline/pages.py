@@ -99,7 +99,7 @@ def report(
 
 
 @click.command()
-@options.HEAD
+@options.RUN
 @click.option("--cache", type=DIRECTORY, help="Show the report of this cache, too.")
 @click.option("--runs", type=DIRECTORY, default=Path("runs"), show_default=True, help="Runs of the report.")
 @click.option("--root", type=DIRECTORY, metavar="DIR", help="The dataset's folder, if it has moved.")
@@ -126,7 +126,7 @@ def explore(
     Prints the page's address once it listens; Ctrl-C ends it. Images are not kept. With --cache the page is that of
     report, too.
 
-    Example: amnet explore --head runs/lamem/paper/split-1 --cache cache/lamem
+    Example: amnet explore --run runs/lamem/paper/split-1 --cache cache/lamem
     """
     from head.show.page.live.server import bound_socket, check_web, host_names, is_loopback, serve, url_of
 
@@ -138,6 +138,7 @@ def explore(
         from head.show.page.live.explore import exploration
 
         predictor = Predictor.load(run, **network)
+        tell(*predictor.warnings())
         opened = open_cache(cache).of_target(predictor.run.config.target) if cache else None
         with progress_bar() as progress:
             app, warnings = exploration(

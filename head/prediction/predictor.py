@@ -1,6 +1,6 @@
 """Score images that are in no cache, from features made exactly as the cache's were."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self, overload
@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from featcache.backbones.backbone import Backbone
 from featcache.backbones.of_recipe import nearest_backbone
@@ -18,8 +19,9 @@ from featcache.base.progress import OnProgress, Progress, silent
 from featcache.images.decode import decode_file, decode_image, image_of_array
 from featcache.images.loading import load_decoded
 from head.prediction.map_files import write_maps
+from head.prediction.members import Features, Member, find_members
 from head.runs.head_file import TrainedHead, float64_note, load_head
-from head.runs.run import Run, read_run
+from head.runs.run import Run
 from head.share.hub import run_folder
 
 ImageLike = str | Path | Image.Image | NDArray[np.uint8]  # a file, or pixels (H, W, 3), (H, W, 4) or (H, W)
@@ -29,10 +31,13 @@ ImageLike = str | Path | Image.Image | NDArray[np.uint8]  # a file, or pixels (H
 class Prediction:
     """An image's score and the T step scores that add up to it, or the problem that left it without.
 
-    path is its file, if it has one. in_training says that the head was trained on this very image, so that its score
+    path is its file, if it has one. in_training says that a member was trained on this very image, so that its score
     says nothing; None that nobody knows, as for an image that is no file. attention holds its attention maps (T, H, W),
     which a head without attention does not have, and maps is the file they were written to, if that was asked for.
     notes say what to know of an image that was read all the same, each as 'KIND: detail'.
+
+    Of several members score, step scores and maps are means over them, and deviation is the sample standard deviation
+    of their scores, None of one member. trained_members of them were trained on this very image.
     """
 
     path: Path | None
@@ -43,6 +48,8 @@ class Prediction:
     maps: Path | None = None
     attention: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
     notes: tuple[str, ...] = ()
+    deviation: float | None = None
+    trained_members: int = 0
 
     def __float__(self) -> float:
         """Return the score; raise `BadInput` if there is none."""
@@ -55,6 +62,7 @@ class Prediction:
         return {
             "path": None if self.path is None else str(self.path),
             "score": self.score,
+            "deviation": self.deviation,
             "step_scores": list(self.step_scores),
             "in_training": self.in_training,
             "problem": self.problem,
@@ -73,20 +81,37 @@ class _Loaded:
 
 
 class Predictor:
-    """A run's head with its own backbone: `Predictor.load(RUN)("photo.jpg").score`."""
+    """One head, trained on one or several splits and with one or several seeds, and the backbone that it needs.
 
-    def __init__(self, run: Run, head: TrainedHead, backbone: Backbone) -> None:
-        self.run, self.head, self.backbone = run, head, backbone
+    `Predictor.load(RUN)("photo.jpg").score` is the mean over its members, which share one pass of the backbone.
+    unfinished are runs beside them that are left out.
+    """
+
+    def __init__(self, members: Sequence[Member], backbone: Backbone, *, unfinished: Sequence[Run] = ()) -> None:
+        self.members, self.backbone, self.unfinished = tuple(members), backbone, tuple(unfinished)
+
+    @property
+    def run(self) -> Run:
+        """The first member's run; all members' have its recipe, target and settings, but not its split and seed."""
+        return self.members[0].run
+
+    @property
+    def head(self) -> TrainedHead:
+        """The first member's head."""
+        return self.members[0].head
 
     @classmethod
     def load(cls, folder: str | Path, *, weights: str | None = None, device: str = "auto") -> Self:
         """Return the predictor of a finished run, a folder or hf://OWNER/NAME[@REVISION] on the Hugging Face Hub.
 
-        weights overrides where the backbone's weights are looked for. Raises `Mismatch` if they are not those that the
-        head's features were made with.
+        Of a folder that holds several runs of one head, its splits and seeds, all that are finished are members.
+        weights overrides where the backbone's weights are looked for. Raises `InvalidSettings` if there is no run or
+        runs are of several heads, `CacheIncomplete` if the one run is unfinished, `Mismatch` if weights are not those
+        that the head's features were made with.
         """
-        run = read_run(run_folder(str(folder)))
-        head = load_head(run)
+        runs, unfinished = find_members(run_folder(str(folder)))
+        members = [Member(one, load_head(one)) for one in runs]
+        run = runs[0]
         backbone = nearest_backbone(
             run.recipe,
             weights=weights or run.weights_source,
@@ -97,7 +122,7 @@ class Predictor:
             if run.imported and not weights
             else "Pass the weights that the cache was extracted with as --weights FILE.",
         )
-        return cls(run, head, backbone)
+        return cls(members, backbone, unfinished=unfinished)
 
     def warnings(self) -> list[str]:
         """Return what to know of where its parts compute: the head is on the CPU where its device has no float64."""
@@ -127,6 +152,22 @@ class Predictor:
             title, way_out = "images that cannot be scored:", "Leave them out, or mend them."
             raise BadInput(problems[0] if len(problems) == 1 else list_problems(title, problems, way_out))
         return results
+
+    def warnings(self) -> list[str]:
+        """Return which runs are left out because their training has not finished."""
+        if not self.unfinished:
+            return []
+        names = ", ".join(str(run.folder) for run in self.unfinished)
+        return [f"warning: left out, their training has not finished: {names}; the same train-head command ends it"]
+
+    def in_training(self, sha256: str) -> bool | None:
+        """Return whether a member was trained on the image whose file has this sha256; None that nobody knows.
+
+        Nobody knows of an imported head, or of an image that is no file, whose sha256 is ''.
+        """
+        if self._trained_members(sha256):
+            return True
+        return None if not sha256 or any(member.run.imported for member in self.members) else False
 
     def predict(
         self,
@@ -188,30 +229,43 @@ class Predictor:
         for image in images:
             yield image.result if image.pixels is None else self._prediction(image, *next(of_each))
 
-    def _prediction(self, image: _Loaded, score: float, steps: NDArray[Any], maps: NDArray[np.float32]) -> Prediction:
-        if not np.isfinite(score):
+    def _prediction(
+        self, image: _Loaded, scores: NDArray[np.float64], steps: NDArray[np.float64], maps: NDArray[np.float32]
+    ) -> Prediction:
+        """Return the prediction of an image from its scores (M), step scores (M, T) and maps (M, T, H, W)."""
+        if not np.isfinite(scores).all():
             return replace(image.result, problem="the score is not finite")
-        unknown = self.run.imported is not None or not image.sha256
         return replace(
             image.result,
-            score=float(score),
-            step_scores=tuple(steps.tolist()),
-            in_training=None if unknown else image.sha256 in self.head.train_images,
-            attention=maps if self.run.attends else None,
+            score=float(scores.mean()),
+            step_scores=tuple(steps.mean(axis=0).tolist()),
+            in_training=self.in_training(image.sha256),
+            attention=maps.mean(axis=0) if self.run.attends else None,
+            deviation=float(scores.std(ddof=1)) if len(scores) > 1 else None,
+            trained_members=self._trained_members(image.sha256),
         )
+
+    def _trained_members(self, sha256: str) -> int:
+        return sum(sha256 in member.head.train_images for member in self.members)
 
     def _score(
         self, pixels: list[NDArray[np.uint8]]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float32]]:
-        """Return scores (B), step scores (B, T) and attention maps (B, T, H, W), where the head has such."""
+        """Return scores (B, M), step scores (B, M, T) and maps (B, M, T, H, W), where the M members have such."""
         features = self.backbone(torch.from_numpy(np.stack(pixels)))
-        if self.run.imported:  # whoever trained it did not round them, which changes its maps by up to 1e-4
-            read = features[self.run.input.layers[0]].cpu()
-        else:
-            read = self.run.input.of_maps(features, self.head.constants, self.run.recipe)
-        score, steps, looks = self.head.predict(read)
-        maps = looks.numpy()  # (B, T, L)
+        read: dict[Features, Tensor] = {}
+        for member in self.members:
+            if member.features not in read:
+                read[member.features] = self._read(features, member)
+        predicted = [member.head.predict(read[member.features]) for member in self.members]
+        scores, steps, looks = (torch.stack(column, dim=1).numpy() for column in zip(*predicted, strict=True))
         if self.run.attends:
             shape = self.run.input.map_shape(self.run.recipe)
-            maps = maps.reshape(*maps.shape[:2], shape.height, shape.width)
-        return score.numpy(), steps.numpy(), maps
+            looks = looks.reshape(*looks.shape[:3], shape.height, shape.width)
+        return scores, steps, looks
+
+    def _read(self, features: Mapping[str, Tensor], member: Member) -> Tensor:
+        """Return what a member reads (B, L, D), from the feature maps (B, L, D) of each layer."""
+        if member.run.imported:  # whoever trained it did not round them, which changes its maps by up to 1e-4
+            return features[member.run.input.layers[0]].cpu()
+        return member.run.input.of_maps(features, member.head.constants, member.run.recipe)

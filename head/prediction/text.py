@@ -1,6 +1,7 @@
 """The predictions of many images together: as a CSV file, as JSON and as lines of text."""
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,11 @@ from head.prediction.predictor import Prediction
 
 @dataclass(frozen=True)
 class Predictions:
-    """One prediction an image, in order, and what was found in each folder that they are from."""
+    """One prediction an image, in order, what was found in each folder that they are from, and of how many members."""
 
     of_images: Sequence[Prediction]
     folders: Sequence[Folder] = ()
+    members: int = 1
 
     @property
     def unread(self) -> int:
@@ -36,7 +38,10 @@ class Predictions:
         return aligned(self._lines())
 
     def write_csv(self, path: Path) -> None:
-        """Write path,score,m_1..m_T,in_training,problem as CSV, one line an image."""
+        """Write path,score,m_1..m_T,in_training,problem as CSV, one line an image; of several members also deviation.
+
+        That stands behind score, and is empty where there is no score.
+        """
         write_output(path, csv_bytes(self._lines()))
 
     def warnings(self, *, every: bool = False) -> list[str]:
@@ -44,11 +49,9 @@ class Predictions:
 
         Of files left out and images with notes the first few are named, or every one.
         """
-        seen = sum(bool(one.in_training) for one in self.of_images)
-        trained_on = f"warning: the head was trained on {seen} of these images; its scores of them say nothing"
         notes = [(str(one.path), note) for one in self.of_images for note in one.notes]
         return [
-            *([trained_on] if seen else []),
+            *self._trained_on(),
             *([self._unread()] if self.unread else []),
             *(self._count(folder, every=every) for folder in self.folders),
             *describe(notes, every=every),
@@ -59,6 +62,15 @@ class Predictions:
         lines = f"{table}: the table, {len(self.of_images):,} lines, the last column the problem of what was not scored"
         mapped = sum(one.maps is not None for one in self.of_images)
         return [*([lines] if table else []), *([f"{maps}{os.sep}: maps of {mapped:,} images"] if maps else [])]
+
+    def _trained_on(self) -> list[str]:
+        """Return on how many images the head was trained, and how many of its members on how many of them."""
+        seen = [one.trained_members for one in self.of_images if one.in_training]
+        by_members = sorted(Counter(seen).items(), reverse=True)
+        counts = ", ".join(f"{count} by {trained} of {self.members} members" for trained, count in by_members)
+        of_each = f" ({counts})" if self.members > 1 else ""
+        told = f"warning: the head was trained on {len(seen)} of these images{of_each}; its scores of them say nothing"
+        return [told] if seen else []
 
     def _unread(self) -> str:
         problems = [printable(f"{one.path}: {one.problem}") for one in self.of_images if one.problem]
@@ -90,10 +102,12 @@ class Predictions:
 
     def _lines(self) -> list[list[str]]:
         steps = max((len(one.step_scores) for one in self.of_images), default=0)
-        lines = [["path", "score", *(f"m_{t}" for t in range(1, steps + 1)), "in_training", "problem"]]
+        names = ["score", *(["deviation"] if self.members > 1 else []), *(f"m_{t}" for t in range(1, steps + 1))]
+        lines = [["path", *names, "in_training", "problem"]]
         for one in self.of_images:
-            numbers = [] if one.score is None else [one.score, *one.step_scores]
-            cells = [f"{number:.6f}" for number in numbers] or [""] * (1 + steps)
+            deviation = [] if one.deviation is None else [one.deviation]
+            numbers = [] if one.score is None else [one.score, *deviation, *one.step_scores]
+            cells = [f"{number:.6f}" for number in numbers] or [""] * len(names)
             seen = {None: "unknown", False: "no", True: "yes"}[one.in_training]
             lines.append([str(one.path), *cells, seen, one.problem])
         return lines

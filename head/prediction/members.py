@@ -1,0 +1,84 @@
+"""The runs of one head that predict together, its splits and seeds: which they are in a folder, and what each reads."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+from featcache.base.errors import InvalidSettings, list_problems
+from featcache.datasets.splits import natural_key
+from featcache.store.shards.encoding import digest_of_constants
+from head.data.inputs import HeadInput
+from head.evaluation.summary import named_groups
+from head.runs.head_file import TrainedHead
+from head.runs.run import Run, read_run, run_folders
+
+
+class Features(NamedTuple):
+    """What a head reads of an image, and the digest of the constants that it was stored with, '' for none."""
+
+    input: HeadInput
+    constants_sha256: str
+
+
+@dataclass(frozen=True)
+class Member:
+    """A finished run and its head."""
+
+    run: Run
+    head: TrainedHead
+
+    @cached_property
+    def features(self) -> Features:
+        """What it reads; members that read the same have the same."""
+        return Features(self.run.input, digest_of_constants(self.head.constants))
+
+
+class HeadRuns(NamedTuple):
+    """Runs of one head, by split and seed, and those in the same folder whose training has not finished."""
+
+    runs: list[Run]
+    unfinished: list[Run]
+
+
+def find_members(folder: Path) -> HeadRuns:
+    """Return the run in folder, finished or not, or the finished runs of one head in or below it, a copy of one once.
+
+    Raises `InvalidSettings` if there is none, or if they are of several heads, features or scores: it lists the folders
+    that are of one, each with its number of runs.
+    """
+    folders = run_folders(folder)
+    runs = [] if folder in folders else [read_run(one) for one in folders]
+    finished = _without_copies([run for run in runs if run.finished])
+    if not finished:
+        return HeadRuns([read_run(folder)], [])
+    if not _of_one_head(finished):
+        title = f"{folder}: its {len(finished)} finished runs are not of one head, on the same features and scores:"
+        heads = [f"{one}: {count} {'run' if count == 1 else 'runs'}" for one, count in _heads(folder, finished)]
+        raise InvalidSettings(list_problems(title, heads, "Name one of these folders."))
+    finished.sort(key=lambda run: (natural_key(run.split), run.seed))
+    return HeadRuns(finished, [run for run in runs if not run.finished])
+
+
+def _without_copies(runs: Sequence[Run]) -> list[Run]:
+    """Return runs without those that are another's copy, such as its export."""
+    by_head: dict[tuple[str, int, str], Run] = {}
+    for run in runs:
+        by_head.setdefault((run.split, run.seed, run.result.head_sha256), run)
+    return list(by_head.values())
+
+
+def _of_one_head(runs: Sequence[Run]) -> bool:
+    """Return whether runs differ in split and seed alone, and are of the same features and scores."""
+    return len({(run.config.fingerprint, run.data_name) for run in runs}) == 1 and len(named_groups(runs)) == 1
+
+
+def _heads(folder: Path, runs: Sequence[Run]) -> list[tuple[Path, int]]:
+    """Return the topmost folders, folder or below it, whose runs are of one head, and how many runs each has."""
+    if _of_one_head(runs):
+        return [(folder, len(runs))]
+    inside: dict[Path, list[Run]] = {}
+    for run in runs:
+        inside.setdefault(folder.joinpath(*run.folder.relative_to(folder).parts[:1]), []).append(run)
+    return [head for below, some in inside.items() for head in _heads(below, some)]
