@@ -160,12 +160,16 @@ class Predictor:
         names = ", ".join(str(run.folder) for run in self.unfinished)
         return [f"warning: left out, their training has not finished: {names}; the same train-head command ends it"]
 
+    def trained_members(self, sha256: str) -> int:
+        """Return how many members were trained on the image whose file has this sha256."""
+        return sum(sha256 in member.head.train_images for member in self.members)
+
     def in_training(self, sha256: str) -> bool | None:
         """Return whether a member was trained on the image whose file has this sha256; None that nobody knows.
 
         Nobody knows of an imported head, or of an image that is no file, whose sha256 is ''.
         """
-        if self._trained_members(sha256):
+        if self.trained_members(sha256):
             return True
         return None if not sha256 or any(member.run.imported for member in self.members) else False
 
@@ -242,11 +246,8 @@ class Predictor:
             in_training=self.in_training(image.sha256),
             attention=maps.mean(axis=0) if self.run.attends else None,
             deviation=float(scores.std(ddof=1)) if len(scores) > 1 else None,
-            trained_members=self._trained_members(image.sha256),
+            trained_members=self.trained_members(image.sha256),
         )
-
-    def _trained_members(self, sha256: str) -> int:
-        return sum(sha256 in member.head.train_images for member in self.members)
 
     def _score(
         self, pixels: list[NDArray[np.uint8]]

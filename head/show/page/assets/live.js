@@ -1,7 +1,7 @@
 // Live prediction: an image that is dropped, pasted or chosen goes to the program that serves this page, and its
 // bytes alone, without a name; the score and the maps come back.
 function liveSection() {
-  const { run, most_bytes: mostBytes } = data.live;
+  const { name, runs, most_bytes: mostBytes } = data.live;
   const results = el("div", { class: "results" });
   const said = el("p", { class: "said", role: "status" });
   const input = el("input", { id: "file", type: "file", accept: "image/*,.avif,.heic,.heif,.hif", multiple: true, class: "hidden-input", change: () => { take([...input.files]); input.value = ""; } });
@@ -43,19 +43,22 @@ function liveSection() {
   document.addEventListener("dragover", (event) => { event.preventDefault(); drop.classList.add("over"); });
   document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) drop.classList.remove("over"); });
   document.addEventListener("drop", (event) => { event.preventDefault(); drop.classList.remove("over"); take([...event.dataTransfer.files]); });
-  return section("live", "Try an image", el("p", { class: "note" }, `Scored by ${run.name}, split ${run.split}, on this machine. Images are not kept.`), drop, said, results);
+  return section("live", "Try an image", el("p", { class: "note" }, `Scored by ${name}, ${runs.length > 1 ? `the mean over its ${count(runs.length, "run")}` : `split ${runs[0].split}`}, on this machine. Images are not kept.`), drop, said, results);
 }
 
 function liveResult(name, found) {
   const image = { name, size: found.size, box: found.box, picture: found.picture };
   const surfaces = found.maps && surfacesOf(image, found.maps);
   const rank = rankOf(found.score);
+  const members = data.live.runs.length;
+  const trained = members > 1 ? `${found.trained_members} of the ${members} runs were` : "The head was";
   return el("article", { class: "result" }, el("h3", {}, name),
     el("dl", { class: "verdict" }, el("div", { class: "predicted" }, el("dt", {}, "Predicted"), el("dd", {}, number(found.score))),
+      found.deviation === null ? null : el("div", {}, el("dt", {}, `Deviation over ${members} runs`), el("dd", {}, number(found.deviation))),
       rank === null ? null : el("div", {}, el("dt", {}, `Above the ratings of`), el("dd", {}, `${rank}% of ${count(data.gallery.of, "image")}`))),
-    found.in_training ? el("p", { class: "refused" }, "The head was trained on this very image, so its score says nothing.") : null,
+    found.in_training ? el("p", { class: "refused" }, `${trained} trained on this very image, so its score says nothing.`) : null,
     ...found.notes.map((note) => el("p", { class: "refused" }, note)),
-    looksOf(image, surfaces, found.steps), surfaces ? el("div", { class: "beneath" }, sumOf(found.steps, found.score), legend(surfaces.top, data.live.run.name)) : null);
+    looksOf(image, surfaces, found.steps), surfaces ? el("div", { class: "beneath" }, sumOf(found.steps, found.score), legend(surfaces.top, data.live.name)) : null);
 }
 
 // The share of rated images, in percent, whose rating is below a score, by quantiles; null without a gallery.

@@ -17,11 +17,15 @@ function drawn(text) {
 }
 
 function opening() {
-  if (!data.cache) return el("div", { class: "opening" }, el("h1", {}, data.live.run.name), el("p", { class: "headline" }, "See what ", el("b", {}, broken(data.live.run.name)), " makes of an image, and where it looks."), el("p", { class: "lead" }, `Trained on split ${data.live.run.split}; features by ${data.live.run.recipe.backbone}.`));
+  if (!data.cache) return el("div", { class: "opening" }, el("h1", {}, data.live.name), el("p", { class: "headline" }, "See what ", el("b", {}, broken(data.live.name)), " makes of an image, and where it looks."), el("p", { class: "lead" }, `${trainedOn(data.live.runs)}; features by ${data.live.recipe.backbone}.`));
   const { recipe, images, absent, splits } = data.cache;
   const layers = recipe.layers.map(([name, height, width, channels]) => `${name} ${height}\u00d7${width}\u00d7${channels}`).join(", ");
   const facts = [count(images, "image"), absent ? `${absent} absent` : null, `${recipe.backbone}, ${layers}`, `${recipe.image_size} pixels, ${recipe.eval_view === "squash" ? "squashed" : "central crop"}`, count(splits.length, "split"), count(data.scores.rows.length, "head")];
   return el("div", { class: "opening" }, el("h1", {}, data.cache.name), headline(), el("p", { class: "facts-line" }, facts.filter(Boolean).map((text) => el("span", {}, text))));
+}
+
+function trainedOn(runs) {
+  return runs.length > 1 ? `The mean over ${count(runs.length, "run")}, on ${count(new Set(runs.map((run) => run.split)).size, "split")}` : `Trained on split ${runs[0].split}`;
 }
 
 const sections = [
@@ -35,6 +39,6 @@ document.getElementById("brand").append("amnet ", el("span", { class: "soft" }, 
 document.getElementById("nav").append(...sections.map(([id, title]) => el("a", { href: `#${id}` }, title)));
 const main = document.getElementById("main");
 main.replaceChildren(opening(), ...sections.map(([, , make]) => make()));
-if (!data.scores) main.append(section("runs", "Settings", el("div", { class: "runs" }, runDetails(data.live.run.name, [data.live.run], data.live.run.settings))));
+if (!data.scores) main.append(section("runs", "Settings", el("div", { class: "runs" }, runDetails(data.live.name, data.live.runs, data.live.runs[0].settings))));
 document.getElementById("foot").append(data.cache ? `Cache ${data.cache.name}, fingerprint ${data.cache.fingerprint.slice(0, 16)}. ` : "", data.live ? "Served from this machine; nothing is sent elsewhere." : "This file holds all that it shows and loads nothing.");
 document.documentElement.dataset.ready = "yes";

@@ -1,4 +1,4 @@
-"""What explore serves: a page about one run, and about a cache and its runs where one is given, and its predictions."""
+"""What explore serves: a page about one head, and about a cache and its runs if one is given, and its predictions."""
 
 from collections.abc import Collection
 from dataclasses import replace
@@ -12,6 +12,7 @@ from featcache.images.decode import decode_bytes
 from featcache.images.notes import in_full
 from featcache.store.cache import FeatureCache
 from head.evaluation.evaluate import Evaluation
+from head.evaluation.summary import without_seed
 from head.prediction.predictor import Predictor
 from head.runs.run import Run
 from head.show.overlay import seen_box
@@ -42,7 +43,14 @@ def exploration(
     allowed are names of proxies to it. Raises what `evaluate_for` raises.
     """
     run = predictor.run
-    data: dict[str, Any] = {"live": {"run": {**run_facts(run), "recipe": run.config.recipe}, "most_bytes": MOST_BYTES}}
+    name = run.name if len(predictor.members) == 1 else without_seed(run.name)
+    live = {
+        "name": name,
+        "recipe": run.config.recipe,
+        "runs": [run_facts(member.run) for member in predictor.members],
+        "most_bytes": MOST_BYTES,
+    }
+    data: dict[str, Any] = {"live": live}
     warnings: list[str] = []
     if cache is not None:
         settings = ReportSettings(root=root)
@@ -52,7 +60,7 @@ def exploration(
         data |= about.data
         left_out = dict.fromkeys(f"warning: not in the page: {error}" for error in found.errors)
         warnings += [*left_out, *found.warnings(), *about.warnings()]
-    page = page_of(data, title=f"{run.name}: explore")
+    page = page_of(data, title=f"{name}: explore")
     return explore_app(page, lambda image: predict_bytes(predictor, image), host=host, allowed=allowed), warnings
 
 
@@ -61,21 +69,25 @@ def predict_bytes(predictor: Predictor, data: bytes) -> dict[str, Any]:
 
     A JSON object: the score, its steps (T) and maps, the size of the upright image in pixels and the box of it that the
     head saw, a small picture of it, and notes: what to know of an image that was read all the same. in_training says
-    that the head was trained on this very file; None that nobody knows. Raises `BadImage` if the bytes are no image, or
-    one whose declared size is too large to be decoded, and `BadInput` if the backbone makes nothing of it.
+    that the head was trained on this very file, as trained_members of its runs were; None that nobody knows. Of several
+    runs score, steps and maps are means, and deviation is that of their scores, None of one. Raises `BadImage` if the
+    bytes are no image, or one whose declared size is too large to be decoded, and `BadInput` if the backbone makes
+    nothing of it.
     """
     decoded = decode_bytes(data, most_pixels=MOST_PIXELS)
-    run, found = predictor.run, predictor(np.asarray(decoded.rgb))
+    found = predictor(np.asarray(decoded.rgb))
     width, height = decoded.rgb.size
     maps = pack_maps(found.attention) if found.attention is not None else None
     return {
         "score": float(found),
+        "deviation": found.deviation,
         "steps": list(found.step_scores),
         "maps": maps.as_json() if maps else None,
-        "in_training": None if run.imported else decoded.sha256 in predictor.head.train_images,
+        "in_training": predictor.in_training(decoded.sha256),
+        "trained_members": predictor.trained_members(decoded.sha256),
         "notes": [in_full(note) for note in decoded.notes],
         "size": [width, height],
-        "box": list(seen_box(run.recipe.view_settings, width=width, height=height)),
+        "box": list(seen_box(predictor.run.recipe.view_settings, width=width, height=height)),
         "picture": make_thumbnail(decoded.rgb, SIDE).as_text(),
     }
 

@@ -133,6 +133,21 @@ def test_a_head_knows_the_images_it_was_trained_on(predictor: Predictor, tiny_da
     assert predict_bytes(predictor, (tiny_dataset / "images" / name).read_bytes())["in_training"] is True
 
 
+def test_several_runs_answer_with_their_mean(run: Path, predictor: Predictor, photograph: Path) -> None:
+    members = Predictor.load(run.parent)
+    (wanted,) = members.predict([photograph])
+    found = predict_bytes(members, photograph.read_bytes())
+    assert (found["score"], found["deviation"]) == pytest.approx((wanted.score, wanted.deviation), abs=1e-6)
+    assert sum(found["steps"]) == pytest.approx(wanted.score, abs=1e-6)
+    assert (found["in_training"], found["trained_members"]) == (wanted.in_training, wanted.trained_members)
+    attention = members(photograph).attention
+    assert attention is not None
+    packed = pack_maps(attention)
+    assert packed is not None
+    assert found["maps"] == packed.as_json()
+    assert predict_bytes(predictor, photograph.read_bytes())["deviation"] is None
+
+
 def test_what_to_know_of_an_image_is_in_the_answer(predictor: Predictor, photograph: Path) -> None:
     assert predict_bytes(predictor, photograph.read_bytes())["notes"] == []
     data = io.BytesIO()
@@ -504,6 +519,28 @@ def test_a_page_without_a_cache_is_of_the_head_alone_and_sigterm_ends_it(run: Pa
         assert '"scores":' not in page
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=30) == 143
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_the_page_of_several_runs_shows_their_mean_and_deviation(
+    browser: Any, run: Path, photograph: Path, tmp_path: Path
+) -> None:
+    process = started("--run", run.parent, folder=tmp_path)
+    try:
+        assert process.stdout is not None
+        with opened_page(browser, process.stdout.readline().strip()) as page:
+            assert page.inner_text(".opening .lead").startswith("The mean over 2 runs, on 2 splits; features by ")
+            assert "Scored by paper, the mean over its 2 runs, on this machine." in page.inner_text("#live .note")
+            assert page.locator("#runs tbody tr").count() == 2
+            page.set_input_files("#file", str(photograph))
+            page.wait_for_selector(".result")
+            (wanted,) = Predictor.load(run.parent).predict([photograph])
+            assert page.inner_text(".result .predicted dd") == f"{wanted.score:.3f}"
+            assert f"{wanted.deviation:.3f}" in page.inner_text(".result .verdict")
     finally:
         process.kill()
         process.communicate()
