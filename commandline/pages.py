@@ -144,7 +144,7 @@ def explore(
             app, warnings = exploration(
                 predictor, host=host, allowed=names, cache=opened, runs=runs, root=root, on_progress=progress
             )
-        tell(*predictor.warnings(), *warnings)
+        tell(*warnings)
         if not is_loopback(host):
             tell(f"warning: other machines can reach {host}, and whoever does can use this page")
         with contextlib.suppress(KeyboardInterrupt):  # from the moment that the address can be read

@@ -1,10 +1,14 @@
 """The runs of one head that predict together, its splits and seeds: which they are in a folder, and what each reads."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
+
+import torch
+from torch import Tensor
 
 from featcache.base.errors import InvalidSettings, list_problems
 from featcache.datasets.splits import natural_key
@@ -33,6 +37,22 @@ class Member:
     def features(self) -> Features:
         """What it reads; members that read the same have the same."""
         return Features(self.run.input, digest_of_constants(self.head.constants))
+
+
+def predict_each(members: Sequence[Member], read: Mapping[Features, Tensor]) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Return what `TrainedHead.predict` gives for each member, of the features (B, L, D) that it reads.
+
+    Several are computed at once, each by one thread: a head is too small for threads to share.
+    """
+    threads = min(torch.get_num_threads(), len(members))
+    if threads == 1:
+        return [member.head.predict(read[member.features]) for member in members]
+    before = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(threads, initializer=lambda: torch.set_num_threads(1)) as pool:
+            return list(pool.map(lambda member: member.head.predict(read[member.features]), members))
+    finally:
+        torch.set_num_threads(before)  # MKL keeps one number for all threads
 
 
 class HeadRuns(NamedTuple):

@@ -19,7 +19,7 @@ from featcache.base.progress import OnProgress, Progress, silent
 from featcache.images.decode import decode_file, decode_image, image_of_array
 from featcache.images.loading import load_decoded
 from head.prediction.map_files import write_maps
-from head.prediction.members import Features, Member, find_members
+from head.prediction.members import Features, Member, find_members, predict_each
 from head.runs.head_file import TrainedHead, float64_note, load_head
 from head.runs.run import Run
 from head.share.hub import run_folder
@@ -124,10 +124,6 @@ class Predictor:
         )
         return cls(members, backbone, unfinished=unfinished)
 
-    def warnings(self) -> list[str]:
-        """Return what to know of where its parts compute: the head is on the CPU where its device has no float64."""
-        return list(filter(None, [float64_note(self.head, self.backbone.device)]))
-
     @overload
     def __call__(self, images: ImageLike) -> Prediction: ...
 
@@ -154,11 +150,10 @@ class Predictor:
         return results
 
     def warnings(self) -> list[str]:
-        """Return which runs are left out because their training has not finished."""
-        if not self.unfinished:
-            return []
+        """Return which runs are left out as unfinished, and that the head is on the CPU where there is no float64."""
         names = ", ".join(str(run.folder) for run in self.unfinished)
-        return [f"warning: left out, their training has not finished: {names}; the same train-head command ends it"]
+        left_out = f"warning: left out, their training has not finished: {names}; the same train-head command ends it"
+        return [*([left_out] if names else []), *filter(None, [float64_note(self.head, self.backbone.device)])]
 
     def trained_members(self, sha256: str) -> int:
         """Return how many members were trained on the image whose file has this sha256."""
@@ -258,7 +253,7 @@ class Predictor:
         for member in self.members:
             if member.features not in read:
                 read[member.features] = self._read(features, member)
-        predicted = [member.head.predict(read[member.features]) for member in self.members]
+        predicted = predict_each(self.members, read)
         scores, steps, looks = (torch.stack(column, dim=1).numpy() for column in zip(*predicted, strict=True))
         if self.run.attends:
             shape = self.run.input.map_shape(self.run.recipe)

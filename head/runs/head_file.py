@@ -89,7 +89,9 @@ def load_head(run: Run, device: str | torch.device = "cpu") -> TrainedHead:
         with safetensors.safe_open(path, "pt") as file:
             facts = json.loads(file.metadata()["head"])
             tensors = {name: file.get_tensor(name) for name in file.offset_keys()}
-        module = head_from_json(facts["kind"], facts["shape"])
+        with torch.device("meta"):  # without drawing weights that are replaced, which takes longer than reading them
+            module = head_from_json(facts["kind"], facts["shape"])
+        module.to_empty(device="cpu")
         train_images = tensors.pop(_TRAIN_IMAGES).numpy()
         stored = [name for name in tensors if name.startswith(_CONSTANTS)]
         constants = {name.removeprefix(_CONSTANTS): tensors.pop(name).numpy() for name in stored}

@@ -3,12 +3,13 @@
 import csv
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 from cli import main
@@ -17,6 +18,8 @@ from featcache.store.cache import open_cache
 from head.prediction.members import find_members
 from head.prediction.predictor import Prediction, Predictor
 from head.prediction.text import Predictions
+from head.runs.head_file import load_head
+from head.runs.run import read_run
 from head.settings import TrainSettings
 from head.training.job import TrainingJob
 from head.training.train import train
@@ -37,6 +40,14 @@ def members(paper: Path) -> Predictor:
 @pytest.fixture(scope="module")
 def paths(tiny_dataset: Path) -> list[Path]:
     return sorted((tiny_dataset / "images").glob("*.jpg"))
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 def copied(run: Path, to: Path, edit: Edit = lambda config: None) -> Path:
@@ -94,6 +105,22 @@ def test_members_that_read_the_same_have_it_encoded_once(
     monkeypatch.setattr(members, "_read", lambda *given: read.append(0) or encoded(*given))
     members.predict(paths[:2])
     assert len(read) == 1
+
+
+def test_members_at_once_in_threads_predict_what_they_do_in_turn(
+    members: Predictor, paths: list[Path], two_threads: None
+) -> None:
+    assert torch.get_num_threads() == 2
+    found = [float(one) for one in members(paths[:5])]
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)
+    assert found == pytest.approx([float(one) for one in members(paths[:5])], abs=1e-6)
+
+
+def test_a_head_is_loaded_without_drawing_weights(paper: Path) -> None:
+    before = torch.get_rng_state()
+    load_head(read_run(paper / "split-1"))
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_baselines_on_several_layers_predict_their_mean(

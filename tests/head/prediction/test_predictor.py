@@ -114,6 +114,7 @@ def test_a_prediction_is_json(tmp_path: Path) -> None:
     assert json.loads(json.dumps(found)) == {
         "path": str(tmp_path / "a.jpg"),
         "score": 0.5,
+        "deviation": None,
         "step_scores": [0.25, 0.25],
         "in_training": True,
         "problem": "",
