@@ -23,12 +23,18 @@ from head.models.amnet import HeadOutput, loss
 from head.models.kinds import kind_for, untrained_head
 from head.runs.history import OnHistory
 from head.runs.run import CHECKPOINT_NAME
+from head.settings import TrainSettings
 from head.training.checkpoint import State, read_checkpoint, write_checkpoint
 from head.training.fitted import Fitted
 from head.training.job import TrainingJob
 
 CHECKPOINT_SECONDS = 15.0
 EVAL_BATCH = 256
+
+
+def goes_on(settings: TrainSettings, *, epochs: int, best_epoch: int) -> bool:
+    """Return whether training goes on after so many epochs, of which one was the best."""
+    return epochs < settings.epochs and epochs - best_epoch < settings.patience
 
 
 class Trainer:
@@ -58,7 +64,7 @@ class Trainer:
     def epochs(self, state: State) -> Iterator[None]:
         """Train on from state, which is kept up to date; yield after each epoch."""
         saved = time.monotonic()
-        while state.epoch < self.settings.epochs and state.epoch - state.best_epoch < self.settings.patience:
+        while goes_on(self.settings, epochs=state.epoch, best_epoch=state.best_epoch):
             self._epoch(state)
             if time.monotonic() - saved > CHECKPOINT_SECONDS:
                 write_checkpoint(self.folder / CHECKPOINT_NAME, state, self.model, self.optimizer)
@@ -174,7 +180,7 @@ def _fit_by_cross_validation(job: TrainingJob, data: SplitData, how: dict[str, A
     folds = [Trainer(job, replace(data, train=train, select=held, parts=()), **how) for train, held in data.folds]
     history: list[dict[str, float]] = []
     best = 0
-    while len(history) < job.settings.epochs and len(history) - best < job.settings.patience:
+    while goes_on(job.settings, epochs=len(history), best_epoch=best):
         epoch, started = len(history) + 1, time.monotonic()
         losses = [trainer.train_epoch(epoch) for trainer in folds]
         seconds = time.monotonic() - started
