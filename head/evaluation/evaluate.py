@@ -1,10 +1,12 @@
 """All runs of a cache scored, their scores written beside them, and compared: what score-cache does."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from featcache.base.commands import amnet
 from featcache.base.errors import FeatcacheError, InvalidSettings, StorageError, collected
 from featcache.store.cache import FeatureCache
 from head.evaluation.compare import Comparison, check_against, compare
@@ -40,9 +42,18 @@ class Evaluation:
         }
 
     def as_text(self) -> str:
-        """Return the tables of results and of comparisons; empty if nothing was scored."""
-        tables = [format_table(self.scored) if self.scored else "", format_comparisons(self.comparisons)]
+        """Return the tables of results and of comparisons, and how to use the best; empty if nothing was scored."""
+        tables = [format_table(self.scored) if self.scored else "", format_comparisons(self.comparisons), self._use()]
         return "\n\n".join(filter(None, tables))
+
+    def _use(self) -> str:
+        """Return the command that predicts with the head of best validation rho; '' where validation chose none."""
+        if not self.summaries or self.summaries[0].optimistic or math.isnan(self.summaries[0].val_rho):
+            return ""
+        runs = self.summaries[0].runs
+        folders = {run.folder.parent for run in runs}
+        folder = folders.pop() if len(folders) == 1 and len(runs) > 1 else runs[0].folder
+        return f"best by validation: {amnet('predict', '--run', folder, 'IMAGES/')}"
 
     def warnings(self) -> list[str]:
         """Return what to know of runs that were left out, or whose training images are not known."""
