@@ -58,7 +58,7 @@ class Case:
             return Part(part.rows[part.rows < limit], part.scores[part.rows < limit])
 
         splits = {split: {name: first(part) for name, part in parts.items()} for split, parts in whole.splits.items()}
-        return replace(whole, names=whole.names[:limit], splits=splits)
+        return replace(whole, names=whole.names[:limit], ratings={"": splits})
 
     def settings(self) -> "ExtractSettings":
         """Return extract's default settings, but for weights that would have to be downloaded."""

@@ -1,5 +1,6 @@
 """A stored head names its kind, and no other name is taken for it; a new kind is its file and a line in two tables."""
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from featcache.store.cache import open_cache
 from head.evaluation.score import score_run
 from head.models.amnet import HeadOutput
-from head.models.baselines import Baseline, Candidates, LinearHead, LinearShape, Task
+from head.models.baselines import Baseline, Candidate, LinearHead, LinearShape, Task
 from head.models.kinds import KINDS, Kind, head_as_json, head_from_json
 from head.runs.head_file import load_head
 from head.settings import HEADS, TrainSettings
@@ -42,14 +43,14 @@ class ToyHead(nn.Module):
         return HeadOutput(score, score.unsqueeze(1), score.new_empty((len(score), 1, 0)))
 
 
-def toy_candidates(task: Task) -> Candidates:
+def toy_candidates(task: Task) -> Iterator[Candidate]:
     """Yield heads of the least squares on shrunken scores, the last of which is the best by MSE."""
     weight = np.linalg.lstsq(task.vectors.x / task.vectors.deviation, task.y, rcond=None)[0]
     for share in (0.1, 1.0):
         head = ToyHead(ToyShape(len(weight)))
         offset = torch.from_numpy(task.vectors.mean * weight).sum()
         head.load_state_dict({"weights.weight": torch.from_numpy(share * weight)[None], "weights.bias": -offset[None]})
-        yield {"share": share}, head
+        yield Candidate({"share": share}, iter([head]))
 
 
 def test_a_stored_kind_gives_the_head_that_it_was() -> None:
