@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+AT_ONCE := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)  # tests wait a fifth of their time
 unexport PYTHONDONTWRITEBYTECODE  # the tests start many processes: each module is compiled by the first alone
 
 .PHONY: setup demo test test-all lint docs faults check clean
@@ -18,8 +19,8 @@ $(READY): setup.cfg pyproject.toml
 demo: $(READY)  ## the whole pipeline on drawn images
 	$(BIN)/amnet demo
 
-test: $(READY)  ## the default tests, a process a core
-	$(BIN)/python -m pytest -n auto --dist loadfile -m 'not slow'
+test: $(READY)  ## the default tests, a process a core and one more
+	$(BIN)/python -m pytest -n $(strip $(AT_ONCE)) --dist loadfile -m 'not slow'
 
 test-all: $(READY)  ## the slow tests too
 	$(BIN)/python -m pytest
@@ -39,7 +40,7 @@ check: $(READY)  ## format, lint, type and test
 	$(BIN)/ruff format .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n auto --dist loadfile -m 'not slow'
+	$(BIN)/python -m pytest -n $(strip $(AT_ONCE)) --dist loadfile -m 'not slow'
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
