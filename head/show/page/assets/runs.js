@@ -38,12 +38,12 @@ function same(one, other) {
   return JSON.stringify(one) === JSON.stringify(other);
 }
 
-// The value that most have of each setting.
+// The value that most of those that have a setting have of it.
 function usualOf(all) {
   const keys = [...new Set(all.flatMap(Object.keys))];
   return Object.fromEntries(keys.map((key) => {
     const times = new Map();
-    for (const values of all) times.set(JSON.stringify(values[key]), (times.get(JSON.stringify(values[key])) ?? 0) + 1);
+    for (const values of all.filter((one) => key in one)) times.set(JSON.stringify(values[key]), (times.get(JSON.stringify(values[key])) ?? 0) + 1);
     const [text] = [...times].sort((one, other) => other[1] - one[1])[0];
     return [key, text === undefined ? undefined : JSON.parse(text)];
   }));
