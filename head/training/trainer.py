@@ -5,7 +5,7 @@ The next batches are read while the current one is computed; the epoch with the 
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from head.data.batches import EVAL_VIEW, SplitData, epoch_batches, feature_scale
 from head.evaluation.metrics import Scores, judged, rank
 from head.models.amnet import HeadOutput, loss
 from head.models.kinds import kind_for, untrained_head
-from head.runs.history import OnHistory
+from head.runs.history import History, OnHistory
 from head.runs.run import CHECKPOINT_NAME
 from head.settings import TrainSettings
 from head.training.checkpoint import State, read_checkpoint, write_checkpoint
@@ -35,6 +35,16 @@ EVAL_BATCH = 256
 def goes_on(settings: TrainSettings, *, epochs: int, best_epoch: int) -> bool:
     """Return whether training goes on after so many epochs, of which one was the best."""
     return epochs < settings.epochs and epochs - best_epoch < settings.patience
+
+
+def is_best(history: History, best_epoch: int) -> bool:
+    """Return whether the last epoch of a history is better than the best before it, 0 for none."""
+    return best_epoch == 0 or rank(history[-1])[0] > rank(history[best_epoch - 1])[0]
+
+
+def reached(history: History, best_epoch: int) -> str:
+    """Return in words what the last epoch of a history reached, and the best."""
+    return f"rho {history[-1]['val_rho']:.3f}, best {history[best_epoch - 1]['val_rho']:.3f} at epoch {best_epoch}"
 
 
 class Trainer:
@@ -73,31 +83,18 @@ class Trainer:
 
     def _epoch(self, state: State) -> None:
         state.epoch += 1
-        started, self.waited = time.monotonic(), 0.0
-        train_loss = self.train_epoch(state.epoch)
-        training_seconds = time.monotonic() - started
-        state.history.append(
-            {
-                "epoch": state.epoch,
-                "train_loss": train_loss,
-                **judged(self.predict_selection(), self.data.select.scores),
-                "seconds": time.monotonic() - started,
-                "images_per_second": len(self.data.train.rows) / max(training_seconds, 1e-9),
-                "waiting_seconds": self.waited,
-            }
-        )
-        last, best = state.history[-1], state.history[state.best_epoch - 1]
-        if state.best_epoch == 0 or rank(last)[0] > rank(best)[0]:
+        state.history.append(_epoch_of([self], state.epoch, self.data.select.scores))
+        if is_best(state.history, state.best_epoch):
             state.best_epoch = state.epoch
             state.best = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         self.on_history(state.history)
-        best = state.history[state.best_epoch - 1]
-        note = f"rho {last['val_rho']:.3f}, best {best['val_rho']:.3f} at epoch {state.best_epoch}"
+        note = reached(state.history, state.best_epoch)
         self.on_progress(Progress(f"split {self.data.split}", state.epoch, self.settings.epochs, "epochs", note))
 
     def train_epoch(self, epoch: int) -> float:
         """Run one epoch and return its mean loss."""
         self.model.train()
+        self.waited = 0.0
         seed, size = self.settings.seed, self.settings.batch_size
         batches = list(epoch_batches(self.data.train, views=self.cache.views, seed=seed, epoch=epoch, batch_size=size))
         losses, devices = [], [self.device] if self.device.type == "cuda" else []
@@ -181,26 +178,28 @@ def _fit_by_cross_validation(job: TrainingJob, data: SplitData, how: dict[str, A
     history: list[dict[str, float]] = []
     best = 0
     while goes_on(job.settings, epochs=len(history), best_epoch=best):
-        epoch, started = len(history) + 1, time.monotonic()
-        losses = [trainer.train_epoch(epoch) for trainer in folds]
-        seconds = time.monotonic() - started
-        predicted = np.concatenate([trainer.predict_selection() for trainer in folds])
-        history.append(
-            {
-                "epoch": epoch,
-                "train_loss": float(np.mean(losses)),
-                **judged(predicted, data.select.scores),
-                "seconds": time.monotonic() - started,
-                "images_per_second": sum(len(train.rows) for train, _ in data.folds) / max(seconds, 1e-9),
-                "waiting_seconds": sum(trainer.waited for trainer in folds),
-            }
-        )
-        if best == 0 or rank(history[-1])[0] > rank(history[best - 1])[0]:
-            best = epoch
+        history.append(_epoch_of(folds, len(history) + 1, data.select.scores))
+        best = len(history) if is_best(history, best) else best
         how["on_history"](history)
-        note = f"{data.selected_on}: rho {history[-1]['val_rho']:.3f}, best {history[best - 1]['val_rho']:.3f}"
-        how["on_progress"](Progress(f"split {data.split}", epoch, job.settings.epochs, "epochs", note))
+        note = f"{data.selected_on}: {reached(history, best)}"
+        how["on_progress"](Progress(f"split {data.split}", len(history), job.settings.epochs, "epochs", note))
     whole = Trainer(job, data, **how)
     for epoch in range(1, best + 1):
         whole.train_epoch(epoch)
     return Fitted(whole.model, whole.target, history, best)
+
+
+def _epoch_of(trainers: Sequence[Trainer], epoch: int, truth: Scores) -> dict[str, float]:
+    """Train an epoch in each of several folds, or of one; return its line of history, judged by all they predict."""
+    started = time.monotonic()
+    losses = [trainer.train_epoch(epoch) for trainer in trainers]
+    training_seconds = time.monotonic() - started
+    predicted = np.concatenate([trainer.predict_selection() for trainer in trainers])
+    return {
+        "epoch": epoch,
+        "train_loss": float(np.mean(losses)),
+        **judged(predicted, truth),
+        "seconds": time.monotonic() - started,
+        "images_per_second": sum(len(one.data.train.rows) for one in trainers) / max(training_seconds, 1e-9),
+        "waiting_seconds": sum(trainer.waited for trainer in trainers),
+    }
