@@ -9,7 +9,7 @@ from featcache.base.commands import amnet
 from featcache.base.errors import FeatcacheError, InvalidSettings, collected
 from featcache.datasets.splits import natural_key
 from featcache.store.cache import FeatureCache
-from head.runs.ratings import difference
+from head.runs.ratings import difference, digests_once
 from head.runs.run import Run, read_run, run_folders
 
 
@@ -35,7 +35,10 @@ def find_runs_of(cache: FeatureCache, runs: Path, splits: str = "all") -> FoundR
     folder = own if own.is_dir() else runs
     readable, errors = collected(read_run, run_folders(folder))
     readable = [run for run in readable if run.imported or run.config.target == cache.target]
-    judged, damaged = collected(lambda run: (run, _difference(run, cache)), readable)
+    digests = digests_once(cache)
+    judged, damaged = collected(
+        lambda run: (run, difference(run, cache, digests) if _has_its_features(run, cache) else ""), readable
+    )
     errors += damaged
     mine, elsewhere = _by_cache([run for run, problem in judged if not problem], cache, folder)
     others = [(run, problem) for run, problem in judged if problem and run.config.cache == cache.name]
@@ -57,9 +60,9 @@ def _order(run: Run) -> tuple[str, tuple[int, int, str]]:
     return run.name, natural_key(run.split)
 
 
-def _difference(run: Run, cache: FeatureCache) -> str:
-    """Return how a run's data differ; of a run of other features nothing, since scoring it says how those differ."""
-    return difference(run, cache) if run.config.fingerprint == cache.fingerprint else ""
+def _has_its_features(run: Run, cache: FeatureCache) -> bool:
+    """Whether a run's data can be compared; of a run of other features scoring it says how those differ."""
+    return run.config.fingerprint == cache.fingerprint
 
 
 def _by_cache(runs: Sequence[Run], cache: FeatureCache, folder: Path) -> tuple[list[Run], list[str]]:

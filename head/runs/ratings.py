@@ -5,7 +5,9 @@ order, and where no image of its split's other parts has been given another scor
 other parts, be mended there, or leave them.
 """
 
+import functools
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -44,16 +46,22 @@ def write_other_ratings(folder: Path, cache: FeatureCache, split: str, select_on
     write_durably(folder / RATINGS_NAME, safetensors.numpy.save(others))
 
 
-def difference(run: Run, cache: FeatureCache) -> str:
+def digests_once(cache: FeatureCache) -> Callable[[str, str], dict[str, str]]:
+    """Return what gives `data_digests` of the cache for (split, select_on), each computed once for many runs."""
+    return functools.cache(functools.partial(data_digests, cache))
+
+
+def difference(run: Run, cache: FeatureCache, digests: Callable[[str, str], dict[str, str]] | None = None) -> str:
     """Return in words how a run's data differ from those of a cache of the same features, '' where it belongs to it.
 
-    What an imported head was trained on is not known, so it belongs. Raises `CorruptFile` for damage.
+    What an imported head was trained on is not known, so it belongs. digests is what `digests_once` returns, where many
+    runs are asked about. Raises `CorruptFile` for damage.
     """
     if run.imported or run.split not in cache.splits:
         return ""
     if run.config.ratings_sha256 is None:  # as runs were before: rows count, so images that came between are a change
         return "" if _same_rows(run, cache) else "it was trained on other images or scores than are there now"
-    now = data_digests(cache, run.split, str(run.settings["select_on"]))
+    now = (digests or digests_once(cache))(run.split, str(run.settings["select_on"]))
     if now["images_sha256"] != run.config.images_sha256:
         return "it was trained or selected on other images than are there now"
     if now["ratings_sha256"] != run.config.ratings_sha256:
