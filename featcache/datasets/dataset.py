@@ -16,7 +16,7 @@ from featcache.datasets.duplicates import across_parts, find_duplicates, without
 from featcache.datasets.image_files import find_image_files
 from featcache.datasets.ratings import read_ratings
 from featcache.datasets.split_files import Line, read_split_files
-from featcache.datasets.splits import PARTS, Part, Ratings, Splits, weak_parts, why_untrainable
+from featcache.datasets.splits import Part, Ratings, Splits, each_part, weak_parts, why_untrainable
 from featcache.datasets.table import is_table
 
 KNOWN = ("lamem", "sun")
@@ -106,10 +106,7 @@ def open_dataset(
     missing: list[str] = []
     own_names = find_image_files(images, lines, missing, home=home)
     if own_names:
-        by_target = {
-            target: {split: _renamed(parts, own_names) for split, parts in splits.items()}
-            for target, splits in by_target.items()
-        }
+        by_target = each_part(by_target, lambda lines: _renamed(lines, own_names))
         lines = _lines_of(by_target, in_order=home is not None)
     held = [{"table": lines}] if home else by_target[""].values()
     twice = [problem for parts in held for problem in _images_twice(parts)]
@@ -119,13 +116,7 @@ def open_dataset(
     refuse(BadInput, title, problems, way_out)
     names = tuple(sorted({line.name for line in lines}))
     row_of = {name: row for row, name in enumerate(names)}
-    found = {
-        target: {
-            split: {part: _part(parts[part], row_of) for part in PARTS if part in parts}
-            for split, parts in splits.items()
-        }
-        for target, splits in by_target.items()
-    }
+    found = each_part(by_target, lambda lines: _part(lines, row_of))
     same = find_duplicates([images / name for name in names])
     if drop_duplicates:
         found = {target: without_duplicates(splits, same) for target, splits in found.items()}
@@ -173,12 +164,9 @@ def _of_target(target: str, text: str) -> str:
     return f"target {target}: {text}" if target else text
 
 
-def _renamed(parts: Mapping[str, list[Line]], own_names: Mapping[str, str]) -> dict[str, list[Line]]:
-    """Return the lines of a split under their files' own names."""
-    return {
-        part: [line._replace(name=own_names.get(line.name, line.name)) for line in lines]
-        for part, lines in parts.items()
-    }
+def _renamed(lines: Iterable[Line], own_names: Mapping[str, str]) -> list[Line]:
+    """Return lines under their files' own names."""
+    return [line._replace(name=own_names.get(line.name, line.name)) for line in lines]
 
 
 def _lines_of(ratings: Mapping[str, Mapping[str, Mapping[str, list[Line]]]], *, in_order: bool) -> list[Line]:

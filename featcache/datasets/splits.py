@@ -1,8 +1,9 @@
 """Splits: rows and scores of each part, their order, and splits of several caches joined. Knows nothing of shards."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +22,20 @@ class Part:
 Splits = dict[str, dict[str, Part]]
 Ratings = dict[str, Splits]  # by target: what was rated, such as beauty; '' where that is one thing alone
 PARTS = ("train", "val", "test")
+Of = TypeVar("Of")
+Found = TypeVar("Found")
 FEWEST_TO_SELECT = 20  # images of a part that is drawn to select by; of fewer all of train selects, fold by fold
 FEWEST_IMAGES = 2  # of different scores, in a part that is to train, to select an epoch, or to judge by
+
+
+def each_part(
+    ratings: Mapping[str, Mapping[str, Mapping[str, Of]]], call: Callable[[Of], Found]
+) -> dict[str, dict[str, dict[str, Found]]]:
+    """Return what a call gives for each part of each split of each target."""
+    return {
+        target: {split: {part: call(found) for part, found in parts.items()} for split, parts in splits.items()}
+        for target, splits in ratings.items()
+    }
 
 
 def merge_ratings(inputs: Sequence[tuple[Ratings, Mapping[int, str]]], row_of: Mapping[str, int]) -> Ratings:

@@ -28,7 +28,7 @@ from featcache.base.files import digest_of_file
 from featcache.base.jobs import Workers
 from featcache.base.progress import OnProgress, Progress, silent
 from featcache.datasets.dataset import Dataset, refuse_untrainable
-from featcache.datasets.splits import Part, Ratings
+from featcache.datasets.splits import Part, Ratings, each_part
 from featcache.extraction.calibration import settle_target
 from featcache.extraction.log import ExtractionLog, ExtractReport
 from featcache.extraction.plan import Plan, make_plan
@@ -205,13 +205,7 @@ def _ratings_by_row(dataset: Dataset, names: list[str]) -> Ratings:
     """Return the dataset's ratings with its rows turned into the cache's."""
     row_of = {name: row for row, name in enumerate(names)}
     new_row = np.array([row_of[name] for name in dataset.names], np.int64)
-    return {
-        target: {
-            split: {part: Part(new_row[values.rows], values.scores) for part, values in parts.items()}
-            for split, parts in splits.items()
-        }
-        for target, splits in dataset.ratings.items()
-    }
+    return each_part(dataset.ratings, lambda part: Part(new_row[part.rows], part.scores))
 
 
 def versions() -> dict[str, str]:

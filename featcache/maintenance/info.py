@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from featcache.datasets.splits import each_part
 from featcache.store.cache import FeatureCache, open_cache
 from featcache.store.folder import MANIFEST_NAME, shard_paths
 from featcache.store.manifest import Manifest
@@ -101,10 +102,7 @@ def read_info(folder: Path) -> CacheInfo:
 
 def _counts(manifest: Manifest) -> dict[str, Any]:
     """Return how many images each part of each split has, under 'splits'; where there are targets, by target."""
-    counts = {
-        target: {split: {part: len(values.rows) for part, values in parts.items()} for split, parts in splits.items()}
-        for target, splits in manifest.ratings.items()
-    }
+    counts = each_part(manifest.ratings, lambda part: len(part.rows))
     return {"splits": counts[""]} if "" in counts else {"targets": counts}
 
 

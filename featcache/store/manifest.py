@@ -14,7 +14,7 @@ import numpy as np
 from featcache.base.commands import amnet
 from featcache.base.errors import CacheIncomplete, CorruptFile, FeatcacheError, HostileFile, Mismatch
 from featcache.base.files import canonical_json, read_json, write_durably
-from featcache.datasets.splits import PARTS, Part, Ratings, natural_key
+from featcache.datasets.splits import PARTS, Part, Ratings, each_part, natural_key
 from featcache.recipe import FORMAT_VERSION, Recipe, recipe_from_json
 from featcache.settings import LARGEST_BATCH
 from featcache.store.folder import MANIFEST_NAME, NAME_PATTERN, shard_paths, shards_folder
@@ -190,15 +190,7 @@ def _digest(body: dict[str, Any]) -> str:
 
 def _ratings_as_json(ratings: Ratings) -> dict[str, Any]:
     """Return the one rating as 'splits'; several, each with the name of its target, as 'targets' besides."""
-    found = {
-        target: {
-            split: {
-                part: {"row": values.rows.tolist(), "score": values.scores.tolist()} for part, values in parts.items()
-            }
-            for split, parts in splits.items()
-        }
-        for target, splits in ratings.items()
-    }
+    found = each_part(ratings, lambda part: {"row": part.rows.tolist(), "score": part.scores.tolist()})
     return {"splits": found[""]} if "" in found else {"splits": {}, "targets": found}
 
 
