@@ -7,6 +7,7 @@ score in another split.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from featcache.base.errors import BadInput, InvalidSettings, refuse
 from featcache.datasets.drawing import FEWEST_DRAWN
 from featcache.datasets.duplicates import across_parts, find_duplicates, without_duplicates
 from featcache.datasets.image_files import find_image_files
-from featcache.datasets.ratings import read_ratings
+from featcache.datasets.ratings import ReadRatings, read_ratings
 from featcache.datasets.split_files import Line, read_split_files
 from featcache.datasets.splits import Part, Ratings, Splits, each_part, weak_parts, why_untrainable
 from featcache.datasets.table import is_table
@@ -86,32 +87,18 @@ def open_dataset(
     each with file and line, and `InvalidSettings` for a column that is not there.
     """
     problems: list[str] = []
-    notes: tuple[str, ...] = ()
-    drawn, home = False, None
-    if is_table(name_or_path):
-        table = Path(name_or_path)
-        name, folder, home = table.stem, None, Path(root) if root is not None else table.parent
-        images, by_target, drawn, ignored, notes = read_ratings(
-            table, problems, folder=home, path_column=path_column, score_columns=score_columns
-        )
-    elif path_column or score_columns:
-        raise InvalidSettings(f"--path-column and --score-column are of a table, FILE.csv; {name_or_path} is none")
-    else:
-        folder = _find(name_or_path, root)
-        name = name_or_path if name_or_path in KNOWN else _name_of(folder)
-        images = folder / "images"
-        splits, ignored = read_split_files(folder / "splits", problems)
-        by_target = {"": splits}
-    lines = _lines_of(by_target, in_order=home is not None)
+    source = _read(name_or_path, root, path_column, score_columns, problems)
+    by_target, images = source.read.ratings, source.read.images
+    lines = _lines_of(by_target, in_order=source.is_table)
     missing: list[str] = []
-    own_names = find_image_files(images, lines, missing, home=home)
+    own_names = find_image_files(images, lines, missing, home=source.folder if source.is_table else None)
     if own_names:
         by_target = each_part(by_target, lambda lines: _renamed(lines, own_names))
-        lines = _lines_of(by_target, in_order=home is not None)
-    held = [{"table": lines}] if home else by_target[""].values()
+        lines = _lines_of(by_target, in_order=source.is_table)
+    held = [{"table": lines}] if source.is_table else by_target[""].values()
     twice = [problem for parts in held for problem in _images_twice(parts)]
     problems += dict.fromkeys([*twice, *missing])
-    title = f"{name_or_path if folder is None else folder}: {len(problems):,} problems in the dataset:"
+    title = f"{name_or_path if source.is_table else source.folder}: {len(problems):,} problems in the dataset:"
     way_out = "Mend or remove these lines, then run the same command again; nothing was computed."
     refuse(BadInput, title, problems, way_out)
     names = tuple(sorted({line.name for line in lines}))
@@ -120,12 +107,55 @@ def open_dataset(
     same = find_duplicates([images / name for name in names])
     if drop_duplicates:
         found = {target: without_duplicates(splits, same) for target, splits in found.items()}
-    told = [
+    return Dataset(
+        source.name,
+        images,
+        names,
+        found,
+        None if source.is_table else source.folder,
+        source.read.drawn,
+        source.read.ignored,
+        (*source.read.notes, *_notes_of(names, found, same)),
+    )
+
+
+class _Source(NamedTuple):
+    """What a dataset was read from: its name, a table or not, and the folder of the table's paths or of images/."""
+
+    name: str
+    is_table: bool
+    folder: Path
+    read: ReadRatings
+
+
+def _read(
+    name_or_path: str, root: str | Path | None, path_column: str, score_columns: Sequence[str], problems: list[str]
+) -> _Source:
+    """Read a table or split files; append what is wrong with their lines to problems."""
+    if is_table(name_or_path):
+        table = Path(name_or_path)
+        home = Path(root) if root is not None else table.parent
+        read = read_ratings(table, problems, folder=home, path_column=path_column, score_columns=score_columns)
+        return _Source(table.stem, True, home, read)
+    if path_column or score_columns:
+        raise InvalidSettings(f"--path-column and --score-column are of a table, FILE.csv; {name_or_path} is none")
+    folder = _find(name_or_path, root)
+    splits, ignored = read_split_files(folder / "splits", problems)
+    name = name_or_path if name_or_path in KNOWN else _name_of(folder)
+    return _Source(name, False, folder, ReadRatings(folder / "images", {"": splits}, False, ignored, ()))
+
+
+def _notes_of(names: Sequence[str], ratings: Ratings, same: Sequence[Sequence[int]]) -> list[str]:
+    """Return what to know of files under several names, in all and in parts, and of parts too weak to judge by."""
+    return [
         *_notes_of_duplicates(names, same),
-        *(_of_target(target, one) for target, splits in found.items() for one in _notes_of_parts(names, splits, same)),
-        *(_of_target(target, one) for target, splits in found.items() for one in weak_parts(splits)),
+        *(
+            _of_target(target, one)
+            for target, splits in ratings.items()
+            for one in _notes_of_parts(names, splits, same)
+        ),
+        *(_of_target(target, one) for target, splits in ratings.items() for one in weak_parts(splits)),
     ]
-    return Dataset(name, images, names, found, folder, drawn, ignored, (*notes, *told))
 
 
 def refuse_untrainable(dataset: Dataset) -> None:
