@@ -39,7 +39,7 @@ from featcache.settings import ExtractSettings
 from featcache.store.folder import existing_shards, refuse_other_recipes, refuse_unknown_files, shard_path, shard_paths
 from featcache.store.manifest import Manifest, read_manifest
 from featcache.store.shards.opening import open_shard
-from featcache.store.shards.shard import way_out
+from featcache.store.shards.shard import cache_of, way_out
 from featcache.store.writer import CacheWriter
 
 _ALONE = Workers()
@@ -197,7 +197,7 @@ def _digest_of_unlisted(path: Path) -> str:
     """Return the sha256 of a shard that no manifest lists; raise `CorruptFile` if its name is not its content's."""
     data = path.read_bytes()
     if xxhash.xxh3_64_hexdigest(data) != path.stem.partition("-")[2]:
-        raise CorruptFile(f"{path}: the file is damaged. {way_out(path.parent.parent)}")
+        raise CorruptFile(f"{path}: the file is damaged. {way_out(cache_of(path))}")
     return hashlib.sha256(data).hexdigest()
 
 

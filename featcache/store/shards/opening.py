@@ -23,7 +23,7 @@ from featcache.store.shards.format import (
     tables_digest,
 )
 from featcache.store.shards.hdf5 import open_hdf5
-from featcache.store.shards.shard import ChunkIndex, Shard, way_out
+from featcache.store.shards.shard import ChunkIndex, Shard, cache_of, way_out
 
 
 def open_shard(path: Path, recipe: Recipe | None = None) -> Shard:
@@ -36,13 +36,13 @@ def open_shard(path: Path, recipe: Recipe | None = None) -> Shard:
         with open_hdf5(path) as file:
             return _read_shard(path, file, recipe)
     except FileNotFoundError as error:
-        raise CorruptFile(f"{path}: the shard is missing. {way_out(path.parent.parent)}") from error
+        raise CorruptFile(f"{path}: the shard is missing. {way_out(cache_of(path))}") from error
     except (LookupError, TypeError, ValueError, OverflowError, AttributeError, OSError, RuntimeError) as error:
         if isinstance(error, FeatcacheError):
             raise
         if isinstance(error, OSError) and error.errno:
             raise StorageError(f"{path}: cannot read: {error.strerror or error}") from error
-        raise CorruptFile(f"{path}: not a complete shard: {error}. {way_out(path.parent.parent)}") from error
+        raise CorruptFile(f"{path}: not a complete shard: {error}. {way_out(cache_of(path))}") from error
 
 
 def _read_shard(path: Path, file: h5py.File, recipe: Recipe | None) -> Shard:
@@ -54,7 +54,7 @@ def _read_shard(path: Path, file: h5py.File, recipe: Recipe | None) -> Shard:
     tables = dict(_read_tables(path, file, own_recipe))
     if tables_digest(attributes, tables) != stored_digest:
         raise CorruptFile(
-            f"{path}: its tables do not have their digest; the file is damaged. {way_out(path.parent.parent)}"
+            f"{path}: its tables do not have their digest; the file is damaged. {way_out(cache_of(path))}"
         )
     if recipe is not None and attributes["fingerprint"] != recipe.fingerprint:
         raise Mismatch(f"{path}: fingerprint {attributes['fingerprint']}, expected {recipe.fingerprint}")
@@ -62,7 +62,7 @@ def _read_shard(path: Path, file: h5py.File, recipe: Recipe | None) -> Shard:
         layer: tables[f"{CONSTANTS_GROUP}/{layer}"] for layer in own_recipe.layer_names if own_recipe.calibration
     }
     if digest_of_constants(constants) != own_recipe.calibration:
-        raise CorruptFile(f"{path}: its constants are not those of its recipe. {way_out(path.parent.parent)}")
+        raise CorruptFile(f"{path}: its constants are not those of its recipe. {way_out(cache_of(path))}")
     images = image_rows(tables)
     present = np.array([not image.absent for image in images])
     return Shard(

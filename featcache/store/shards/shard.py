@@ -24,6 +24,11 @@ from featcache.store.shards.format import Block, chunk_digest
 from featcache.store.shards.hdf5 import open_hdf5
 
 
+def cache_of(shard: Path) -> Path:
+    """Return the folder of the cache that a shard's file is in."""
+    return shard.parent.parent
+
+
 def way_out(cache: Path) -> str:
     """Return what to do about damage in a cache's folder."""
     repair = amnet("verify-cache", "--repair", "--cache", cache)
@@ -120,7 +125,7 @@ class Shard:
     @property
     def cache(self) -> Path:
         """The folder of the cache that the shard is in."""
-        return self.path.parent.parent
+        return cache_of(self.path)
 
     def place(self, array: str, i: int, j: int) -> str:
         """Return where a chunk is, in words."""

@@ -42,7 +42,10 @@ def test_too_few_images_for_drawn_splits_are_refused_with_what_each_part_gets(
 
 
 def test_four_images_are_enough(tmp_path: Path) -> None:
-    refuse_untrainable(table(tmp_path, [f"{k}.jpg,{k}" for k in range(4)]))
+    found = table(tmp_path, [f"{k}.jpg,{k}" for k in range(4)])
+    refuse_untrainable(found)
+    for parts in found.splits.values():
+        assert {part: len(set(values.scores)) for part, values in parts.items()} == {"train": 2, "test": 2}
 
 
 def test_one_score_for_all_images_is_refused(tmp_path: Path) -> None:
@@ -83,7 +86,9 @@ def test_weak_parts_of_given_splits_are_told_and_not_refused(tmp_path: Path) -> 
 
 
 def test_a_split_without_a_train_part_may_be_there_to_be_scored(tmp_path: Path) -> None:
-    refuse_untrainable(open_dataset(str(write_dataset(tmp_path / "d", {"test_1": "a.jpg 1\nb.jpg 2\n"}))))
+    found = open_dataset(str(write_dataset(tmp_path / "d", {"test_1": "a.jpg 1\nb.jpg 2\n"})))
+    refuse_untrainable(found)
+    assert (list(found.splits["1"]), found.notes) == (["test"], ())
 
 
 @pytest.mark.parametrize("dry", [[], ["--dry-run"]])
