@@ -43,7 +43,7 @@ def fetch(name: str, root: Path | None, url: str, file: Path | None, sha256: str
 @click.option("--score-column", "score_columns", multiple=True, metavar="NAME",
               help="Column of a table's scores, likewise; repeated: several ratings, each a target.")  # fmt: skip
 @click.option("--drop-duplicates", is_flag=True,
-              help="Take images out of train and val whose file is in a later part as well.")  # fmt: skip
+              help="Take images out of train and val where a later part has their file, or a look-alike.")  # fmt: skip
 @click.option("--root", type=DIRECTORY,
               help="Folder with images/ and splits/ of lamem or sun, or of a CSV's paths.  "
               "[default: data/NAME; the CSV's]")  # fmt: skip

@@ -5,18 +5,26 @@ score in another split.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from featcache.base.errors import BadInput, InvalidSettings, refuse
-from featcache.datasets.drawing import FEWEST_DRAWN
-from featcache.datasets.duplicates import across_parts, find_duplicates, without_duplicates
+from featcache.datasets.drawing import FEWEST_DRAWN, Drawing, how_drawn
+from featcache.datasets.duplicates import (
+    LOOK_ALIKE,
+    SAME_FILE,
+    Likeness,
+    find_duplicates,
+    of_parts,
+    too_large,
+    without_duplicates,
+)
 from featcache.datasets.image_files import find_image_files
 from featcache.datasets.ratings import ReadRatings, read_ratings
-from featcache.datasets.split_files import Line, read_split_files
+from featcache.datasets.split_files import Line, LineSplits, read_split_files
 from featcache.datasets.splits import Part, Ratings, Splits, each_part, weak_parts, why_untrainable
 from featcache.datasets.table import is_table
 
@@ -28,9 +36,10 @@ class Dataset:
     """names[i] is the image of row i, relative to folder images; ratings[target][split][part] says which rows it holds.
 
     The target is '' where there is one rating without a name; then splits are its splits. root is the folder of images/
-    and splits/, None for a table of ratings; drawn says that a table's splits were drawn here. ignored names what was
-    not read: other files in splits/, other columns of a table. notes tells what was read as what, how splits were
-    drawn, and which parts are too weak to judge by.
+    and splits/, None for a table of ratings; drawing is what its splits were drawn from, if it gave none. same are
+    rows of the same file, and drop_duplicates says that train and val have given up those that a later part has.
+    ignored names what was not read: other files in splits/, other columns of a table. notes tells what was read as
+    what, how splits were drawn, and which parts are too weak to judge by.
     """
 
     name: str
@@ -38,7 +47,9 @@ class Dataset:
     names: tuple[str, ...]
     ratings: Ratings
     root: Path | None = None
-    drawn: bool = False
+    drawing: Drawing | None = None
+    same: tuple[tuple[int, ...], ...] = ()
+    drop_duplicates: bool = False
     ignored: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -52,6 +63,32 @@ class Dataset:
         if len(self.ratings) > 1:
             raise InvalidSettings(f"{self.name} has several ratings: {', '.join(self.ratings)}")
         return next(iter(self.ratings.values()))
+
+    def with_near_duplicates(self, groups: Sequence[Sequence[int]]) -> "Dataset":
+        """Return it with rows of each group, of images that look alike, treated as those of the same file are.
+
+        Drawn splits have them in one part together, drop_duplicates takes them out of train and val; groups too large
+        to be copies of one image are left as they are. Its notes are of what this came to alone.
+        """
+        large = too_large(groups, len(self.names))
+        apart = [group for group in groups if group not in large]
+        ratings, how = self.ratings, []
+        if apart and self.drawing:
+            drawn = self.drawing.draw([[self.names[row] for row in group] for group in (*self.same, *apart)])
+            ratings, how = (
+                _with_rows(drawn, self.names),
+                [f"each group is in one part: {note}" for note in _how_drawn(drawn)],
+            )
+        if self.drop_duplicates:
+            ratings = {target: without_duplicates(splits, apart) for target, splits in ratings.items()}
+        found = [*LOOK_ALIKE.notes(self.names, groups), *how, *_of_parts(self.names, ratings, groups, LOOK_ALIKE)]
+        if large and self.drawing:
+            number = sum(map(len, large))
+            found.append(
+                f"warning: {number:,} of them look too much alike to be copies, and are not kept in one part; a column "
+                "'group' in the table says what belongs together"
+            )
+        return replace(self, ratings=ratings, notes=tuple(found))
 
     @property
     def source(self) -> dict[str, str]:
@@ -88,13 +125,16 @@ def open_dataset(
     """
     problems: list[str] = []
     source = _read(name_or_path, root, path_column, score_columns, problems)
-    by_target, images = source.read.ratings, source.read.images
-    lines = _lines_of(by_target, in_order=source.is_table)
+    by_target, drawing, images = source.read.ratings, source.read.drawing, source.read.images
+    lines = _lines_of(by_target, drawing, in_order=source.is_table)
     missing: list[str] = []
     own_names = find_image_files(images, lines, missing, home=source.folder if source.is_table else None)
     if own_names:
         by_target = each_part(by_target, lambda lines: _renamed(lines, own_names))
-        lines = _lines_of(by_target, in_order=source.is_table)
+        if drawing:
+            rated = {target: _renamed(lines, own_names) for target, lines in drawing.lines.items()}
+            drawing = replace(drawing, lines=rated)
+        lines = _lines_of(by_target, drawing, in_order=source.is_table)
     held = [{"table": lines}] if source.is_table else by_target[""].values()
     twice = [problem for parts in held for problem in _images_twice(parts)]
     problems += dict.fromkeys([*twice, *missing])
@@ -102,20 +142,29 @@ def open_dataset(
     way_out = "Mend or remove these lines, then run the same command again; nothing was computed."
     refuse(BadInput, title, problems, way_out)
     names = tuple(sorted({line.name for line in lines}))
-    row_of = {name: row for row, name in enumerate(names)}
-    found = each_part(by_target, lambda lines: _part(lines, row_of))
     same = find_duplicates([images / name for name in names])
+    drawn = drawing.draw([[names[row] for row in group] for group in same]) if drawing else {}
+    found = _with_rows(drawn or by_target, names)
     if drop_duplicates:
         found = {target: without_duplicates(splits, same) for target, splits in found.items()}
+    notes = [
+        *source.read.notes,
+        *_how_drawn(drawn),
+        *SAME_FILE.notes(names, same),
+        *_of_parts(names, found, same, SAME_FILE),
+        *(_of_target(target, one) for target, splits in found.items() for one in weak_parts(splits)),
+    ]
     return Dataset(
         source.name,
         images,
         names,
         found,
-        None if source.is_table else source.folder,
-        source.read.drawn,
-        source.read.ignored,
-        (*source.read.notes, *_notes_of(names, found, same)),
+        root=None if source.is_table else source.folder,
+        drawing=drawing,
+        same=tuple(map(tuple, same)),
+        drop_duplicates=drop_duplicates,
+        ignored=source.read.ignored,
+        notes=tuple(notes),
     )
 
 
@@ -142,19 +191,20 @@ def _read(
     folder = _find(name_or_path, root)
     splits, ignored = read_split_files(folder / "splits", problems)
     name = name_or_path if name_or_path in KNOWN else _name_of(folder)
-    return _Source(name, False, folder, ReadRatings(folder / "images", {"": splits}, False, ignored, ()))
+    return _Source(name, False, folder, ReadRatings(folder / "images", {"": splits}, None, ignored, ()))
 
 
-def _notes_of(names: Sequence[str], ratings: Ratings, same: Sequence[Sequence[int]]) -> list[str]:
-    """Return what to know of files under several names, in all and in parts, and of parts too weak to judge by."""
+def _how_drawn(drawn: Mapping[str, LineSplits]) -> list[str]:
+    """Return how the splits of each target that was rated were drawn."""
+    return [_of_target(target, how_drawn(splits)) for target, splits in drawn.items() if splits]
+
+
+def _of_parts(names: Sequence[str], ratings: Ratings, groups: Sequence[Sequence[int]], likeness: Likeness) -> list[str]:
+    """Return warnings of groups that are in several parts of a split."""
     return [
-        *_notes_of_duplicates(names, same),
-        *(
-            _of_target(target, one)
-            for target, splits in ratings.items()
-            for one in _notes_of_parts(names, splits, same)
-        ),
-        *(_of_target(target, one) for target, splits in ratings.items() for one in weak_parts(splits)),
+        _of_target(target, one)
+        for target, splits in ratings.items()
+        for one in of_parts(names, splits, groups, likeness)
     ]
 
 
@@ -163,31 +213,12 @@ def refuse_untrainable(dataset: Dataset) -> None:
     reasons = [
         _of_target(target, reason)
         for target, splits in dataset.ratings.items()
-        for reason in why_untrainable(splits, drawn=dataset.drawn)
+        for reason in why_untrainable(splits, drawn=dataset.drawing is not None)
     ]
     own_splits = "a column split with train, val and test in each line"
     drawn = f"Splits can be drawn from {FEWEST_DRAWN} images, of different scores, or more; add images, or {own_splits}"
-    way_out = drawn if dataset.drawn else "Move images between the parts, or leave these splits out"
+    way_out = drawn if dataset.drawing else "Move images between the parts, or leave these splits out"
     refuse(BadInput, f"{dataset.name}: splits that cannot be trained on:", reasons, f"{way_out}; nothing was computed.")
-
-
-def _notes_of_duplicates(names: Sequence[str], same: Sequence[Sequence[int]]) -> list[str]:
-    """Return how many images are the same file as another, and a few."""
-    if not same:
-        return []
-    few = ", ".join(" = ".join(names[row] for row in group[:3]) for group in same[:3])
-    number = sum(map(len, same))
-    return [f"{number:,} images are {len(same):,} files under several names: {few}{', ...' if len(same) > 3 else ''}"]
-
-
-def _notes_of_parts(names: Sequence[str], splits: Splits, same: Sequence[Sequence[int]]) -> list[str]:
-    """Return warnings of files that are in several parts of a split."""
-    return [
-        f"warning: split {split}: {len(pairs):,} images of {part} are the same file as one of a later part, first "
-        f"{names[pairs[0][0]]} = {names[pairs[0][1]]}; what a head learns from cannot judge it: leave them "
-        f"out of {part} with --drop-duplicates"
-        for (split, part), pairs in across_parts(splits, same).items()
-    ]
 
 
 def _of_target(target: str, text: str) -> str:
@@ -199,10 +230,13 @@ def _renamed(lines: Iterable[Line], own_names: Mapping[str, str]) -> list[Line]:
     return [line._replace(name=own_names.get(line.name, line.name)) for line in lines]
 
 
-def _lines_of(ratings: Mapping[str, Mapping[str, Mapping[str, list[Line]]]], *, in_order: bool) -> list[Line]:
+def _lines_of(
+    ratings: Mapping[str, Mapping[str, Mapping[str, list[Line]]]], drawing: Drawing | None, *, in_order: bool
+) -> list[Line]:
     """Return each line once, whatever its targets and splits; in_order puts those of one file as they stand there."""
-    parts = [parts for splits in ratings.values() for parts in splits.values()]
-    lines = list({line.place: line for one in parts for part_lines in one.values() for line in part_lines}.values())
+    of_parts = [lines for splits in ratings.values() for parts in splits.values() for lines in parts.values()]
+    several = [*of_parts, *(drawing.lines.values() if drawing else ())]
+    lines = list({line.place: line for found in several for line in found}.values())
     return sorted(lines, key=lambda line: int(line.place.rpartition(":")[2])) if in_order else lines
 
 
@@ -233,9 +267,15 @@ def _images_twice(parts: Mapping[str, Iterable[Line]]) -> list[str]:
     return problems
 
 
-def _part(lines: list[Line], row_of: dict[str, int]) -> Part:
-    rows = np.array([row_of[line.name] for line in lines], dtype=np.int64)
-    return Part(rows, np.array([line.score for line in lines], dtype=np.float64))
+def _with_rows(ratings: Mapping[str, Mapping[str, Mapping[str, Sequence[Line]]]], names: Sequence[str]) -> Ratings:
+    """Return ratings whose lines are rows, those of names."""
+    row_of = {name: row for row, name in enumerate(names)}
+
+    def part(lines: Sequence[Line]) -> Part:
+        rows = np.array([row_of[line.name] for line in lines], dtype=np.int64)
+        return Part(rows, np.array([line.score for line in lines], dtype=np.float64))
+
+    return each_part(ratings, part)
 
 
 def _name_of(folder: Path) -> str:

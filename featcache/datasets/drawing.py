@@ -1,17 +1,39 @@
 """Splits drawn where a table gives none: parts stratified by score, groups never cut, the same for the same table."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from featcache.datasets.split_files import Line, Splits
+from featcache.datasets.split_files import Line, LineSplits
 from featcache.datasets.splits import FEWEST_IMAGES, FEWEST_TO_SELECT, PARTS
 
 DRAWN_SPLITS = 5
 TEST_SHARE, VAL_SHARE = 0.2, 0.1  # of the images, in a drawn split
 STRATA = 5  # of equal numbers of images, by score; more would move more images where one is added
 FEWEST_DRAWN = 2 * FEWEST_IMAGES  # to test, and to train
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What splits are drawn from: lines[target] are those rated, keys the group or the written path of each by place.
+
+    Lines with one key are in one part together.
+    """
+
+    lines: Mapping[str, Sequence[Line]]
+    keys: Mapping[str, str]
+
+    def draw(self, same: Iterable[Sequence[str]] = ()) -> dict[str, LineSplits]:
+        """Return the splits of each target; same are names of images that are in one part as well, with their groups.
+
+        A target that was not rated has no splits.
+        """
+        names = [*same]
+        return {
+            target: draw_splits(units_of(lines, [self.keys[line.place] for line in lines], same=names)) if lines else {}
+            for target, lines in self.lines.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -27,24 +49,20 @@ class Unit:
         return sum(line.score for line in self.lines) / len(self.lines)
 
 
-def units_of(
-    lines: Sequence[Line], written: Sequence[str], groups: Sequence[str], *, same: Iterable[Sequence[int]] = ()
-) -> list[Unit]:
-    """Return what is drawn together: lines with the same group, and each line without one; written are their paths.
-
-    same are places of lines whose files are the same, which are together too, with their groups.
-    """
-    keys = [f"group {group}" if group else path for path, group in zip(written, groups, strict=True)]
-    for places in same:
-        joined = {keys[place] for place in places}
-        keys = [min(joined) if key in joined else key for key in keys]
+def units_of(lines: Sequence[Line], keys: Sequence[str], *, same: Iterable[Sequence[str]] = ()) -> list[Unit]:
+    """Return what is drawn together: lines of one key and, with theirs, images whose names are in one of same."""
+    key_of = {line.name: key for line, key in zip(lines, keys, strict=True)}
+    united: dict[str, set[str]] = {key: {key} for key in keys}
+    for names in same:
+        joined = set[str]().union(*(united[key_of[name]] for name in names if name in key_of))
+        united |= dict.fromkeys(joined, joined)
     members: dict[str, list[Line]] = {}
     for line, key in zip(lines, keys, strict=True):
-        members.setdefault(key, []).append(line)
+        members.setdefault(min(united[key]), []).append(line)
     return [Unit(key, tuple(found)) for key, found in members.items()]
 
 
-def draw_splits(units: Sequence[Unit]) -> Splits:
+def draw_splits(units: Sequence[Unit]) -> LineSplits:
     """Return `DRAWN_SPLITS` splits: a fifth of the units to test, a tenth to select by, the others to train on.
 
     Units in order of score are cut into `STRATA`, and of each those of the smallest digests of split and key are taken,
@@ -54,7 +72,7 @@ def draw_splits(units: Sequence[Unit]) -> Splits:
     return {split: _drawn(units, split) for split in map(str, range(1, DRAWN_SPLITS + 1))}
 
 
-def how_drawn(splits: Splits) -> str:
+def how_drawn(splits: LineSplits) -> str:
     """Return in words how large the parts of drawn splits are, and how they were drawn."""
     parts = splits["1"]
     sizes = ", ".join(f"{len(parts[part])} {part}" for part in PARTS if part in parts)

@@ -1,16 +1,39 @@
-"""Files that are the same bytes under several names: found, told, and taken out of the parts that learn."""
+"""Files that are the same under several names, and images that look alike: told, and taken out of what learns."""
 
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from featcache.datasets.splits import PARTS, Part, Splits
 
+_LARGEST_SHARE = 0.2  # of all images, in a group that is kept in one part: as many as a drawn test part holds
 _START = 4096  # bytes that are compared before whole files are
 _OTHERS = {"train": ("val", "test"), "val": ("test",)}  # a part, and those whose images it gives up
+
+
+class Likeness(NamedTuple):
+    """How images are alike, in words: of a group, of one of them, and the sign between two."""
+
+    group: str
+    one: str
+    sign: str
+
+    def notes(self, names: Sequence[str], groups: Sequence[Sequence[int]]) -> list[str]:
+        """Return how many images are alike another, and a few of their names."""
+        if not groups:
+            return []
+        few = ", ".join(f" {self.sign} ".join(names[row] for row in group[:3]) for group in groups[:3])
+        number = sum(map(len, groups))
+        counted = self.group.format(images=f"{number:,} images", groups=f"{len(groups):,}")
+        return [f"{counted}: {few}{', ...' if len(groups) > 3 else ''}"]
+
+
+SAME_FILE = Likeness("{images} are {groups} files under several names", "the same file as", "=")
+LOOK_ALIKE = Likeness("{images} look like another, in {groups} groups (near-duplicates)", "look-alikes of", "~")
 
 
 def find_duplicates(paths: Sequence[Path]) -> list[list[int]]:
@@ -25,7 +48,7 @@ def find_duplicates(paths: Sequence[Path]) -> list[list[int]]:
 
 
 def across_parts(splits: Splits, groups: Iterable[Sequence[int]]) -> dict[tuple[str, str], list[tuple[int, int]]]:
-    """Return by split and part the rows that train and val would give up, each with one of the same file elsewhere."""
+    """Return by split and part the rows that train and val would give up, each with one like it elsewhere."""
     other_of = {row: [other for other in group if other != row] for group in groups for row in group}
     found: dict[tuple[str, str], list[tuple[int, int]]] = {}
     for split, parts in splits.items():
@@ -42,8 +65,23 @@ def across_parts(splits: Splits, groups: Iterable[Sequence[int]]) -> dict[tuple[
     return found
 
 
+def of_parts(names: Sequence[str], splits: Splits, groups: Sequence[Sequence[int]], likeness: Likeness) -> list[str]:
+    """Return warnings of images that are alike one in a later part of a split."""
+    return [
+        f"warning: split {split}: {len(pairs):,} images of {part} are {likeness.one} one of a later part, first "
+        f"{names[pairs[0][0]]} {likeness.sign} {names[pairs[0][1]]}; what a head learns from cannot judge it: leave "
+        f"them out of {part} with --drop-duplicates"
+        for (split, part), pairs in across_parts(splits, groups).items()
+    ]
+
+
+def too_large(groups: Sequence[Sequence[int]], images: int) -> list[Sequence[int]]:
+    """Return the groups of look-alikes that are too large a share of all images to be copies of one."""
+    return [group for group in groups if len(group) > max(2, _LARGEST_SHARE * images)]
+
+
 def without_duplicates(splits: Splits, groups: Sequence[Sequence[int]]) -> Splits:
-    """Return splits whose train and val parts have given up the images whose file is in a later part as well."""
+    """Return splits whose train and val parts have given up the images that are alike one in a later part."""
     given_up = {key: [row for row, _ in pairs] for key, pairs in across_parts(splits, groups).items()}
 
     def kept(split: str, part: str, values: Part) -> Part:

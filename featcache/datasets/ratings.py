@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from featcache.datasets.columns import Columns, find_columns, part_of
-from featcache.datasets.drawing import draw_splits, how_drawn, units_of
-from featcache.datasets.duplicates import find_duplicates
-from featcache.datasets.split_files import Line, Splits, name_problem, score_of, shown
+from featcache.datasets.drawing import Drawing
+from featcache.datasets.split_files import Line, LineSplits, name_problem, score_of, shown
 from featcache.datasets.splits import PARTS
 from featcache.datasets.table import read_table
 
@@ -32,12 +31,12 @@ class _Row(NamedTuple):
 class ReadRatings(NamedTuple):
     """The images' folder, the parts of each split of each target, columns that were not read, what was read as what.
 
-    drawn says that the splits are not the table's own.
+    Where there are no splits, ratings is empty and drawing is what they are drawn from.
     """
 
     images: Path
-    ratings: dict[str, Splits]
-    drawn: bool
+    ratings: dict[str, LineSplits]
+    drawing: Drawing | None
     ignored: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -50,8 +49,8 @@ def read_ratings(
     Columns are path, score, and any of split or split_K: train, val or test, the image's part in split 1 or K. They may
     have other usual names, as `find_columns` knows them; path_column and score_columns say which where they do not.
     Several scores, in columns `score.NAME` or of the names given, are several targets; an image without a score of one
-    is left out of that. Without a column of parts there are splits as `draw_splits` draws them of each target, which
-    keep images with the same text in a column `group` in one part.
+    is left out of that. Without a column of parts splits are to be drawn, which keep images with the same text in a
+    column `group` in one part.
     The images' folder is folder, or, where images are elsewhere, what all of them have in common.
     Problems are appended, each with its line; raises `BadInput` for a file that is no such table, `InvalidSettings`
     for a column that it lacks.
@@ -82,19 +81,21 @@ def read_ratings(
         problems.append(f"{table}: no images below the header")
     images = _common_folder([row.line.name for row in found], Path(_absolute(folder)))
     drawn = not columns.splits
-    same = find_duplicates([Path(row.line.name) for row in found]) if drawn else []
     named = [row._replace(line=row.line._replace(name=os.path.relpath(row.line.name, images))) for row in found]
     problems += [f"{row.line.place}: {problem}" for row in named if (problem := name_problem(row.line.name))]
     notes += [*columns.notes, *_notes_of_cells([cells for _, cells in lines], columns, decimal_comma)]
-    ratings = {}
-    for target in columns.scores:
-        rated = [(row, line) for row in named if (line := row.of_target(target)) is not None]
-        ratings[target] = _drawn(rated, named, same) if drawn else _listed(rated, columns.splits)
-        if rated and drawn:
-            notes.append(f"{f'target {target}: ' if target else ''}{how_drawn(ratings[target])}")
+    rated = {
+        target: [(row, line) for row in named if (line := row.of_target(target)) is not None]
+        for target in columns.scores
+    }
+    ratings = {} if drawn else {target: _listed(rows, columns.splits) for target, rows in rated.items()}
     if columns.group is not None:
         notes += _notes_of_groups(named, ratings, drawn=drawn)
-    return ReadRatings(images, ratings, drawn, columns.ignored, tuple(notes))
+    drawing = Drawing(
+        {target: [line for _, line in rows] for target, rows in rated.items()},
+        {row.line.place: f"group {row.group}" if row.group else row.written for row in named},
+    )
+    return ReadRatings(images, ratings, drawing if drawn else None, columns.ignored, tuple(notes))
 
 
 def _row(
@@ -166,24 +167,14 @@ def _common_folder(paths: Sequence[str], folder: Path) -> Path:
     return Path(os.path.commonpath([str(Path(path).parent) for path in paths]))
 
 
-def _listed(rated: Sequence[tuple[_Row, Line]], splits: Mapping[str, int]) -> Splits:
+def _listed(rated: Sequence[tuple[_Row, Line]], splits: Mapping[str, int]) -> LineSplits:
     return {
         split: {part: lines for part in PARTS if (lines := [line for row, line in rated if row.parts[split] == part])}
         for split in splits
     }
 
 
-def _drawn(rated: Sequence[tuple[_Row, Line]], rows: Sequence[_Row], same: Sequence[Sequence[int]]) -> Splits:
-    """Return splits drawn of the rows that were rated; same are places in rows of the same file."""
-    if not rated:
-        return {}
-    place_of = {line.place: place for place, (_, line) in enumerate(rated)}
-    here = [[place_of[rows[k].line.place] for k in places if rows[k].line.place in place_of] for places in same]
-    lines, written, groups = zip(*((line, row.written, row.group) for row, line in rated), strict=True)
-    return draw_splits(units_of(lines, written, groups, same=here))
-
-
-def _notes_of_groups(rows: Sequence[_Row], ratings: Mapping[str, Splits], *, drawn: bool) -> list[str]:
+def _notes_of_groups(rows: Sequence[_Row], ratings: Mapping[str, LineSplits], *, drawn: bool) -> list[str]:
     """Return that groups are kept together or, in splits of the table's own, which are not."""
     groups = {row.line.name: row.group for row in rows if row.group}
     if drawn:

@@ -20,10 +20,10 @@ class Line(NamedTuple):
     score: float
 
 
-Splits = dict[str, dict[str, list[Line]]]
+LineSplits = dict[str, dict[str, list[Line]]]
 
 
-def read_split_files(folder: Path, problems: list[str]) -> tuple[Splits, tuple[str, ...]]:
+def read_split_files(folder: Path, problems: list[str]) -> tuple[LineSplits, tuple[str, ...]]:
     """Return the good lines of each part of each split in folder, in order, and the names of all other files there.
 
     Append to problems what is wrong with the lines that are not good.
@@ -32,7 +32,7 @@ def read_split_files(folder: Path, problems: list[str]) -> tuple[Splits, tuple[s
     found = [(match[2], match[1], path) for path in files if (match := _SPLIT_FILE.fullmatch(path.name))]
     if not found:
         raise BadInput(f"{folder}: no file named {{train,val,test}}_K.txt")
-    splits: Splits = {}
+    splits: LineSplits = {}
     for split, part, path in sorted(found, key=lambda file: (natural_key(file[0]), PARTS.index(file[1]))):
         splits.setdefault(split, {})[part] = _read_split_file(path, problems)
     return splits, tuple(path.name for path in files if not _SPLIT_FILE.fullmatch(path.name))

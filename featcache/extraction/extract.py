@@ -8,7 +8,7 @@ import contextlib
 import hashlib
 import platform
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib import metadata
@@ -38,6 +38,7 @@ from featcache.images.decode import decoders
 from featcache.settings import ExtractSettings
 from featcache.store.folder import existing_shards, refuse_other_recipes, refuse_unknown_files, shard_path, shard_paths
 from featcache.store.manifest import Manifest, read_manifest
+from featcache.store.near_duplicates import find_near_duplicates
 from featcache.store.shards.opening import open_shard
 from featcache.store.shards.shard import cache_of, way_out
 from featcache.store.writer import CacheWriter
@@ -86,7 +87,7 @@ def extract(
         _refuse_unseen(writer.listed, out)
         if not alone:
             writer.remove_stale()  # of workers that died
-        report = _seal(writer, plan, dataset, job, before, backbone)
+        report = _seal(writer, plan, dataset, job, before, backbone, on_progress)
         if not plan.todo:
             return report
         shares = log.times.shares
@@ -152,7 +153,13 @@ def _digest_or_reason(path: Path) -> str:
 
 
 def _seal(
-    writer: CacheWriter, plan: Plan, dataset: Dataset, job: ExtractionJob, before: Manifest | None, backbone: Backbone
+    writer: CacheWriter,
+    plan: Plan,
+    dataset: Dataset,
+    job: ExtractionJob,
+    before: Manifest | None,
+    backbone: Backbone,
+    on_progress: OnProgress,
 ) -> ExtractReport:
     """Write cache.h5 and the manifest over all shards, then remove the shards that newer ones replace."""
     known = before.listed if before else {}
@@ -166,14 +173,21 @@ def _seal(
     made_by = versions()
     if before and not plan.todo:  # then nothing was computed with these settings
         made_with, made_by = before.source, before.versions
+    shards = writer.listed_shards(job.target.recipe, plan.kept)
+    alike = before.near_duplicates if before and not plan.todo and before.rows == len(plan.names) else None
+    if alike is None:
+        alike = find_near_duplicates(shards, weights=made_with["weights"], on_progress=on_progress)
+    named = [[plan.names[row] for row in group] for group in alike or ()]
+    apart = _with_near_duplicates(dataset, named)
     manifest, tables = writer.seal(
         job.target.recipe,
         rows=len(plan.names),
         views=plan.views,
-        ratings=_ratings_by_row(dataset, plan.names),
+        ratings=_ratings_by_row(apart, plan.names),
         source=made_with | dataset.source,
         versions=made_by,
-        opened=plan.kept,
+        near_duplicates=alike,
+        opened=shards,
     )
     for shard in plan.superseded:
         if shard.path.name not in writer.listed:
@@ -190,7 +204,16 @@ def _seal(
         precision=backbone.precision,
         runtime=backbone.execution.runtime,
         dataset_notes=dataset.notes,
+        near_duplicates=named,
+        near_duplicate_notes=apart.notes,
     )
+
+
+def _with_near_duplicates(dataset: Dataset, named: Sequence[Sequence[str]]) -> Dataset:
+    """Return the dataset with groups of its images that look alike treated as such."""
+    row_of = {name: row for row, name in enumerate(dataset.names)}
+    groups = [[row_of[name] for name in names if name in row_of] for names in named]  # others are of earlier tables
+    return dataset.with_near_duplicates([group for group in groups if len(group) > 1])
 
 
 def _digest_of_unlisted(path: Path) -> str:

@@ -4,7 +4,7 @@ The times are not in the shards: a shard is the same bytes wherever it is made, 
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,8 @@ class ExtractReport:
     """What a cache holds after extraction, and the images it had to leave out, as (name, reason).
 
     stages is the share of all busy time that each stage took, bottleneck the one that the others waited for. notes are
-    (name, note) of the images that were read now, dataset_notes those of the dataset.
+    (name, note) of the images that were read now, dataset_notes those of the dataset. near_duplicates are groups of
+    images that look alike, and near_duplicate_notes what they came to in its parts.
     """
 
     folder: Path
@@ -95,6 +96,8 @@ class ExtractReport:
     bottleneck: str = ""
     notes: list[tuple[str, str]] = field(default_factory=list)
     dataset_notes: tuple[str, ...] = ()
+    near_duplicates: Sequence[Sequence[str]] = ()
+    near_duplicate_notes: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return the report as a JSON object."""
@@ -122,7 +125,7 @@ class ExtractReport:
             problems = [f"{name}: {reason}" for name, reason in self.absent]
             way_out = f"They are listed in {self.folder / FAILURES_NAME}; mend them and run the same command again."
             found.append(list_problems(f"{len(problems)} images were left out:", problems, way_out))
-        return found + describe(self.notes)
+        return [*found, *describe(self.notes), *self.near_duplicate_notes]
 
     def count(self) -> str:
         """Return how many images there are, extracted and left out, by reason."""

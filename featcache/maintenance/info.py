@@ -1,6 +1,7 @@
 """What a cache folder holds, sealed or not, as text and as one JSON object."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from featcache.store.cache import FeatureCache, open_cache
 from featcache.store.folder import MANIFEST_NAME, shard_paths
 from featcache.store.manifest import Manifest
 from featcache.store.shards.opening import open_shard
+
+_FEW = 5  # names in a line, of images that look alike
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,8 @@ class CacheInfo:
         absent = [f"absent       {name}: {reason}" for name, reason in info["absent"].items()]
         head = f"{info['cache']}: {info['images']:,} images x {info['views']} views, complete"
         same = [f"same file    {' = '.join(names)}" for names in info["duplicates"]]
-        return "\n".join([head, *common, *layers, *splits, *same, *absent])
+        alike = [f"look alike   {_some(names)}" for names in info["near_duplicates"] or ()]
+        return "\n".join([head, *common, *layers, *splits, *same, *alike, *absent])
 
 
 def read_info(folder: Path) -> CacheInfo:
@@ -90,6 +94,7 @@ def read_info(folder: Path) -> CacheInfo:
             "stored_bytes": stored,
             "raw_bytes": cache.rows * cache.views * cache.recipe.bytes_per_view(),
             "duplicates": _duplicates(cache),
+            "near_duplicates": _near_duplicates(cache),
             "absent": {image.name: image.absent for image in cache.images if image.absent},
             **_counts(cache.manifest),
             "fingerprint": cache.fingerprint,
@@ -104,6 +109,18 @@ def _counts(manifest: Manifest) -> dict[str, Any]:
     """Return how many images each part of each split has, under 'splits'; where there are targets, by target."""
     counts = each_part(manifest.ratings, lambda part: len(part.rows))
     return {"splits": counts[""]} if "" in counts else {"targets": counts}
+
+
+def _near_duplicates(cache: FeatureCache) -> list[list[str]] | None:
+    """Return the names of images that look alike, group by group; None if nobody has looked."""
+    groups = cache.manifest.near_duplicates
+    return None if groups is None else [[cache.images[row].name for row in group] for group in groups]
+
+
+def _some(names: Sequence[str]) -> str:
+    """Return names of images that look alike, the first few of many."""
+    few = " ~ ".join(names[:_FEW])
+    return f"{few} ~ ... ({len(names):,} images)" if len(names) > _FEW else few
 
 
 def _duplicates(cache: FeatureCache) -> list[list[str]]:

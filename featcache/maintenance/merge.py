@@ -21,6 +21,7 @@ from featcache.settings import ENCODINGS
 from featcache.store.cache import open_cache, open_listed_shard
 from featcache.store.folder import MANIFEST_NAME, existing_shards, refuse_other_recipes, refuse_unknown_files
 from featcache.store.manifest import read_manifest
+from featcache.store.near_duplicates import find_near_duplicates
 from featcache.store.shards.format import Target
 from featcache.store.shards.shard import opened
 from featcache.store.shards.writer import copied_shard
@@ -94,6 +95,7 @@ def merge_caches(out: Path, inputs: Sequence[Path], *, on_progress: OnProgress =
         complete = len(manifests) == len(sources)
         if complete:
             first, names = manifests[0], dict.fromkeys(manifest.source["dataset"] for manifest in manifests)
+            shards = writer.listed_shards(first.recipe)
             writer.seal(
                 first.recipe,
                 rows=len(row_of),
@@ -101,6 +103,8 @@ def merge_caches(out: Path, inputs: Sequence[Path], *, on_progress: OnProgress =
                 ratings=ratings,
                 source={**first.source, "dataset": "+".join(names)},
                 versions=first.versions | {kind: " + ".join(found) for kind, found in decoded.items()},
+                near_duplicates=find_near_duplicates(shards, weights=first.source["weights"], on_progress=on_progress),
+                opened=shards,
             )
     return MergeReport(str(out), len(row_of), views, len(planned), complete, said)
 

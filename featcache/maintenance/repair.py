@@ -199,6 +199,7 @@ class _Repairer:
             ratings=manifest.ratings,
             source=manifest.source,
             versions=manifest.versions,
+            near_duplicates=manifest.near_duplicates,
         )
         for file in set(listed) - set(self.writer.listed):
             shard_path(self.writer.folder, file).unlink(missing_ok=True)

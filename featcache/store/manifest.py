@@ -20,6 +20,7 @@ from featcache.settings import LARGEST_BATCH
 from featcache.store.folder import MANIFEST_NAME, NAME_PATTERN, shard_paths, shards_folder
 from featcache.store.shards.format import Block
 
+Groups = tuple[tuple[int, ...], ...]  # of rows
 _FEWEST_BYTES = 17  # a box of four int32 and a flip, for each view
 _LARGEST = 256 << 20  # the splits of LaMem take 5 MB
 
@@ -38,8 +39,9 @@ class ShardEntry:
 class Manifest:
     """A sealed cache of rows x views. index_sha256 is that of cache.h5, which is derived from the rest.
 
-    source holds facts that change no feature: dataset and its folder, and where the weights came from. digest is
-    that of the manifest's own text, '' before it is written.
+    source holds facts that change no feature: dataset and its folder, and where the weights came from.
+    near_duplicates are groups of rows whose images look alike, None where nobody has looked. digest is that of the
+    manifest's own text, '' before it is written.
     """
 
     recipe: Recipe
@@ -50,6 +52,7 @@ class Manifest:
     index_sha256: str
     source: dict[str, str]
     versions: dict[str, str]
+    near_duplicates: Groups | None = None
     digest: str = ""
 
     @property
@@ -79,6 +82,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         "index_sha256": manifest.index_sha256,
         "source": manifest.source,
         "versions": manifest.versions,
+        **({} if manifest.near_duplicates is None else {"near_duplicates": manifest.near_duplicates}),
     }
     write_durably(folder / MANIFEST_NAME, canonical_json({**body, "digest": _digest(body)}).encode())
 
@@ -113,6 +117,7 @@ def read_manifest(folder: Path) -> Manifest:
             index_sha256=body["index_sha256"],
             source=body["source"],
             versions=body["versions"],
+            near_duplicates=_groups(body.get("near_duplicates")),
             digest=digest,
         )
         _check(manifest)
@@ -148,6 +153,9 @@ def _check(manifest: Manifest) -> None:
         views_of[entry.block.rows].append(entry.block.views)
     if not _tiles(views_of, manifest.rows) or not all(_tiles(views, manifest.views) for views in views_of.values()):
         raise ValueError("its shards do not cover every row and view once")
+    alike = [row for group in manifest.near_duplicates or () for row in group]
+    if len(set(alike)) < len(alike) or not all(type(row) is int and 0 <= row < manifest.rows for row in alike):
+        raise ValueError("near-duplicates of rows that are not there, or that are named twice")
     if not manifest.ratings or ("" in manifest.ratings and len(manifest.ratings) > 1):
         raise ValueError("ratings of no target, or with and without one")
     for splits in manifest.ratings.values():
@@ -208,6 +216,10 @@ def _parts(parts: dict[str, dict[str, list[float]]]) -> dict[str, Part]:
         for part in PARTS
         if part in parts
     }
+
+
+def _groups(found: list[list[int]] | None) -> Groups | None:
+    return None if found is None else tuple(map(tuple, found))
 
 
 def _entry(path: Path, entry: dict[str, Any]) -> ShardEntry:

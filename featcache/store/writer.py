@@ -11,7 +11,7 @@ from featcache.datasets.splits import Ratings
 from featcache.recipe import Recipe
 from featcache.store.folder import FAILURES_NAME, INDEX_NAME, shard_path, shards_folder
 from featcache.store.index import Tables, build_index, gather_tables
-from featcache.store.manifest import Manifest, ShardEntry, write_manifest
+from featcache.store.manifest import Groups, Manifest, ShardEntry, write_manifest
 from featcache.store.shards.format import Block, shard_name
 from featcache.store.shards.opening import open_shard
 from featcache.store.shards.shard import Shard
@@ -66,6 +66,12 @@ class CacheWriter:
         self.listed[done.file] = done.sha256
         return done
 
+    def listed_shards(self, recipe: Recipe, opened: Sequence[Shard] = ()) -> list[Shard]:
+        """Return the listed shards in order of rows and views; those that are `opened` already are not opened again."""
+        there = {shard.path.name: shard for shard in opened}
+        shards = [there.get(file) or open_shard(shard_path(self.folder, file), recipe) for file in self.listed]
+        return sorted(shards, key=lambda shard: (shard.block.rows[0], shard.block.views[0]))
+
     def seal(
         self,
         recipe: Recipe,
@@ -75,6 +81,7 @@ class CacheWriter:
         ratings: Ratings,
         source: dict[str, str],
         versions: dict[str, str],
+        near_duplicates: Groups | None = None,
         opened: Sequence[Shard] = (),
     ) -> tuple[Manifest, Tables]:
         """Write cache.h5 and the manifest over the listed shards, which cover rows x views; return both.
@@ -82,9 +89,7 @@ class CacheWriter:
         Shards that are `opened` already are not opened again. Images without features are listed in failures.csv.
         Raises `CorruptFile` for shards that are damaged or cover rows x views otherwise than once.
         """
-        there = {shard.path.name: shard for shard in opened}
-        shards = [there.get(file) or open_shard(shard_path(self.folder, file), recipe) for file in self.listed]
-        shards.sort(key=lambda shard: (shard.block.rows[0], shard.block.views[0]))
+        shards = self.listed_shards(recipe, opened)
         entries = tuple(
             ShardEntry(shard.path.name, shard.block, shard.path.stat().st_size, self.listed[shard.path.name])
             for shard in shards
@@ -92,7 +97,7 @@ class CacheWriter:
         tables = gather_tables(shards, rows=rows, views=views)
         index = build_index(recipe, tables, ratings, shards, versions)
         index_sha256 = write_durably(self.folder / INDEX_NAME, index)
-        manifest = Manifest(recipe, rows, views, ratings, entries, index_sha256, source, versions)
+        manifest = Manifest(recipe, rows, views, ratings, entries, index_sha256, source, versions, near_duplicates)
         write_manifest(self.folder, manifest)
         _write_failures(self.folder / FAILURES_NAME, tables)
         return manifest, tables

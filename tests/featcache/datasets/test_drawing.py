@@ -22,7 +22,7 @@ def lines_of(scores: list[float]) -> list[Line]:
 def test_every_part_has_different_scores_where_there_are_enough(scores: list[float]) -> None:
     lines = lines_of(scores)
     rare = len(scores) - max(scores.count(score) for score in set(scores))  # images that are not of the commonest score
-    for parts in draw_splits(units_of(lines, [line.name for line in lines], [""] * len(lines))).values():
+    for parts in draw_splits(units_of(lines, [line.name for line in lines])).values():
         assert sorted(line.name for part in parts.values() for line in part) == sorted(line.name for line in lines)
         assert "val" not in parts
         assert len(parts["test"]) == max(2, round(0.2 * len(lines)))
@@ -33,15 +33,15 @@ def test_every_part_has_different_scores_where_there_are_enough(scores: list[flo
 
 def test_test_parts_have_low_and_high_scores_as_often_as_the_table() -> None:
     lines = lines_of([float(k) for k in range(50)])
-    for parts in draw_splits(units_of(lines, [line.name for line in lines], [""] * 50)).values():
+    for parts in draw_splits(units_of(lines, [line.name for line in lines])).values():
         assert sorted(int(line.score) // 10 for line in parts["test"]) == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
 
 
 def test_an_added_image_moves_few_others() -> None:
     lines = lines_of([float(k * 7919 % 1000) for k in range(400)])
     keys = [line.name for line in lines]
-    before = draw_splits(units_of(lines[:-1], keys[:-1], [""] * 399))
-    after = draw_splits(units_of(lines, keys, [""] * 400))
+    before = draw_splits(units_of(lines[:-1], keys[:-1]))
+    after = draw_splits(units_of(lines, keys))
     for split, parts in before.items():
         part_of = {line.name: part for part, found in parts.items() for line in found}
         moved = [line for part, found in after[split].items() for line in found if part_of.get(line.name, part) != part]
@@ -52,7 +52,7 @@ def test_an_added_image_moves_few_others() -> None:
 @given(st.lists(st.tuples(st.integers(0, 9), st.sampled_from("abcdef")), min_size=4, max_size=40))
 def test_a_group_is_never_cut(rated: list[tuple[int, str]]) -> None:
     lines, groups = lines_of([float(score) for score, _ in rated]), [group for _, group in rated]
-    for parts in draw_splits(units_of(lines, [line.name for line in lines], groups)).values():
+    for parts in draw_splits(units_of(lines, groups)).values():
         part_of = {line.name: part for part, found in parts.items() for line in found}
         assert len(part_of) == len(lines)
         for group in set(groups):
@@ -62,6 +62,6 @@ def test_a_group_is_never_cut(rated: list[tuple[int, str]]) -> None:
 @pytest.mark.parametrize(("n", "val"), [(194, False), (200, True)])
 def test_a_val_part_is_drawn_where_it_has_twenty_images(n: int, val: bool) -> None:
     lines = lines_of([float(k) for k in range(n)])
-    splits = draw_splits(units_of(lines, [line.name for line in lines], [""] * n))
+    splits = draw_splits(units_of(lines, [line.name for line in lines]))
     assert ("val" in splits["1"]) == val
     assert ("selected by cross-validation" in how_drawn(splits)) == (not val)

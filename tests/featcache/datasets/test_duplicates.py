@@ -2,12 +2,18 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+import timm
+from PIL import Image
+from safetensors.torch import save_file
 
 from featcache.datasets.dataset import open_dataset
 from featcache.datasets.duplicates import find_duplicates
+from featcache.store.cache import open_cache
 from tests.featcache.datasets.test_ratings import parts, write
 from tests.helpers.command_line import amnet
 
@@ -75,3 +81,81 @@ def test_in_given_splits_they_are_told_before_training_with_a_way_out(given: Pat
     assert "first/split-1: it was trained or selected on other images than are there now; left out" in result.stderr
     counts = json.loads(amnet("cache-info", "--json").stdout)["splits"]["1"]
     assert counts == {"train": 9, "val": 3, "test": 8}
+
+
+@pytest.fixture
+def look_alikes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The weights of a network, and 24 different images of which three are there again, encoded anew, as copy_K.jpg."""
+    rng = np.random.default_rng(3)
+    for k in range(24):
+        coarse = Image.fromarray(rng.integers(0, 256, (4, 4, 3), np.uint8))
+        image = coarse.resize((96, 80), Image.Resampling.BICUBIC)
+        image.save(tmp_path / f"{k:02}.png")
+        if k % 8 == 3:
+            image.save(tmp_path / f"copy_{k:02}.jpg", quality=60)
+    save_file(timm.create_model("test_resnet", pretrained=False).state_dict(), tmp_path / "w.safetensors")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+OWN_WEIGHTS = ("--backbone", "timm:test_resnet", "--weights", "w.safetensors", "--image-size", "64")
+
+
+def test_images_that_look_alike_are_told_and_drawn_into_one_part(look_alikes: Path) -> None:
+    names = sorted(path.name for path in look_alikes.glob("*.[jp]*g"))
+    write(look_alikes, "path,score\n" + "".join(f"{name},{k}\n" for k, name in enumerate(names)))
+    extract = ("extract", "--dataset", "mine.csv", *OWN_WEIGHTS)
+    said = amnet(*extract).stderr
+    groups = json.loads(amnet("cache-info", "--json").stdout)["near_duplicates"]
+    of_image = {name: group for group in groups for name in group}
+    assert all(f"{k:02}.png" in of_image[f"copy_{k:02}.jpg"] for k in (3, 11, 19))
+    assert f"{len(of_image)} images look like another, in {len(groups)} groups (near-duplicates): " in said
+    assert "each group is in one part: 5 splits were drawn" in said
+    assert "look alike   03.png ~ copy_03.jpg" in amnet("cache-info").stdout
+    cache = open_cache("cache/mine")
+    for parts_of_split in cache.splits.values():
+        part_of = {cache.images[row].name: part for part, found in parts_of_split.items() for row in found.rows}
+        assert sorted(part_of) == names
+        for group in groups:
+            assert len({part_of[name] for name in group}) == 1
+    again = amnet(*extract)  # nothing is computed, and nothing changes
+    assert "each group is in one part" in again.stderr
+    assert "look for near-duplicates" not in again.stderr
+    assert open_cache("cache/mine").manifest.digest == cache.manifest.digest
+    amnet("merge-caches", "cache/merged", "cache/mine")
+    assert open_cache("cache/merged").manifest.near_duplicates == cache.manifest.near_duplicates
+
+
+def test_in_given_splits_look_alikes_are_told_with_a_way_out(look_alikes: Path) -> None:
+    lines = [f"{k:02}.png,{k},{'train' if k < 14 else 'val' if k < 18 else 'test'}\n" for k in range(24)]
+    lines += ["copy_03.jpg,3,test\ncopy_11.jpg,11,val\ncopy_19.jpg,19,test\n"]
+    write(look_alikes, "path,score,split\n" + "".join(lines))
+    extract = ("extract", "--dataset", "mine.csv", *OWN_WEIGHTS)
+    said = amnet(*extract).stderr
+    assert re.search(
+        r"warning: split 1: \d images of train are look-alikes of one of a later part, first \d\d\.png ~ ", said
+    )
+    groups = json.loads(amnet("cache-info", "--json").stdout)["near_duplicates"]
+    assert "later part" not in amnet(*extract, "--drop-duplicates").stderr
+    cache = open_cache("cache/mine")
+    in_part = {part: {cache.images[row].name for row in found.rows} for part, found in cache.splits["1"].items()}
+    assert {"03.png", "11.png"}.isdisjoint(in_part["train"])
+    assert {"copy_03.jpg", "19.png", "copy_19.jpg"} <= in_part["test"]  # which gives up nothing
+    for group in groups:
+        assert sum(not in_part[part].isdisjoint(group) for part in in_part) == 1
+
+
+def test_a_group_too_large_to_be_copies_is_told_and_not_drawn_together(tmp_path: Path) -> None:
+    table = write(tmp_path, "path,score\n" + "".join(f"{k}.jpg,{k}\n" for k in range(20)))
+    for k in range(20):
+        (tmp_path / f"{k}.jpg").write_bytes(bytes([k]) * 9)
+    found = open_dataset(table)
+    large, small = tuple(range(3, 12)), (0, 14)
+    apart = found.with_near_duplicates([large, small])
+    assert apart.notes[-1].startswith("warning: 9 of them look too much alike to be copies")
+    for split in apart.ratings[""].values():
+        assert any(set(small) <= set(part.rows.tolist()) for part in split.values())
+    assert any(
+        not any(set(large) <= set(part.rows.tolist()) for part in parts.values()) for parts in apart.splits.values()
+    )
+    assert found.with_near_duplicates([]).ratings is found.ratings
