@@ -24,7 +24,8 @@ from head.settings import HEADS, POOLED, PRECISIONS, PROTOCOLS, SELECTIONS
 
 
 @click.command("train-head")
-@click.option("--split", required=True, metavar="K,...|all", help="Splits to train on.")
+@click.option("--split", required=True, metavar="K,...|all|full",
+              help="Splits to train on; full: all images, by what finished runs on the splits chose.")  # fmt: skip
 @options.CACHE
 @options.TARGET
 @setting("recipe", click.Choice(tuple(PROTOCOLS)), "Eq. 3-15 of the paper, or its authors' code; decides defaults.")
@@ -60,6 +61,9 @@ def train_head(
 ) -> None:
     """Fit heads to splits of a cache; one run a split in RUNS/CACHE/NAME/split-K/.
 
+    full fits the same head once more, to all images, with what its runs on the splits chose, for use on new images;
+    nothing is left to score it on, so it says how well those do.
+
     Of a cache with several ratings each is trained on, or --target alone, in RUNS/CACHE/TARGET/NAME/split-K/.
 
     Options with ,... take several values, with commas between: every combination is trained, once, under a name
@@ -68,6 +72,7 @@ def train_head(
     \b
     Example: amnet train-head --split all --cache cache/lamem
              amnet train-head --split all --cache cache/lamem --attention on,off --steps 2,3,4,5,6
+             amnet train-head --split full --cache cache/lamem
     """
     from featcache.base.errors import join_errors
     from featcache.base.jobs import Workers
@@ -142,7 +147,7 @@ def predict(
     """Score image files and folders with a trained head.
 
     Of a folder that holds several runs of it, its splits and seeds, scores and maps are means over these members, and
-    deviation is that of their scores.
+    deviation is that of their scores. A run on all images is none of these; name its own folder, split-full.
 
     \b
     Example: amnet predict --run runs/lamem/paper photos/ --csv scores.csv

@@ -138,6 +138,18 @@ def text_of(name: str, settings: TrainSettings) -> str:
     return f"{option_of(name).removeprefix('--')}={shown}"
 
 
+def options_of(settings: TrainSettings) -> list[str]:
+    """Return the words of train-head's command line that ask for settings, without those that are its defaults."""
+    used = used_fields(settings.head, attention=settings.attention)
+    usual = {**vars(settings_of(settings.recipe if "recipe" in used else "paper")), "recipe": "paper"}
+    words = []
+    for name, value in vars(settings).items():
+        if name in used and value != usual[name]:
+            values = value if isinstance(value, tuple) else [text_of(name, settings).partition("=")[2]]
+            words += [word for one in values for word in (option_of(name), one)]
+    return words
+
+
 def option_of(name: str) -> str:
     """Return the command-line option that sets a field."""
     return {"attention_weight": "--lambda", "layers": "--layer"}.get(name, f"--{name.replace('_', '-')}")

@@ -74,7 +74,9 @@ def test_the_whole_way_from_images_to_a_table(here: Path, tiny_dataset: Path) ->
     assert table[5].startswith("test part, eval views; 95%: Fisher's z, t over splits")
     assert table[6] == "chosen on the val part"
     assert table[7].startswith("11 images of a split tell rho to about +-")
-    assert table[8:] == ["", "best by validation: amnet predict --run runs/tiny/paper/split-2 IMAGES/"]
+    assert table[8] == ""
+    assert table[9].startswith("the best, fitted to all images: amnet train-head --cache ")
+    assert table[10:] == ["best by validation: amnet predict --run runs/tiny/paper/split-2 IMAGES/"]
     assert sorted(path.name for path in (here / "runs/tiny/paper/split-2").iterdir()) == [
         "config.json", "head.safetensors", "history.csv", "lock", "other_ratings.safetensors",
         "predictions.csv", "scores.json",
@@ -374,7 +376,8 @@ def test_a_grid_is_one_table_with_a_summary_and_comparisons(trained: Path) -> No
     assert " ".join(lines[17].split()) == f"compared with {best} difference 95% interval p Holm p splits seeds"
     assert lines[18].split()[0] == other
     assert lines[19].startswith("paired by split; 95% and p: t over splits")
-    assert lines[21].startswith("best by validation: amnet predict --run ")
+    assert lines[21].startswith("the best, fitted to all images: amnet train-head --cache ")
+    assert lines[22].startswith("best by validation: amnet predict --run ")
     found = json.loads(amnet("score-cache", "--runs", "grids", "--against", other, "--json").stdout)
     assert list(found) == ["runs", "summary", "comparisons", "left_out", "problems"]
     assert [row["name"] for row in found["summary"]] == [best, other]

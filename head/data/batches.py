@@ -1,7 +1,7 @@
 """From a cache and a split to batches: which rows train, which select the epoch, and which view is seen when."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,20 @@ from head.data.inputs import HeadInput
 from head.settings import TrainSettings
 
 EVAL_VIEW = 0
+FULL = "full"  # for a split: all images, unless the cache has a split of that name
 FOLDS = 5
 _FOLD_SEED = 1_000_003
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What other runs chose: epochs to train for and, of a baseline, the number of its candidate, from 1.
+
+    A candidate that is not fitted by epochs has one.
+    """
+
+    epochs: int
+    candidate: int | None = None
 
 
 @dataclass(frozen=True)
@@ -27,7 +39,7 @@ class SplitData:
 
     split is its number. selected_on says in words what the selection part is, for every table that shows a result.
     In cross-validation parts holds for each fold what is trained on and what is held out of train, and select is all
-    that is held out, fold after fold.
+    that is held out, fold after fold. With chosen there is nothing to select: select is empty.
     """
 
     split: str
@@ -36,6 +48,7 @@ class SplitData:
     selected_on: str
     absent: int
     parts: tuple[tuple[Part, Part], ...] = ()
+    chosen: Choice | None = None
 
     @property
     def cross_validated(self) -> bool:
@@ -83,6 +96,29 @@ def split_data(cache: FeatureCache, split: str, settings: TrainSettings) -> Spli
     folds = cross_validation_folds(train, seed=settings.seed)
     select = _joined([held for _, held in folds])
     return SplitData(split, train, select, f"{len(folds)}-fold cross-validation within train", absent, tuple(folds))
+
+
+def full_data(cache: FeatureCache, choice: Choice, selected_on: str) -> SplitData:
+    """Return all images to train on, by what other runs chose; raise `BadInput` if they cannot be trained on."""
+    listed = parts_of(cache, FULL)["train"]
+    train = _usable(present_part(cache, listed), f"{cache.path}: all images together")
+    nothing = Part(np.zeros(0, np.int64), np.zeros(0))
+    return SplitData(FULL, train, nothing, selected_on, len(listed.rows) - len(train.rows), chosen=choice)
+
+
+def parts_of(cache: FeatureCache, split: str) -> Mapping[str, Part]:
+    """Return the parts of a split, none if there is no such; of 'full' all images as one train part.
+
+    Those are all that have a score in any part of any split, each once, in order of rows; an image that has several
+    has their mean. A split of the cache that is named 'full' is that split.
+    """
+    if split in cache.splits or split != FULL:
+        return cache.splits.get(split, {})
+    every = _joined([part for parts in cache.splits.values() for part in parts.values()])
+    rows, first, image = np.unique(every.rows, return_index=True, return_inverse=True)
+    scores = every.scores[first]
+    beyond = np.bincount(image, every.scores - scores[image]) / np.bincount(image)  # 0 where all are equal
+    return {"train": Part(rows, scores + beyond)}
 
 
 def cross_validation_folds(part: Part, *, seed: int) -> list[tuple[Part, Part]]:

@@ -9,19 +9,24 @@ from typing import Any
 from featcache.base.commands import amnet
 from featcache.base.errors import FeatcacheError, InvalidSettings, StorageError, collected
 from featcache.store.cache import FeatureCache
+from head.data.batches import FULL
 from head.evaluation.compare import Comparison, check_against, compare
 from head.evaluation.score import Scored, score_run, write_scores
-from head.evaluation.summary import HeadSummary, summaries_of
+from head.evaluation.summary import HeadSummary, summaries_of, without_seed
 from head.evaluation.text import format_comparisons, format_table
-from head.runs.find import find_runs_of
+from head.runs.find import find_runs_of, train_command
 from head.runs.run import Run
+from head.settings import TrainSettings
+
+_NO_SCORE = "trained on all images: no test score of its own"
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """The runs that were found, results of those that could be scored, and the errors of others.
 
-    of_other_data are runs that were left out, each with how its data differ from the cache's.
+    of_other_data are runs that were left out, each with how its data differ from the cache's, and on_all_images those
+    that nothing is left to score on. to_fit_all is the command that fits the best to all images, '' if there is none.
     """
 
     runs: Sequence[Run]
@@ -30,6 +35,8 @@ class Evaluation:
     comparisons: Sequence[Comparison]
     errors: Sequence[FeatcacheError]
     of_other_data: Sequence[tuple[Run, str]] = ()
+    on_all_images: Sequence[Run] = ()
+    to_fit_all: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """Return it as a JSON object."""
@@ -37,7 +44,7 @@ class Evaluation:
             "runs": [result.as_json() for result in self.scored],
             "summary": [summary.as_json() for summary in self.summaries],
             "comparisons": [comparison.as_json() for comparison in self.comparisons],
-            "left_out": [{"run": str(run.folder), "reason": reason} for run, reason in self.of_other_data],
+            "left_out": [{"run": str(run.folder), "reason": reason} for run, reason in self._left_out()],
             "problems": [str(error) for error in self.errors],
         }
 
@@ -47,21 +54,30 @@ class Evaluation:
         return "\n\n".join(filter(None, tables))
 
     def _use(self) -> str:
-        """Return the command that predicts with the head of best validation rho; '' where validation chose none."""
-        if not self.summaries or self.summaries[0].optimistic or math.isnan(self.summaries[0].val_rho):
+        """Return the command that predicts with the head of best validation rho; '' where validation chose none.
+
+        That is the one on all images, if there is one; if not, how it is made stands above.
+        """
+        best = best_of(self.summaries)
+        if best is None:
             return ""
-        runs = self.summaries[0].runs
-        folders = {run.folder.parent for run in runs}
-        folder = folders.pop() if len(folders) == 1 and len(runs) > 1 else runs[0].folder
-        return f"best by validation: {amnet('predict', '--run', folder, 'IMAGES/')}"
+        folders = {run.folder.parent for run in best.runs}
+        folder = folders.pop() if len(folders) == 1 and len(best.runs) > 1 else best.runs[0].folder
+        whole = next((run.folder for run in self.on_all_images if run.finished and _is_of(run, best)), None)
+        making = f"the best, fitted to all images: {self.to_fit_all}\n" if self.to_fit_all and whole is None else ""
+        return f"{making}best by validation: {amnet('predict', '--run', whole or folder, 'IMAGES/')}"
+
+    def _left_out(self) -> list[tuple[Run, str]]:
+        """Return the runs that are there and not scored, each with why."""
+        return [*self.of_other_data, *((run, _NO_SCORE) for run in self.on_all_images if run.finished)]
 
     def warnings(self) -> list[str]:
         """Return what to know of runs that were left out, or whose training images are not known."""
         unfinished = "not finished, left out; run the same train-head command again"
         imported = "imported, so which images it was trained on is unknown; its scores of those say nothing"
         return [
-            *(f"{run.folder}: {unfinished}" for run in self.runs if not run.finished),
-            *(f"{run.folder}: {reason}; left out" for run, reason in self.of_other_data),
+            *(f"{run.folder}: {unfinished}" for run in (*self.runs, *self.on_all_images) if not run.finished),
+            *(f"{run.folder}: {reason}; left out" for run, reason in self._left_out()),
             *(f"warning: {run.folder}: {imported}" for run in self.runs if run.imported),
         ]
 
@@ -92,7 +108,36 @@ def evaluate(
         comparisons = compare(summaries, against=against)
     except InvalidSettings as error:
         errors.append(error)
-    return Evaluation(found.runs, scored, summaries, comparisons, errors, found.of_other_data)
+    to_fit_all = _to_fit_all(cache, summaries, runs)
+    return Evaluation(
+        found.runs, scored, summaries, comparisons, errors, found.of_other_data, found.on_all_images, to_fit_all
+    )
+
+
+def best_of(summaries: Sequence[HeadSummary]) -> HeadSummary | None:
+    """Return the first of `summaries_of`, if validation chose it."""
+    if not summaries or summaries[0].optimistic or math.isnan(summaries[0].val_rho):
+        return None
+    return summaries[0]
+
+
+def _is_of(whole: Run, summary: HeadSummary) -> bool:
+    """Whether a run on all images is of the same head, in a folder beside those on the splits."""
+    homes = {without_seed(str(run.folder.parent)) for run in summary.runs}
+    settings = [{**run.settings, "seed": None} for run in (whole, summary.runs[0])]
+    return without_seed(str(whole.folder.parent)) in homes and settings[0] == settings[1]
+
+
+def _to_fit_all(cache: FeatureCache, summaries: Sequence[HeadSummary], runs: Path) -> str:
+    """Return the command that fits the best head to all images; '' where it would not find its runs on the splits."""
+    best = best_of(summaries)
+    if best is None or FULL in cache.splits:
+        return ""
+    run = best.runs[0]
+    if run.imported or run.folder.parent != runs / cache.name / cache.target / run.name:
+        return ""
+    settings = TrainSettings(**{name: run.settings[name] for name in TrainSettings.__dataclass_fields__})
+    return train_command(cache, FULL, settings, name=run.name, runs=runs)
 
 
 def _in_one(unwritten: Sequence[FeatcacheError]) -> list[FeatcacheError]:

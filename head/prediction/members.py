@@ -65,11 +65,13 @@ class HeadRuns(NamedTuple):
 def find_members(folder: Path) -> HeadRuns:
     """Return the run in folder, finished or not, or the finished runs of one head in or below it, a copy of one once.
 
-    Raises `InvalidSettings` if there is none, or if they are of several heads, features or scores: it lists the folders
+    Those on all images are none of several: they are taken where there are no others. Raises `InvalidSettings` if there
+    is none, or if they are of several heads, features or scores: it lists the folders
     that are of one, each with its number of runs.
     """
     folders = run_folders(folder)
     runs = [] if folder in folders else [read_run(one) for one in folders]
+    runs = [run for run in runs if not run.on_all_images] or runs
     finished = _without_copies([run for run in runs if run.finished])
     if not finished:
         return HeadRuns([read_run(folder)], [])

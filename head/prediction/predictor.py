@@ -150,10 +150,15 @@ class Predictor:
         return results
 
     def warnings(self) -> list[str]:
-        """Return which runs are left out as unfinished, and that the head is on the CPU where there is no float64."""
+        """Return which runs are left out as unfinished, and that the head is on the CPU where there is no float64.
+
+        Of a head on all images, what is known of how well it does.
+        """
         names = ", ".join(str(run.folder) for run in self.unfinished)
         left_out = f"warning: left out, their training has not finished: {names}; the same train-head command ends it"
-        return [*([left_out] if names else []), *filter(None, [float64_note(self.head, self.backbone.device)])]
+        of_all = f"{self.run.folder}: {self.run.estimate}" if self.run.estimate else ""
+        note = float64_note(self.head, self.backbone.device)
+        return [*([left_out] if names else []), *filter(None, [note, of_all])]
 
     def trained_members(self, sha256: str) -> int:
         """Return how many members were trained on the image whose file has this sha256."""

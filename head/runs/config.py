@@ -21,12 +21,48 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """How well a head on all images does, by its runs on the splits, each scored on its split's test part.
+
+    rho and mse are means over splits of means over seeds, low and high the 95% interval of rho, images how many were
+    scored, a split's once. Numbers are None where they cannot be had; problem says why. optimistic: chosen on test.
+    """
+
+    rho: float | None = None
+    low: float | None = None
+    high: float | None = None
+    mse: float | None = None
+    splits: int = 0
+    seeds: int = 0
+    images: int = 0
+    optimistic: bool = False
+    problem: str = ""
+
+    @property
+    def interval(self) -> str:
+        """The interval of rho in words, or that there is none."""
+        if self.low is None or self.high is None:
+            return "no interval"
+        return f"95% interval {self.low:.3f} to {self.high:.3f}"
+
+    def as_text(self) -> str:
+        """Return it in one phrase."""
+        if self.rho is None:
+            return f"no cross-validated estimate: {self.problem or 'rho is undefined'}"
+        over = f"{self.splits} {'split' if self.splits == 1 else 'splits'}"
+        flattering = ", optimistic as it was chosen on these images" if self.optimistic else ""
+        without = f"; {self.problem}" if self.problem else ""
+        return f"cross-validated test rho {self.rho:.3f}, {self.interval}, of {over}{flattering}{without}"
+
+
+@dataclass(frozen=True)
 class Result:
     """What training came to: the head's digest, and the best and lowest-MSE epochs with what they reached.
 
     Epochs count from 1 and are None of an imported head; rho is None where it is undefined. Of a baseline epochs are
-    candidates, hyperparameters those of the best, fitted_images how many its last fit took. document is the JSON object
-    that it was made of, with whatever else that says.
+    candidates, hyperparameters those of the best, fitted_images how many its last fit took. estimate is there of a head
+    on all images, which has no rho of its own. document is the JSON object that it was made of, with whatever else that
+    says.
     """
 
     head_sha256: str
@@ -39,6 +75,7 @@ class Result:
     lowest_mse_val_mse: float = float("nan")
     hyperparameters: Mapping[str, float] | None = None
     fitted_images: int | None = None
+    estimate: Estimate | None = None
     document: Document = field(default_factory=dict, repr=False)
 
 
@@ -46,6 +83,7 @@ class Result:
 class RunConfig:
     """What a run says; not every one has the fields with a default. `Run` has what input and recipe stand for.
 
+    choice is there of a run on all images: what the runs on the splits chose for it, how many they were, and of which.
     document is the JSON object that it was made of, with whatever else that says.
     """
 
@@ -65,6 +103,7 @@ class RunConfig:
     ratings_sha256: str | None = None
     target: str = ""
     products: str = "fp32"  # before there was a choice
+    choice: Document | None = None
     exported: Document | None = None
     imported: Source | None = None
     result: Result | None = None
@@ -73,8 +112,8 @@ class RunConfig:
 
 def config_from_json(document: Document) -> RunConfig:
     """Return what a JSON object says of a run; raise `ValueError` with all that it lacks or that cannot be."""
-    objects = (("imported", "what it was imported from"), ("result", "its result"), ("settings", "its settings"))
-    for key, what in objects:
+    objects = {"imported": "what it was imported from", "result": "its result", "settings": "its settings"}
+    for key, what in {**objects, "choice": "what was chosen for it"}.items():
         if not isinstance(document.get(key, {}), dict):
             raise ValueError(f"{what} is not an object")
     missing = _missing(RunConfig, document) + (_missing(Result, document["result"]) if "result" in document else [])
@@ -88,8 +127,22 @@ def config_from_json(document: Document) -> RunConfig:
     if "imported" in document:
         parts["imported"] = Source(**_known(Source, document["imported"]))
     if "result" in document:
-        parts["result"] = Result(**{**_known(Result, document["result"]), "document": document["result"]})
+        result = {**_known(Result, document["result"]), "document": document["result"]}
+        if "estimate" in result:
+            result["estimate"] = _estimate(result["estimate"])
+        parts["result"] = Result(**result)
     return RunConfig(**{**_known(RunConfig, document), **parts})
+
+
+def _estimate(value: Any) -> Estimate:
+    if not isinstance(value, dict):
+        raise ValueError("its estimate is not an object")
+    found = Estimate(**_known(Estimate, value))
+    numbers = all(type(one) in (int, float, type(None)) for one in (found.rho, found.low, found.high, found.mse))
+    counts = all(type(one) is int for one in (found.splits, found.seeds, found.images))
+    if not (numbers and counts and isinstance(found.problem, str)):
+        raise ValueError("its estimate has other things than numbers")
+    return found
 
 
 def _missing(record: type, document: Document) -> list[str]:

@@ -9,20 +9,24 @@ from featcache.base.commands import amnet
 from featcache.base.errors import FeatcacheError, InvalidSettings, collected
 from featcache.datasets.splits import natural_key
 from featcache.store.cache import FeatureCache
+from head.data.batches import FULL
 from head.runs.ratings import difference, digests_once
 from head.runs.run import Run, read_run, run_folders
+from head.settings import TrainSettings, options_of
 
 
 @dataclass(frozen=True)
 class FoundRuns:
     """The runs of a cache by name and split; those of other data, and how they differ; errors of unreadable ones.
 
-    Runs of other data say nothing of the cache's scores, and are not scored.
+    Runs of other data say nothing of the cache's scores, and are not scored. on_all_images are its runs that nothing is
+    left to score on.
     """
 
     runs: Sequence[Run]
     of_other_data: Sequence[tuple[Run, str]]
     errors: Sequence[FeatcacheError]
+    on_all_images: Sequence[Run] = ()
 
 
 def find_runs_of(cache: FeatureCache, runs: Path, splits: str = "all") -> FoundRuns:
@@ -40,7 +44,8 @@ def find_runs_of(cache: FeatureCache, runs: Path, splits: str = "all") -> FoundR
         lambda run: (run, difference(run, cache, digests) if _has_its_features(run, cache) else ""), readable
     )
     errors += damaged
-    mine, elsewhere = _by_cache([run for run, problem in judged if not problem], cache, folder)
+    belonging, elsewhere = _by_cache([run for run, problem in judged if not problem], cache, folder)
+    mine, whole = ([run for run in belonging if run.on_all_images is full] for full in (False, True))
     others = [(run, problem) for run, problem in judged if problem and run.config.cache == cache.name]
     if splits != "all":
         one = any(run.split == splits for run in mine)
@@ -50,7 +55,8 @@ def find_runs_of(cache: FeatureCache, runs: Path, splits: str = "all") -> FoundR
         missing = [split for split in wanted if not any(run.finished for run in mine if run.split == split)]
     else:
         missing = [] if any(run.finished for run in mine) else ["all"]
-    found = FoundRuns(sorted(mine, key=_order), sorted(others, key=lambda one: _order(one[0])), errors)
+    others = sorted(others, key=lambda one: _order(one[0]))
+    found = FoundRuns(sorted(mine, key=_order), others, errors, sorted(whole, key=_order))
     if missing and not errors:
         raise InvalidSettings(_nothing_found(cache, folder, ",".join(missing), found, elsewhere))
     return found
@@ -85,6 +91,8 @@ def _by_cache(runs: Sequence[Run], cache: FeatureCache, folder: Path) -> tuple[l
 
 def _nothing_found(cache: FeatureCache, folder: Path, splits: str, found: FoundRuns, elsewhere: Sequence[str]) -> str:
     """Return that no run of splits, or of 'all', is finished, and the way out; elsewhere are names of equal caches."""
+    if splits == FULL and found.on_all_images:
+        return f"{folder}: runs on all images have no test score of their own; score those on the splits: --split all"
     which = "any split" if splits == "all" else f"split {splits}"
     unfinished = sum(not run.finished for run in found.runs)
     reasons = "; ".join(dict.fromkeys(reason for _, reason in found.of_other_data))
@@ -95,3 +103,12 @@ def _nothing_found(cache: FeatureCache, folder: Path, splits: str, found: FoundR
         f"{of_others}{equal if elsewhere else ''}; make one with: "
         f"{amnet('train-head', '--cache', cache.path, '--split', splits)}"
     )
+
+
+def train_command(cache: FeatureCache, split: str, settings: TrainSettings, *, name: str, runs: Path) -> str:
+    """Return the command that trains a head of these settings and of this name on a split, or on 'all'."""
+    target = ["--target", cache.target] if cache.target and len(cache.targets) > 1 else []
+    named = ["--name", name] if name != settings.default_name() else []
+    home: list[str | Path] = ["--runs", runs] if runs != Path("runs") else []
+    words = [*target, *options_of(settings), *named, *home]
+    return amnet("train-head", "--cache", cache.path, "--split", split, *words)

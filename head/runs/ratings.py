@@ -2,7 +2,8 @@
 
 It belongs where the parts that it was trained and selected on hold the same images with the same scores, in whatever
 order, and where no image of its split's other parts has been given another score since. Images may come into those
-other parts, be mended there, or leave them.
+other parts, be mended there, or leave them. A run on all images belongs where each of its images is still there with
+the same score, the mean of those that it has; images that came since are none of its own.
 """
 
 import functools
@@ -18,7 +19,7 @@ from featcache.base.errors import CorruptFile, FeatcacheError
 from featcache.base.files import write_durably
 from featcache.datasets.splits import Part
 from featcache.store.cache import FeatureCache
-from head.data.batches import present_part, split_data
+from head.data.batches import parts_of, present_part, split_data
 from head.runs.run import RATINGS_NAME, Run
 from head.settings import TrainSettings
 
@@ -40,8 +41,11 @@ def data_digests(cache: FeatureCache, split: str, select_on: str) -> dict[str, s
 
 
 def write_other_ratings(folder: Path, cache: FeatureCache, split: str, select_on: str) -> None:
-    """Write into a run's folder what the split's other parts hold: each image's sha256 and score."""
-    learnt = _learnt(cache, split, select_on)
+    """Write into a run's folder what the split's other parts hold: each image's sha256 and score.
+
+    Of a run on all images, which has no others, what it was trained on.
+    """
+    learnt = _learnt(cache, split, select_on) if split in cache.splits else {}
     others = {name: _rated(cache, part) for name, part in _parts(cache, split).items() if name not in learnt}
     write_durably(folder / RATINGS_NAME, safetensors.numpy.save(others))
 
@@ -57,11 +61,13 @@ def difference(run: Run, cache: FeatureCache, digests: Callable[[str, str], dict
     What an imported head was trained on is not known, so it belongs. digests is what `digests_once` returns, where many
     runs are asked about. Raises `CorruptFile` for damage.
     """
-    if run.imported or run.split not in cache.splits:
+    if run.imported or not parts_of(cache, run.split):
         return ""
     if run.config.ratings_sha256 is None:  # as runs were before: rows count, so images that came between are a change
         return "" if _same_rows(run, cache) else "it was trained on other images or scores than are there now"
     now = (digests or digests_once(cache))(run.split, str(run.settings["select_on"]))
+    if run.on_all_images and (run.folder / RATINGS_NAME).is_file():
+        return _of_other_images(run, cache)
     if now["images_sha256"] != run.config.images_sha256:
         return "it was trained or selected on other images than are there now"
     if now["ratings_sha256"] != run.config.ratings_sha256:
@@ -78,15 +84,31 @@ def _same_rows(run: Run, cache: FeatureCache) -> bool:
         return False
 
 
-def _rescored(run: Run, cache: FeatureCache) -> str:
-    """Return which parts that it did not learn from have images with other scores than then, '' for none."""
+def _of_other_images(run: Run, cache: FeatureCache) -> str:
+    """Return how many images of a run on all of them are not there now, or have other scores, '' for none."""
+    now = {bytes(line) for part in _parts(cache, run.split).values() for line in _rated(cache, part)}
+    missed = {bytes(line) for lines in _ratings_then(run).values() for line in lines} - now
+    there = {line[:_DIGEST] for line in now}
+    gone = sum(line[:_DIGEST] not in there for line in missed)
+    if gone:
+        return f"{gone:,} images that it was trained on are not there now"
+    return f"{len(missed):,} images that it was trained on had other scores then" if missed else ""
+
+
+def _ratings_then(run: Run) -> dict[str, NDArray[np.uint8]]:
     path = run.folder / RATINGS_NAME
-    if not path.is_file():
-        return ""
     try:
-        parts_then = safetensors.numpy.load(path.read_bytes())
+        found: dict[str, NDArray[np.uint8]] = safetensors.numpy.load(path.read_bytes())
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise CorruptFile(f"{path}: damaged: {error}; run train-head again with --no-resume") from error
+    return found
+
+
+def _rescored(run: Run, cache: FeatureCache) -> str:
+    """Return which of the parts that it wrote down have images with other scores than then, '' for none."""
+    if not (run.folder / RATINGS_NAME).is_file():
+        return ""
+    parts_then = _ratings_then(run)
     for name, part in _parts(cache, run.split).items():
         then = {bytes(line) for line in parts_then.get(name, ())}
         known = {line[:_DIGEST] for line in then}
@@ -97,7 +119,7 @@ def _rescored(run: Run, cache: FeatureCache) -> str:
 
 
 def _parts(cache: FeatureCache, split: str) -> dict[str, Part]:
-    return {name: present_part(cache, part) for name, part in cache.splits[split].items()}
+    return {name: present_part(cache, part) for name, part in parts_of(cache, split).items()}
 
 
 def _learnt(cache: FeatureCache, split: str, select_on: str) -> dict[str, Part]:

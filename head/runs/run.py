@@ -58,6 +58,22 @@ class Run:
         return self.config.split
 
     @property
+    def on_all_images(self) -> bool:
+        """Whether it was trained on all images, so that none is left to score it on."""
+        return self.config.choice is not None
+
+    @property
+    def trained_on(self) -> str:
+        """What of the data it was trained on: 'split 3', 'all images', '' where that is unknown."""
+        return "all images" if self.on_all_images else f"split {self.split}" if self.split else ""
+
+    @property
+    def estimate(self) -> str:
+        """How well the runs on the splits did, for a run on all images, which cannot be scored itself; '' of others."""
+        found = self.result.estimate
+        return f"trained on all images, so it has no test score of its own; {found.as_text()}" if found else ""
+
+    @property
     def data_name(self) -> str:
         """The cache that it was trained on, and which of several ratings: `faces, beauty`; '' of an imported one."""
         return f"{self.config.cache}, {self.config.target}" if self.config.target else self.config.cache

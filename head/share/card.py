@@ -56,16 +56,15 @@ def _is_number(value: Any) -> bool:
 
 def model_card(run: Run, head: TrainedHead, facts: CardFacts) -> str:
     """Return README.md: front matter as the Hub reads it, then what the head is, how it is used, and its limits."""
-    recipe, scores = run.recipe, facts.scores or {}
-    scores = {} if scores.get("rho") is None else scores
+    recipe, reached = run.recipe, _reached(run, facts.scores)
     example = f"\nWithout it, from a file to a score by ONNX:\n\n```python\n{onnx_example(recipe)}```\n"
     return _filled(
         "card.txt",
         license=_yaml(facts.license),
-        metrics=_metrics(run, scores) if scores else "",
+        metrics=_metrics(run, reached) if reached else "",
         title=_plain(_title(run)),
         head=_rows({key: _plain(value) for key, value in _head_facts(run, head).items()}),
-        results=_results(run, scores) if scores else "There are no test scores with this run.",
+        results=_results(run, reached),
         example=example if "model.onnx" in facts.files else "",
         graphs=_rows(_inputs(run, facts)),
         steps=head.steps,
@@ -111,20 +110,46 @@ def _plain(text: Any) -> str:
 
 def _title(run: Run) -> str:
     data = run.data_name or "images of an imported checkpoint"
-    return f"{run.name}, trained on {data}" + (f", split {run.split}" if run.split else "")
+    return ", ".join(filter(None, [f"{run.name}, trained on {data}", run.trained_on]))
 
 
-def _metrics(run: Run, scores: Mapping[str, Any]) -> str:
+@dataclass(frozen=True)
+class _Reached:
+    """What is known of a head's test scores: of it alone, or the mean over its splits; interval has ', ' in front."""
+
+    rho: float
+    interval: str
+    mse: float
+    images: int
+    of: str
+    rho_name: str
+
+
+def _reached(run: Run, scores: Mapping[str, Any] | None) -> _Reached | None:
+    """Return what score-cache found of a run or, of one on all images, what its estimate says; None for nothing."""
+    found = run.result.estimate
+    if run.on_all_images:
+        if found is None or found.rho is None or found.mse is None:
+            return None
+        of = f"cross-validated over {found.splits} {'split' if found.splits == 1 else 'splits'}"
+        interval = "" if found.low is None else f", {found.interval}"
+        return _Reached(found.rho, interval, found.mse, found.images, of, "Mean Spearman rho")
+    if scores is None or scores.get("rho") is None:
+        return None
+    return _Reached(scores["rho"], _interval(scores), scores["mse"], scores["n"], f"split {run.split}", "Spearman rho")
+
+
+def _metrics(run: Run, reached: _Reached) -> str:
     """Return the scores as the Hub reads them in the front matter."""
     dataset = run.data_name or "unknown"
     return _filled(
         "card_metrics.txt",
         name=_yaml(run.name),
         dataset=_yaml(dataset),
-        dataset_and_split=_yaml(f"{dataset}, split {run.split}"),
-        rho=repr(float(scores["rho"])),
-        rho_name=_yaml(f"Spearman rho{_interval(scores)}"),
-        mse=repr(float(scores["mse"])),
+        dataset_and_split=_yaml(f"{dataset}, {reached.of}"),
+        rho=repr(float(reached.rho)),
+        rho_name=_yaml(f"{reached.rho_name}{reached.interval}"),
+        mse=repr(float(reached.mse)),
     )
 
 
@@ -148,19 +173,32 @@ def _head_facts(run: Run, head: TrainedHead) -> dict[str, str]:
         "reads": f"feature maps, {map_shape.height} x {map_shape.width} positions of {map_shape.channels} channels"
         if seen == "maps"
         else f"{seen.replace('+', ' and ')} over the positions of each feature map, {map_shape.channels} numbers",
-        "trained on": trained + (f", split {run.split}" if run.split else ""),
+        "trained on": ", ".join(filter(None, [trained, run.trained_on])),
         "selected on": run.config.selected_on,
         "scores": f"mean of the training scores {head.target_mean:.4g}, scale {head.target_scale:.4g}",
         "fingerprint of its features": recipe.fingerprint,
     }
 
 
-def _results(run: Run, scores: Mapping[str, Any]) -> str:
+def _results(run: Run, reached: _Reached | None) -> str:
     warning = "" if _is_honest(run) else " The epoch was selected on these very images, so both numbers flatter."
+    if run.on_all_images:
+        own = "This head was trained on all images, so it has no test score of its own."
+        if reached is None:
+            return f"{own} There is no cross-validated estimate either."
+        problem = run.result.estimate.problem if run.result.estimate else ""
+        return (
+            f"{own} Heads of the same settings, each trained on one split and scored on that split's test part, "
+            f"{reached.of}, {reached.images:,} images in all, one view each, reached a mean Spearman's rho of "
+            f"{reached.rho:.3f}{reached.interval or ', without an interval'}; mean squared error {reached.mse:.5f}."
+            f"{warning}{f' {_plain(problem)}.' if problem else ''}"
+        )
+    if reached is None:
+        return "There are no test scores with this run."
     return (
-        f"On the test part of split {_plain(run.split)}, {scores['n']:,} images, one view each: Spearman's rho "
-        f"{scores['rho']:.3f}{_interval(scores)} (bootstrap over images); mean squared error "
-        f"{scores['mse']:.5f}.{warning}"
+        f"On the test part of split {_plain(run.split)}, {reached.images:,} images, one view each: Spearman's rho "
+        f"{reached.rho:.3f}{reached.interval} (bootstrap over images); mean squared error "
+        f"{reached.mse:.5f}.{warning}"
     )
 
 

@@ -6,6 +6,7 @@ docs/heads.md says which stored views it is fitted on.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from featcache.base.progress import OnProgress, Progress
 from featcache.datasets.splits import Part
-from head.data.batches import EVAL_VIEW, SplitData
+from head.data.batches import EVAL_VIEW, Choice, SplitData
 from head.data.vectors import read_vectors
 from head.evaluation.metrics import Scores, judged, rank
 from head.models.baselines import Baseline, Candidate, Task
@@ -58,11 +59,13 @@ def fit_baseline(job: TrainingJob, data: SplitData, *, on_progress: OnProgress, 
     """Fit a baseline, on the CPU whatever the device; its history has a line for each candidate, numbered as 'epoch'.
 
     The candidate of the highest rho on the selection part is kept, among equals the one of the lowest MSE, then the
-    first; in cross-validation that of all held-out predictions, fitted once more on all of train. The same settings,
-    data and machine give the same head.
+    first; in cross-validation that of all held-out predictions, fitted once more on all of train. One that other runs
+    chose is fitted alone. The same settings, data and machine give the same head.
     """
     baseline = kind_for(job.settings).baseline
     assert baseline
+    if data.chosen:
+        return _fit_chosen(job, baseline, data, data.chosen, on_progress=on_progress, on_history=on_history)
     folds = [_fold(job, baseline, *pair) for pair in data.folds]
     history: list[dict[str, float]] = []
     best: _Choice | None = None
@@ -78,22 +81,48 @@ def fit_baseline(job: TrainingJob, data: SplitData, *, on_progress: OnProgress, 
         reached = f"rho {found.line['val_rho']:.3f}, best {best.line['val_rho']:.3f}{note}"
         on_progress(Progress(job.settings.head, number, baseline.number, "candidates", reached))
     assert best
-    whole, module = folds[0], best.heads[0]
+    task, target, module = folds[0].task, folds[0].target, best.heads[0]
     if data.cross_validated:
-        whole = _fold(job, baseline, data.train, data.select)
-        candidate = next(islice(baseline.candidates(whole.task), best.number - 1, None))
-        module = next(islice(candidate.heads, best.epochs - 1, None))
-    vectors = whole.task.vectors
-    fitted = {"fitted_images": vectors.images, "fitted_views_each": vectors.views_each}
-    return Fitted(module, whole.target, history, best.number, {"hyperparameters": best.hyperparameters, **fitted})
+        task, target = _task(job, baseline, data.train)
+        module = _of_candidate(baseline, task, Choice(best.epochs, best.number))[1]
+    return Fitted(module, target, history, best.number, _details(best.hyperparameters, task))
+
+
+def _fit_chosen(
+    job: TrainingJob, baseline: Baseline, data: SplitData, choice: Choice, *,
+    on_progress: OnProgress, on_history: OnHistory,
+) -> Fitted:  # fmt: skip
+    """Fit one candidate to all of train; its line is the history."""
+    task, target = _task(job, baseline, data.train)
+    candidate, module = _of_candidate(baseline, task, choice)
+    values = {**candidate.values, **({"epochs": choice.epochs} if baseline.by_epochs else {})}
+    number = choice.candidate or 1
+    history = [{"epoch": number, **values}]
+    on_history(history)
+    on_progress(Progress(job.settings.head, 1, 1, "candidates", f"number {number} of {baseline.number}"))
+    return Fitted(module, target, history, number, _details(values, task))
+
+
+def _of_candidate(baseline: Baseline, task: Task, choice: Choice) -> tuple[Candidate, nn.Module]:
+    """Return a candidate and its head after so many epochs, fitted to a task."""
+    candidate = next(islice(baseline.candidates(task), (choice.candidate or 1) - 1, None))
+    return candidate, next(islice(candidate.heads, choice.epochs - 1, None))
+
+
+def _details(values: dict[str, float], task: Task) -> dict[str, Any]:
+    """Return hyperparameters, and what they were fitted on."""
+    vectors = task.vectors
+    return {"hyperparameters": values, "fitted_images": vectors.images, "fitted_views_each": vectors.views_each}
+
+
+def _task(job: TrainingJob, baseline: Baseline, train: Part) -> tuple[Task, TargetScale]:
+    vectors = read_vectors(job.cache, train, job.input, seed=job.settings.seed, most_vectors=baseline.most_vectors)
+    target = kind_for(job.settings).target(vectors.scores)
+    return Task(vectors, (vectors.scores - target.mean) / target.scale, job.settings), target
 
 
 def _fold(job: TrainingJob, baseline: Baseline, train: Part, held_out: Part) -> _Fold:
-    cache, settings, source = job.cache, job.settings, job.input
-    vectors = read_vectors(cache, train, source, seed=settings.seed, most_vectors=baseline.most_vectors)
-    target = kind_for(settings).target(vectors.scores)
-    task = Task(vectors, (vectors.scores - target.mean) / target.scale, settings)
-    return _Fold(task, target, source.read(cache, held_out.rows, EVAL_VIEW))
+    return _Fold(*_task(job, baseline, train), job.input.read(job.cache, held_out.rows, EVAL_VIEW))
 
 
 def _best_epoch(

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from featcache.base.errors import FeatcacheError
-from head.data.batches import SplitData
+from head.data.batches import FULL, SplitData
 from head.evaluation.metrics import json_number, shown
 from head.models.kinds import TargetScale
 from head.runs.head_file import save_head
@@ -43,22 +43,29 @@ def write_run(job: TrainingJob, fitted: Fitted, data: SplitData, config: dict[st
     )
     write_history(job.folder, fitted.history)
     write_other_ratings(job.folder, job.cache, job.split, job.settings.select_on)
-    best = fitted.history[fitted.best_epoch - 1]
-    lowest = min(fitted.history, key=lambda epoch: epoch["val_mse"])
     result = {
         "epochs": len(fitted.history),
         "best_epoch": fitted.best_epoch,
-        "val_rho": json_number(best["val_rho"]),
-        "val_mse": best["val_mse"],
-        "lowest_mse_epoch": int(lowest["epoch"]),
-        "lowest_mse_val_rho": json_number(lowest["val_rho"]),
-        "lowest_mse_val_mse": lowest["val_mse"],
+        **({"val_rho": None, "lowest_mse_epoch": None} if data.chosen else _judgement(fitted)),
         "head_sha256": head_sha256,
         **fitted.details,
     }
     run = write_config(job.folder, {**config, "result": result})
     (job.folder / CHECKPOINT_NAME).unlink(missing_ok=True)
     return run
+
+
+def _judgement(fitted: Fitted) -> dict[str, Any]:
+    """Return what the best epoch reached on the selection part, and the one of the lowest MSE."""
+    best = fitted.history[fitted.best_epoch - 1]
+    lowest = min(fitted.history, key=lambda epoch: epoch["val_mse"])
+    return {
+        "val_rho": json_number(best["val_rho"]),
+        "val_mse": best["val_mse"],
+        "lowest_mse_epoch": int(lowest["epoch"]),
+        "lowest_mse_val_rho": json_number(lowest["val_rho"]),
+        "lowest_mse_val_mse": lowest["val_mse"],
+    }
 
 
 @dataclass(frozen=True)
@@ -79,12 +86,19 @@ class Trained:
         return "\n".join(map(_described, self.runs))
 
     def warnings(self) -> list[str]:
-        """Return how many images were left out, if any were."""
+        """Return how many images were left out, if any were, and which split is named like all images."""
         absent = max((run.config.absent_images for run in self.runs), default=0)
-        return [f"{absent} images without features were left out"] if absent else []
+        named = [run.folder for run in self.runs if run.split == FULL and not run.on_all_images]
+        return [
+            *([f"{absent} images without features were left out"] if absent else []),
+            *(f"warning: {folder}: of the cache's own split {FULL}, not of all images" for folder in named),
+        ]
 
 
 def _described(run: Run) -> str:
+    if run.estimate:
+        facts = [run.chosen, _fitted_on(run), f"chosen on {run.config.selected_on}"]
+        return f"{run.folder}: {', '.join(filter(None, facts))}; {run.estimate}"
     result, unit = run.result, "epoch" if run.result.hyperparameters is None else "candidate"
     return (
         f"{run.folder}: rho {shown(result.val_rho)}, MSE {result.val_mse:.5f} at {unit} {result.best_epoch} "
@@ -96,8 +110,12 @@ def _described(run: Run) -> str:
 
 def _chosen(run: Run) -> str:
     """Return a baseline's hyperparameters, and on how few images it was fitted if not on all."""
-    fitted, images = run.result.fitted_images, run.config.train_images
     facts = [f"{name} {value:.4g}" for name, value in (run.result.hyperparameters or {}).items()]
-    if fitted is not None and images is not None and fitted < images:
-        facts.append(f"fitted on {fitted:,} of {images:,} images")
+    facts += [few] if (few := _fitted_on(run)) else []
     return f" ({', '.join(facts)})" if facts else ""
+
+
+def _fitted_on(run: Run) -> str:
+    fitted, images = run.result.fitted_images, run.config.train_images
+    few = fitted is not None and images is not None and fitted < images
+    return f"fitted on {fitted:,} of {images:,} images" if few else ""

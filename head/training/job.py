@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from featcache.store.cache import FeatureCache
+from head.data.batches import FULL
 from head.data.inputs import HeadInput
 from head.models.fused.products import resolve_products
 from head.models.kinds import input_of
@@ -14,8 +15,10 @@ from head.settings import HEADS, TrainSettings
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """One split to train, the folder of its run and the run's name.
+    """One split to train, or 'full' for all images, the folder of its run and the run's name.
 
+    Runs of the same head on the splits, by which one on all images goes, are in split-K beside its folder, and of other
+    seeds in the folders beside that one.
     A run that is there is finished if it is not, and kept as it is if it is; resume=False starts over. events is the
     folder for TensorBoard's event files of this run, if they are wanted. device is as `extract` takes it; of several
     GPUs each process takes one.
@@ -34,6 +37,11 @@ class TrainingJob:
     def input(self) -> HeadInput:
         """What the head reads; raise `InvalidSettings` for a layer the cache does not have."""
         return input_of(self.cache, self.settings)
+
+    @property
+    def on_all_images(self) -> bool:
+        """Whether it is to be trained on all images, and not on a split that is named like that."""
+        return self.split == FULL and FULL not in self.cache.splits
 
     def uses(self, field: str) -> bool:
         """Whether the head uses a field of settings that not every head does."""

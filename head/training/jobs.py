@@ -10,6 +10,7 @@ from featcache.base.errors import CacheIncomplete, FeatcacheError, InvalidSettin
 from featcache.base.jobs import Workers, run_jobs
 from featcache.base.progress import OnProgress, Progress, silent
 from featcache.store.cache import FeatureCache
+from head.data.batches import FULL
 from head.runs.run import HEAD_NAME, Run
 from head.training.fitted import Trained
 from head.training.grid import Point
@@ -37,11 +38,18 @@ def jobs_of(
 
 
 def chosen_splits(cache: FeatureCache, text: str) -> list[str]:
-    """Return the splits that text names: all, one, or several with commas; raise `InvalidSettings` for others."""
+    """Return the splits that text names: all, one, or several with commas; raise `InvalidSettings` for others.
+
+    'full' alone is all images, unless the cache has a split of that name.
+    """
     if text == "all":
         return list(cache.splits)
+    if text == FULL:
+        return [FULL]
     chosen = [text] if text in cache.splits else list(dict.fromkeys(part.strip() for part in text.split(",")))
     unknown = [split for split in chosen if split not in cache.splits]
+    if FULL in unknown:
+        raise InvalidSettings(f"--split {FULL}, for all images, stands alone: it needs finished runs on the splits")
     if unknown:
         raise InvalidSettings(f"{cache.path} has no split {', '.join(unknown)}; it has {', '.join(cache.splits)}")
     return chosen

@@ -1,6 +1,8 @@
 """Fit a head to one split of a cache, into a run that a kill at any instant leaves to be finished."""
 
+from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -29,6 +31,7 @@ from head.runs.run import (
 )
 from head.training.baselines import fit_baseline
 from head.training.fitted import write_run
+from head.training.full import choice_of, data_of_all, estimate_of, runs_on_splits
 from head.training.job import TrainingJob
 from head.training.trainer import fit_by_gradient
 
@@ -51,7 +54,8 @@ def train(job: TrainingJob, on_progress: OnProgress = silent) -> Run:
 def check_start(job: TrainingJob) -> None:
     """Raise what `train` would raise before it trains; write nothing."""
     check_name(job.name)
-    config = _config(job, split_data(job.cache, job.split, job.settings), resolve_device(job.device))
+    runs = runs_on_splits(job) if job.on_all_images else []
+    config = _config(job, _data(job, runs), runs, resolve_device(job.device))
     if job.resume:
         _existing_run(job, config)
 
@@ -59,8 +63,9 @@ def check_start(job: TrainingJob) -> None:
 def _train(job: TrainingJob, on_progress: OnProgress, on_history: OnHistory) -> Run:
     check_name(job.name)
     device = torch.device(claimed(devices_for(resolve_device(job.device))))
-    data = split_data(job.cache, job.split, job.settings)
-    config = _config(job, data, device)
+    runs = runs_on_splits(job) if job.on_all_images else []
+    data = _data(job, runs)
+    config = _config(job, data, runs, device)
     make_folder(job.folder)
     with writer_lock(job.folder):
         remove_temporaries(job.folder)
@@ -72,11 +77,17 @@ def _train(job: TrainingJob, on_progress: OnProgress, on_history: OnHistory) -> 
             write_config(job.folder, config)
         remove_results(job.folder)
         fit = fit_baseline if kind_for(job.settings).baseline else partial(fit_by_gradient, device=device)
+        estimate = {"estimate": asdict(estimate_of(runs, job))} if runs else {}
         fitted = fit(job, data, on_progress=on_progress, on_history=on_history)
-        return write_run(job, fitted, data, config)
+        return write_run(job, replace(fitted, details={**fitted.details, **estimate}), data, config)
 
 
-def _config(job: TrainingJob, data: SplitData, device: torch.device) -> dict[str, Any]:
+def _data(job: TrainingJob, runs: Sequence[Run]) -> SplitData:
+    """Return what is trained on: of a split, or all images, by what runs on the splits chose."""
+    return data_of_all(job, runs) if runs else split_data(job.cache, job.split, job.settings)
+
+
+def _config(job: TrainingJob, data: SplitData, runs: Sequence[Run], device: torch.device) -> dict[str, Any]:
     cache, source = job.cache, job.cache.manifest.source
     return {
         "run_format_version": RUN_FORMAT_VERSION,
@@ -88,6 +99,7 @@ def _config(job: TrainingJob, data: SplitData, device: torch.device) -> dict[str
         "settings": job.settings.as_json(),
         "products": job.products(device),
         "selected_on": data.selected_on,
+        **({"choice": choice_of(data, runs)} if runs else {}),
         "data_sha256": data.digest(cache),
         **data_digests(cache, job.split, job.settings.select_on),
         "train_images": len(data.train.rows),
@@ -108,8 +120,8 @@ def _existing_run(job: TrainingJob, config: dict[str, Any]) -> Run | None:
     run = read_run(folder)
     document = run.config.document
     problems = []
-    for key in ("settings", "input", "fingerprint", "views", "products"):
-        found, wanted = document.get(key), config[key]
+    for key in ("settings", "input", "fingerprint", "views", "products", "choice"):
+        found, wanted = document.get(key), config.get(key)
         if isinstance(wanted, dict) and isinstance(found, dict):
             problems += [
                 f"{field}: {found.get(field)!r} there, {wanted[field]!r} asked for"
@@ -118,19 +130,21 @@ def _existing_run(job: TrainingJob, config: dict[str, Any]) -> Run | None:
             ]
         elif found != wanted:
             problems.append(f"{key}: {found!r} there, {wanted!r} asked for")
-    if problem := _other_data(run, job.cache, config["data_sha256"]):
+    if problem := _other_data(run, job.cache, config):
         problems.append(problem)
     way_out = "Give this one another --name, or start over there with --no-resume."
     refuse(Mismatch, f"{folder}: holds a run of other settings:", problems, way_out)
     return run
 
 
-def _other_data(run: Run, cache: FeatureCache, data_sha256: str) -> str:
+def _other_data(run: Run, cache: FeatureCache, config: dict[str, Any]) -> str:
     """Return how a run's data differ from those that it would be trained on now, '' if they do not.
 
-    One that is to go on takes the same rows in the same order as it began with.
+    One that is to go on takes the same rows in the same order as it began with, and one on all images all there are.
     """
     problem = difference(run, cache)
-    if problem or run.finished or run.config.document.get("data_sha256") == data_sha256:
+    if not problem and run.on_all_images and run.config.images_sha256 != config["images_sha256"]:
+        return f"it was trained on {run.config.train_images:,} images, of {config['train_images']:,} that are there now"
+    if problem or run.finished or run.config.document.get("data_sha256") == config["data_sha256"]:
         return problem
     return "its images are in other rows or another order than when it began"

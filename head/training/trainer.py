@@ -72,24 +72,36 @@ class Trainer:
         )
 
     def epochs(self, state: State) -> Iterator[None]:
-        """Train on from state, which is kept up to date; yield after each epoch."""
+        """Train on from state, which is kept up to date; yield after each epoch.
+
+        With so many epochs chosen all of them are trained, and none is judged.
+        """
         saved = time.monotonic()
-        while goes_on(self.settings, epochs=state.epoch, best_epoch=state.best_epoch):
+        while self._goes_on(state):
             self._epoch(state)
             if time.monotonic() - saved > CHECKPOINT_SECONDS:
                 write_checkpoint(self.folder / CHECKPOINT_NAME, state, self.model, self.optimizer)
                 saved = time.monotonic()
             yield
 
+    def _goes_on(self, state: State) -> bool:
+        if self.data.chosen:
+            return state.epoch < self.data.chosen.epochs
+        return goes_on(self.settings, epochs=state.epoch, best_epoch=state.best_epoch)
+
     def _epoch(self, state: State) -> None:
         state.epoch += 1
-        state.history.append(_epoch_of([self], state.epoch, self.data.select.scores))
-        if is_best(state.history, state.best_epoch):
+        chosen = self.data.chosen
+        state.history.append(_epoch_of([self], state.epoch, None if chosen else self.data.select.scores))
+        if chosen:
+            state.best_epoch = state.epoch
+        elif is_best(state.history, state.best_epoch):
             state.best_epoch = state.epoch
             state.best = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         self.on_history(state.history)
-        note = reached(state.history, state.best_epoch)
-        self.on_progress(Progress(f"split {self.data.split}", state.epoch, self.settings.epochs, "epochs", note))
+        note = f"loss {state.history[-1]['train_loss']:.4g}" if chosen else reached(state.history, state.best_epoch)
+        epochs = chosen.epochs if chosen else self.settings.epochs
+        self.on_progress(Progress(f"split {self.data.split}", state.epoch, epochs, "epochs", note))
 
     def train_epoch(self, epoch: int) -> float:
         """Run one epoch and return its mean loss."""
@@ -159,7 +171,8 @@ def fit_by_gradient(
     """Train from the checkpoint, if there is one, to the end; return the head of the best epoch.
 
     In cross-validation a head a fold is trained epoch by epoch, the best epoch is that of all held-out predictions, and
-    a head is trained on all of train for so many epochs; an interrupted one begins anew.
+    a head is trained on all of train for so many epochs; an interrupted one begins anew. Where the number of epochs was
+    chosen by other runs, it is the head after so many.
     """
     with memory_errors(device, f"for {job.folder}; use a smaller --batch-size or --hidden-size"):
         how: dict[str, Any] = {"device": device, "on_progress": on_progress, "on_history": on_history}
@@ -169,7 +182,8 @@ def fit_by_gradient(
         state = read_checkpoint(job.folder / CHECKPOINT_NAME, trainer.model, trainer.optimizer)
         for _ in trainer.epochs(state):
             pass
-        trainer.model.load_state_dict(state.best)
+        if state.best:
+            trainer.model.load_state_dict(state.best)
     return Fitted(trainer.model, trainer.target, state.history, state.best_epoch)
 
 
@@ -189,16 +203,21 @@ def _fit_by_cross_validation(job: TrainingJob, data: SplitData, how: dict[str, A
     return Fitted(whole.model, whole.target, history, best)
 
 
-def _epoch_of(trainers: Sequence[Trainer], epoch: int, truth: Scores) -> dict[str, float]:
-    """Train an epoch in each of several folds, or of one; return its line of history, judged by all they predict."""
+def _epoch_of(trainers: Sequence[Trainer], epoch: int, truth: Scores | None) -> dict[str, float]:
+    """Train an epoch in each of several folds, or of one; return its line of history, judged by all they predict.
+
+    Without truth it is not judged.
+    """
     started = time.monotonic()
     losses = [trainer.train_epoch(epoch) for trainer in trainers]
     training_seconds = time.monotonic() - started
-    predicted = np.concatenate([trainer.predict_selection() for trainer in trainers])
+    judgement: dict[str, float] = {}
+    if truth is not None:
+        judgement = judged(np.concatenate([trainer.predict_selection() for trainer in trainers]), truth)
     return {
         "epoch": epoch,
         "train_loss": float(np.mean(losses)),
-        **judged(predicted, truth),
+        **judgement,
         "seconds": time.monotonic() - started,
         "images_per_second": sum(len(one.data.train.rows) for one in trainers) / max(training_seconds, 1e-9),
         "waiting_seconds": sum(trainer.waited for trainer in trainers),

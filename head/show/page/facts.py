@@ -55,6 +55,8 @@ def run_facts(run: Run) -> dict[str, Any]:
         "folder": "/".join(run.folder.parts[-3:]),  # the same wherever the runs are, and tells nobody's home
         "name": run.name,
         "split": run.split,
+        "trained_on": run.trained_on,
+        "estimate": run.estimate,
         "seed": run.seed,
         "selected_on": config.selected_on,
         "train_images": config.train_images,

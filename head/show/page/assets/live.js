@@ -43,7 +43,7 @@ function liveSection() {
   document.addEventListener("dragover", (event) => { event.preventDefault(); drop.classList.add("over"); });
   document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) drop.classList.remove("over"); });
   document.addEventListener("drop", (event) => { event.preventDefault(); drop.classList.remove("over"); take([...event.dataTransfer.files]); });
-  return section("live", "Try an image", el("p", { class: "note" }, `Scored by ${name}, ${runs.length > 1 ? `the mean over its ${count(runs.length, "run")}` : `split ${runs[0].split}`}, on this machine. Images are not kept.`), drop, said, results);
+  return section("live", "Try an image", el("p", { class: "note" }, `Scored by ${name}, ${runs.length > 1 ? `the mean over its ${count(runs.length, "run")}` : `trained on ${runs[0].trained_on || "unknown images"}`}, on this machine. Images are not kept.${runs[0].estimate ? ` It was ${runs[0].estimate}.` : ""}`), drop, said, results);
 }
 
 function liveResult(name, found) {

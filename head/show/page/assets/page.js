@@ -25,7 +25,7 @@ function opening() {
 }
 
 function trainedOn(runs) {
-  return runs.length > 1 ? `The mean over ${count(runs.length, "run")}, on ${count(new Set(runs.map((run) => run.split)).size, "split")}` : `Trained on split ${runs[0].split}`;
+  return runs.length > 1 ? `The mean over ${count(runs.length, "run")}, on ${count(new Set(runs.map((run) => run.split)).size, "split")}` : `Trained on ${runs[0].trained_on || "unknown images"}`;
 }
 
 const sections = [

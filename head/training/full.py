@@ -1,0 +1,149 @@
+"""A head on all images: its runs on the splits chose what it is fitted with, and say how well such a head does."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import numpy as np
+
+from featcache.base.errors import BadInput, CorruptFile, FeatcacheError, InvalidSettings, collected, list_problems
+from head.data.batches import Choice, SplitData, full_data
+from head.evaluation.metrics import rank
+from head.evaluation.score import score_run
+from head.evaluation.summary import HeadSummary, without_seed
+from head.models.kinds import kind_for
+from head.runs.config import Document, Estimate
+from head.runs.find import train_command
+from head.runs.history import HISTORY_NAME, read_history
+from head.runs.ratings import difference, digests_once
+from head.runs.run import CONFIG_NAME, Run, read_run
+from head.training.job import TrainingJob
+
+
+def data_of_all(job: TrainingJob, runs: Sequence[Run]) -> SplitData:
+    """Return all images of a job's cache, to be fitted with what runs on its splits chose.
+
+    That is the median of their best epochs or, of a baseline, the candidate of the highest mean rho over them, among
+    equals the one of the lowest mean MSE, then the first.
+    """
+    how = f"{_count(runs)} on {_splits(runs)}"
+    each = f"each on {' or '.join(dict.fromkeys(run.config.selected_on for run in runs))}"
+    baseline = kind_for(job.settings).baseline
+    if baseline is None:
+        choice = Choice(_median([run.result.best_epoch or 1 for run in runs]))
+        return full_data(job.cache, choice, f"{how}, by the median of their best epochs, {choice.epochs} ({each})")
+    candidates = list(zip(*_histories(runs), strict=True))  # for each its line in the history of every run
+    means = [{key: float(np.mean([line[key] for line in one])) for key in ("val_rho", "val_mse")} for one in candidates]
+    best = max(range(len(means)), key=lambda place: rank(means[place]))
+    epochs = _median([int(line["epochs"]) for line in candidates[best]]) if baseline.by_epochs else 1
+    of_epochs = f", at the median of its best epochs, {epochs}" if baseline.by_epochs else ""
+    chosen = f"{how}, by the candidate of their highest mean rho, the {best + 1}. of {len(means)}{of_epochs} ({each})"
+    return full_data(job.cache, Choice(epochs, best + 1), chosen)
+
+
+def choice_of(data: SplitData, runs: Sequence[Run]) -> Document:
+    """Return as a JSON object what was chosen, and by how many runs, of which splits and seeds."""
+    seeds = sorted({run.seed for run in runs})
+    splits = list(dict.fromkeys(run.split for run in runs))
+    return {**(asdict(data.chosen) if data.chosen else {}), "runs": len(runs), "splits": splits, "seeds": seeds}
+
+
+def runs_on_splits(job: TrainingJob) -> list[Run]:
+    """Return the finished runs of a job's head on the splits, of whatever seed, beside the folder of its own run.
+
+    They have its settings but the seed, its features and views, and belong to its cache by `difference`. Raises
+    `InvalidSettings` if there are none, or if one has not finished, with the command that trains them.
+    """
+    own = job.folder.parent
+    others = sorted(own.parent.iterdir()) if own.parent.is_dir() else []
+    homes = [own, *(home for home in others if home != own and without_seed(home.name) == without_seed(own.name))]
+    folders = [home / f"split-{split}" for split in job.cache.splits for home in homes]
+    digests = digests_once(job.cache)
+    found: dict[tuple[str, int], Run] = {}
+    problems, unfinished = [], False
+    for run in map(read_run, [folder for folder in folders if (folder / CONFIG_NAME).is_file()]):
+        if reason := _other_head(run, job) or difference(run, job.cache, digests):
+            problems.append(f"{run.folder}: {reason}")
+        elif not run.finished:
+            problems.append(f"{run.folder}: its training has not finished")
+            unfinished = True
+        else:
+            found.setdefault((run.split, run.seed), run)
+    if unfinished or not found:
+        raise InvalidSettings(_refusal(job, problems))
+    return list(found.values())
+
+
+def estimate_of(runs: Sequence[Run], job: TrainingJob) -> Estimate:
+    """Return what the runs on the splits reach on their test parts; of those that have none, why.
+
+    Raises what `score_run` raises of damaged runs.
+    """
+    tested = [run for run in runs if "test" in job.cache.splits[run.split]]
+    scored, errors = collected(lambda run: score_run(run, job.cache), tested)
+    for error in errors:
+        if not isinstance(error, BadInput):
+            raise error
+    problem = _unscored([run for run in runs if run not in tested], errors)
+    if not scored:
+        return Estimate(problem=problem)
+    found = HeadSummary(job.name, tuple(scored)).as_json()
+    rho, low, high, mse = (found[key] for key in ("rho_mean", "rho_low", "rho_high", "mse_mean"))
+    counts = {"splits": found["splits"], "seeds": found["seeds"], "images": found["n"]}
+    return Estimate(rho, low, high, mse, **counts, optimistic=found["optimistic"], problem=problem)
+
+
+def _other_head(run: Run, job: TrainingJob) -> str:
+    """Return why a run is not one of a job's head, '' if it is."""
+    if {**run.settings, "seed": None} != {**job.settings.as_json(), "seed": None}:
+        return "it is of other settings"
+    there = (run.config.fingerprint, run.config.input, run.config.document.get("views"))
+    here = (job.cache.fingerprint, job.input.as_json(), job.cache.views)
+    return "" if there == here else "it was trained on other features or views"
+
+
+def _refusal(job: TrainingJob, problems: Sequence[str]) -> str:
+    title = f"{job.folder}: what is fitted to all images was chosen by finished runs of the same head on the splits"
+    runs = job.folder.parents[3 if job.cache.target else 2]
+    way_out = f"Train them with: {train_command(job.cache, 'all', job.settings, name=job.name, runs=runs)}"
+    return list_problems(f"{title}:", problems, way_out) if problems else f"{title}, and there are none. {way_out}"
+
+
+def _histories(runs: Sequence[Run]) -> list[list[dict[str, float]]]:
+    """Return the history of each run, a line for each candidate; raise `CorruptFile` unless they are of the same."""
+    histories = [read_history(run.folder) for run in runs]
+    grids = [[_hyperparameters(line) for line in history] for history in histories]
+    for run, grid in zip(runs, grids, strict=True):
+        if not grid or grid != grids[0]:
+            raise CorruptFile(f"{run.folder / HISTORY_NAME}: of other candidates; train it again with --no-resume")
+    return histories
+
+
+def _hyperparameters(line: dict[str, float]) -> dict[str, float]:
+    return {key: value for key, value in line.items() if not key.startswith(("epoch", "val_"))}
+
+
+def _unscored(untested: Sequence[Run], errors: Sequence[FeatcacheError]) -> str:
+    """Return why runs on the splits have no score, in words that name no folder, as a head may be given away."""
+    lack = [f"{_count(untested)} on {_splits(untested)}, without a test part"] if untested else []
+    bad = "whose test parts have no features, or images that were trained on"
+    reasons = [*lack, *([f"{len(errors)} {bad}"] if errors else [])]
+    return f"not scored: {', and '.join(reasons)}" if reasons else ""
+
+
+def _median(numbers: Sequence[int]) -> int:
+    return int(statistics.median(numbers) + 0.5)
+
+
+def _count(runs: Sequence[Run]) -> str:
+    return "1 run" if len(runs) == 1 else f"{len(runs)} runs"
+
+
+def _splits(runs: Sequence[Run]) -> str:
+    splits = list(dict.fromkeys(run.split for run in runs))
+    if len(splits) == 1:
+        return f"split {splits[0]}"
+    numbers = [int(split) for split in splits if split.isdecimal()]
+    if len(splits) > 2 and numbers == list(range(numbers[0], numbers[0] + len(splits)) if numbers else []):
+        return f"splits {splits[0]} to {splits[-1]}"
+    return f"splits {', '.join(splits[:-1])} and {splits[-1]}"
