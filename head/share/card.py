@@ -184,9 +184,10 @@ def _results(run: Run, reached: _Reached | None) -> str:
     warning = "" if _is_honest(run) else " The epoch was selected on these very images, so both numbers flatter."
     if run.on_all_images:
         own = "This head was trained on all images, so it has no test score of its own."
-        if reached is None:
-            return f"{own} There is no cross-validated estimate either."
         problem = run.result.estimate.problem if run.result.estimate else ""
+        if reached is None:
+            why = f": {_plain(problem)}" if problem else ""
+            return f"{own} There is no cross-validated estimate either{why}."
         return (
             f"{own} Heads of the same settings, each trained on one split and scored on that split's test part, "
             f"{reached.of}, {reached.images:,} images in all, one view each, reached a mean Spearman's rho of "

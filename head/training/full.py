@@ -37,7 +37,7 @@ def data_of_all(job: TrainingJob, runs: Sequence[Run]) -> SplitData:
     best = max(range(len(means)), key=lambda place: rank(means[place]))
     epochs = _median([int(line["epochs"]) for line in candidates[best]]) if baseline.by_epochs else 1
     of_epochs = f", at the median of its best epochs, {epochs}" if baseline.by_epochs else ""
-    chosen = f"{how}, by the candidate of their highest mean rho, the {best + 1}. of {len(means)}{of_epochs} ({each})"
+    chosen = f"{how}, by the candidate of their highest mean rho, number {best + 1} of {len(means)}{of_epochs} ({each})"
     return full_data(job.cache, Choice(epochs, best + 1), chosen)
 
 
@@ -103,7 +103,7 @@ def _other_head(run: Run, job: TrainingJob) -> str:
 
 
 def _refusal(job: TrainingJob, problems: Sequence[str]) -> str:
-    title = f"{job.folder}: what is fitted to all images was chosen by finished runs of the same head on the splits"
+    title = f"{job.folder}: a head is fitted to all images with what its finished runs on the splits chose"
     runs = job.folder.parents[3 if job.cache.target else 2]
     way_out = f"Train them with: {train_command(job.cache, 'all', job.settings, name=job.name, runs=runs)}"
     return list_problems(f"{title}:", problems, way_out) if problems else f"{title}, and there are none. {way_out}"

@@ -78,6 +78,16 @@ def test_without_scores_it_says_so(tiny_runs: Path) -> None:
     assert "without attention" in card.text
 
 
+def test_of_a_head_on_all_images_without_an_estimate_it_says_why(scored: Run) -> None:
+    result = {**scored.config.document["result"], "estimate": {"problem": "not scored: no test part"}}
+    text = card_of(scored, choice={"epochs": 3}, result=result)
+    assert (
+        "so it has no test score of its own. There is no cross-validated estimate either: not scored: no test part."
+        in text
+    )
+    assert "model-index" not in text
+
+
 def test_a_head_selected_on_the_test_part_is_called_optimistic(scored: Run) -> None:
     assert "optimistic" not in card_of(scored)
     text = card_of(scored, selected_on="the test part itself (optimistic)")

@@ -120,7 +120,7 @@ def test_the_candidate_of_the_highest_mean_rho_is_fitted_to_all_images(own: Feat
     assert len(load_head(run).train_images) == IMAGES == run.config.train_images
     assert run.result.val_rho is None
     assert run.config.selected_on == (
-        f"3 runs on splits 1 and 2, by the candidate of their highest mean rho, the {best + 1}. of 13 "
+        f"3 runs on splits 1 and 2, by the candidate of their highest mean rho, number {best + 1} of 13 "
         "(each on the val part)"
     )
     assert run.config.document["choice"] == {
@@ -222,7 +222,9 @@ def test_a_killed_one_ends_as_if_it_had_not_been(here: Path) -> None:
 def test_without_runs_on_the_splits_the_command_that_trains_them_is_told(here: Path) -> None:
     options = ["--head", "ridge", "--pooling", "mean", "--layer", "layer3", "--name", "mine", "--seed", "3"]
     refused = amnet("train-head", "--split", "full", *options, status=2).stderr
-    assert "chosen by finished runs of the same head on the splits, and there are none" in refused
+    assert (
+        "a head is fitted to all images with what its finished runs on the splits chose, and there are none" in refused
+    )
     words = refused.rpartition("Train them with: amnet ")[2].split()
     assert words[:5] == ["train-head", "--cache", str(here / "cache" / "tiny"), "--split", "all"]
     assert not Path("runs").exists()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from featcache.base.errors import InvalidSettings
 from head.runs.run import check_name
-from head.settings import HEADS, POOLED, TrainSettings, settings_of, used_fields
+from head.settings import HEADS, POOLED, TrainSettings, options_of, settings_of, used_fields
 from head.training.grid import Point, given_values, grid
 
 FLOATS = st.floats(0, 0.99)
@@ -171,3 +171,15 @@ def test_a_grid_is_the_product_without_repeats(values: dict[str, list[Any]]) -> 
 def test_layers_named_twice_are_refused(layers: tuple[str, ...], message: str) -> None:
     with pytest.raises(InvalidSettings, match=message):
         given_values(no_attention=False, layers=layers, attention=None)
+
+
+def test_options_ask_for_settings_again() -> None:
+    given = {"attention": False, "steps": 2, "lr": 1e-3, "layers": ("a", "b c"), "attention_weight": 0.5}
+    words = options_of(settings_of("published", **given))
+    assert words == [
+        "--recipe", "published", "--attention", "off", "--steps", "2", "--lr", "0.001", "--layer", "a", "--layer", "b c",
+    ]  # fmt: skip
+    assert options_of(settings_of()) == []
+    assert options_of(settings_of(head="mlp", pooling="mean", seed=4)) == [
+        "--head", "mlp", "--pooling", "mean", "--seed", "4",
+    ]  # fmt: skip
