@@ -174,10 +174,10 @@ def test_layers_named_twice_are_refused(layers: tuple[str, ...], message: str) -
 
 
 def test_options_ask_for_settings_again() -> None:
-    given = {"attention": False, "steps": 2, "lr": 1e-3, "layers": ("a", "b c"), "attention_weight": 0.5}
-    words = options_of(settings_of("published", **given))
+    words = options_of(settings_of("published", attention=False, steps=2, lr=1e-3, layers=("a", "b c")))
     assert words == [
-        "--recipe", "published", "--attention", "off", "--steps", "2", "--lr", "0.001", "--layer", "a", "--layer", "b c",
+        "--recipe", "published", "--attention", "off", "--steps", "2", "--lr", "0.001",
+        "--layer", "a", "--layer", "b c",
     ]  # fmt: skip
     assert options_of(settings_of()) == []
     assert options_of(settings_of(head="mlp", pooling="mean", seed=4)) == [
