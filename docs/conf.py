@@ -21,4 +21,6 @@ autodoc_preserve_defaults = True
 html_theme = "furo"
 html_title = f"amnet-featcache {release}"
 html_copy_source = False
+html_static_path = ["_static"]
+html_css_files = ["cases.css"]
 exclude_patterns = ["build"]

@@ -247,6 +247,17 @@ def test_runs_on_another_cache_are_left_alone(runs_copy: Path, cache: FeatureCac
         find_runs_of(cache, runs_copy)
 
 
+def test_runs_of_other_images_are_not_offered(runs_copy: Path, cache: FeatureCache, tmp_path: Path) -> None:
+    shutil.copytree(cache.path, tmp_path / "other")
+    other = open_cache(tmp_path / "other")
+    other.images = [replace(image, sha256=f"{row:064x}") for row, image in enumerate(cache.images)]
+    for twice in (False, True):
+        if twice:
+            shutil.copytree(runs_copy / "tiny", runs_copy / "twin")
+        with pytest.raises(InvalidSettings, match="no finished run of any split on other, and 0 unfinished; make one"):
+            find_runs_of(other, runs_copy)
+
+
 def forget_results(runs: Path) -> None:
     """Make every run in a folder or below it an unfinished one."""
     for path in runs.rglob("config.json"):
