@@ -1,4 +1,7 @@
-"""Print kinds of fault and the tests that hold each as Markdown: python docs/cases.py > docs/cases.md. Tests check it."""
+"""Print kinds of fault and the tests that hold each as Markdown: python docs/cases.py > docs/cases.md.
+
+A test compares the two, and looks for what is quoted in the tests that are named.
+"""
 
 import re
 from dataclasses import dataclass
@@ -9,8 +12,9 @@ TOP = f"""# Kinds of fault
 Written by `python docs/cases.py`; do not edit.
 
 What users of tools like this one report, tried on version {BEFORE} of this program (column *before*) and on this one
-(*now*). Words in quotation marks are what the program prints, and a test of the same row asserts them. A test is named in
-words: *a group is never cut* in featcache/datasets/test_drawing.py is `test_a_group_is_never_cut` of that file in `tests/`.
+(*now*). Words in quotation marks are what the program prints, and a test of the same row asserts them. A test is
+named in words: *a group is never cut* in featcache/datasets/test_drawing.py is `test_a_group_is_never_cut` of that file
+in `tests/`.
 
 | | input | before | now | held by |
 |---|---|---|---|---|
@@ -40,8 +44,8 @@ CASES = (
         reports=("aimerykong/deepImageAestheticsAnalysis#21",),
         input="extract and train on one table; extract another of the same images into the same cache; score-cache",
         before="old runs were scored against the new ratings, status 0",
-        now='such a run is named, "it was trained or selected on other scores of these images", and left out by every '
-        "command; several ratings share a cache as targets, each with runs of its own",
+        now='such a run is named, "it was trained or selected on other" scores or images, and left out by every command; '
+        "several ratings share a cache as targets, each with runs of its own",
         tests=(
             "head/runs/test_ratings.py::test_a_run_of_other_data_is_named_and_never_scored",
             "head/runs/test_ratings.py::test_every_command_leaves_runs_of_other_data_out",
@@ -79,8 +83,8 @@ CASES = (
         reports=("pytorch/vision#2218",),
         input="a PNG or TIFF of 12-bit values, 0 to 4,095",
         before="a nearly black picture, scored",
-        now='read by the stated rule, and named once: "images with data of fewer bits than their 16-bit files have room '
-        'for"',
+        now="read by the stated rule, and named once: "
+        '"images with data of fewer bits than their 16-bit files have room for"',
         tests=(
             "featcache/images/test_notes.py::test_data_of_fewer_bits_in_a_16_bit_grey_file_are_told_with_the_rule",
             "featcache/images/test_notes.py::test_data_of_fewer_bits_in_16_bit_colour_are_told",
@@ -103,7 +107,7 @@ CASES = (
         kind="one file under two names",
         reports=("Q-Future/Q-Align#23",),
         input="copies of an image in train and test; two tables put together",
-        before="extract and train-head went through, then score-cache refused every run, about a part that it had drawn",
+        before="extract and train-head went through, then score-cache refused every run, about parts that were drawn",
         now="extract names them; drawn splits keep them in one part; of given ones it says before training "
         '"images of train are the same file as one of a later part", to be left out "with --drop-duplicates"',
         tests=(
@@ -132,8 +136,8 @@ CASES = (
         reports=("scipy/scipy#11111",),
         input="15 to 40 images rated 1 to 5, or yes and no",
         before="a val part of two images with a tie stopped all runs",
-        now='strata of scores, cross-validation in place of a tiny val part; the table says "images of a split tell rho '
-        'to about"',
+        now="strata of scores, cross-validation in place of a tiny val part; the table says "
+        '"images of a split tell rho to about"',
         tests=(
             "featcache/datasets/test_drawing.py::test_every_part_has_different_scores_where_there_are_enough",
             "head/training/test_cross_validation.py::test_a_few_images_rated_yes_or_no_are_enough",
@@ -145,7 +149,7 @@ CASES = (
         number=9,
         kind="too few images",
         input="1 to 5 images",
-        before='"needs at least 2 images with different scores", of a train part with 3 different ones, after extraction',
+        before='"needs at least 2 images with different scores", of 3 different ones, after extraction',
         now='four are enough; fewer are refused at once: "its train part has 1 image, and needs 2 of different scores"',
         tests=(
             "featcache/datasets/test_splits.py::test_four_images_are_enough",
@@ -158,8 +162,8 @@ CASES = (
         reports=("lightly-ai/lightly-train#29", "facebookresearch/dinov2#401"),
         input="DINOv2, ViT at 448 pixels, Swin at 256",
         before='"does not take 224x224 pixels", and no way on',
-        now='timm builds them for that size, their weights resampled; one that cannot be had names those that can: "such '
-        'as --image-size 252 or 266"',
+        now="timm builds them for that size, their weights resampled; one that cannot be had names those that can: "
+        '"such as --image-size 252 or 266"',
         tests=(
             "featcache/backbones/test_sizes.py::test_a_network_of_one_size_is_built_for_another",
             "featcache/backbones/test_sizes.py::test_position_embeddings_of_a_file_are_resampled_as_by_timm",

@@ -216,7 +216,10 @@ def refuse_untrainable(dataset: Dataset) -> None:
         for reason in why_untrainable(splits, drawn=dataset.drawing is not None)
     ]
     own_splits = "a column split with train, val and test in each line"
-    drawn = f"Splits can be drawn from {FEWEST_DRAWN} images, of different scores, or more; add images, or {own_splits}"
+    drawn = (
+        f"Splits can be drawn from {FEWEST_DRAWN} images of different scores, or more, where those of a group and "
+        f"those of the same file count as one; add images, or {own_splits}"
+    )
     way_out = drawn if dataset.drawing else "Move images between the parts, or leave these splits out"
     refuse(BadInput, f"{dataset.name}: splits that cannot be trained on:", reasons, f"{way_out}; nothing was computed.")
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from featcache.datasets.columns import Columns, find_columns, part_of
 from featcache.datasets.drawing import Drawing
-from featcache.datasets.split_files import Line, LineSplits, name_problem, score_of, shown
+from featcache.datasets.split_files import Line, LineSplits, name_problem, score_of, shown, why_no_score
 from featcache.datasets.splits import PARTS
 from featcache.datasets.table import read_table
 
@@ -88,6 +88,9 @@ def read_ratings(
         target: [(row, line) for row in named if (line := row.of_target(target)) is not None]
         for target in columns.scores
     }
+    empty = [target for target, rows in rated.items() if named and not rows]
+    notes += [f"target {target}: its column is empty, ignored" for target in empty]
+    rated = {target: rows for target, rows in rated.items() if target not in empty}
     ratings = {} if drawn else {target: _listed(rows, columns.splits) for target, rows in rated.items()}
     if columns.group is not None:
         notes += _notes_of_groups(named, ratings, drawn=drawn)
@@ -112,7 +115,7 @@ def _row(
         scores[target] = _score(cells[column].strip(), decimal_comma)
         if scores[target] is None and (cells[column].strip() or len(columns.scores) == 1):
             which = f"score of {target}" if len(columns.scores) > 1 else "score"
-            return f"the {which} of {shown(path)} is not a finite decimal number: {shown(cells[column])}"
+            return f"the {which} of {shown(path)} {why_no_score(cells[column].strip())}"
     first = next((score for score in scores.values() if score is not None), None)
     if first is None:
         return f"{shown(path)} has no score"

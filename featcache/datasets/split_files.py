@@ -1,6 +1,5 @@
 """Split files of the LaMem layout, {train,val,test}_K.txt with lines `NAME SCORE`, and what is wrong with them."""
 
-import math
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +9,7 @@ from featcache.datasets.splits import PARTS, natural_key
 
 _SPLIT_FILE = re.compile(r"(train|val|test)_(\w+)\.txt")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+LARGEST_SCORE = 1e15  # on either side of 0; squares and sums of larger ones leave the range of floats
 
 
 class Line(NamedTuple):
@@ -73,7 +73,7 @@ def _parse_line(raw: str, place: str) -> Line | str:
     name, number = fields[0].strip(), fields[1]
     score = score_of(number)
     if score is None:
-        return f"the score of {shown(name)} is not a finite decimal number: {shown(number)}"
+        return f"the score of {shown(name)} {why_no_score(number)}"
     problem = name_problem(name)
     return problem if problem else Line(place, name, score)
 
@@ -94,5 +94,12 @@ def shown(text: str) -> str:
 
 
 def score_of(text: str) -> float | None:
-    """Return the finite number that text is, None if it is none; no NaN, no infinity, no underscores."""
-    return float(text) if _NUMBER.fullmatch(text) and math.isfinite(float(text)) else None
+    """Return the number that text is, None if it is none; no NaN, no underscores, nothing above `LARGEST_SCORE`."""
+    return float(text) if _NUMBER.fullmatch(text) and abs(float(text)) <= LARGEST_SCORE else None
+
+
+def why_no_score(text: str) -> str:
+    """Return what is wrong with a text of which `score_of` makes no score."""
+    if _NUMBER.fullmatch(text) and float(text) not in (float("inf"), float("-inf")):
+        return f"is beyond {LARGEST_SCORE:g}: {shown(text)}"
+    return f"is not a finite decimal number: {shown(text)}"

@@ -89,7 +89,7 @@ def why_untrainable(splits: Splits, *, drawn: bool) -> list[str]:
     reasons = {}
     for split, parts in splits.items():
         if "train" in parts:
-            weak = _weak(parts["train"])
+            weak = why_weak(parts["train"])
             reasons[split] = f"its train part {weak}" if weak else ""
         elif drawn:
             reasons[split] = f"its test part takes {_images(len(parts['test'].rows))}, which leaves none to train"
@@ -97,16 +97,18 @@ def why_untrainable(splits: Splits, *, drawn: bool) -> list[str]:
 
 
 def weak_parts(splits: Splits) -> list[str]:
-    """Return warnings of val and test parts by which nothing can be judged."""
+    """Return warnings of val and test parts by which nothing can be judged, and of splits that only train."""
     what_for = {"val": "a share of train selects heads instead", "test": "no rank correlation can be computed on it"}
     found = []
     for part, lacks in what_for.items():
-        weak = {split: _weak(parts[part]) for split, parts in splits.items() if part in parts}
+        weak = {split: why_weak(parts[part]) for split, parts in splits.items() if part in parts}
         found += _by_reason({split: f"its {part} part {why}: {lacks}" for split, why in weak.items() if why})
+    untested = [split for split, parts in splits.items() if "train" in parts and "test" not in parts]
+    found += _by_reason(dict.fromkeys(untested, "there is no test part, by which heads could be judged"))
     return [f"warning: {problem}" for problem in found]
 
 
-def _weak(part: Part) -> str:
+def why_weak(part: Part) -> str:
     """Return why nothing can be learnt from a part, '' if something can."""
     count = len(part.rows)
     if count < FEWEST_IMAGES:

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from featcache.base.errors import BadInput, InvalidSettings
-from featcache.datasets.splits import FEWEST_IMAGES, FEWEST_TO_SELECT, Part
+from featcache.datasets.splits import FEWEST_IMAGES, FEWEST_TO_SELECT, Part, why_weak
 from featcache.store.cache import FeatureCache
+from featcache.store.folder import FAILURES_NAME
 from head.data.inputs import HeadInput
 from head.settings import TrainSettings
 
@@ -80,12 +81,9 @@ def split_data(cache: FeatureCache, split: str, settings: TrainSettings) -> Spli
         raise InvalidSettings(f"{cache.path} has no split {split}; it has {', '.join(cache.splits)}")
     parts = {name: present_part(cache, part) for name, part in cache.splits[split].items()}
     absent = sum(len(cache.splits[split][name].rows) - len(part.rows) for name, part in parts.items())
-    if "train" not in parts:
-        raise BadInput(f"{cache.path}: split {split} has no train part")
-    place = f"of split {split}"
-    train = _usable(parts["train"], f"{cache.path}: the train part {place}")
+    train = _usable(cache, split, "train", parts)
     if settings.select_on == "test":
-        select = _usable(parts.get("test"), f"{cache.path}: the test part {place}")
+        select = _usable(cache, split, "test", parts)
         return SplitData(split, train, select, "the test part itself (optimistic)", absent)
     if "val" in parts and _can_select(parts["val"]):
         return SplitData(split, train, parts["val"], "the val part", absent)
@@ -135,13 +133,20 @@ def cross_validation_folds(part: Part, *, seed: int) -> list[tuple[Part, Part]]:
 
 
 def _can_select(part: Part) -> bool:
-    return len(part.rows) >= FEWEST_IMAGES and bool(np.ptp(part.scores) > 0)
+    return not why_weak(part)
 
 
-def _usable(part: Part | None, place: str) -> Part:
-    if part is None or not _can_select(part):
-        raise BadInput(f"{place} needs at least {FEWEST_IMAGES} images with different scores")
-    return part
+def _usable(cache: FeatureCache, split: str, name: str, parts: Mapping[str, Part]) -> Part:
+    """Return a part of present images; raise `BadInput` that says why nothing can be learnt from it."""
+    where = f"{cache.path}: {f'target {cache.target}: ' if cache.target else ''}"
+    others = "; train others with --target" if cache.target else ""
+    if name not in parts:
+        raise BadInput(f"{where}split {split} has no {name} part{others}")
+    if why := why_weak(parts[name]):
+        absent = len(cache.splits[split][name].rows) - len(parts[name].rows)
+        left_out = f"; {absent:,} more could not be read, and are listed in {FAILURES_NAME}" if absent else ""
+        raise BadInput(f"{where}the {name} part of split {split} {why}{left_out}{others}")
+    return parts[name]
 
 
 def _picked(part: Part, which: NDArray[Any]) -> Part:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 RESAMPLES = 1000
+TELL_NOTHING = 3  # images, or fewer, whose rho is of one of a handful of values, and has no interval
 _ROWS_AT_ONCE = 64
 Scores = NDArray[np.float64]
 
@@ -66,7 +67,12 @@ def mean_squared_error(prediction: Scores, truth: Scores) -> float:
 def bootstrap_interval(
     prediction: Scores, truth: Scores, *, seed: int = 0, resamples: int = RESAMPLES
 ) -> tuple[float, float]:
-    """Return the 2.5th and 97.5th percentile of rho over resampled images; NaN where rho is NaN."""
+    """Return the 2.5th and 97.5th percentile of rho over resampled images.
+
+    NaN where rho is NaN, and of `TELL_NOTHING` images or fewer.
+    """
+    if len(truth) <= TELL_NOTHING:
+        return float("nan"), float("nan")
     rng = np.random.default_rng(seed)
     rhos: list[float] = []
     for start in range(0, resamples, _ROWS_AT_ONCE):

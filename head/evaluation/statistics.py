@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from head.evaluation.metrics import TELL_NOTHING
+
 CORRECTION = "t over splits, its variance corrected for overlapping training sets (Nadeau and Bengio 2003)"
 OF_MEAN_RHO = "Fisher's z, t over splits, corrected for overlapping training sets (Nadeau and Bengio 2003)"
 CONFIDENCE = 0.95
@@ -37,14 +39,15 @@ def mean_rho_interval(rho: NDArray[np.float64], test_share: float, images: NDArr
 
     The variance over splits is that of z, where it hardly depends on rho, corrected as in `corrected_interval`, so the
     interval never leaves [-1, 1] and reaches further down than up where rho is high. images (J) are how many each rho
-    is of: one of 1, whose z is infinite, counts as half a step below it, 1 - 6 / (n^3 - n). NaN where J is below two.
+    is of: one of 1, whose z is infinite, counts as half a step below it, 1 - 6 / (n^3 - n). NaN where J is below two,
+    and where a rho is of `TELL_NOTHING` images or fewer.
     """
     from scipy import stats
 
     steps = 6 / np.maximum(images.astype(np.float64) ** 3 - images, 6)
     z = np.arctanh(np.clip(rho, steps - 1, 1 - steps))
     error = standard_error(z, test_share)
-    if math.isnan(error):
+    if math.isnan(error) or images.min() <= TELL_NOTHING:
         return float("nan"), float("nan")
     mean = float(np.mean(rho))
     centre = np.arctanh(np.clip(mean, np.mean(steps) - 1, 1 - np.mean(steps)))
@@ -55,10 +58,10 @@ def mean_rho_interval(rho: NDArray[np.float64], test_share: float, images: NDArr
 def half_width(rho: float, images: int) -> float:
     """Return half the width of the 95% interval of Spearman's rho of so many images, through Fisher's z.
 
-    The variance of z is (1 + rho^2 / 2) / (n - 3): Bonett and Wright, Psychometrika 65 (2000). NaN for three images or
-    fewer, and where rho is NaN.
+    The variance of z is (1 + rho^2 / 2) / (n - 3): Bonett and Wright, Psychometrika 65 (2000). NaN for `TELL_NOTHING`
+    images or fewer, and where rho is NaN.
     """
-    if images <= 3 or math.isnan(rho):
+    if images <= TELL_NOTHING or math.isnan(rho):
         return float("nan")
     half = 1.96 * math.sqrt((1 + rho**2 / 2) / (images - 3))
     centre = math.atanh(min(max(rho, -1 + 1e-9), 1 - 1e-9))

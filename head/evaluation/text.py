@@ -19,7 +19,7 @@ def format_table(scored: Sequence[Scored]) -> str:
         ("run", lambda s: s.run.name),
         ("split", lambda s: s.run.split),
         ("rho", lambda s: shown(s.metrics.rho)),
-        ("95% interval", lambda s: f"{shown(s.metrics.rho_low)} to {shown(s.metrics.rho_high)}"),
+        ("95% interval", lambda s: _interval(json_number(s.metrics.rho_low), json_number(s.metrics.rho_high))),
         ("MSE", lambda s: f"{s.metrics.mse:.5f}"),
         ("n", lambda s: str(s.metrics.n)),
         ("pred. sd", lambda s: f"{s.metrics.prediction_sd:.3f}"),
@@ -52,6 +52,8 @@ def _summary(summaries: Sequence[HeadSummary]) -> str:
         names = [summary["name"] for summary in found if summary["selected_on"] == selected_on]
         whose = "" if len(names) == len(found) else f" in {', '.join(names)}"
         notes.append(f"chosen on {selected_on}{whose}")
+    if any(summary["selected_on"] == f"the {first['part']} part" for summary in found):
+        notes.append(f"scores of the {first['part']} part flatter heads that were chosen on it")
     notes.append(_what_images_tell(summaries[0]))
     if any(summary["optimistic"] for summary in found):
         notes.append("* is rho of the test part, by which it was chosen")

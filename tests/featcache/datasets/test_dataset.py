@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from featcache.base.errors import BadInput
 from featcache.datasets.dataset import open_dataset
+from featcache.datasets.split_files import LARGEST_SCORE
 from featcache.datasets.splits import natural_key
 from tests.helpers.tiny import ROOT
 
@@ -144,6 +145,7 @@ def test_a_folder_in_another_layout_is_told_the_right_one(tmp_path: Path) -> Non
         ("a.jpg inf", "the score of 'a.jpg' is not a finite decimal number: 'inf'"),
         ("a.jpg -Infinity", "the score of 'a.jpg' is not a finite decimal number: '-Infinity'"),
         ("a.jpg 1e999", "the score of 'a.jpg' is not a finite decimal number: '1e999'"),
+        ("a.jpg -2e15", "the score of 'a.jpg' is beyond 1e+15: '-2e15'"),
         ("a.jpg 1,5", "the score of 'a.jpg' is not a finite decimal number: '1,5'"),
         ("a.jpg 1_0", "the score of 'a.jpg' is not a finite decimal number: '1_0'"),
         ("a.jpg 0x1", "the score of 'a.jpg' is not a finite decimal number: '0x1'"),
@@ -226,7 +228,7 @@ PIECE = st.text(
     st.characters(categories=["L", "M", "N", "P", "S"], exclude_characters="/"), min_size=1, max_size=8
 ).filter(lambda piece: piece not in (".", ".."))
 NAME = st.lists(st.lists(PIECE, min_size=1, max_size=3).map(" ".join), min_size=1, max_size=3).map("/".join)
-SCORE = st.floats(allow_nan=False, allow_infinity=False)
+SCORE = st.floats(-LARGEST_SCORE, LARGEST_SCORE)
 
 
 def without_folders(lines: dict[str, float]) -> dict[str, float]:

@@ -94,6 +94,13 @@ def test_each_target_has_splits_of_the_images_that_were_rated(tmp_path: Path) ->
         _ = found.splits
 
 
+def test_a_target_that_no_image_is_rated_for_is_left_out_and_told(tmp_path: Path) -> None:
+    text = "path,score.beauty,score.age\n" + "".join(f"{k}.jpg,{k},\n" for k in range(8))
+    found = open_dataset(write(tmp_path, text, images=tuple(f"{k}.jpg" for k in range(8))))
+    assert list(found.ratings) == ["beauty"]
+    assert "target age: its column is empty, ignored" in found.notes
+
+
 def test_a_cell_that_is_no_number_is_named_with_its_target(tmp_path: Path) -> None:
     text = "path,score.beauty,score.age,split\na.jpg,1,old,train\nb.jpg,,,test\n"
     with pytest.raises(BadInput) as raised:

@@ -36,8 +36,8 @@ def test_too_few_images_for_drawn_splits_are_refused_with_what_each_part_gets(
     assert refusal(table(tmp_path, [f"{k}.jpg,{k}" for k in range(count)])) == [
         "mine: splits that cannot be trained on:",
         f"  splits 1, 2, 3, 4, 5: {reason}",
-        "Splits can be drawn from 4 images, of different scores, or more; add images, or a column split with train, "
-        "val and test in each line; nothing was computed.",
+        "Splits can be drawn from 4 images of different scores, or more, where those of a group and those of the same "
+        "file count as one; add images, or a column split with train, val and test in each line; nothing was computed.",
     ]
 
 
@@ -82,7 +82,14 @@ def test_weak_parts_of_given_splits_are_told_and_not_refused(tmp_path: Path) -> 
     assert found.notes == (
         "warning: split 1: its val part has 2 images, all of the score 3, and needs different scores: "
         "a share of train selects heads instead",
+        "warning: split 2: there is no test part, by which heads could be judged",
     )
+
+
+def test_splits_without_a_test_part_are_told(tmp_path: Path) -> None:
+    found = table(tmp_path, [f"{k}.jpg,{k},{'val' if k > 5 else 'train'}" for k in range(9)], "path,score,split")
+    refuse_untrainable(found)
+    assert found.notes == ("warning: split 1: there is no test part, by which heads could be judged",)
 
 
 def test_a_split_without_a_train_part_may_be_there_to_be_scored(tmp_path: Path) -> None:

@@ -113,16 +113,36 @@ def test_a_split_without_a_train_part_is_refused(tiny_cache: Path) -> None:
 
 
 def test_selecting_on_a_test_part_that_is_not_there_is_refused(tiny_cache: Path) -> None:
-    with pytest.raises(BadInput, match=r"the test part of split 1 needs at least 2 images"):
+    with pytest.raises(BadInput, match=r"split 1 has no test part$"):
         split_data(cache_with(tiny_cache, "1", test=None), "1", TrainSettings(select_on="test"))
 
 
-@pytest.mark.parametrize(("n", "score"), [(1, None), (5, 0.5)])
-def test_a_train_part_of_one_image_or_of_one_score_is_refused(tiny_cache: Path, n: int, score: float | None) -> None:
+@pytest.mark.parametrize(
+    ("n", "score", "why"),
+    [
+        (1, None, "has 1 image, and needs 2 of different scores"),
+        (5, 0.5, "has 5 images, all of the score 0.5, and needs different scores"),
+    ],
+)
+def test_a_train_part_of_one_image_or_of_one_score_is_refused(
+    tiny_cache: Path, n: int, score: float | None, why: str
+) -> None:
     whole = open_cache(tiny_cache).splits["1"]["train"]
     scores = whole.scores[:n] if score is None else np.full(n, score)
     cache = cache_with(tiny_cache, "1", train=Part(whole.rows[:n], scores))
-    with pytest.raises(BadInput, match=r"the train part of split 1 needs at least 2 images with different scores"):
+    with pytest.raises(BadInput, match=f"the train part of split 1 {why}$"):
+        split_data(cache, "1", TrainSettings())
+
+
+def test_a_train_part_whose_images_could_not_be_read_says_so(tiny_cache: Path) -> None:
+    cache = open_cache(tiny_cache)
+    part = cache.splits["1"]["train"]
+    cache.present = np.isin(np.arange(cache.rows), part.rows[0])
+    expected = (
+        "the train part of split 1 has 1 image, and needs 2 of different scores; "
+        f"{len(part.rows) - 1} more could not be read, and are listed in failures.csv$"
+    )
+    with pytest.raises(BadInput, match=expected):
         split_data(cache, "1", TrainSettings())
 
 

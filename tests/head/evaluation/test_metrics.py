@@ -82,6 +82,14 @@ def test_the_interval_narrows_with_the_square_root_of_the_images() -> None:
     assert widths[0] / widths[1] == pytest.approx(4, rel=0.3)
 
 
+def test_two_or_three_images_have_a_rho_and_no_interval() -> None:
+    for n in (2, 3):
+        metrics = measure(np.arange(n) + 0.5, np.arange(n) * 2.0)
+        assert metrics.rho == pytest.approx(1)
+        assert math.isnan(metrics.rho_low)
+        assert math.isnan(metrics.rho_high)
+
+
 def test_the_interval_is_seeded() -> None:
     a, b = correlated(50, 0.5, seed=3)
     assert bootstrap_interval(a, b, seed=7) == bootstrap_interval(a, b, seed=7)

@@ -58,7 +58,7 @@ def test_the_interval_of_a_mean_rho_is_that_of_fishers_z() -> None:
     assert mean_rho_interval(rho, 0.3, images) == (pytest.approx(wanted[0]), pytest.approx(wanted[1]))
 
 
-@given(st.lists(st.floats(-1, 1), min_size=2, max_size=9), st.integers(2, 50))
+@given(st.lists(st.floats(-1, 1), min_size=2, max_size=9), st.integers(4, 50))
 def test_the_interval_of_a_mean_rho_holds_the_mean_and_stays_within_1(values: list[float], n: int) -> None:
     rho = np.array(values)
     low, high = mean_rho_interval(rho, 0.3, np.full(len(rho), n))
@@ -66,9 +66,10 @@ def test_the_interval_of_a_mean_rho_holds_the_mean_and_stays_within_1(values: li
     assert rho.mean() - 1e-12 <= high <= 1
 
 
-def test_the_interval_of_a_mean_rho_is_unknown_of_one_split_and_where_a_rho_is() -> None:
-    for values in ([0.5], [0.5, math.nan]):
-        assert all(math.isnan(bound) for bound in mean_rho_interval(np.array(values), 0.3, np.full(len(values), 9)))
+def test_the_interval_of_a_mean_rho_is_unknown_of_one_split_where_a_rho_is_and_of_three_images() -> None:
+    for values, n in (([0.5], 9), ([0.5, math.nan], 9), ([1, -1, 1, 1, -1], 2), ([1, 0.5], 3)):
+        found = mean_rho_interval(np.array(values), 0.3, np.full(len(values), n))
+        assert all(math.isnan(bound) for bound in found)
 
 
 def test_holm_multiplies_by_how_many_are_left_and_never_falls() -> None:

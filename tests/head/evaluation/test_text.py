@@ -88,6 +88,12 @@ def test_the_table_says_undefined_where_rho_is() -> None:
     assert "nan" not in text
 
 
+def test_a_part_that_chose_a_head_is_said_to_flatter_it() -> None:
+    own = [replace(one, part="val") for one in RESULTS]
+    assert "scores of the val part flatter heads that were chosen on it" in format_table(own).splitlines()
+    assert "flatter" not in format_table(RESULTS)
+
+
 def test_the_table_says_that_an_epoch_selected_on_test_is_optimistic() -> None:
     text = format_table([scored("paper", "1", 0.5, 0.02, select_on="test")])
     assert "chosen on the test part itself (optimistic)\n" in text

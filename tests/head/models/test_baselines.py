@@ -449,10 +449,10 @@ def test_what_cannot_be_fitted_is_refused_before_the_folder_is_made(cache: Featu
         fit(cache, tmp_path / "run", settings_for("ridge", layers=("layer9",)))
     train, val = (cache.splits["1"][part] for part in ("train", "val"))
     cache.splits["1"]["train"] = Part(train.rows[:1], train.scores[:1])
-    with pytest.raises(BadInput, match="the train part of split 1 needs at least 2 images with different scores"):
+    with pytest.raises(BadInput, match="the train part of split 1 has 1 image, and needs 2 of different scores"):
         fit(cache, tmp_path / "run", settings_for("ridge"))
     cache.splits["1"] = {"train": train, "test": Part(val.rows, np.ones(len(val.rows)))}
-    with pytest.raises(BadInput, match="the test part of split 1 needs at least 2 images with different scores"):
+    with pytest.raises(BadInput, match="the test part of split 1 has 7 images, all of the score 1, and needs"):
         fit(cache, tmp_path / "run", settings_for("svr", select_on="test"))
     assert not (tmp_path / "run").exists()
 

@@ -98,8 +98,11 @@ def test_a_run_of_other_data_is_named_and_never_scored(
         assert len(evaluate(cache, tmp_path / "runs").scored) == 1
         assert fit(cache, tmp_path / "runs").result == run.result  # it is done
         return
-    with pytest.raises(InvalidSettings, match=f"no finished run .* and 1 of other data .{reason}"):
+    with pytest.raises(
+        InvalidSettings, match=f"no finished run .* and 1 of other data .{reason}.*in their place, with"
+    ) as raised:
         evaluate(cache, tmp_path / "runs")
+    assert str(raised.value).endswith(f"--cache {cache.path} --split all --no-resume")
     fit(cache, tmp_path / "runs", "new")
     found = evaluate(cache, tmp_path / "runs")
     assert [scored.run.name for scored in found.scored] == ["new"]

@@ -70,6 +70,15 @@ def test_a_target_without_runs_is_told_and_others_are_scored(two: Path) -> None:
     assert "no finished run of any split on two" in result.stderr
 
 
+def test_a_target_that_cannot_be_trained_is_named_with_the_way_to_the_others(two: Path) -> None:
+    manifest = read_manifest(Path("cache/two"))
+    del manifest.ratings["opposite"]["2"]["train"]
+    write_manifest(Path("cache/two"), manifest)
+    said = amnet("train-head", "--split", "all", "--head", "ridge", status=3).stderr
+    assert "target opposite: split 2 has no train part; train others with --target" in said
+    amnet("train-head", "--split", "all", "--head", "ridge", "--target", "beauty")
+
+
 def test_a_page_and_figures_are_of_one_target(two: Path) -> None:
     amnet("train-head", "--split", "1", "--head", "ridge")
     for command in (["report"], ["figures"]):
