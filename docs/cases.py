@@ -44,8 +44,8 @@ CASES = (
         reports=("aimerykong/deepImageAestheticsAnalysis#21",),
         input="extract and train on one table; extract another of the same images into the same cache; score-cache",
         before="old runs were scored against the new ratings, status 0",
-        now='such a run is named, "it was trained or selected on other" scores or images, and left out by every command; '
-        "several ratings share a cache as targets, each with runs of its own",
+        now='such a run is named, "it was trained or selected on other" scores or images, and left out by every '
+        "command; several ratings share a cache as targets, each with runs of its own",
         tests=(
             "head/runs/test_ratings.py::test_a_run_of_other_data_is_named_and_never_scored",
             "head/runs/test_ratings.py::test_every_command_leaves_runs_of_other_data_out",

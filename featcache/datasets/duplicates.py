@@ -28,12 +28,13 @@ class Likeness(NamedTuple):
             return []
         few = ", ".join(f" {self.sign} ".join(names[row] for row in group[:3]) for group in groups[:3])
         number = sum(map(len, groups))
-        counted = self.group.format(images=f"{number:,} images", groups=f"{len(groups):,}")
+        several = "s" if len(groups) > 1 else ""
+        counted = self.group.format(images=f"{number:,} images", groups=f"{len(groups):,}", s=several)
         return [f"{counted}: {few}{', ...' if len(groups) > 3 else ''}"]
 
 
-SAME_FILE = Likeness("{images} are {groups} files under several names", "the same file as", "=")
-LOOK_ALIKE = Likeness("{images} look like another, in {groups} groups (near-duplicates)", "look-alikes of", "~")
+SAME_FILE = Likeness("{images} are {groups} file{s} under several names", "the same file as", "=")
+LOOK_ALIKE = Likeness("{images} look like another, in {groups} group{s} (near-duplicates)", "look-alikes of", "~")
 
 
 def find_duplicates(paths: Sequence[Path]) -> list[list[int]]:

@@ -99,7 +99,7 @@ def split_data(cache: FeatureCache, split: str, settings: TrainSettings) -> Spli
 def full_data(cache: FeatureCache, choice: Choice, selected_on: str) -> SplitData:
     """Return all images to train on, by what other runs chose; raise `BadInput` if they cannot be trained on."""
     listed = parts_of(cache, FULL)["train"]
-    train = _usable(present_part(cache, listed), f"{cache.path}: all images together")
+    train = _usable(cache, FULL, "train", {"train": present_part(cache, listed)})
     nothing = Part(np.zeros(0, np.int64), np.zeros(0))
     return SplitData(FULL, train, nothing, selected_on, len(listed.rows) - len(train.rows), chosen=choice)
 
@@ -143,7 +143,7 @@ def _usable(cache: FeatureCache, split: str, name: str, parts: Mapping[str, Part
     if name not in parts:
         raise BadInput(f"{where}split {split} has no {name} part{others}")
     if why := why_weak(parts[name]):
-        absent = len(cache.splits[split][name].rows) - len(parts[name].rows)
+        absent = len(parts_of(cache, split)[name].rows) - len(parts[name].rows)
         left_out = f"; {absent:,} more could not be read, and are listed in {FAILURES_NAME}" if absent else ""
         raise BadInput(f"{where}the {name} part of split {split} {why}{left_out}{others}")
     return parts[name]

@@ -98,11 +98,11 @@ def _nothing_found(cache: FeatureCache, folder: Path, splits: str, found: FoundR
     reasons = "; ".join(dict.fromkeys(reason for _, reason in found.of_other_data))
     of_others = f", and {len(found.of_other_data)} of other data ({reasons})" if reasons else ""
     equal = f"; runs of the same features and scores are there for {' and '.join(elsewhere)}: name one with --runs"
-    in_their_place = ["--no-resume"] if reasons else []
+    anew = ["--no-resume"] if reasons else []  # where a run of other data is, another would be refused
     return (
         f"{folder}: no finished run of {which} on {cache.name}, and {unfinished} unfinished"
-        f"{of_others}{equal if elsewhere else ''}; make one{', in their place,' if reasons else ''} with: "
-        f"{amnet('train-head', '--cache', cache.path, '--split', splits, *in_their_place)}"
+        f"{of_others}{equal if elsewhere else ''}; make one with: "
+        f"{amnet('train-head', '--cache', cache.path, '--split', splits, *anew)}"
     )
 
 

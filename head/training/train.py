@@ -133,7 +133,7 @@ def _existing_run(job: TrainingJob, config: dict[str, Any]) -> Run | None:
     if problem := _other_data(run, job.cache, config):
         problems.append(problem)
     way_out = "Give this one another --name, or start over there with --no-resume."
-    refuse(Mismatch, f"{folder}: holds a run of other settings:", problems, way_out)
+    refuse(Mismatch, f"{folder}: holds a run of other settings or data:", problems, way_out)
     return run
 
 

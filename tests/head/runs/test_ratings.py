@@ -99,7 +99,7 @@ def test_a_run_of_other_data_is_named_and_never_scored(
         assert fit(cache, tmp_path / "runs").result == run.result  # it is done
         return
     with pytest.raises(
-        InvalidSettings, match=f"no finished run .* and 1 of other data .{reason}.*in their place, with"
+        InvalidSettings, match=f"no finished run .* and 1 of other data .{reason}.*make one with"
     ) as raised:
         evaluate(cache, tmp_path / "runs")
     assert str(raised.value).endswith(f"--cache {cache.path} --split all --no-resume")
@@ -110,7 +110,7 @@ def test_a_run_of_other_data_is_named_and_never_scored(
     assert found.as_json()["left_out"] == [{"run": str(run.folder), "reason": reason}]
     assert not found.errors
     assert not (run.folder / "scores.json").exists()
-    with pytest.raises(Mismatch, match=f"holds a run of other settings:\n  {reason}\n"):
+    with pytest.raises(Mismatch, match=f"holds a run of other settings or data:\n  {reason}\n"):
         fit(cache, tmp_path / "runs")
 
 

@@ -196,7 +196,7 @@ def test_all_that_cannot_be_trained_is_said_before_anything_is(here: Path) -> No
     train_grid("--split", "2")
     shutil.rmtree("runs/tiny/grid,steps=1")
     refused = train_grid("--lr", "0.5", status=6).stderr.splitlines()
-    assert refused[0] == "error: runs/tiny/grid,steps=2/split-2: holds a run of other settings:"
+    assert refused[0] == "error: runs/tiny/grid,steps=2/split-2: holds a run of other settings or data:"
     assert refused[1] == "  lr: 0.01 there, 0.5 asked for"
     assert not Path("runs/tiny/grid,steps=1").exists()
     missing = train_grid("--layer", "layer9", status=2)
