@@ -133,7 +133,7 @@ def test_predict_gives_the_numbers_of_score_cache(trained: Path, tiny_dataset: P
     scored = dict(line.split(",")[::2][:2] for line in (run / "predictions.csv").read_text().splitlines()[1:])
     amnet("predict", "--head", run, tiny_dataset / "images", "--csv", trained / "all.csv")
     lines = (trained / "all.csv").read_text().splitlines()
-    assert lines[0] == "path,score,m_1,m_2,m_3,in_training,problem"
+    assert lines[0] == "path,score,m_1,m_2,m_3,in_training,outside_range,problem"
     assert len(lines) == 42
     found = {
         str(Path(line.split(",")[0]).relative_to(tiny_dataset / "images")): line.split(",")[1] for line in lines[1:]
@@ -379,7 +379,7 @@ def test_a_grid_is_one_table_with_a_summary_and_comparisons(trained: Path) -> No
     assert lines[21].startswith("the best, fitted to all images: amnet train-head --cache ")
     assert lines[22].startswith("best by validation: amnet predict --run ")
     found = json.loads(amnet("score-cache", "--runs", "grids", "--against", other, "--json").stdout)
-    assert list(found) == ["runs", "summary", "comparisons", "left_out", "problems"]
+    assert list(found) == ["runs", "summary", "comparisons", "marks", "left_out", "problems"]
     assert [row["name"] for row in found["summary"]] == [best, other]
     ours, theirs = (row["rho_mean"] for row in found["summary"])
     (comparison,) = found["comparisons"]

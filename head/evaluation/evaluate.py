@@ -11,6 +11,7 @@ from featcache.base.errors import FeatcacheError, InvalidSettings, StorageError,
 from featcache.store.cache import FeatureCache
 from head.data.batches import FULL
 from head.evaluation.compare import Comparison, check_against, compare
+from head.evaluation.marks import marks_of_head
 from head.evaluation.score import Scored, score_run, write_scores
 from head.evaluation.summary import HeadSummary, summaries_of, without_seed
 from head.evaluation.text import format_comparisons, format_table
@@ -44,6 +45,7 @@ class Evaluation:
             "runs": [result.as_json() for result in self.scored],
             "summary": [summary.as_json() for summary in self.summaries],
             "comparisons": [comparison.as_json() for comparison in self.comparisons],
+            "marks": self.marks(),
             "left_out": [{"run": str(run.folder), "reason": reason} for run, reason in self._left_out()],
             "problems": [str(error) for error in self.errors],
         }
@@ -71,14 +73,19 @@ class Evaluation:
         """Return the runs that are there and not scored, each with why."""
         return [*self.of_other_data, *((run, _NO_SCORE) for run in self.on_all_images if run.finished)]
 
+    def marks(self) -> list[str]:
+        """Return what keeps predictions of a head from being taken at their word, a line each."""
+        return [f"{head.name}: {mark}" for head in self.summaries for mark in marks_of_head(head.scored)]
+
     def warnings(self) -> list[str]:
-        """Return what to know of runs that were left out, or whose training images are not known."""
+        """Return what to know of runs that were left out, whose training images are not known, or that are marked."""
         unfinished = "not finished, left out; run the same train-head command again"
         imported = "imported, so which images it was trained on is unknown; its scores of those say nothing"
         return [
             *(f"{run.folder}: {unfinished}" for run in (*self.runs, *self.on_all_images) if not run.finished),
             *(f"{run.folder}: {reason}; left out" for run, reason in self._left_out()),
             *(f"warning: {run.folder}: {imported}" for run in self.runs if run.imported),
+            *(f"warning: {mark}" for mark in self.marks()),
         ]
 
 

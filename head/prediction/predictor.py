@@ -1,5 +1,6 @@
 """Score images that are in no cache, from features made exactly as the cache's were."""
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from featcache.base.files import write_durably
 from featcache.base.progress import OnProgress, Progress, silent
 from featcache.images.decode import decode_file, decode_image, image_of_array
 from featcache.images.loading import load_decoded
+from head.evaluation.marks import ScoreRange, score_range
 from head.prediction.map_files import write_maps
 from head.prediction.members import Features, Member, find_members, predict_each
 from head.runs.head_file import TrainedHead, float64_note, load_head
@@ -34,7 +36,8 @@ class Prediction:
     path is its file, if it has one. in_training says that a member was trained on this very image, so that its score
     says nothing; None that nobody knows, as for an image that is no file. attention holds its attention maps (T, H, W),
     which a head without attention does not have, and maps is the file they were written to, if that was asked for.
-    notes say what to know of an image that was read all the same, each as 'KIND: detail'.
+    notes say what to know of an image that was read all the same, each as 'KIND: detail'. outside_range says that the
+    score is outside the range of those that members were trained on; None where they do not tell it.
 
     Of several members score, step scores and maps are means over them, and deviation is the sample standard deviation
     of their scores, None of one member. trained_members of them were trained on this very image.
@@ -50,6 +53,7 @@ class Prediction:
     notes: tuple[str, ...] = ()
     deviation: float | None = None
     trained_members: int = 0
+    outside_range: bool | None = None
 
     def __float__(self) -> float:
         """Return the score; raise `BadInput` if there is none."""
@@ -65,6 +69,7 @@ class Prediction:
             "deviation": self.deviation,
             "step_scores": list(self.step_scores),
             "in_training": self.in_training,
+            "outside_range": self.outside_range,
             "problem": self.problem,
             "maps": None if self.maps is None else str(self.maps),
             "notes": list(self.notes),
@@ -94,6 +99,11 @@ class Predictor:
     def run(self) -> Run:
         """The first member's run; all members' have its recipe, target and settings, but not its split and seed."""
         return self.members[0].run
+
+    @functools.cached_property
+    def score_range(self) -> ScoreRange | None:
+        """The range of the scores that members were trained on, over all of them; None if one does not tell it."""
+        return score_range(member.run for member in self.members)
 
     @property
     def head(self) -> TrainedHead:
@@ -239,14 +249,16 @@ class Predictor:
         """Return the prediction of an image from its scores (M), step scores (M, T) and maps (M, T, H, W)."""
         if not np.isfinite(scores).all():
             return replace(image.result, problem="the score is not finite")
+        score = float(scores.mean())
         return replace(
             image.result,
-            score=float(scores.mean()),
+            score=score,
             step_scores=tuple(steps.mean(axis=0).tolist()),
             in_training=self.in_training(image.sha256),
             attention=maps.mean(axis=0) if self.run.attends else None,
             deviation=float(scores.std(ddof=1)) if len(scores) > 1 else None,
             trained_members=self.trained_members(image.sha256),
+            outside_range=None if self.score_range is None else not self.score_range.has(score),
         )
 
     def _score(

@@ -10,6 +10,7 @@ from typing import Any
 from featcache.base.errors import list_problems, printable
 from featcache.base.files import csv_bytes, write_output
 from featcache.images.notes import describe, some_of
+from head.evaluation.marks import ScoreRange, mark_narrow, mark_outside
 from head.evaluation.text import aligned
 from head.prediction.folders import Folder
 from head.prediction.predictor import Prediction
@@ -17,11 +18,15 @@ from head.prediction.predictor import Prediction
 
 @dataclass(frozen=True)
 class Predictions:
-    """One prediction an image, in order, what was found in each folder that they are from, and of how many members."""
+    """One prediction an image, in order, what was found in each folder that they are from, and of how many members.
+
+    score_range is that of the scores that the members were trained on, None where they do not tell it.
+    """
 
     of_images: Sequence[Prediction]
     folders: Sequence[Folder] = ()
     members: int = 1
+    score_range: ScoreRange | None = None
 
     @property
     def unread(self) -> int:
@@ -38,20 +43,21 @@ class Predictions:
         return aligned(self._lines())
 
     def write_csv(self, path: Path) -> None:
-        """Write path,score,m_1..m_T,in_training,problem as CSV, one line an image; of several members also deviation.
+        """Write path,score,m_1..m_T,in_training,outside_range,problem as CSV, one line an image.
 
-        That stands behind score, and is empty where there is no score.
+        Of several members also deviation, which stands behind score, and is empty where there is no score.
         """
         write_output(path, csv_bytes(self._lines()))
 
     def warnings(self, *, every: bool = False) -> list[str]:
-        """Return how many images the head was trained on, which could not be read, what each folder has, and notes.
+        """Return how many images the head was trained on, marks, which could not be read, what folders have, and notes.
 
         Of files left out and images with notes the first few are named, or every one.
         """
         notes = [(str(one.path), note) for one in self.of_images for note in one.notes]
         return [
             *self._trained_on(),
+            *self._marks(),
             *([self._unread()] if self.unread else []),
             *(self._count(folder, every=every) for folder in self.folders),
             *describe(notes, every=every),
@@ -71,6 +77,12 @@ class Predictions:
         of_each = f" ({counts})" if self.members > 1 else ""
         told = f"warning: the head was trained on {len(seen)} of these images{of_each}; its scores of them say nothing"
         return [told] if seen else []
+
+    def _marks(self) -> list[str]:
+        """Return how many scores are outside the range of training, and whether all are close together."""
+        scores = [one.score for one in self.of_images if one.score is not None]
+        marks = (mark_outside(scores, self.score_range), mark_narrow(scores, self.score_range))
+        return [f"warning: {mark}" for mark in marks if mark]
 
     def _unread(self) -> str:
         problems = [printable(f"{one.path}: {one.problem}") for one in self.of_images if one.problem]
@@ -103,11 +115,12 @@ class Predictions:
     def _lines(self) -> list[list[str]]:
         steps = max((len(one.step_scores) for one in self.of_images), default=0)
         names = ["score", *(["deviation"] if self.members > 1 else []), *(f"m_{t}" for t in range(1, steps + 1))]
-        lines = [["path", *names, "in_training", "problem"]]
+        said = {None: "unknown", False: "no", True: "yes"}
+        lines = [["path", *names, "in_training", "outside_range", "problem"]]
         for one in self.of_images:
             deviation = [] if one.deviation is None else [one.deviation]
             numbers = [] if one.score is None else [one.score, *deviation, *one.step_scores]
             cells = [f"{number:.6f}" for number in numbers] or [""] * len(names)
-            seen = {None: "unknown", False: "no", True: "yes"}[one.in_training]
-            lines.append([str(one.path), *cells, seen, one.problem])
+            outside = "" if one.score is None else said[one.outside_range]
+            lines.append([str(one.path), *cells, said[one.in_training], outside, one.problem])
         return lines

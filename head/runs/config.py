@@ -1,5 +1,6 @@
 """What config.json says of a run: checked once, read by attribute, and written again as it was found."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
@@ -60,9 +61,9 @@ class Result:
     """What training came to: the head's digest, and the best and lowest-MSE epochs with what they reached.
 
     Epochs count from 1 and are None of an imported head; rho is None where it is undefined. Of a baseline epochs are
-    candidates, hyperparameters those of the best, fitted_images how many its last fit took. estimate is there of a head
-    on all images, which has no rho of its own. document is the JSON object that it was made of, with whatever else that
-    says.
+    candidates, hyperparameters those of the best, fitted_images how many its last fit took. score_range is the lowest
+    and the highest training score, None of runs that do not say it. estimate is there of a head on all images, which
+    has no rho of its own. document is the JSON object that it was made of, with whatever else that says.
     """
 
     head_sha256: str
@@ -76,6 +77,7 @@ class Result:
     hyperparameters: Mapping[str, float] | None = None
     fitted_images: int | None = None
     estimate: Estimate | None = None
+    score_range: tuple[float, float] | None = None
     document: Document = field(default_factory=dict, repr=False)
 
 
@@ -127,11 +129,21 @@ def config_from_json(document: Document) -> RunConfig:
     if "imported" in document:
         parts["imported"] = Source(**_known(Source, document["imported"]))
     if "result" in document:
-        result = {**_known(Result, document["result"]), "document": document["result"]}
-        if "estimate" in result:
-            result["estimate"] = _estimate(result["estimate"])
-        parts["result"] = Result(**result)
+        result = document["result"]
+        known = {**_known(Result, result), "score_range": _range(result.get("score_range")), "document": result}
+        if "estimate" in known:
+            known["estimate"] = _estimate(known["estimate"])
+        parts["result"] = Result(**known)
     return RunConfig(**{**_known(RunConfig, document), **parts})
+
+
+def _range(found: Any) -> tuple[float, float] | None:
+    if found is None:
+        return None
+    numbers = found if isinstance(found, list) and len(found) == 2 else [math.nan]
+    if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
+        raise ValueError(f"score_range must be two numbers, found {found!r}")
+    return min(numbers), max(numbers)
 
 
 def _estimate(value: Any) -> Estimate:

@@ -8,6 +8,7 @@ from torch import nn
 
 from featcache.base.errors import FeatcacheError
 from head.data.batches import FULL, SplitData
+from head.evaluation.marks import mark_reversed
 from head.evaluation.metrics import json_number, shown
 from head.models.kinds import TargetScale
 from head.runs.head_file import save_head
@@ -48,6 +49,7 @@ def write_run(job: TrainingJob, fitted: Fitted, data: SplitData, config: dict[st
         "best_epoch": fitted.best_epoch,
         **({"val_rho": None, "lowest_mse_epoch": None} if data.chosen else _judgement(fitted)),
         "head_sha256": head_sha256,
+        "score_range": [float(data.train.scores.min()), float(data.train.scores.max())],
         **fitted.details,
     }
     run = write_config(job.folder, {**config, "result": result})
@@ -86,12 +88,14 @@ class Trained:
         return "\n".join(map(_described, self.runs))
 
     def warnings(self) -> list[str]:
-        """Return how many images were left out, if any were, and which split is named like all images."""
+        """Return how many images were left out, which split is named like all images, and which runs rank in reverse."""
         absent = max((run.config.absent_images for run in self.runs), default=0)
         named = [run.folder for run in self.runs if run.split == FULL and not run.on_all_images]
+        mark = mark_reversed("validation", {str(run.folder): run.result.val_rho for run in self.runs})
         return [
             *([f"{absent} images without features were left out"] if absent else []),
             *(f"warning: {folder}: of the cache's own split {FULL}, not of all images" for folder in named),
+            *([f"warning: {mark}"] if mark else []),
         ]
 
 

@@ -35,7 +35,7 @@ def test_runs_are_scored_written_and_compared(cache: FeatureCache, runs: Path) -
     ]
     assert [(one.name, one.against, one.splits) for one in found.comparisons] == [("paper", "plain", 1)]
     assert written(runs) == ["paper/split-1", "paper/split-2", "plain/split-1"]
-    assert (found.errors, found.warnings()) == ([], [])
+    assert (found.errors, found.warnings()) == ([], [f"warning: {mark}" for mark in found.marks()])
     document = found.as_json()
     assert document["runs"][0] == json.loads((runs / "paper" / "split-1" / "scores.json").read_text())
     assert [len(document[key]) for key in ("runs", "summary", "comparisons", "problems")] == [3, 2, 1, 0]
@@ -66,6 +66,7 @@ def test_an_unfinished_run_is_left_out_and_named(cache: FeatureCache, runs: Path
     assert written(runs) == ["paper/split-1", "plain/split-1"]
     assert found.warnings() == [
         f"{path.parent}: not finished, left out; run the same train-head command again",
+        *(f"warning: {mark}" for mark in found.marks()),
     ]
 
 

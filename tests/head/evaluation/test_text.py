@@ -43,7 +43,7 @@ RESULTS = [
 ]
 
 PREDICTIONS = [
-    Prediction(Path("a.jpg"), 0.5, (0.125, 0.375)),
+    Prediction(Path("a.jpg"), 0.5, (0.125, 0.375), outside_range=True),
     Prediction(Path("b, c.jpg"), 0.75, (0.25, 0.5), in_training=True),
     Prediction(Path("torn.jpg"), problem="truncated: 3 bytes"),
 ]
@@ -113,17 +113,17 @@ def test_the_table_says_how_many_images_were_left_out() -> None:
 def test_predictions_as_csv_have_one_line_an_image(tmp_path: Path) -> None:
     Predictions(PREDICTIONS).write_csv(tmp_path / "scores.csv")
     assert list(csv.reader((tmp_path / "scores.csv").read_text().splitlines())) == [
-        ["path", "score", "m_1", "m_2", "in_training", "problem"],
-        ["a.jpg", "0.500000", "0.125000", "0.375000", "no", ""],
-        ["b, c.jpg", "0.750000", "0.250000", "0.500000", "yes", ""],
-        ["torn.jpg", "", "", "", "no", "truncated: 3 bytes"],
+        ["path", "score", "m_1", "m_2", "in_training", "outside_range", "problem"],
+        ["a.jpg", "0.500000", "0.125000", "0.375000", "no", "yes", ""],
+        ["b, c.jpg", "0.750000", "0.250000", "0.500000", "yes", "unknown", ""],
+        ["torn.jpg", "", "", "", "no", "", "truncated: 3 bytes"],
     ]
 
 
 def test_predictions_as_text_are_aligned() -> None:
     assert Predictions(PREDICTIONS[:1]).as_text().splitlines() == [
-        "path   score     m_1       m_2       in_training  problem",
-        "a.jpg  0.500000  0.125000  0.375000  no",
+        "path   score     m_1       m_2       in_training  outside_range  problem",
+        "a.jpg  0.500000  0.125000  0.375000  no           yes",
     ]
 
 

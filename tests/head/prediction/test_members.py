@@ -228,13 +228,23 @@ def test_the_table_of_several_members_has_their_deviation(paper: Path, paths: li
     done = amnet("predict", "--run", paper, *given, "--csv", table, "--json")
     assert done.exit_code == 3
     lines = list(csv.DictReader(table.read_text().splitlines()))
-    assert list(lines[0]) == ["path", "score", "deviation", "m_1", "m_2", "m_3", "in_training", "problem"]
+    assert list(lines[0]) == [
+        "path",
+        "score",
+        "deviation",
+        "m_1",
+        "m_2",
+        "m_3",
+        "in_training",
+        "outside_range",
+        "problem",
+    ]
     deviations = [one["deviation"] for one in json.loads(done.stdout)]
     assert [line["deviation"] for line in lines] == [*(f"{one:.6f}" for one in deviations[:2]), ""]
     assert deviations[2] is None
     assert "unidentified" in lines[2]["problem"]
     alone = amnet("predict", "--head", paper / "split-1", *given, "--csv", table, "--json")
-    assert table.read_text().splitlines()[0] == "path,score,m_1,m_2,m_3,in_training,problem"
+    assert table.read_text().splitlines()[0] == "path,score,m_1,m_2,m_3,in_training,outside_range,problem"
     assert [one["deviation"] for one in json.loads(alone.stdout)] == [None] * 3
 
 

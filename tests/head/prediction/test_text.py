@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from head.evaluation.marks import ScoreRange
 from head.prediction.folders import Folder
 from head.prediction.predictor import Prediction
 from head.prediction.text import Predictions
@@ -57,6 +58,17 @@ def test_where_the_table_and_the_maps_went_is_said() -> None:
     ]
 
 
+def test_scores_outside_the_range_of_training_or_hardly_apart_are_told() -> None:
+    found = [Prediction(Path(f"{k}.jpg"), 0.9 + k / 100, outside_range=k > 8) for k in range(10)]
+    outside, narrow = Predictions([*found, FOUND[2]], score_range=ScoreRange(0.0, 0.98)).warnings()[:2]
+    assert outside.startswith("warning: 1 of 10 scores are outside 0 to 0.98, the range of the ratings")
+    assert narrow.startswith("warning: all 10 scores are within 0.9 to 0.99, less than a tenth of 0 to 0.98")
+    assert Predictions(found, score_range=ScoreRange(0.9, 1.0)).warnings() == []
+    assert Predictions(found).warnings() == []
+
+
 def test_notes_do_not_change_the_table(tmp_path: Path) -> None:
     Predictions(FOUND).write_csv(tmp_path / "scores.csv")
-    assert (tmp_path / "scores.csv").read_text().splitlines()[2] == "photos/b.png,0.750000,0.250000,0.500000,no,"
+    assert (tmp_path / "scores.csv").read_text().splitlines()[
+        2
+    ] == "photos/b.png,0.750000,0.250000,0.500000,no,unknown,"

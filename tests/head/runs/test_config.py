@@ -51,6 +51,8 @@ def test_a_key_that_is_called_as_a_field_of_ours_is_only_kept() -> None:
         ({"result": None}, "its result is not an object"),
         ({"result": {"best_epoch": 1}}, "lacks head_sha256, lowest_mse_epoch"),
         ({"imported": {}}, "lacks result"),
+        ({"result": {**RESULT, "score_range": [0.5]}}, r"score_range must be two numbers, found \[0.5\]"),
+        ({"result": {**RESULT, "score_range": ["a", 1]}}, "score_range must be two numbers"),
         ({"batch_size": 0}, "batch_size must be 1 to 4096, found 0"),
     ],
 )

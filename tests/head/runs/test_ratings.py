@@ -106,7 +106,7 @@ def test_a_run_of_other_data_is_named_and_never_scored(
     fit(cache, tmp_path / "runs", "new")
     found = evaluate(cache, tmp_path / "runs")
     assert [scored.run.name for scored in found.scored] == ["new"]
-    assert found.warnings() == [f"{run.folder}: {reason}; left out"]
+    assert f"{run.folder}: {reason}; left out" in found.warnings()
     assert found.as_json()["left_out"] == [{"run": str(run.folder), "reason": reason}]
     assert not found.errors
     assert not (run.folder / "scores.json").exists()

@@ -12,6 +12,7 @@ from featcache.images.decode import decode_bytes
 from featcache.images.notes import in_full
 from featcache.store.cache import FeatureCache
 from head.evaluation.evaluate import Evaluation
+from head.evaluation.marks import mark_outside
 from head.evaluation.summary import without_seed
 from head.prediction.predictor import Predictor
 from head.runs.run import Run
@@ -68,7 +69,8 @@ def predict_bytes(predictor: Predictor, data: bytes) -> dict[str, Any]:
     """Return what `Predictor.predict` says of a file with these bytes; nothing of them is written anywhere.
 
     A JSON object: the score, its steps (T) and maps, the size of the upright image in pixels and the box of it that the
-    head saw, a small picture of it, and notes: what to know of an image that was read all the same. in_training says
+    head saw, a small picture of it, and notes: what to know of an image that was read all the same, and that its score
+    is outside the range of those that the head was trained on. in_training says
     that the head was trained on this very file, as trained_members of its runs were; None that nobody knows. Of several
     runs score, steps and maps are means, and deviation is that of their scores, None of one. Raises `BadImage` if the
     bytes are no image, or one whose declared size is too large to be decoded, and `BadInput` if the backbone makes
@@ -78,6 +80,7 @@ def predict_bytes(predictor: Predictor, data: bytes) -> dict[str, Any]:
     found = predictor(np.asarray(decoded.rgb))
     width, height = decoded.rgb.size
     maps = pack_maps(found.attention) if found.attention is not None else None
+    mark = mark_outside([float(found)], predictor.score_range)
     return {
         "score": float(found),
         "deviation": found.deviation,
@@ -85,7 +88,7 @@ def predict_bytes(predictor: Predictor, data: bytes) -> dict[str, Any]:
         "maps": maps.as_json() if maps else None,
         "in_training": predictor.in_training(decoded.sha256),
         "trained_members": predictor.trained_members(decoded.sha256),
-        "notes": [in_full(note) for note in decoded.notes],
+        "notes": [*map(in_full, decoded.notes), *([f"{mark[0].upper()}{mark[1:]}."] if mark else [])],
         "size": [width, height],
         "box": list(seen_box(predictor.run.recipe.view_settings, width=width, height=height)),
         "picture": make_thumbnail(decoded.rgb, SIDE).as_text(),

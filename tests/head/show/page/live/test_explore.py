@@ -76,7 +76,7 @@ def served(run: Path, tiny_cache: Path, tmp_path_factory: pytest.TempPathFactory
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=30)
         assert (process.returncode, out) == (0, "")
-        assert re.fullmatch(r"(thumbnails: \d+ of \d+ images\n)+", err)
+        assert re.fullmatch(r"(thumbnails: \d+ of \d+ images\n|warning: \w+: .* are outside .*\n)+", err)
         assert list(folder.iterdir()) == []
     finally:
         process.kill()
@@ -116,6 +116,18 @@ def test_bytes_get_what_predict_says_of_the_file(predictor: Predictor, photograp
     assert packed.levels.argmax() == attention.argmax()
 
 
+def test_a_score_outside_the_range_of_training_is_marked(run: Path, photograph: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    for low, marked in ((-9, False), (8, True)):
+        config["result"]["score_range"] = [low, 9]
+        (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+        predictor = Predictor.load(tmp_path / "run")
+        notes = predict_bytes(predictor, photograph.read_bytes())["notes"]
+        assert any(note.startswith("The score is outside 8 to 9, the range of the ratings") for note in notes) == marked
+        assert predictor(photograph).outside_range == marked
+
+
 def test_a_photograph_on_its_side_is_seen_upright_once(predictor: Predictor, photograph: Path, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -152,7 +164,7 @@ def test_what_to_know_of_an_image_is_in_the_answer(predictor: Predictor, photogr
     assert predict_bytes(predictor, photograph.read_bytes())["notes"] == []
     data = io.BytesIO()
     Image.fromarray(np.full((9, 9), 4095, np.uint16)).save(data, "PNG")
-    few, small = predict_bytes(predictor, data.getvalue())["notes"]
+    few, small, *_ = predict_bytes(predictor, data.getvalue())["notes"]
     assert few.startswith("No value above 4,095 of 65,535, as in 12-bit data; read as 16-bit data. All 16-bit data are")
     assert small.startswith("9 x 9 pixels. ")
 
