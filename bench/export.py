@@ -43,7 +43,8 @@ def main(folder: Path, images: Path, weights: str | None, limit: int) -> None:
     import torch
 
     from featcache.images.loading import load_image
-    from head.prediction.predictor import list_images
+    from head.prediction.folders import find_images
+    from head.prediction.members import Member
     from head.runs.head_file import load_head
     from head.runs.run import read_run
     from head.share.export import networks_of
@@ -51,19 +52,20 @@ def main(folder: Path, images: Path, weights: str | None, limit: int) -> None:
 
     run = read_run(folder)
     head = load_head(run)
-    paths = list_images([images])[:limit]
+    members = [Member(run, head)]
+    paths = find_images([images]).paths[:limit]
     pixels = np.concatenate([load_image(path, path.name, (0, 1), run.recipe).pixels for path in paths])
     extractor, backbone = networks_of(run, weights)
     maps = backbone(torch.from_numpy(pixels))
     features = maps[run.input.layers[0]] if run.imported else run.input.of_maps(maps, head.constants, run.recipe)
-    wanted = torch_outputs(run, head, backbone, pixels)
+    wanted = torch_outputs(members, backbone, pixels)
     result = {
         "head": run.name,
         "backbone": run.recipe.backbone,
         "images": len(paths),
         "score_deviation": round(float(wanted[0].std()), 4),
-        "head.onnx": compared(head_graph(run, head), features.numpy(), wanted),
-        "model.onnx": compared(model_graph(run, head, extractor, backbone), pixels, wanted),
+        "head.onnx": compared(head_graph(members), features.numpy(), wanted),
+        "model.onnx": compared(model_graph(members, extractor, backbone), pixels, wanted),
     }
     click.echo(json.dumps(result))
 

@@ -209,7 +209,7 @@ def import_head(file: Path, out: Path, name: str, split: str, steps: int, no_att
 
 
 @click.command("export-head")
-@options.ONE_RUN
+@options.RUN
 @click.option("--out", required=True, type=DIRECTORY, metavar="DIR", help="Folder of the export.")
 @options.WEIGHTS
 @click.option("--with-backbone", is_flag=True,
@@ -221,13 +221,16 @@ def import_head(file: Path, out: Path, name: str, split: str, steps: int, no_att
 def export_head(run: str, out: Path, no_model: bool, as_json: bool, **given: Any) -> None:
     """Write a trained head to a folder that can be given away: a run for predict, ONNX graphs and a model card.
 
-    head.onnx maps features to scores, model.onnx pixels to scores. Both are compared with PyTorch before anything is
-    written. The same export gives the same bytes.
+    Of a folder that holds several runs of it, its splits and seeds, each is a member, and the graphs give their mean
+    and the deviation of their scores, as predict does. head.onnx maps features to scores, model.onnx pixels to scores.
+    Both are compared with PyTorch before anything is written. The same export gives the same bytes.
 
-    Example: amnet export-head --run runs/lamem/paper/split-1 --out lamem-head --license cc-by-4.0
+    \b
+    Example: amnet export-head --run runs/lamem/paper --out lamem-head --license cc-by-4.0
+             amnet export-head --run runs/lamem/paper/split-1 --out lamem-head-1
     """
+    from head.runs.hub import run_folder
     from head.share.export import export_head as run_export
-    from head.share.hub import run_folder
 
     show_report(run_export(run_folder(run), out, whole=not no_model, **given), as_json)
 

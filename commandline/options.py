@@ -51,14 +51,6 @@ WEIGHTS = click.option(
     callback=lambda context, option, path: path and str(path),
     help="Weights file of the backbone, if it is not where extract found it.",
 )
-ONE_RUN = click.option(
-    "--run",
-    "--head",
-    "run",
-    required=True,
-    metavar="RUN",
-    help="Folder of one run, RUNS/.../split-K, or hf://OWNER/NAME.",
-)
 RUN = click.option(
     "--run", "--head", "run", required=True, metavar="RUN",
     help="Folder of one run, RUNS/.../split-K, or of one head's splits and seeds, RUNS/.../NAME, whose mean is given; "

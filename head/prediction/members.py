@@ -39,6 +39,13 @@ class Member:
         return Features(self.run.input, digest_of_constants(self.head.constants))
 
 
+def left_out(unfinished: Sequence[Run]) -> list[str]:
+    """Return that these runs are left out, as their training has not finished."""
+    names = ", ".join(str(run.folder) for run in unfinished)
+    told = f"warning: left out, their training has not finished: {names}; the same train-head command ends it"
+    return [told] if names else []
+
+
 def predict_each(members: Sequence[Member], read: Mapping[Features, Tensor]) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Return what `TrainedHead.predict` gives for each member, of the features (B, L, D) that it reads.
 

@@ -21,10 +21,10 @@ from featcache.images.decode import decode_file, decode_image, image_of_array
 from featcache.images.loading import load_decoded
 from head.evaluation.marks import ScoreRange, score_range
 from head.prediction.map_files import write_maps
-from head.prediction.members import Features, Member, find_members, predict_each
+from head.prediction.members import Features, Member, find_members, left_out, predict_each
 from head.runs.head_file import TrainedHead, float64_note, load_head
+from head.runs.hub import run_folder
 from head.runs.run import Run
-from head.share.hub import run_folder
 
 ImageLike = str | Path | Image.Image | NDArray[np.uint8]  # a file, or pixels (H, W, 3), (H, W, 4) or (H, W)
 
@@ -164,11 +164,9 @@ class Predictor:
 
         Of a head on all images, what is known of how well it does.
         """
-        names = ", ".join(str(run.folder) for run in self.unfinished)
-        left_out = f"warning: left out, their training has not finished: {names}; the same train-head command ends it"
         of_all = f"{self.run.folder}: {self.run.estimate}" if self.run.estimate else ""
         note = float64_note(self.head, self.backbone.device)
-        return [*([left_out] if names else []), *filter(None, [note, of_all])]
+        return [*left_out(self.unfinished), *filter(None, [note, of_all])]
 
     def trained_members(self, sha256: str) -> int:
         """Return how many members were trained on the image whose file has this sha256."""

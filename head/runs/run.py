@@ -21,6 +21,7 @@ from head.settings import TrainSettings, used_fields
 
 CONFIG_NAME = "config.json"
 HEAD_NAME = "head.safetensors"
+CARD_NAME = "README.md"
 CHECKPOINT_NAME = "checkpoint"
 RATINGS_NAME = "other_ratings.safetensors"
 RUN_FORMAT_VERSION = 1

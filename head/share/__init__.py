@@ -1,1 +1,1 @@
-"""Heads that leave this machine: ONNX graphs, model cards, exported folders, and the Hugging Face Hub."""
+"""Heads that leave this machine, and come from others: ONNX graphs, model cards, exported and imported folders."""

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from string import Template
@@ -13,11 +13,13 @@ from featcache.base.errors import CorruptFile, printable
 from featcache.base.files import read_json
 from featcache.recipe import Recipe
 from featcache.settings import ENCODINGS
+from head.evaluation.statistics import OF_MEAN_RHO
+from head.evaluation.summary import without_seed
 from head.models.kinds import kind_of
+from head.prediction.members import Member
 from head.runs.head_file import TrainedHead
 from head.runs.run import Run
 
-CARD_NAME = "README.md"
 _LARGEST_SCORES = 1 << 20
 
 
@@ -25,7 +27,8 @@ _LARGEST_SCORES = 1 << 20
 class CardFacts:
     """What a card says that is not in the run: its license, and of each file beside it what is in it.
 
-    scores is scores.json; differences are those of each graph's outputs from PyTorch's, on the scale of the data.
+    scores is scores.json, of several members what `read_mean_scores` makes of theirs; differences are those of each
+    graph's outputs from PyTorch's, on the scale of the data.
     """
 
     license: str
@@ -54,26 +57,27 @@ def _is_number(value: Any) -> bool:
     return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value))
 
 
-def model_card(run: Run, head: TrainedHead, facts: CardFacts) -> str:
+def model_card(members: Sequence[Member], facts: CardFacts) -> str:
     """Return README.md: front matter as the Hub reads it, then what the head is, how it is used, and its limits."""
-    recipe, reached = run.recipe, _reached(run, facts.scores)
+    run, head = members[0].run, members[0].head
+    recipe, reached = run.recipe, _reached(members, facts.scores)
     example = f"\nWithout it, from a file to a score by ONNX:\n\n```python\n{onnx_example(recipe)}```\n"
     return _filled(
         "card.txt",
         license=_yaml(facts.license),
-        metrics=_metrics(run, reached) if reached else "",
-        title=_plain(_title(run)),
-        head=_rows({key: _plain(value) for key, value in _head_facts(run, head).items()}),
-        results=_results(run, reached),
+        metrics=_metrics(members, reached) if reached else "",
+        title=_plain(_title(members)),
+        head=_rows({key: _plain(value) for key, value in _head_facts(members).items()}),
+        results=_results(members, reached),
         example=example if "model.onnx" in facts.files else "",
         graphs=_rows(_inputs(run, facts)),
         steps=head.steps,
-        maps=_maps(run, head),
+        maps=_maps(run, head) + _deviation(members),
         differences=" and ".join(f"{value:.1g} at most ({name})" for name, value in facts.differences.items()),
         view=_view(recipe),
         mean=", ".join(f"{value:g}" for value in recipe.mean),
         std=", ".join(f"{value:g}" for value in recipe.std),
-        limits="".join(f"- {limit}\n" for limit in _limits(run, facts)),
+        limits="".join(f"- {limit}\n" for limit in _limits(members, facts)),
         files=_rows({f"`{name}`": what for name, what in facts.files.items()}),
     )
 
@@ -108,45 +112,61 @@ def _plain(text: Any) -> str:
     return "".join(f"&#{ord(char)};" if char in "\\`*[]<>|&" else char for char in printable(str(text)))
 
 
-def _title(run: Run) -> str:
-    data = run.data_name or "images of an imported checkpoint"
-    return ", ".join(filter(None, [f"{run.name}, trained on {data}", run.trained_on]))
+def _name(members: Sequence[Member]) -> str:
+    return members[0].run.name if len(members) == 1 else without_seed(members[0].run.name)
+
+
+def _of_splits(members: Sequence[Member]) -> str:
+    """Return what members were trained on, a comma before: ', split 3', ', all images'; '' where it is not known."""
+    if len(members) == 1:
+        return f", {members[0].run.trained_on}" if members[0].run.trained_on else ""
+    splits = list(dict.fromkeys(member.run.split for member in members if member.run.split))
+    return f", split{'s' * (len(splits) > 1)} {', '.join(splits)}" if splits else ""
+
+
+def _title(members: Sequence[Member]) -> str:
+    data = members[0].run.data_name or "images of an imported checkpoint"
+    return f"{_name(members)}, trained on {data}{_of_splits(members)}"
 
 
 @dataclass(frozen=True)
 class _Reached:
-    """What is known of a head's test scores: of it alone, or the mean over its splits; interval has ', ' in front."""
+    """What is known of a head's test scores. interval has a comma before; rho_name and of say what rho it is, of what.
+
+    images is how many it was tested on, over all splits.
+    """
 
     rho: float
     interval: str
     mse: float
     images: int
-    of: str
     rho_name: str
+    of: str
 
 
-def _reached(run: Run, scores: Mapping[str, Any] | None) -> _Reached | None:
-    """Return what score-cache found of a run or, of one on all images, what its estimate says; None for nothing."""
-    found = run.result.estimate
-    if run.on_all_images:
+def _reached(members: Sequence[Member], scores: Mapping[str, Any] | None) -> _Reached | None:
+    """Return what scores say of a run or of several; of one on all images what its estimate says; None for nothing."""
+    run, found = members[0].run, members[0].run.result.estimate
+    if len(members) == 1 and run.on_all_images:
         if found is None or found.rho is None or found.mse is None:
             return None
-        of = f"cross-validated over {found.splits} {'split' if found.splits == 1 else 'splits'}"
+        of = f", cross-validated over {found.splits} {'split' if found.splits == 1 else 'splits'}"
         interval = "" if found.low is None else f", {found.interval}"
-        return _Reached(found.rho, interval, found.mse, found.images, of, "Mean Spearman rho")
+        return _Reached(found.rho, interval, found.mse, found.images, "Mean Spearman rho", of)
     if scores is None or scores.get("rho") is None:
         return None
-    return _Reached(scores["rho"], _interval(scores), scores["mse"], scores["n"], f"split {run.split}", "Spearman rho")
+    name = "Spearman rho" if len(members) == 1 else "Spearman rho of a member, mean over splits"
+    return _Reached(scores["rho"], _interval(scores), scores["mse"], scores["n"], name, _of_splits(members))
 
 
-def _metrics(run: Run, reached: _Reached) -> str:
+def _metrics(members: Sequence[Member], reached: _Reached) -> str:
     """Return the scores as the Hub reads them in the front matter."""
-    dataset = run.data_name or "unknown"
+    dataset = members[0].run.data_name or "unknown"
     return _filled(
         "card_metrics.txt",
-        name=_yaml(run.name),
+        name=_yaml(_name(members)),
         dataset=_yaml(dataset),
-        dataset_and_split=_yaml(f"{dataset}, {reached.of}"),
+        dataset_and_split=_yaml(f"{dataset}{reached.of}"),
         rho=repr(float(reached.rho)),
         rho_name=_yaml(f"{reached.rho_name}{reached.interval}"),
         mse=repr(float(reached.mse)),
@@ -159,47 +179,82 @@ def _interval(scores: Mapping[str, Any]) -> str:
     return f", 95% interval {scores['rho_low']:.3f} to {scores['rho_high']:.3f}"
 
 
-def _head_facts(run: Run, head: TrainedHead) -> dict[str, str]:
+def _head_facts(members: Sequence[Member]) -> dict[str, str]:
     """Return what the head is, what it reads, and what it was trained on."""
+    run, head = members[0].run, members[0].head
     recipe, layers = run.recipe, ", ".join(run.input.layers)
     kind, seen = kind_of(head.module), run.input.pooling
     looks = f"{head.steps} looks, state of {head.module.shape.hidden_size}" if kind.attends else ""  # type: ignore[union-attr]
     attention = "" if getattr(head.module.shape, "attention", True) else "without attention"
-    trained = "unknown" if run.imported else f"{len(head.train_images):,} images of {run.data_name}"
+    images, heads = _span([len(one.head.train_images) for one in members], ","), [one.head for one in members]
+    trained = "unknown" if run.imported else f"{images} images of {run.data_name}"
     map_shape = run.input.map_shape(recipe)
-    return {
+    several = {"members": _members(members)} if len(members) > 1 else {}
+    return several | {
         "head": ", ".join(part for part in (kind.title, attention, looks) if part),
         "backbone": f"{recipe.backbone}, frozen; layer {layers}",
         "reads": f"feature maps, {map_shape.height} x {map_shape.width} positions of {map_shape.channels} channels"
         if seen == "maps"
         else f"{seen.replace('+', ' and ')} over the positions of each feature map, {map_shape.channels} numbers",
-        "trained on": ", ".join(filter(None, [trained, run.trained_on])),
+        "trained on": trained + (" each" if several else "") + _of_splits(members),
         "selected on": run.config.selected_on,
-        "scores": f"mean of the training scores {head.target_mean:.4g}, scale {head.target_scale:.4g}",
+        "scores": f"mean of the training scores {_span([one.target_mean for one in heads], '.4g')}, "
+        f"scale {_span([one.target_scale for one in heads], '.4g')}",
         "fingerprint of its features": recipe.fingerprint,
     }
 
 
-def _results(run: Run, reached: _Reached | None) -> str:
+def _members(members: Sequence[Member]) -> str:
+    seeds = sorted({member.run.seed for member in members})
+    which = f"{_of_splits(members)}, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+    return f"{len(members)}, whose mean is given{which}"
+
+
+def _span(values: Sequence[float], digits: str) -> str:
+    """Return the lowest and the highest of values, or the one that all are."""
+    shown = [format(value, digits) for value in (min(values), max(values))]
+    return shown[0] if shown[0] == shown[1] else " to ".join(shown)
+
+
+def _results(members: Sequence[Member], reached: _Reached | None) -> str:
+    run = members[0].run
     warning = "" if _is_honest(run) else " The epoch was selected on these very images, so both numbers flatter."
-    if run.on_all_images:
-        own = "This head was trained on all images, so it has no test score of its own."
-        problem = run.result.estimate.problem if run.result.estimate else ""
-        if reached is None:
-            why = f": {_plain(problem)}" if problem else ""
-            return f"{own} There is no cross-validated estimate either{why}."
-        return (
-            f"{own} Heads of the same settings, each trained on one split and scored on that split's test part, "
-            f"{reached.of}, {reached.images:,} images in all, one view each, reached a mean Spearman's rho of "
-            f"{reached.rho:.3f}{reached.interval or ', without an interval'}; mean squared error {reached.mse:.5f}."
-            f"{warning}{f' {_plain(problem)}.' if problem else ''}"
-        )
+    if len(members) == 1 and run.on_all_images:
+        return f"{_estimated(run, reached)}{warning if reached else ''}"
     if reached is None:
-        return "There are no test scores with this run."
+        return f"There are no test scores with {'this run' if len(members) == 1 else 'all of these runs'}."
+    if len(members) > 1:
+        return f"{_mean_results(members, reached)}{warning}"
     return (
         f"On the test part of split {_plain(run.split)}, {reached.images:,} images, one view each: Spearman's rho "
         f"{reached.rho:.3f}{reached.interval} (bootstrap over images); mean squared error "
         f"{reached.mse:.5f}.{warning}"
+    )
+
+
+def _estimated(run: Run, reached: _Reached | None) -> str:
+    """Return what is known of a head on all images, which cannot be tested itself."""
+    own = "This head was trained on all images, so it has no test score of its own."
+    problem = run.result.estimate.problem if run.result.estimate else ""
+    if reached is None:
+        why = f": {_plain(problem)}" if problem else ""
+        return f"{own} There is no cross-validated estimate either{why}."
+    return (
+        f"{own} Heads of the same settings, each trained on one split and scored on that split's test part"
+        f"{reached.of}, {reached.images:,} images in all, one view each, reached a mean Spearman's rho of "
+        f"{reached.rho:.3f}{reached.interval or ', without an interval'}; mean squared error {reached.mse:.5f}."
+        f"{f' {_plain(problem)}.' if problem else ''}"
+    )
+
+
+def _mean_results(members: Sequence[Member], reached: _Reached) -> str:
+    splits = len({member.run.split for member in members})
+    return (
+        f"Of a single member, on the test part of its own split, mean over {splits} split{'s' * (splits > 1)}, "
+        f"{reached.images:,} images, one view each: Spearman's rho {reached.rho:.3f}{reached.interval}"
+        f"{f' ({OF_MEAN_RHO})' if reached.interval else ''}; mean squared error {reached.mse:.5f}. These are not of "
+        "the mean over members, which is exported"
+        f"{': a test image of one split is mostly a training image of others' if splits > 1 else ''}."
     )
 
 
@@ -224,6 +279,11 @@ def _maps(run: Run, head: TrainedHead) -> str:
     return f", maps (B, {head.steps}, {positions}), row by row{even}" if kind_of(head.module).attends else ""
 
 
+def _deviation(members: Sequence[Member]) -> str:
+    """Return what graphs of several members give besides, and that all else are means."""
+    return "" if len(members) == 1 else "; these are means over the members, and deviation (B) is that of their scores"
+
+
 def _view(recipe: Recipe) -> str:
     size = f"{recipe.image_size} x {recipe.image_size} pixels"
     if recipe.eval_view == "squash":
@@ -231,9 +291,11 @@ def _view(recipe: Recipe) -> str:
     return f"the central square of {recipe.center_fraction:g} of the shorter side, resized to {size}"
 
 
-def _limits(run: Run, facts: CardFacts) -> list[str]:
+def _limits(members: Sequence[Member], facts: CardFacts) -> list[str]:
     """Return what limits this head, besides what limits every one."""
-    limits = []
+    run, limits = members[0].run, []
+    if len(members) > 1:
+        limits.append("The deviation is how far members disagree, which is not how far their mean is from raters.")
     if run.imported:
         limits.append(
             f"It was imported ({_plain(run.imported.file)}): on which images it was trained, and "

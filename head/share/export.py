@@ -1,6 +1,10 @@
-"""A run becomes a folder that can be given away: a run itself, with its backbone, ONNX graphs and a model card."""
+"""A head becomes a folder that can be given away: one run, or all its splits and seeds, with backbone, graphs and card.
+
+One run's folder is a run itself. That of several holds a run a member, in a folder each: `find_members` reads both.
+"""
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +16,13 @@ from featcache.backbones.of_recipe import backbone_of
 from featcache.base.errors import CorruptFile, InvalidSettings, Mismatch
 from featcache.base.files import make_folder, reading_errors, remove_temporaries, storage_errors, write_durably
 from featcache.base.lock import writer_lock
+from head.evaluation.summary import without_seed
+from head.prediction.members import Member, find_members, left_out
 from head.runs.head_file import load_head
-from head.runs.run import CONFIG_NAME, HEAD_NAME, RATINGS_NAME, Run, read_run, write_config
-from head.share.card import CARD_NAME, CardFacts, model_card, read_scores
+from head.runs.run import CARD_NAME, CONFIG_NAME, HEAD_NAME, RATINGS_NAME, Run, check_name, read_run, write_config
+from head.share.card import CardFacts, model_card, read_scores
 from head.share.import_head import BACKBONE_NAME, backbone_file
+from head.share.mean_scores import read_mean_scores
 from head.share.onnx import head_graph, model_graph, require_onnx
 
 HEAD_GRAPH, MODEL_GRAPH = "head.onnx", "model.onnx"
@@ -29,22 +36,39 @@ _FILES = {  # of an export, in the order in which they are told, and what is in 
     CARD_NAME: "this card",
     CONFIG_NAME: "what the head is and reads, and the sha256 of the other files",
 }
+_OF_MEMBER = (HEAD_NAME, CONFIG_NAME)  # of several members each has its own
 
 
 @dataclass(frozen=True)
 class Exported:
-    """The run that an export made, the bytes of each of its files, and how far each graph is from torch."""
+    """The runs that an export made, the bytes of each of its files, and how far each graph is from torch.
 
-    run: Run
+    unfinished are runs beside those exported that were left out.
+    """
+
+    folder: Path
+    runs: Sequence[Run]
     files: dict[str, int]
     differences: dict[str, float]
+    unfinished: Sequence[Run] = ()
+
+    @property
+    def run(self) -> Run:
+        """The run that the export is, of several the first."""
+        return self.runs[0]
+
+    @property
+    def name(self) -> str:
+        """The run's name; of several their common one."""
+        return self.run.name if len(self.runs) == 1 else without_seed(self.run.name)
 
     def as_json(self) -> dict[str, Any]:
-        """Return what was exported as a JSON object."""
+        """Return what was exported as a JSON object; of several members with theirs instead of a split."""
+        members = [{"folder": str(run.folder), "split": run.split, "seed": run.seed} for run in self.runs]
         return {
-            "folder": str(self.run.folder),
-            "name": self.run.name,
-            "split": self.run.split,
+            "folder": str(self.folder),
+            "name": self.name,
+            **({"split": self.run.split} if len(members) == 1 else {"members": members}),
             "fingerprint": self.run.config.fingerprint,
             "files": self.files,
             "differences": self.differences,
@@ -52,22 +76,25 @@ class Exported:
 
     def as_text(self) -> str:
         """Return it as a line for each file."""
-        lines = [f"{self.run.folder}: {self.run.name}, fingerprint {self.run.config.fingerprint[:16]}"]
+        several = "" if len(self.runs) == 1 else f", the mean over {len(self.runs)} members"
+        lines = [f"{self.folder}: {self.name}{several}, fingerprint {self.run.config.fingerprint[:16]}"]
+        width = max(21, *map(len, self.files))
         for name, size in self.files.items():
             difference = self.differences.get(name)
             note = "" if difference is None else f"  differs from torch by {difference:.1e} at most"
-            lines.append(f"  {name:<21} {size:>13,} bytes{note}")
+            lines.append(f"  {name:<{width}} {size:>13,} bytes{note}")
         return "\n".join(lines)
 
     def warnings(self) -> list[str]:
-        """Return what to know of graphs that compute in another arithmetic than predict does."""
+        """Return which runs are left out, and of graphs that compute in another arithmetic than predict does."""
         precision = split_arithmetic(self.run.recipe.precision)[0]
         if precision == "fp32" or MODEL_GRAPH not in self.files:
-            return []
+            return left_out(self.unfinished)
         return [
+            *left_out(self.unfinished),
             f"warning: this head's features are {precision}, in which predict computes; {MODEL_GRAPH} computes in "
             "float32, and its scores differ from predict's, in one measurement by up to a tenth of their deviation. "
-            "For graphs that agree to 1e-4, extract with --precision fp32, then train and export."
+            "For graphs that agree to 1e-4, extract with --precision fp32, then train and export.",
         ]
 
 
@@ -82,36 +109,76 @@ def export_head(
 ) -> Exported:
     """Write the finished run in folder to out; again, the same bytes. What cannot be made leaves out as it was.
 
-    weights overrides where the backbone's weights are looked for. whole writes model.onnx beside head.onnx;
-    with_backbone takes weights along that are not from a file too. Raises `InvalidSettings` for what cannot be
-    exported, `Mismatch` if out holds something else, weights are not those of the features, or a graph is not what
-    torch computes.
+    Of a folder that holds several runs of one head, its splits and seeds, each that is finished is a member, and what
+    is exported is their mean, as `Predictor.load` gives it. weights overrides where the backbone's weights are looked
+    for. whole writes model.onnx beside head.onnx; with_backbone takes weights along that are not from a file too.
+    Raises `InvalidSettings` for what cannot be exported, `Mismatch` if out holds something else, weights are not those
+    of the features, or a graph is not what torch computes.
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", license_id):
         raise InvalidSettings(f"--license must be a license's name on the Hub, such as cc-by-4.0, found {license_id!r}")
-    run = read_run(folder)
-    head = load_head(run)
-    _check_place(out, run)
+    found = find_members(folder)
+    members = [Member(run, load_head(run)) for run in found.runs]
+    _check_same_features(folder, members)
+    homes = _homes(found.runs)
+    runs = dict(zip(homes, found.runs, strict=True))
+    _check_place(out, folder, runs)
     require_onnx()
-    scores = read_scores(run)
-    carried = with_backbone or run.config.weights_source not in ("imagenet", "random")
-    with reading_errors(run.folder / HEAD_NAME):
-        files = {HEAD_NAME: (run.folder / HEAD_NAME).read_bytes()}
-    graphs = {HEAD_GRAPH: head_graph(run, head)}
+    scores = read_scores(found.runs[0]) if len(members) == 1 else read_mean_scores(found.runs)
+    carried = with_backbone or any(run.config.weights_source not in ("imagenet", "random") for run in found.runs)
+    files = {f"{home}{HEAD_NAME}": _head_bytes(run) for home, run in runs.items()}
+    graphs = {HEAD_GRAPH: head_graph(members)}
     if carried or whole:
-        extractor, backbone = networks_of(run, weights)
+        extractor, backbone = networks_of(members[0].run, weights)
         if carried:
             files[BACKBONE_NAME] = backbone_file(extractor.module, extractor.module.state_dict())
         if whole:
-            graphs[MODEL_GRAPH] = model_graph(run, head, extractor, backbone)
+            graphs[MODEL_GRAPH] = model_graph(members, extractor, backbone)
     files |= {name: graph.data for name, graph in graphs.items()}
-    what = {name: _FILES[name] for name in (CONFIG_NAME, *files, CARD_NAME)}
     differences = {name: graph.difference for name, graph in graphs.items()}
-    files[CARD_NAME] = model_card(run, head, CardFacts(license_id, what, scores, differences)).encode()
-    config = dict(run.config.document) | ({"weights_source": BACKBONE_NAME} if carried else {})
-    exported = _write(out, run, files, config)
-    sizes = {name: (out / name).stat().st_size for name in _FILES if (out / name).is_file()}
-    return Exported(exported, sizes, differences)
+    facts = CardFacts(license_id, _told(runs, files), scores, differences)
+    files[CARD_NAME] = model_card(members, facts).encode()
+    exported = _write(out, folder, runs, files, carried=carried)
+    order = [*(f"{home}{name}" for home in homes for name in _OF_MEMBER), *_FILES] if len(runs) > 1 else list(_FILES)
+    sizes = {name: (out / name).stat().st_size for name in order if (out / name).is_file()}
+    return Exported(out, exported, sizes, differences, found.unfinished)
+
+
+def _check_same_features(folder: Path, members: Sequence[Member]) -> None:
+    """Raise `InvalidSettings` unless all members read the same: a graph has one input."""
+    if len({member.features for member in members}) > 1:
+        raise InvalidSettings(
+            f"{folder}: its runs read features of 8 bits that were stored with different constants, so they have no "
+            "common input; export one of them, or train all on one cache"
+        )
+
+
+def _homes(runs: Sequence[Run]) -> list[str]:
+    """Return the folder in an export, '' or with a slash behind, for each run."""
+    if len(runs) == 1:
+        return [""]
+    seeds = len({run.seed for run in runs}) > 1
+    names = [f"split-{run.split}" + (f"-seed-{run.seed}" if seeds else "") for run in runs]
+    try:
+        for name in names:
+            check_name(name)
+        plain = len({name.casefold() for name in names}) == len(names) and all(run.split for run in runs)
+    except InvalidSettings:
+        plain = False
+    return [f"{name}/" for name in (names if plain else [f"member-{number}" for number in range(1, len(runs) + 1)])]
+
+
+def _head_bytes(run: Run) -> bytes:
+    with reading_errors(run.folder / HEAD_NAME):
+        return (run.folder / HEAD_NAME).read_bytes()
+
+
+def _told(runs: Mapping[str, Run], files: Mapping[str, bytes]) -> dict[str, str]:
+    """Return what is in each file of an export, or in each member's folder."""
+    if len(runs) == 1:
+        return {name: _FILES[name] for name in (CONFIG_NAME, *files, CARD_NAME)}
+    members = {home: f"a member, split {run.split}, seed {run.seed}" for home, run in runs.items()}
+    return members | {name: _FILES[name] for name in (*files, CARD_NAME) if name in _FILES}
 
 
 def networks_of(run: Run, weights: str | None = None) -> tuple[Extractor, Backbone]:
@@ -134,45 +201,83 @@ def networks_of(run: Run, weights: str | None = None) -> tuple[Extractor, Backbo
     ), backbone
 
 
-def _check_place(out: Path, run: Run) -> None:
-    """Raise `InvalidSettings` or `Mismatch` unless out is new, empty, or an export of this very head."""
+def _check_place(out: Path, source: Path, runs: Mapping[str, Run]) -> None:
+    """Raise `InvalidSettings` or `Mismatch` unless out is new, empty, or an export of these very runs.
+
+    runs are by their folder in the export; source is the folder that they are exported from.
+    """
     if out.exists() and not out.is_dir():
         raise InvalidSettings(f"{out}: is a file; give --out a folder")
     if not out.exists():
         return
-    if out.resolve() == run.folder.resolve():
+    if out.resolve() in (source.resolve(), *(run.folder.resolve() for run in runs.values())):
         raise InvalidSettings(f"{out}: is the run itself; give its export another --out")
-    with reading_errors(out):
-        there = sorted(path.name for path in out.iterdir() if not _LEFT_ALONE.fullmatch(path.name))
-    other = [name for name in there if name not in (*_FILES, RATINGS_NAME)]
-    if there and HEAD_NAME not in there:  # whoever wrote such a README.md, it was not an export
-        other = there
+    folders = [home.rstrip("/") for home in runs if home]
+    shared = set(_FILES) - (set(_OF_MEMBER) if folders else set())
+    there = _names_in(out)
+    other = [name for name in there if name not in (*shared, *folders, *(() if folders else (RATINGS_NAME,)))]
+    if there and not set(there) & {*folders, *(() if folders else (HEAD_NAME,))}:
+        other = there  # whoever wrote such a README.md, it was not an export
+    for name in folders:
+        inside = _names_in(out / name) if (out / name).is_dir() else []
+        other += [f"{name}/{one}" for one in inside if one not in (*_OF_MEMBER, RATINGS_NAME)]
     if other:
         raise Mismatch(f"{out}: holds {', '.join(other[:8])}, so no place for an export; give it a new --out")
-    if CONFIG_NAME in there:
-        found = read_run(out)
-        if found.config.exported is None:
-            raise Mismatch(f"{out}: holds a run, {found.name}, which is no export; give this one a new --out")
-        if not found.finished or found.result.head_sha256 != run.result.head_sha256:
-            raise Mismatch(f"{out}: holds the export of another head, {found.name}; give this one a new --out")
+    for home, run in runs.items():
+        if (out / home / CONFIG_NAME).is_file():
+            _check_earlier(out, read_run(out / home), run)
 
 
-def _write(out: Path, run: Run, files: dict[str, bytes], config: dict[str, Any]) -> Run:
-    """Write files, and last config.json, without which out is no run."""
+def _names_in(folder: Path) -> list[str]:
+    with reading_errors(folder):
+        return sorted(path.name for path in folder.iterdir() if not _LEFT_ALONE.fullmatch(path.name))
+
+
+def _check_earlier(out: Path, found: Run, run: Run) -> None:
+    """Raise `Mismatch` unless the run found in out is an export of the very run that is to be exported there."""
+    if found.config.exported is None:
+        raise Mismatch(f"{out}: holds a run, {found.name}, which is no export; give this one a new --out")
+    if not found.finished or found.result.head_sha256 != run.result.head_sha256:
+        raise Mismatch(f"{out}: holds the export of another head, {found.name}; give this one a new --out")
+
+
+def _write(out: Path, source: Path, runs: Mapping[str, Run], files: Mapping[str, bytes], *, carried: bool) -> list[Run]:
+    """Write files, and last each config.json: until all are there, one head is without, and out cannot be read."""
     make_folder(out)
     with writer_lock(out):
         try:
-            remove_temporaries(out)
-            _check_place(out, run)
-            with storage_errors(out):
-                for name in (CONFIG_NAME, *_FILES):  # first what makes the old files a run
-                    if name not in files:
-                        (out / name).unlink(missing_ok=True)
-            written = {name: write_durably(out / name, data) for name, data in files.items()}
-            if written[HEAD_NAME] != run.result.head_sha256:
-                raise CorruptFile(
-                    f"{run.folder / HEAD_NAME}: changed while it was exported; run the same command again"
-                )
-            return write_config(out, {**config, "exported": {"sha256": written}})
+            _clear(out, source, runs, files)
+            written = {}
+            for name, data in files.items():
+                make_folder((out / name).parent)
+                written[name] = write_durably(out / name, data)
+            for home, run in runs.items():
+                if written[f"{home}{HEAD_NAME}"] != run.result.head_sha256:
+                    raise CorruptFile(
+                        f"{run.folder / HEAD_NAME}: changed while it was exported; run the same command again"
+                    )
+            return [_write_config(out, home, run, written, carried=carried) for home, run in runs.items()]
         finally:
             (out / "lock").unlink(missing_ok=True)  # it names this machine, and the folder is to be given away
+
+
+def _clear(out: Path, source: Path, runs: Mapping[str, Run], files: Mapping[str, bytes]) -> None:
+    """Remove from out what a killed export left, what makes the old files runs, and old files that none replaces."""
+    for home in runs:
+        if (out / home).is_dir():
+            remove_temporaries(out / home)
+    remove_temporaries(out)
+    _check_place(out, source, runs)
+    with storage_errors(out):
+        for name in (*(f"{home}{CONFIG_NAME}" for home in runs), *_FILES):
+            if name not in files:
+                (out / name).unlink(missing_ok=True)
+
+
+def _write_config(out: Path, home: str, run: Run, written: Mapping[str, str], *, carried: bool) -> Run:
+    """Write a run's config.json, which names the files of its folder, and those that it shares, from there."""
+    up = "../" if home else ""
+    own = {name.removeprefix(home): digest for name, digest in written.items() if name.startswith(home) and home}
+    shared = {f"{up}{name}": digest for name, digest in written.items() if "/" not in name}
+    weights = {"weights_source": f"{up}{BACKBONE_NAME}"} if carried else {}
+    return write_config(out / home, {**run.config.document, **weights, "exported": {"sha256": own | shared}})

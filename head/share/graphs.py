@@ -1,10 +1,10 @@
-"""Heads, and whole models from pixels on, as modules that can be traced. Knows nothing of ONNX.
+"""Heads, means of heads, and whole models from pixels on, as modules that can be traced. Knows nothing of ONNX.
 
 A head can be while `head.models.fused.switch` is off: what training is fast by, gradients by hand, compiled loops and
 memory that is used again, no exporter can follow.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -27,14 +27,42 @@ class HeadGraph(nn.Module):
 
     def forward(self, features: Tensor) -> tuple[Tensor, ...]:
         """Map features to outputs on the scale of the data, float32."""
-        output = self.module(features)
-        steps = output.step_scores.double() * self.scale + self.share  # (B, T)
+        steps, maps = self.unrounded(features)
         scores = (steps.sum(dim=1).float(), steps.float())
-        return (*scores, output.maps) if output.maps.shape[2] else scores
+        return (*scores, maps) if maps.shape[2] else scores
+
+    def unrounded(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Map features to step scores (B, T) float64 and maps (B, T, L), L = 0 where there are none."""
+        output = self.module(features)
+        return output.step_scores.double() * self.scale + self.share, output.maps
+
+
+class MeanGraph(nn.Module):
+    """What `HeadGraph` gives, as means over several heads that read the same; and the deviation (B) of their scores."""
+
+    def __init__(self, heads: Sequence[TrainedHead]) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(HeadGraph(head) for head in heads)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, ...]:
+        """Map features to means over the heads, float32, and the sample standard deviation of their scores."""
+        found = [head.unrounded(features) for head in self.heads]  # type: ignore[operator]
+        steps = torch.stack([steps for steps, _ in found])  # (M, B, T)
+        maps = torch.stack([maps for _, maps in found]).mean(dim=0)  # (B, T, L)
+        scores = steps.sum(dim=2)  # (M, B)
+        mean = scores.mean(dim=0)
+        deviation = ((scores - mean).square().sum(dim=0) / (len(found) - 1)).sqrt()
+        outputs = (mean.float(), steps.mean(dim=0).float())
+        return (*outputs, *([maps] if maps.shape[2] else []), deviation.float())
+
+
+def graph_of(heads: Sequence[TrainedHead]) -> nn.Module:
+    """Return the graph of one head, or of the mean of several."""
+    return HeadGraph(heads[0]) if len(heads) == 1 else MeanGraph(heads)
 
 
 class ModelGraph(nn.Module):
-    """Pixels (B, S, S, 3) uint8 of evaluation views to what `HeadGraph` gives of their features.
+    """Pixels (B, S, S, 3) uint8 of evaluation views to what `graph_of` heads gives of their features.
 
     Features are rounded as they are where a cache stores them, which is what the head was trained on.
     """
@@ -42,13 +70,13 @@ class ModelGraph(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, extractor: Extractor, run: Run, head: TrainedHead) -> None:
+    def __init__(self, extractor: Extractor, run: Run, heads: Sequence[TrainedHead]) -> None:
         super().__init__()
         self.network, self.maps_of, self.layers = extractor.module, extractor.maps, extractor.layers
         self.register_buffer("mean", 255 * torch.tensor(extractor.mean))
         self.register_buffer("std", 255 * torch.tensor(extractor.std))
-        self.reading = Reading(run, head.constants)
-        self.head = HeadGraph(head)
+        self.reading = Reading(run, heads[0].constants)
+        self.head = graph_of(heads)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """Map pixels to outputs on the scale of the data, float32."""

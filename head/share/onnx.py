@@ -1,6 +1,7 @@
-"""A trained head as ONNX graphs: from features to scores, and from pixels to scores. Knows nothing of folders.
+"""A trained head, or the mean of its members, as ONNX graphs: from features or from pixels to scores.
 
-No graph is returned that was not run by onnxruntime and compared with what head and backbone compute by torch.
+It knows nothing of folders. No graph is returned that was not run by onnxruntime and compared with what head and
+backbone compute by torch.
 """
 
 import contextlib
@@ -25,11 +26,13 @@ from featcache.base.commands import pip_install
 from featcache.base.cores import usable_threads
 from featcache.base.errors import InvalidSettings, Mismatch, first_line
 from featcache.base.files import canonical_json
+from head.evaluation.summary import without_seed
 from head.models.fused.switch import fused_off
 from head.models.kinds import kind_of
+from head.prediction.members import Member
 from head.runs.head_file import TrainedHead
 from head.runs.run import Run
-from head.share.graphs import HeadGraph, ModelGraph
+from head.share.graphs import ModelGraph, graph_of
 
 OPSET = 18  # of 2023; what runs a graph reads all that are older than itself
 LARGEST_DIFFERENCE = 1e-4
@@ -58,10 +61,14 @@ def require_onnx() -> ModuleType:
     return runtime
 
 
-def facts_of(run: Run, head: TrainedHead) -> dict[str, str]:
-    """Return what is written into both files as metadata: texts, of what is not one its canonical JSON."""
+def facts_of(members: Sequence[Member]) -> dict[str, str]:
+    """Return what is written into both files as metadata: texts, of what is not one its canonical JSON.
+
+    Of several members name is theirs without the seed; split, head_sha256 and, beside those of one, seed are lists.
+    """
+    run, head = members[0].run, members[0].head
     recipe, map_shape = run.recipe, run.input.map_shape(run.recipe)
-    return {
+    facts = {
         "backbone": recipe.backbone,
         "fingerprint": recipe.fingerprint,
         "head_sha256": run.result.head_sha256,
@@ -74,38 +81,74 @@ def facts_of(run: Run, head: TrainedHead) -> dict[str, str]:
         "steps": str(head.steps),
         "view": canonical_json({name: getattr(recipe, name) for name in _OF_VIEW}),
     }
+    if len(members) == 1:
+        return facts
+    runs = [member.run for member in members]
+    return facts | {
+        "head_sha256": canonical_json([one.result.head_sha256 for one in runs]),
+        "name": without_seed(run.name),
+        "seed": canonical_json([one.seed for one in runs]),
+        "split": canonical_json([one.split for one in runs]),
+    }
 
 
-def output_names(head: TrainedHead) -> tuple[str, ...]:
-    """Return the names of a graph's outputs; baselines have no maps."""
-    return ("score", "step_scores", "maps") if kind_of(head.module).attends else ("score", "step_scores")
+def output_names(head: TrainedHead, members: int = 1) -> tuple[str, ...]:
+    """Return the names of a graph's outputs; baselines have no maps, and one member has no deviation."""
+    maps = ["maps"] if kind_of(head.module).attends else []
+    return ("score", "step_scores", *maps, *(["deviation"] if members > 1 else []))
 
 
-def head_graph(run: Run, head: TrainedHead) -> Graph:
-    """Return the graph from features to scores; raise `Mismatch` if it is not what the head computes."""
-    features, names = _drawn_features(run, head), output_names(head)
-    data = export(HeadGraph(head), "features", features, outputs=names, facts=facts_of(run, head))
-    wanted = [values.numpy() for values in head.predict(torch.from_numpy(features))]
-    return Graph(data, check("head.onnx", data, features, wanted, head))
+def head_graph(members: Sequence[Member]) -> Graph:
+    """Return the graph from features to scores; raise `Mismatch` if it is not what the members compute."""
+    features = _drawn_features(members[0].run, members[0].head)
+    return _graph("head.onnx", graph_of(_heads(members)), features, _predicted(members, features), members)
 
 
-def model_graph(run: Run, head: TrainedHead, extractor: Extractor, backbone: Backbone) -> Graph:
-    """Return the graph from pixels to scores; raise `Mismatch` if it is not what backbone and head compute.
+def model_graph(members: Sequence[Member], extractor: Extractor, backbone: Backbone) -> Graph:
+    """Return the graph from pixels to scores; raise `Mismatch` if it is not what backbone and members compute.
 
     extractor is the same network as backbone, in float32 by PyTorch; its batch norms are folded here.
     """
-    pixels, names = drawn_images(_CHECKED, run.recipe.image_size), output_names(head)
+    run = members[0].run
+    pixels = drawn_images(_CHECKED, run.recipe.image_size)
+    wanted = torch_outputs(members, backbone, pixels)
     fold_batch_norms(extractor.module)
-    model = ModelGraph(extractor, run, head)
-    data = export(model, "pixels", pixels, outputs=names, facts=facts_of(run, head))
-    return Graph(data, check("model.onnx", data, pixels, torch_outputs(run, head, backbone, pixels), head))
+    return _graph("model.onnx", ModelGraph(extractor, run, _heads(members)), pixels, wanted, members)
 
 
-def torch_outputs(run: Run, head: TrainedHead, backbone: Backbone, pixels: NDArray[np.uint8]) -> list[NDArray[Any]]:
-    """Return scores (B), step scores (B, T) and maps (B, T, L) that torch computes of pixels (B, S, S, 3) uint8."""
-    features = backbone(torch.from_numpy(pixels))
-    read = features[run.input.layers[0]] if run.imported else run.input.of_maps(features, head.constants, run.recipe)
-    return [values.numpy() for values in head.predict(read)]
+def torch_outputs(members: Sequence[Member], backbone: Backbone, pixels: NDArray[np.uint8]) -> list[NDArray[Any]]:
+    """Return scores (B), step scores (B, T) and maps (B, T, L) that torch computes of pixels (B, S, S, 3) uint8.
+
+    Of several members the means over them, and the deviation (B) of their scores.
+    """
+    features, run = backbone(torch.from_numpy(pixels)), members[0].run
+    read = run.input.of_maps(features, members[0].head.constants, run.recipe)
+    return _predicted(members, (features[run.input.layers[0]] if run.imported else read).numpy())
+
+
+def _heads(members: Sequence[Member]) -> list[TrainedHead]:
+    return [member.head for member in members]
+
+
+def _predicted(members: Sequence[Member], features: NDArray[np.float32]) -> list[NDArray[Any]]:
+    """Return what a graph's outputs are to be for features (B, L, D), in their order."""
+    found = [member.head.predict(torch.from_numpy(features)) for member in members]
+    if len(found) == 1:
+        return [values.numpy() for values in found[0]]
+    scores, steps, maps = (torch.stack(column).numpy() for column in zip(*found, strict=True))
+    looks = [maps.mean(axis=0)] if kind_of(members[0].head.module).attends else []
+    return [scores.mean(axis=0), steps.mean(axis=0), *looks, scores.std(axis=0, ddof=1)]
+
+
+def _graph(
+    name: str, module: nn.Module, example: NDArray[Any], wanted: Sequence[NDArray[Any]], members: Sequence[Member]
+) -> Graph:
+    """Return the graph of a module whose outputs for example, its only input, are those wanted; else `Mismatch`."""
+    widest = max(_heads(members), key=lambda head: head.target_scale)
+    outputs = output_names(widest, len(members))
+    taken = "features" if name == "head.onnx" else "pixels"
+    data = export(module, taken, example, outputs=outputs, facts=facts_of(members))
+    return Graph(data, check(name, data, example, wanted, widest))
 
 
 def export(
@@ -189,9 +232,9 @@ def check(name: str, data: bytes, values: NDArray[Any], wanted: Sequence[NDArray
     graph = load_graph(data)
     alone = [graph(values[k : k + 1]) for k in range(len(values))]
     parts = [np.concatenate(column) for column in zip(*alone, strict=True)]
-    units = (max(1.0, head.target_scale), max(1.0, head.target_scale), 1.0)
-    pairs = [pair for outputs in (graph(values), parts) for pair in zip(outputs, wanted, units, strict=False)]
-    difference = max(largest_difference(found, expected) / unit for found, expected, unit in pairs)
+    scale = max(1.0, head.target_scale)
+    pairs = [pair for outputs in (graph(values), parts) for pair in zip(outputs, wanted, strict=False)]
+    difference = max(largest_difference(a, b) / (1.0 if a.ndim == 3 else scale) for a, b in pairs)  # of maps it is 1
     if not difference <= LARGEST_DIFFERENCE:
         raise Mismatch(
             f"{name}: differs from torch by {difference:.2g} on drawn input, at most {LARGEST_DIFFERENCE:g} may be; "

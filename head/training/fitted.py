@@ -88,7 +88,7 @@ class Trained:
         return "\n".join(map(_described, self.runs))
 
     def warnings(self) -> list[str]:
-        """Return how many images were left out, which split is named like all images, and which runs rank in reverse."""
+        """Return how many images were left out, which split only looks like all images, and what ranks in reverse."""
         absent = max((run.config.absent_images for run in self.runs), default=0)
         named = [run.folder for run in self.runs if run.split == FULL and not run.on_all_images]
         mark = mark_reversed("validation", {str(run.folder): run.result.val_rho for run in self.runs})

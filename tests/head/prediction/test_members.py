@@ -254,9 +254,3 @@ def test_on_how_many_images_how_many_members_were_trained_is_told() -> None:
         "warning: the head was trained on 3 of these images (2 by 2 of 5 members, 1 by 1 of 5 members); "
         "its scores of them say nothing"
     ]
-
-
-def test_export_head_refuses_several_runs_and_names_them(paper: Path, tmp_path: Path) -> None:
-    done = amnet("export-head", "--run", paper, "--out", tmp_path / "out")
-    assert done.exit_code == 2
-    assert f"{paper}: no run there; name one of {paper / 'split-1'}, {paper / 'split-2'}" in done.stderr

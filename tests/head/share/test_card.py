@@ -15,6 +15,7 @@ from featcache.base.errors import CorruptFile
 from featcache.images.loading import load_image
 from featcache.store.cache import open_cache
 from head.evaluation.score import score_run, write_scores
+from head.prediction.members import Member
 from head.runs.head_file import load_head
 from head.runs.run import Run, read_run
 from head.share.card import CardFacts, model_card, onnx_example, read_scores
@@ -35,9 +36,8 @@ def scored(tiny_runs: Path, tiny_cache: Path, tmp_path_factory: pytest.TempPathF
 
 
 def card_of(run: Run, *, license_id: str = "cc-by-4.0", files: dict[str, str] = FILES, **config: Any) -> str:
-    return model_card(
-        changed(run, **config), load_head(run), CardFacts(license_id, files, read_scores(run), DIFFERENCES)
-    )
+    members = [Member(changed(run, **config), load_head(run))]
+    return model_card(members, CardFacts(license_id, files, read_scores(run), DIFFERENCES))
 
 
 def test_the_hub_reads_license_tags_and_test_scores(scored: Run) -> None:
@@ -151,11 +151,11 @@ def test_scores_of_another_head_or_of_none_are_refused(scored: Run, tmp_path: Pa
 
 def test_a_rho_that_is_no_number_is_left_out(scored: Run, tmp_path: Path) -> None:
     scores = {**json.loads((scored.folder / "scores.json").read_text()), "rho": None, "rho_low": None, "rho_high": None}
-    text = model_card(scored, load_head(scored), CardFacts("mit", FILES, scores, DIFFERENCES))
+    text = model_card([Member(scored, load_head(scored))], CardFacts("mit", FILES, scores, DIFFERENCES))
     assert "There are no test scores" in text
     assert "model-index" not in text
 
 
 def test_the_differences_that_were_measured_are_said(scored: Run) -> None:
-    text = model_card(scored, load_head(scored), CardFacts("mit", FILES, None, DIFFERENCES))
+    text = model_card([Member(scored, load_head(scored))], CardFacts("mit", FILES, None, DIFFERENCES))
     assert "differed from PyTorch's by 1e-07 at most (head.onnx) and 3e-06 at most (model.onnx)" in text

@@ -133,13 +133,13 @@ def test_the_cards_examples_run_and_agree(
 
 def test_a_head_of_other_arithmetic_than_the_graphs_is_warned_of(exported: Exported) -> None:
     assert exported.warnings() == []
-    run = changed(exported.run, recipe={**exported.run.config.recipe, "precision": "bf16-openvino"})
-    (warning,) = replace(exported, run=run).warnings()
+    runs = [changed(exported.run, recipe={**exported.run.config.recipe, "precision": "bf16-openvino"})]
+    (warning,) = replace(exported, runs=runs).warnings()
     assert warning.startswith(
         "warning: this head's features are bf16, in which predict computes; model.onnx computes in"
     )
     assert "extract with --precision fp32" in warning
-    assert replace(exported, run=run, files={"head.onnx": 1}).warnings() == []
+    assert replace(exported, runs=runs, files={"head.onnx": 1}).warnings() == []
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "L", "P", "1", "CMYK"])

@@ -24,13 +24,14 @@ from head.models.amnet import AMNetHead, HeadShape
 from head.models.baselines import KernelHead, KernelShape, LinearHead, LinearShape, PerceptronHead, PerceptronShape
 from head.models.fused.switch import fused_is_on
 from head.models.published import PublishedHead, PublishedShape
+from head.prediction.members import Member
 from head.prediction.predictor import Predictor
 from head.runs.head_file import TrainedHead, load_head
 from head.runs.run import Run, read_run
 from head.settings import TrainSettings
 from head.share import onnx as share
 from head.share.export import networks_of
-from head.share.graphs import Reading
+from head.share.graphs import HeadGraph, Reading
 from head.training.job import TrainingJob
 from head.training.train import train
 from tests.helpers.results import RESULT, run_of
@@ -69,7 +70,7 @@ def random_features(head: TrainedHead, count: int) -> NDArray[np.float32]:
 
 def graph_of(head: TrainedHead) -> bytes:
     names = share.output_names(head)
-    return share.export(share.HeadGraph(head), "features", random_features(head, 4), outputs=names, facts={"a": "b"})
+    return share.export(HeadGraph(head), "features", random_features(head, 4), outputs=names, facts={"a": "b"})
 
 
 @functools.cache
@@ -159,7 +160,7 @@ def whole(tiny_runs: Path) -> tuple[Run, TrainedHead, share.Graph]:
     """The graph from pixels to scores of a small run."""
     run = read_run(tiny_runs / "tiny" / "paper" / "split-1")
     head = load_head(run)
-    return run, head, share.model_graph(run, head, *networks_of(run))
+    return run, head, share.model_graph([Member(run, head)], *networks_of(run))
 
 
 def test_a_models_graph_gives_what_predict_gives(
@@ -185,7 +186,7 @@ def test_a_models_graph_rounds_features_to_float16(whole: tuple[Run, TrainedHead
     pixels = share.drawn_images(9, run.recipe.image_size)
     _, backbone = networks_of(run)
     exact = head.predict(backbone(torch.from_numpy(pixels))["layer3"])[2].numpy()
-    rounded = share.torch_outputs(run, head, backbone, pixels)[2]
+    rounded = share.torch_outputs([Member(run, head)], backbone, pixels)[2]
     found = share.load_graph(graph.data)(pixels)[2]
     assert np.abs(found - rounded).mean() < 0.2 * np.abs(found - exact).mean()
 
@@ -200,9 +201,9 @@ def test_every_kind_of_run_has_a_graph_that_agrees(layered_cache: Path, tmp_path
     for name, settings in some.items():
         run = train(TrainingJob(cache, "1", settings, tmp_path / name, name))
         head = load_head(run)
-        graph = share.model_graph(run, head, *networks_of(run))
+        graph = share.model_graph([Member(run, head)], *networks_of(run))
         pixels = share.drawn_images(3, run.recipe.image_size)
-        wanted = share.torch_outputs(run, head, networks_of(run)[1], pixels)
+        wanted = share.torch_outputs([Member(run, head)], networks_of(run)[1], pixels)
         found = share.load_graph(graph.data)(pixels)
         assert share.largest_difference(found[0], wanted[0]) < 1e-4
         assert len(found) == (3 if name == "attention" else 2)
@@ -247,8 +248,9 @@ def test_the_same_model_gives_the_same_bytes_in_another_process(whole: tuple[Run
     code = (
         "import hashlib, sys; from pathlib import Path; from head.runs.run import read_run; "
         "from head.runs.head_file import load_head; from head.share.onnx import model_graph; "
+        "from head.prediction.members import Member; "
         "from head.share.export import networks_of; run = read_run(Path(sys.argv[1])); head = load_head(run); "
-        "print(hashlib.sha256(model_graph(run, head, *networks_of(run)).data).hexdigest())"
+        "print(hashlib.sha256(model_graph([Member(run, head)], *networks_of(run)).data).hexdigest())"
     )
     command = [sys.executable, "-W", "error", "-c", code, str(whole[0].folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)

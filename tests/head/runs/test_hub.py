@@ -21,9 +21,10 @@ import pytest
 from huggingface_hub import constants
 
 from featcache.base.errors import BadInput, InvalidSettings, StorageError
+from head.prediction.members import find_members
 from head.runs.head_file import load_head
+from head.runs.hub import Reference, fetch_run, reference_of, run_folder
 from head.runs.run import read_run
-from head.share.hub import Reference, fetch_run, reference_of, run_folder
 from tests.helpers.hostile import Hostile
 from tests.helpers.processes import run_forked
 
@@ -194,6 +195,55 @@ def test_a_backbone_beside_the_head_is_fetched(hub: StandIn, files: dict[str, by
     assert (fetch_run("hf://me/runs") / "backbone.safetensors").read_bytes() == b"weights"
 
 
+@pytest.fixture
+def members(tiny_runs: Path) -> dict[str, bytes]:
+    """A head of two members as it stands in a repository."""
+    folder, found = tiny_runs / "tiny" / "paper", {"README.md": b"# a card\n", "backbone.safetensors": b"weights"}
+    for name in ("split-1", "split-2"):
+        config = {
+            **json.loads((folder / name / "config.json").read_text()),
+            "weights_source": "../backbone.safetensors",
+        }
+        found[f"{name}/config.json"] = json.dumps(config).encode()
+        found[f"{name}/head.safetensors"] = (folder / name / "head.safetensors").read_bytes()
+    return found
+
+
+def test_members_are_fetched_with_what_they_share_and_nothing_else(hub: StandIn, members: dict[str, bytes]) -> None:
+    others = ("model.onnx", "split-1/checkpoint", "split-1/x.safetensors", "other/a.json", ".git/config.json")
+    hub.repositories["me/runs"] = {FIRST: {**members, **dict.fromkeys(others, b"...")}}
+    folder = fetch_run("hf://me/runs")
+    paths = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    assert {name: (folder / name).read_bytes() for name in paths} == members
+    found = find_members(folder).runs
+    assert [(run.split, Path(run.weights_source).read_bytes()) for run in found] == [
+        ("1", b"weights"),
+        ("2", b"weights"),
+    ]
+    constants.ENDPOINT = "http://127.0.0.1:9"
+    assert fetch_run("hf://me/runs") == folder
+
+
+def test_members_that_are_not_whole_are_refused(
+    hub: StandIn, members: dict[str, bytes], no_pause: None, tmp_path: Path
+) -> None:
+    for name in ("split-2/head.safetensors", "split-2/config.json", "README.md"):
+        hub.repositories["me/runs"] = {FIRST: {other: data for other, data in members.items() if other != name}}
+        with pytest.raises(BadInput, match=f"hf://me/runs: no run of this program, it lacks {name}"):
+            fetch_run("hf://me/runs")
+    hub.repositories["me/runs"] = {
+        FIRST: {name: data for name, data in members.items() if name != "backbone.safetensors"}
+    }
+    with pytest.raises(BadInput, match=r"weights are in \.\./backbone\.safetensors, which is not in the repository"):
+        fetch_run("hf://me/runs")
+    hub.repositories["me/cut"], hub.cuts, hub.cut_at = {FIRST: members}, 1000, 0.0
+    with pytest.raises(BadInput, match="cannot be fetched"):
+        fetch_run("hf://me/cut")
+    constants.ENDPOINT = "http://127.0.0.1:9"
+    with pytest.raises(BadInput, match="cannot be fetched"):
+        fetch_run("hf://me/cut")
+
+
 def test_a_connection_cut_in_the_middle_goes_on_where_it_was(
     hub: StandIn, files: dict[str, bytes], no_pause: None
 ) -> None:
@@ -334,7 +384,7 @@ def test_the_environment_of_huggingface_hub_counts_and_nothing_is_printed(
     own = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}
     code = (
         "import sys; assert 'huggingface_hub' not in sys.modules\n"  # which reads it while it is imported
-        "from head.share.hub import fetch_run; print(fetch_run(sys.argv[1]))"
+        "from head.runs.hub import fetch_run; print(fetch_run(sys.argv[1]))"
     )
     done = run_forked(code, "hf://me/runs", env={**os.environ, **own})
     assert (done.returncode, done.stderr) == (0, "")

@@ -1,5 +1,7 @@
 """Runs on the Hugging Face Hub: hf://OWNER/NAME[@REVISION] becomes a folder. Knows nothing of what is in a run.
 
+A repository is a run, or holds the members of a head, each a run in a folder of its own.
+
 Only names on a short list are ever asked for, so nothing that is pickled, and no code, gets here.
 """
 
@@ -8,17 +10,17 @@ import errno
 import logging
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from featcache.base.commands import pip_install
 from featcache.base.errors import BadInput, InvalidSettings, StorageError, first_line, printable, refuse
 from featcache.base.files import read_json
-from head.runs.run import CONFIG_NAME, HEAD_NAME
-from head.share.card import CARD_NAME
+from head.runs.run import CARD_NAME, CONFIG_NAME, HEAD_NAME
 
 _REFERENCE = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([\w.+/-]+))?")
+_MEMBER = r"\w[\w.,=+-]*/"  # a folder of the repository
 _LARGEST = {CONFIG_NAME: 16 << 20, CARD_NAME: 1 << 20}
 _LARGEST_WEIGHTS = 4 << 30
 _SECONDS = 30.0  # for an answer about the repository
@@ -90,48 +92,68 @@ def _download(hub: Any, text: str, reference: Reference) -> Path:
     repository, revision = reference
     about = api.model_info(repository, revision=revision, files_metadata=True, timeout=_SECONDS)
     names = _checked(text, {file.rfilename: file.size for file in about.siblings or ()})
+    last = CONFIG_NAME if CONFIG_NAME in names else CARD_NAME
     for name in names:
-        api.hf_hub_download(repository, name, revision=about.sha)
+        if name != last:
+            api.hf_hub_download(repository, name, revision=about.sha)
     # last, so that its presence says that all are there, and by name, so that it is found without a network
-    config = Path(api.hf_hub_download(repository, CONFIG_NAME, revision=revision))
-    if config.parent.name != about.sha:
+    found = Path(api.hf_hub_download(repository, last, revision=revision))
+    if found.parent.name != about.sha:
         raise BadInput(f"{text}: was changed while it was fetched; run the same command again")
-    return config.parent
+    return found.parent
 
 
 def _checked(text: str, sizes: dict[str, int | None]) -> list[str]:
-    """Return the files to fetch but config.json; raise `BadInput` that lists what makes this no run to fetch."""
-    missing = [name for name in (CONFIG_NAME, HEAD_NAME) if name not in sizes]
+    """Return the files to fetch; raise `BadInput` that lists what makes this no run, and no members, to fetch."""
+    members = [] if {CONFIG_NAME, HEAD_NAME} & set(sizes) else _members(sizes)
+    needed = [f"{home}{name}" for home in members or [""] for name in (CONFIG_NAME, HEAD_NAME)]
+    missing = [name for name in (*needed, *([CARD_NAME] if members else [])) if name not in sizes]
     if missing:
         raise BadInput(
             f"{text}: no run of this program, it lacks {', '.join(missing)}; export-head writes such folders"
         )
-    wanted = [name for name in sorted(sizes) if name in _LARGEST or re.fullmatch(r"[\w.-]+\.safetensors", name)]
+    own = [name for name in sizes if name in _LARGEST or re.fullmatch(r"[\w.-]+\.safetensors", name)]
+    wanted = sorted({*own, *(needed if members else [])})
     problems = []
     for name in wanted:
-        size, largest = sizes[name], _LARGEST.get(name, _LARGEST_WEIGHTS)
+        size, largest = sizes[name], _LARGEST.get(name.rpartition("/")[2], _LARGEST_WEIGHTS)
         if size is None or not 0 <= size <= largest:
             found = "an unknown number of" if size is None else f"{size:,}"
             problems.append(f"{name}: at most {largest:,} bytes expected, found {found}")
     way_out = "Nothing was fetched. Fetch it by other means if you trust it, and pass its folder."
     refuse(BadInput, f"{text}: holds files of unreasonable size:", problems, way_out)
-    return [name for name in wanted if name != CONFIG_NAME]
+    return wanted
+
+
+def _members(sizes: Iterable[str]) -> list[str]:
+    """Return the folders, a slash behind, that hold a run or what is left of one."""
+    found = (re.fullmatch(f"({_MEMBER})(?:{re.escape(CONFIG_NAME)}|{re.escape(HEAD_NAME)})", name) for name in sizes)
+    return sorted({match[1] for match in found if match})
 
 
 def _fetched_before(hub: Any, reference: Reference) -> Path | None:
     """Return the folder that an earlier fetch left whole, if there is one."""
-    names = (CONFIG_NAME, HEAD_NAME)
+    names = (CONFIG_NAME, HEAD_NAME, CARD_NAME)
     found = [hub.try_to_load_from_cache(reference.repository, name, revision=reference.revision) for name in names]
-    return Path(found[0]).parent if all(isinstance(path, str) for path in found) else None
+    config, head, card = (Path(path) if isinstance(path, str) else None for path in found)
+    if config or head:
+        return config.parent if config and head else None
+    return card.parent if card and any(card.parent.glob(f"*/{CONFIG_NAME}")) else None
 
 
 def _check_weights(text: str, folder: Path) -> None:
-    """Raise `BadInput` unless config.json is a run's whose backbone's weights can be had: known ones, or beside it."""
-    config = read_json(folder / CONFIG_NAME, largest=_LARGEST[CONFIG_NAME])
+    """Raise `BadInput` unless each config.json is a run's whose backbone's weights can be had: known ones, or there."""
+    for path in [folder / CONFIG_NAME] if (folder / CONFIG_NAME).is_file() else folder.glob(f"*/{CONFIG_NAME}"):
+        _check_weights_of(text, folder, path)
+
+
+def _check_weights_of(text: str, folder: Path, path: Path) -> None:
+    config = read_json(path, largest=_LARGEST[CONFIG_NAME])
     if "run_format_version" not in config:
         raise BadInput(f"{text}: no run of this program, by its {CONFIG_NAME}; export-head writes such folders")
     source = str(config.get("weights_source"))
-    beside = re.fullmatch(r"[\w.-]+\.safetensors", source) and (folder / source).is_file()
+    up = "" if path.parent == folder else r"\.\./"  # members share those of the repository
+    beside = re.fullmatch(rf"{up}[\w.-]+\.safetensors", source) and (path.parent / source).is_file()
     if source not in ("imagenet", "random") and not beside:
         raise BadInput(
             f"{text}: its backbone's weights are in {printable(source)}, which is not in the repository; "
