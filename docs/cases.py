@@ -58,7 +58,7 @@ CASES = (
         input="a file that could not be read is replaced, and extract run again",
         before="train-head refused, score-cache went on with the old runs without a word",
         now="one rule for all: a run stays where what it learnt from is the same; else "
-        '"it was trained or selected on other images than are there now", and `--no-resume` trains it anew',
+        '"it was trained or selected on other images than its parts hold now", and `--no-resume` trains it anew',
         tests=(
             "head/runs/test_ratings.py::test_an_image_that_is_added_or_mended_elsewhere_changes_nothing",
             "head/runs/test_ratings.py::test_images_that_move_to_other_rows_are_the_same",
@@ -104,16 +104,19 @@ CASES = (
     ),
     Case(
         number=6,
-        kind="one file under two names",
+        kind="one file under two names, or copies of it",
         reports=("Q-Future/Q-Align#23",),
-        input="copies of an image in train and test; two tables put together",
+        input="copies of an image in train and test, encoded anew or cropped a little too; two tables put together",
         before="extract and train-head went through, then score-cache refused every run, about parts that were drawn",
-        now="extract names them; drawn splits keep them in one part; of given ones it says before training "
-        '"images of train are the same file as one of a later part", to be left out "with --drop-duplicates"',
+        now="extract and cache-info name them, and what looks alike; drawn splits keep them in one part; of given ones "
+        'they say before training "images of train are the same file as one of a later part", or "look-alikes of one of '
+        'a later part", to be left out "with extract --drop-duplicates"',
         tests=(
             "featcache/datasets/test_duplicates.py::test_files_of_the_same_bytes_are_found_whatever_their_names",
             "featcache/datasets/test_duplicates.py::test_drawn_splits_keep_them_together_and_they_are_told",
             "featcache/datasets/test_duplicates.py::test_in_given_splits_they_are_told_before_training_with_a_way_out",
+            "featcache/datasets/test_duplicates.py::test_images_that_look_alike_are_told_and_drawn_into_one_part",
+            "featcache/datasets/test_duplicates.py::test_in_given_splits_look_alikes_are_told_with_a_way_out",
         ),
     ),
     Case(
@@ -173,7 +176,7 @@ CASES = (
     Case(
         number=11,
         kind="the folder of all splits",
-        input="`--run runs/ratings/paper` in predict and explore",
+        input="`--run runs/ratings/paper` in predict, explore and export-head",
         before="refused",
         now="the mean over its splits and seeds, with their deviation; folders of several heads are listed: "
         '"Name one of these folders."',
@@ -181,6 +184,7 @@ CASES = (
             "head/prediction/test_members.py::test_scores_steps_and_maps_are_means_over_members",
             "head/prediction/test_members.py::test_several_heads_are_refused_and_the_folders_of_each_listed",
             "head/show/page/live/test_explore.py::test_the_page_of_several_runs_shows_their_mean_and_deviation",
+            "head/share/test_export_members.py::test_it_predicts_exactly_what_the_folder_of_runs_does",
         ),
     ),
     Case(
@@ -249,6 +253,22 @@ CASES = (
         tests=(
             "head/evaluation/test_score.py::test_a_cache_that_was_renamed_keeps_its_runs",
             "head/evaluation/test_score.py::test_runs_of_other_images_are_not_offered",
+        ),
+    ),
+    Case(
+        number=17,
+        kind="predictions that cannot be taken at their word",
+        reports=("icbcbicc/IQA-Dataset#3",),
+        input="scores outside the range of the ratings, or all within a tenth of it; ratings where high means bad",
+        before="unmarked",
+        now='predict, explore and score-cache tell "outside", and how far; scores hardly apart; and a rho below -0.3 '
+        "with a word on reversed scales",
+        tests=(
+            "head/evaluation/test_marks.py::test_scores_outside_are_counted_with_how_far_they_reach",
+            "head/evaluation/test_marks.py::test_scores_hardly_apart_are_marked",
+            "head/evaluation/test_marks.py::test_a_rho_far_below_zero_is_marked_and_one_near_it_is_not",
+            "head/prediction/test_text.py::test_scores_outside_the_range_of_training_or_hardly_apart_are_told",
+            "head/show/page/live/test_explore.py::test_a_score_outside_the_range_of_training_is_marked",
         ),
     ),
     Case(

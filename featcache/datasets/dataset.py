@@ -221,6 +221,8 @@ def refuse_untrainable(dataset: Dataset) -> None:
         f"those of the same file count as one; add images, or {own_splits}"
     )
     way_out = drawn if dataset.drawing else "Move images between the parts, or leave these splits out"
+    if len(dataset.ratings) > 1:
+        way_out += "; name the columns of the other targets with --score-column to go on without one"
     refuse(BadInput, f"{dataset.name}: splits that cannot be trained on:", reasons, f"{way_out}; nothing was computed.")
 
 

@@ -86,32 +86,40 @@ def _drawn(units: Sequence[Unit], split: str) -> dict[str, list[Line]]:
     }
     ordered = sorted(units, key=lambda unit: (unit.score, digests[unit.key]))
     images = sum(len(unit.lines) for unit in units)
-    test = _stratified(ordered, _how_many(ordered, TEST_SHARE), digests)
+    test = _stratified(ordered, round(TEST_SHARE * images), digests)
     _spread(test, ordered, digests)
     rest = [unit for unit in ordered if unit not in test]
     val = round(VAL_SHARE * images)
     chosen = {"test": test, "val": []}
     if val >= FEWEST_TO_SELECT:
-        chosen["val"] = _stratified(rest, _how_many(ordered, VAL_SHARE), digests)
+        chosen["val"] = _stratified(rest, val, digests)
     chosen["train"] = [unit for unit in rest if unit not in chosen["val"]]
     in_order = {part: sorted(chosen[part], key=lambda unit: digests[unit.key]) for part in PARTS}
     return {part: [line for unit in found for line in unit.lines] for part, found in in_order.items() if found}
 
 
-def _how_many(units: Sequence[Unit], share: float) -> int:
-    """Return how many units are a share of all, and hold at least two images."""
-    single = all(len(unit.lines) == 1 for unit in units)
-    return min(len(units), max(FEWEST_IMAGES if single else 1, round(share * len(units))))
+def _stratified(units: Sequence[Unit], images: int, digests: dict[str, bytes]) -> list[Unit]:
+    """Return units, which are in order of score, that hold about so many images, alike from each stratum.
 
-
-def _stratified(units: Sequence[Unit], count: int, digests: dict[str, bytes]) -> list[Unit]:
-    """Return so many of units, which are in order of score, alike from each stratum."""
-    strata = min(STRATA, count)
+    A unit is left out where without it the number is nearer: a group of most images is never taken while there are
+    others. One image alone is too few.
+    """
+    images = max(FEWEST_IMAGES, images)
+    of_each = sum(len(unit.lines) for unit in units) / len(units)
+    strata = min(STRATA, max(1, round(images / of_each)))  # of one unit or more to take
     cuts = [round(k * len(units) / strata) for k in range(strata + 1)]
-    shares = [round(k * count / strata) for k in range(strata + 1)]
-    chosen = []
-    for (start, stop), (before, after) in zip(pairwise(cuts), pairwise(shares), strict=True):
-        chosen += sorted(units[start:stop], key=lambda unit: digests[unit.key])[: after - before]
+    chosen: list[Unit] = []
+    taken = 0
+    for k, (start, stop) in enumerate(pairwise(cuts), start=1):
+        for unit in sorted(units[start:stop], key=lambda unit: digests[unit.key]):
+            if taken + len(unit.lines) / 2 <= round(k * images / strata):
+                chosen.append(unit)
+                taken += len(unit.lines)
+    others = [unit for unit in units if unit not in chosen]
+    for unit in sorted(others, key=lambda unit: (len(unit.lines), digests[unit.key]))[:-1]:
+        if taken < FEWEST_IMAGES:
+            chosen.append(unit)
+            taken += len(unit.lines)
     return chosen
 
 
@@ -120,7 +128,10 @@ def _spread(test: list[Unit], units: Sequence[Unit], digests: dict[str, bytes]) 
     rest = sorted((unit for unit in units if unit not in test), key=lambda unit: digests[unit.key])
     for lacking, other in ((test, rest), (rest, test)):  # train comes last, so that it wins
         scores = {line.score for unit in lacking for line in unit.lines}
-        different = [unit for unit in other if any(line.score not in scores for line in unit.lines)]
+        most = sum(len(unit.lines) for unit in units) / 2
+        different = [
+            unit for unit in other if len(unit.lines) <= most and any(line.score not in scores for line in unit.lines)
+        ]
         if len(scores) == 1 and different:
             other.remove(different[0])
             other.append(lacking.pop())

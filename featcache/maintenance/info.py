@@ -1,6 +1,5 @@
 """What a cache folder holds, sealed or not, as text and as one JSON object."""
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +92,7 @@ def read_info(folder: Path) -> CacheInfo:
             "shards": len(cache.manifest.shards),
             "stored_bytes": stored,
             "raw_bytes": cache.rows * cache.views * cache.recipe.bytes_per_view(),
-            "duplicates": _duplicates(cache),
+            "duplicates": [[cache.images[row].name for row in group] for group in cache.same_files],
             "near_duplicates": _near_duplicates(cache),
             "absent": {image.name: image.absent for image in cache.images if image.absent},
             **_counts(cache.manifest),
@@ -121,12 +120,3 @@ def _some(names: Sequence[str]) -> str:
     """Return names of images that look alike, the first few of many."""
     few = " ~ ".join(names[:_FEW])
     return f"{few} ~ ... ({len(names):,} images)" if len(names) > _FEW else few
-
-
-def _duplicates(cache: FeatureCache) -> list[list[str]]:
-    """Return the names of each file that several images are."""
-    names = defaultdict[str, list[str]](list)
-    for image in cache.images:
-        if image.sha256:
-            names[image.sha256].append(image.name)
-    return [same for same in names.values() if len(same) > 1]

@@ -4,6 +4,7 @@ Readers take no lock and hold no file open between calls. Every chunk's digest i
 an absent row is an error, never zeros.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,15 @@ class FeatureCache:
         vars(chosen).update(vars(self), target=target or self.target)
         chosen.splits  # noqa: B018  raises where one has to be chosen
         return chosen
+
+    @property
+    def same_files(self) -> list[list[int]]:
+        """The rows of each file that several images are."""
+        rows = defaultdict[str, list[int]](list)
+        for row, image in enumerate(self.images):
+            if image.sha256:
+                rows[image.sha256].append(row)
+        return [same for same in rows.values() if len(same) > 1]
 
     def layer(self, layer: str | None = None) -> str:
         """Return the layer's name; default the last. Raise `InvalidSettings` if the cache has none of that name."""

@@ -108,8 +108,9 @@ def refuse_training_images(head: TrainedHead, run: Run, images: Sequence[Any]) -
         raise BadInput(
             f"{run.folder}: the head was trained on {len(seen):,} of these {len(images):,} images "
             f"({', '.join(seen[:3])}{', ...' if len(seen) > 3 else ''}); a score on them says nothing. "
-            "Score it on images it has not seen, as in the test part of its own split; the same file under another "
-            "name counts as seen: extract again with --drop-duplicates, which takes it out of train, and train again."
+            "Score it on images it has not seen, as in the test part of its own split. If that is what you do, files "
+            "are there under two names: extract again with --drop-duplicates, which takes them out of train, and train "
+            "again."
         )
 
 

@@ -69,7 +69,7 @@ def difference(run: Run, cache: FeatureCache, digests: Callable[[str, str], dict
     if run.on_all_images and (run.folder / RATINGS_NAME).is_file():
         return _of_other_images(run, cache)
     if now["images_sha256"] != run.config.images_sha256:
-        return "it was trained or selected on other images than are there now"
+        return "it was trained or selected on other images than its parts hold now"
     if now["ratings_sha256"] != run.config.ratings_sha256:
         return "it was trained or selected on other scores of these images"
     return _rescored(run, cache)

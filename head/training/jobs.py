@@ -9,6 +9,7 @@ from typing import Any
 from featcache.base.errors import CacheIncomplete, FeatcacheError, InvalidSettings, collected, join_errors
 from featcache.base.jobs import Workers, run_jobs
 from featcache.base.progress import OnProgress, Progress, silent
+from featcache.datasets.duplicates import LOOK_ALIKE, SAME_FILE, of_parts
 from featcache.store.cache import FeatureCache
 from head.data.batches import FULL
 from head.runs.run import HEAD_NAME, Run
@@ -53,6 +54,15 @@ def chosen_splits(cache: FeatureCache, text: str) -> list[str]:
     if unknown:
         raise InvalidSettings(f"{cache.path} has no split {', '.join(unknown)}; it has {', '.join(cache.splits)}")
     return chosen
+
+
+def leaks(cache: FeatureCache) -> list[str]:
+    """Return warnings of images that are in one part of a split and, alike, in a later one: test scores flatter."""
+    names, alike = [image.name for image in cache.images], cache.manifest.near_duplicates or ()
+    return [
+        *of_parts(names, cache.splits, cache.same_files, SAME_FILE),
+        *of_parts(names, cache.splits, alike, LOOK_ALIKE),
+    ]
 
 
 def train_all(jobs: Sequence[TrainingJob], workers: Workers, *, on_progress: OnProgress = silent) -> Trained:

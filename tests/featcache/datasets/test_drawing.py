@@ -65,3 +65,19 @@ def test_a_val_part_is_drawn_where_it_has_twenty_images(n: int, val: bool) -> No
     splits = draw_splits(units_of(lines, [line.name for line in lines]))
     assert ("val" in splits["1"]) == val
     assert ("selected by cross-validation" in how_drawn(splits)) == (not val)
+
+
+@pytest.mark.parametrize("of_one_group", [10, 13, 18])
+def test_a_group_of_most_images_is_trained_on(of_one_group: int) -> None:
+    lines = lines_of([float(k * 7 % 20) for k in range(20)])
+    keys = ["group g" if k < of_one_group else line.name for k, line in enumerate(lines)]
+    for parts in draw_splits(units_of(lines, keys)).values():
+        assert len(parts["train"]) >= of_one_group
+        assert 2 <= len(parts["test"]) <= 4
+
+
+def test_groups_of_one_size_are_all_tested_on_in_some_split() -> None:
+    lines = lines_of([float(k % 10) for k in range(40)])
+    splits = draw_splits(units_of(lines, [f"group {k // 10}" for k in range(40)]))
+    assert {len(parts["test"]) for parts in splits.values()} == {10}
+    assert len({parts["test"][0].name[0] for parts in splits.values()}) > 1

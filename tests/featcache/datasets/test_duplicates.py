@@ -70,15 +70,18 @@ def test_in_given_splits_they_are_told_before_training_with_a_way_out(given: Pat
     said = amnet(*extract).stderr
     assert "warning: split 1: 1 images of train are the same file as one of a later part" in said
     assert "warning: split 1: 1 images of val are the same file as one of a later part" in said
-    assert said.count("with --drop-duplicates") == 2
+    assert said.count("with extract --drop-duplicates") == 2
     assert len(json.loads(amnet("cache-info", "--json").stdout)["duplicates"]) == 2
     assert sum(line.startswith("same file ") for line in amnet("cache-info").stdout.splitlines()) == 2
-    amnet("train-head", "--split", "1", "--head", "ridge", "--name", "first")
+    said = amnet("train-head", "--split", "1", "--head", "ridge", "--name", "first").stderr
+    assert "warning: split 1: 1 images of train are the same file as one of a later part" in said
     assert "extract again with --drop-duplicates" in amnet("score-cache", status=3).stderr
     assert "--drop-duplicates" not in amnet(*extract, "--drop-duplicates").stderr
     amnet("train-head", "--split", "1", "--head", "ridge", "--name", "second")
     result = amnet("score-cache")
-    assert "first/split-1: it was trained or selected on other images than are there now; left out" in result.stderr
+    assert (
+        "first/split-1: it was trained or selected on other images than its parts hold now; left out" in result.stderr
+    )
     counts = json.loads(amnet("cache-info", "--json").stdout)["splits"]["1"]
     assert counts == {"train": 9, "val": 3, "test": 8}
 

@@ -79,8 +79,8 @@ def in_other_order(part: Part) -> Part:
         ("train", reversed_scores, "it was trained or selected on other scores of these images"),
         ("train", one_of, "it was trained or selected on other scores of these images"),
         ("val", one_of, "it was trained or selected on other scores of these images"),
-        ("train", without_one, "it was trained or selected on other images than are there now"),
-        ("val", without_one, "it was trained or selected on other images than are there now"),
+        ("train", without_one, "it was trained or selected on other images than its parts hold now"),
+        ("val", without_one, "it was trained or selected on other images than its parts hold now"),
         ("test", reversed_scores, "11 images of the test part had other scores when it was trained"),
         ("test", one_of, "1 images of the test part had other scores when it was trained"),
         ("test", without_one, ""),
@@ -143,7 +143,9 @@ def test_an_image_that_is_added_or_mended_elsewhere_changes_nothing(
     after = evaluate(mended, tmp_path / "runs").scored[0]
     assert (after.absent, len(after.names)) == (0, len(before.names) + 1)
     assert fit(mended, tmp_path / "runs").result == run.result
-    assert difference(run, open_cache(tiny_cache)) == "it was trained or selected on other images than are there now"
+    assert (
+        difference(run, open_cache(tiny_cache)) == "it was trained or selected on other images than its parts hold now"
+    )
 
 
 def test_images_that_move_to_other_rows_are_the_same(own: FeatureCache, tmp_path: Path) -> None:
