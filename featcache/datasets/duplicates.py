@@ -71,7 +71,7 @@ def of_parts(names: Sequence[str], splits: Splits, groups: Sequence[Sequence[int
     return [
         f"warning: split {split}: {len(pairs):,} images of {part} are {likeness.one} one of a later part, first "
         f"{names[pairs[0][0]]} {likeness.sign} {names[pairs[0][1]]}; what a head learns from cannot judge it: leave "
-        f"them out of {part} with extract --drop-duplicates"
+        f"them out of {part} with --drop-duplicates of extract"
         for (split, part), pairs in across_parts(splits, groups).items()
     ]
 

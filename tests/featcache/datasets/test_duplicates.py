@@ -70,7 +70,7 @@ def test_in_given_splits_they_are_told_before_training_with_a_way_out(given: Pat
     said = amnet(*extract).stderr
     assert "warning: split 1: 1 images of train are the same file as one of a later part" in said
     assert "warning: split 1: 1 images of val are the same file as one of a later part" in said
-    assert said.count("with extract --drop-duplicates") == 2
+    assert said.count("with --drop-duplicates of extract") == 2
     assert len(json.loads(amnet("cache-info", "--json").stdout)["duplicates"]) == 2
     assert sum(line.startswith("same file ") for line in amnet("cache-info").stdout.splitlines()) == 2
     said = amnet("train-head", "--split", "1", "--head", "ridge", "--name", "first").stderr
