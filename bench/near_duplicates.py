@@ -1,4 +1,4 @@
-"""How many copies of photographs are found as near-duplicates, and how many pairs of different ones are taken for such.
+"""How many copies of photographs are found as near-duplicates, and how many different photographs are taken for such.
 
 Each photograph is copied three times: encoded anew at quality 60, resized to half its sides, and with 5% of its width
 and of its height cropped off around. Photographs and copies become one cache, as `extract` makes it.
@@ -6,11 +6,11 @@ and of its height cropped off around. Photographs and copies become one cache, a
 Example: python -m bench.near_duplicates --images photos/
 """
 
+import json
 import tempfile
 from pathlib import Path
 
 import click
-import numpy as np
 from PIL import Image
 
 from featcache.datasets.dataset import open_dataset
@@ -18,9 +18,7 @@ from featcache.extraction.extract import extract
 from featcache.images.decode import SUFFIXES
 from featcache.settings import ExtractSettings, ViewSettings
 from featcache.store.cache import open_cache
-from featcache.store.near_duplicates import ALIKE, comparable
 
-THRESHOLDS = (0.70, 0.75, ALIKE, 0.80, 0.85, 0.90)
 COPIES = ("quality 60", "half size", "5% cropped")
 
 
@@ -41,8 +39,10 @@ def write_copies(path: Path, stem: Path) -> None:
               help="Folder of different photographs.")  # fmt: skip
 @click.option("--backbone", default="efficientnet_lite0", show_default=True)
 @click.option("--eval-view", default="center", show_default=True, type=click.Choice(["center", "squash"]))
-def main(images: Path, backbone: str, eval_view: str) -> None:
-    """Print the share of copies found, and of pairs of different photographs taken for copies, by threshold."""
+@click.option("--image-size", default=224, show_default=True)
+@click.option("--layer", "layers", multiple=True)
+def main(images: Path, backbone: str, eval_view: str, image_size: int, layers: tuple[str, ...]) -> None:
+    """Print one JSON line: the share of copies in a group with their photograph, and pairs of different photographs."""
     paths = sorted(path for path in images.iterdir() if path.suffix.lower() in SUFFIXES)
     with tempfile.TemporaryDirectory() as scratch:
         home = Path(scratch)
@@ -51,23 +51,35 @@ def main(images: Path, backbone: str, eval_view: str) -> None:
         names = sorted(path.name for path in home.iterdir())
         table = home / "all.csv"
         table.write_text("path,score\n" + "".join(f"{name},{k}\n" for k, name in enumerate(names)))
-        settings = ExtractSettings(backbone=backbone, augs=0, views=ViewSettings(eval_view=eval_view))
+        views = ViewSettings(image_size=image_size, eval_view=eval_view)
+        settings = ExtractSettings(backbone=backbone, augs=0, views=views, layers=layers)
         extract(open_dataset(str(table)), settings, home / "cache")
         cache = open_cache(home / "cache")
-        order = [image.name for image in cache.images]
-        rows = [order.index(name) for name in names]
-        vectors = comparable(cache.read_pooled(np.arange(cache.rows), 0)[:, 0])[rows]
-    cosines = vectors @ vectors.T
+    group_of = {
+        Path(cache.images[row].name).stem: number
+        for number, group in enumerate(cache.manifest.near_duplicates or ())
+        for row in group
+    }
     n = len(paths)
-    of_copies = cosines[np.arange(0, 4 * n, 4)[:, None], np.arange(4 * n).reshape(n, 4)[:, 1:]]  # (n, 3)
-    different = cosines[::4, ::4][np.triu_indices(n, 1)]
-    click.echo(f"{n} photographs, {backbone}, {eval_view} view: {len(different):,} pairs of different ones")
-    click.echo("cosine   " + "".join(f"{copy:>12}" for copy in COPIES) + "   all copies   false pairs")
-    for threshold in THRESHOLDS:
-        found = (of_copies >= threshold).mean(axis=0)
-        false = int((different >= threshold).sum())
-        cells = "".join(f"{share:12.1%}" for share in found)
-        click.echo(f"{threshold:6.2f}   {cells}{found.mean():13.2%}{false:8} = {false / len(different):.4%}")
+    found = {
+        copy: sum(group_of.get(f"{k:06}_0", -1) == group_of.get(f"{k:06}_{kind}", -2) for k in range(n)) / n
+        for kind, copy in enumerate(COPIES, start=1)
+    }
+    photographs: dict[int, set[str]] = {}
+    for stem, number in group_of.items():
+        photographs.setdefault(number, set()).add(stem.partition("_")[0])
+    false = sum(len(some) * (len(some) - 1) // 2 for some in photographs.values())
+    click.echo(
+        json.dumps(
+            {
+                "photographs": n,
+                "found": sum(found.values()) / len(found),
+                **found,
+                "false_pairs": false,
+                "pairs": n * (n - 1) // 2,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -1,52 +1,135 @@
 """Images that look like others of the same cache: copies encoded anew, resized, or cropped a little.
 
-Found by the cosine of pooled features. Each channel's mean over positions is first brought to mean 0 and deviation 1
-over the images of the cache, so that what all of them share makes no two alike.
+Likely pairs are found by the cosine of pooled features. Each channel's mean over positions is first brought to mean 0
+and deviation 1 over the images, so that what all of them share makes no two alike. Two images of the same kind may be
+as near as that, but only copies have the same things in the same places: a pair counts if its feature maps agree too.
 """
 
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from torch.nn import functional
 
 from featcache.base.cores import usable_threads
 from featcache.base.progress import OnProgress, Progress, silent
 from featcache.images.identity import ImageRow
+from featcache.recipe import LayerShape
 from featcache.store.manifest import Groups
 from featcache.store.reading import ChunkPlace, read_chunks
+from featcache.store.shards.encoding import decode
 from featcache.store.shards.format import array_specs
 from featcache.store.shards.shard import Shard
 
-ALIKE = 0.77  # cosine; docs/datasets.md says what it finds and what it takes for a copy that is none
+LIKELY = 0.7  # cosine of pooled features; docs/extraction.md says what this and the next find, and what they miss
+ALIKE = 0.55  # cosine of feature maps
+ALIKE_VECTORS = 0.9  # cosine of pooled features where a cache has no map
+_SIDE = 7  # positions to which larger maps are averaged, so that a crop moves things by less than one
+_NEAREST = 3  # likely copies of one image that are compared in their maps
+_BY_BOUND = 16  # of one image whose cosine is computed, where bounds of them were multiplied
+_MOST_PAIRS = 30_000  # that are compared in their maps, the nearest first; bounds the time of a large cache
 _FEW = 4096  # images that are compared in all channels; of more, in the directions that these differ most in
 _DIRECTIONS = 256
 _BLOCK = 512  # images that are compared with all others, and that are read, at a time
+_PAIRS_AT_ONCE = 64
 
 
 def find_near_duplicates(shards: Sequence[Shard], *, weights: str, on_progress: OnProgress = silent) -> Groups | None:
     """Return groups of rows whose images look alike, each row in one at most; a group of one file alone is left out.
 
-    In a group every image has a cosine of at least `ALIKE` with another, in the evaluation view of the last layer.
-    shards are all of a cache. None where weights are 'random': to such a network all images look alike.
-    Raises `CorruptFile` for damage.
+    View 0 is compared, in the last layer that is a map. shards are all of a cache. None where weights are 'random': to
+    such a network all images look alike. Raises `CorruptFile` for damage.
     """
     if weights == "random":
         return None
-    images = _images(shards)
-    rows = np.array([row for row in sorted(images) if not images[row].absent], np.int64)
-    if len(rows) < 2:
+    stored = _Stored(shards)
+    if len(stored.rows) < 2:
         return ()
-    vectors = comparable(_pooled_means(shards, rows, on_progress))
-    pairs = _alike(vectors, on_progress)
-    links = coo_array((np.ones(len(pairs), bool), pairs.T), shape=(len(rows), len(rows)))
+    pooled = stored.pooled(on_progress)
+    has_maps = stored.shape.positions > 1
+    pairs = likely_pairs(comparable(pooled.means), LIKELY if has_maps else ALIKE_VECTORS, on_progress)
+    if has_maps:
+        pairs = stored.with_equal_maps(pairs, pooled.deviation, on_progress)
+    links = coo_array((np.ones(len(pairs), bool), pairs.T), shape=(len(stored.rows),) * 2)
     _, group_of = connected_components(links, directed=False)
     groups = defaultdict[int, list[int]](list)
-    for row, group in zip(rows.tolist(), group_of.tolist(), strict=True):
+    for row, group in zip(stored.rows, group_of.tolist(), strict=True):
         groups[group].append(row)
-    return tuple(tuple(group) for group in groups.values() if len({images[row].sha256 for row in group}) > 1)
+    return tuple(tuple(group) for group in groups.values() if len({stored.images[row].sha256 for row in group}) > 1)
+
+
+class _Pooled(NamedTuple):
+    """The mean of each channel over positions (N, D), and each channel's deviation over images and positions (D)."""
+
+    means: NDArray[np.float32]
+    deviation: NDArray[np.float32]
+
+
+class _Stored:
+    """View 0 of a cache's present images, in its last layer that is a map; of its last layer if it has no map."""
+
+    def __init__(self, shards: Sequence[Shard]) -> None:
+        first = [shard for shard in shards if shard.block.views[0] == 0]
+        recipe = first[0].recipe
+        maps = [layer for layer in recipe.layer_names if recipe.layer_shape(layer).positions > 1]
+        self.layer = (maps or recipe.layer_names)[-1]
+        self.shape: LayerShape = recipe.layer_shape(self.layer)
+        self.images = _images(shards)
+        self.rows = [row for row in sorted(self.images) if not self.images[row].absent]
+        self._specs, self._constants = array_specs(recipe), first[0].constants.get(self.layer)
+        self._shard_of = {row: shard for shard in first for row in range(*shard.block.rows)}
+
+    def _read(self, kind: str, numbers: Sequence[int]) -> NDArray[np.generic]:
+        """Return the chunks of images, by their places in rows."""
+        array = f"{kind}/{self.layer}"
+        chunks = np.empty((len(numbers), *self._specs[array].chunk_shape), self._specs[array].dtype)
+        places = []
+        for position, number in enumerate(numbers):
+            shard = self._shard_of[self.rows[number]]
+            places.append(ChunkPlace(shard, self.rows[number] - shard.block.rows[0], 0, position))
+        read_chunks(places, array, chunks, threads=usable_threads(None))
+        return chunks
+
+    def pooled(self, on_progress: OnProgress) -> _Pooled:
+        n, d = len(self.rows), self.shape.channels
+        means, squares = np.empty((n, d), np.float32), np.zeros(d)
+        for start in range(0, n, _BLOCK):
+            stop = min(start + _BLOCK, n)
+            pooled = self._read("pooled", range(start, stop)).astype(np.float64)
+            means[start:stop] = pooled[:, 0]
+            squares += np.square(pooled).sum(axis=(0, 1))
+            on_progress(Progress("read pooled features", stop, n, "images"))
+        variance = squares / n - np.square(means.mean(axis=0, dtype=np.float64))
+        return _Pooled(means, np.sqrt(np.maximum(variance, 0)).astype(np.float32))
+
+    def with_equal_maps(
+        self, pairs: NDArray[np.int64], deviation: NDArray[np.float32], on_progress: OnProgress
+    ) -> NDArray[np.int64]:
+        """Return the pairs (M, 2) whose maps have a cosine of at least `ALIKE`."""
+        kept = [np.empty((0, 2), np.int64)]
+        for start in range(0, len(pairs), _PAIRS_AT_ONCE):
+            some = pairs[start : start + _PAIRS_AT_ONCE]
+            numbers, place = np.unique(some, return_inverse=True)
+            maps = self._maps(numbers.tolist(), deviation)
+            left, right = maps[place.reshape(-1, 2)].swapaxes(0, 1)
+            kept.append(some[np.einsum("nd,nd->n", left, right) >= ALIKE])
+            done = min(start + _PAIRS_AT_ONCE, len(pairs))
+            on_progress(Progress("compare likely copies", done, len(pairs), "pairs"))
+        return np.concatenate(kept)
+
+    def _maps(self, numbers: Sequence[int], deviation: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return maps as vectors of length 1: each channel less its mean over positions, by its deviation."""
+        maps = decode(torch.from_numpy(self._read("features", numbers)), self._constants).float()  # (n, L, D)
+        maps = (maps - maps.mean(dim=1, keepdim=True)) / torch.from_numpy(np.where(deviation > 0, deviation, 1))
+        image = maps.transpose(1, 2).reshape(len(numbers), -1, self.shape.height, self.shape.width)
+        side = (min(_SIDE, self.shape.height), min(_SIDE, self.shape.width))
+        return functional.normalize(functional.adaptive_avg_pool2d(image, side).flatten(1)).numpy()
 
 
 def _images(shards: Sequence[Shard]) -> dict[int, ImageRow]:
@@ -59,23 +142,6 @@ def _images(shards: Sequence[Shard]) -> dict[int, ImageRow]:
     return images
 
 
-def _pooled_means(shards: Sequence[Shard], rows: NDArray[np.int64], on_progress: OnProgress) -> NDArray[np.float32]:
-    """Return the mean of each channel over positions (N, D), in view 0 of the last layer."""
-    first = [shard for shard in shards if shard.block.views[0] == 0]
-    array = f"pooled/{first[0].recipe.layer_names[-1]}"
-    shard_of = {row: shard for shard in first for row in range(*shard.block.rows)}
-    chunk_shape = array_specs(first[0].recipe)[array].chunk_shape  # mean and deviation: (2, D)
-    means = np.empty((len(rows), chunk_shape[1]), np.float32)
-    for start in range(0, len(rows), _BLOCK):
-        some = rows[start : start + _BLOCK].tolist()
-        places = [ChunkPlace(shard_of[row], row - shard_of[row].block.rows[0], 0, k) for k, row in enumerate(some)]
-        pooled = np.empty((len(some), *chunk_shape), np.float32)
-        read_chunks(places, array, pooled, threads=usable_threads(None))
-        means[start : start + len(some)] = pooled[:, 0]
-        on_progress(Progress("read pooled features", start + len(some), len(rows), "images"))
-    return means
-
-
 def comparable(means: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the means (N, D), changed in place, as vectors of length 1 whose products are cosines."""
     means -= means.mean(axis=0, dtype=np.float64).astype(np.float32)
@@ -86,18 +152,31 @@ def comparable(means: NDArray[np.float32]) -> NDArray[np.float32]:
     return means
 
 
-def _alike(vectors: NDArray[np.float32], on_progress: OnProgress) -> NDArray[np.int64]:
-    """Return the pairs (M, 2) of rows of vectors (N, D) whose cosine is at least `ALIKE`."""
-    bounds = _bounds(vectors)
-    found = [np.empty((0, 2), np.int64)]
-    for start in range(0, len(vectors), _BLOCK):
-        likely = np.argwhere(bounds[start : start + _BLOCK] @ bounds[start:].T >= ALIKE) + start
-        likely = likely[likely[:, 0] < likely[:, 1]]
-        for some in np.array_split(likely, -(-len(likely) // _BLOCK) or 1):
-            cosines = np.einsum("nd,nd->n", vectors[some[:, 0]], vectors[some[:, 1]])
-            found.append(some[cosines >= ALIKE])
-        on_progress(Progress("look for near-duplicates", min(start + _BLOCK, len(vectors)), len(vectors), "images"))
-    return np.concatenate(found)
+def likely_pairs(vectors: NDArray[np.float32], least: float, on_progress: OnProgress = silent) -> NDArray[np.int64]:
+    """Return pairs (M, 2) of rows of vectors (N, D) whose cosine is least or more, the lower row first.
+
+    Of each row only its `_NEAREST` are there, of all pairs the nearest `_MOST_PAIRS`.
+    """
+    bounds, n = _bounds(vectors), len(vectors)
+    pairs, cosines = [np.empty((0, 2), np.int64)], [np.empty(0, np.float32)]
+    edges = [*range(0, n, _BLOCK), n]
+    for start, stop in pairwise(edges):
+        products = bounds[start:stop] @ bounds.T
+        products[np.arange(stop - start), np.arange(start, stop)] = -1  # itself
+        highest = torch.topk(torch.from_numpy(products), min(_BY_BOUND, n))
+        values, others = highest.values.numpy(), highest.indices.numpy()  # (B, K)
+        if bounds is not vectors:
+            values = np.einsum("nd,nkd->nk", vectors[start:stop], vectors[others])
+        order = np.argsort(-values, axis=1, kind="stable")[:, :_NEAREST]
+        values, others = np.take_along_axis(values, order, 1), np.take_along_axis(others, order, 1)
+        rows, ranks = np.nonzero(values >= least)
+        pairs.append(np.stack([start + rows, others[rows, ranks]], axis=1))
+        cosines.append(values[rows, ranks])
+        on_progress(Progress("look for near-duplicates", stop, n, "images"))
+    found, nearness = np.sort(np.concatenate(pairs), axis=1), np.concatenate(cosines)
+    found, first = np.unique(found, axis=0, return_index=True)
+    nearest = np.argsort(-nearness[first], kind="stable")[:_MOST_PAIRS]
+    return found[np.sort(nearest)]
 
 
 def _bounds(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
