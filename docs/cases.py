@@ -109,8 +109,8 @@ CASES = (
         input="copies of an image in train and test, encoded anew or cropped a little too; two tables put together",
         before="extract and train-head went through, then score-cache refused every run, about parts that were drawn",
         now="extract and cache-info name them, and what looks alike; drawn splits keep them in one part; of given ones "
-        'they say before training "images of train are the same file as one of a later part", or '
-        '"look-alikes of one of a later part", to be left out "with --drop-duplicates of extract"',
+        'they say before training "of the same file as one of a later part", or '
+        '"that look like one of a later part", to be left out "with --drop-duplicates of extract"',
         tests=(
             "featcache/datasets/test_duplicates.py::test_files_of_the_same_bytes_are_found_whatever_their_names",
             "featcache/datasets/test_duplicates.py::test_drawn_splits_keep_them_together_and_they_are_told",

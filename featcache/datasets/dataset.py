@@ -19,12 +19,11 @@ from featcache.datasets.duplicates import (
     Likeness,
     find_duplicates,
     of_parts,
-    too_large,
     without_duplicates,
 )
 from featcache.datasets.image_files import find_image_files
 from featcache.datasets.ratings import ReadRatings, read_ratings
-from featcache.datasets.split_files import Line, LineSplits, read_split_files
+from featcache.datasets.split_files import Line, read_split_files
 from featcache.datasets.splits import Part, Ratings, Splits, each_part, weak_parts, why_untrainable
 from featcache.datasets.table import is_table
 
@@ -67,28 +66,36 @@ class Dataset:
     def with_near_duplicates(self, groups: Sequence[Sequence[int]]) -> "Dataset":
         """Return it with rows of each group, of images that look alike, treated as those of the same file are.
 
-        Drawn splits have them in one part together, drop_duplicates takes them out of train and val; groups too large
-        to be copies of one image are left as they are. Its notes are of what this came to alone.
+        Drawn splits are drawn anew, with each group in one part, and drop_duplicates takes images out of train and val.
+        The splits of a target stay as they are where that would leave one without a part, or nothing to train on.
+        Its notes are of what this came to alone.
         """
-        large = too_large(groups, len(self.names))
-        apart = [group for group in groups if group not in large]
-        ratings, how = self.ratings, []
-        if apart and self.drawing:
-            drawn = self.drawing.draw([[self.names[row] for row in group] for group in (*self.same, *apart)])
-            ratings, how = (
-                _with_rows(drawn, self.names),
-                [f"each group is in one part: {note}" for note in _how_drawn(drawn)],
-            )
+        apart = self._apart(groups) if groups else self.ratings
+        ratings = {
+            target: apart[target] if _as_good(apart[target], splits) else splits
+            for target, splits in self.ratings.items()
+        }
+        notes = LOOK_ALIKE.notes(self.names, groups)
+        for target, splits in ratings.items():
+            if groups and splits is not self.ratings[target]:
+                notes += [_of_target(target, f"each group is in one part: {how_drawn(splits)}")] if self.drawing else []
+                notes += [
+                    _of_target(target, one) for one in weak_parts(splits) if one not in weak_parts(self.ratings[target])
+                ]
+            elif splits is not apart[target]:
+                notes.append(_of_target(target, "warning: too few images are left with each group in one part"))
+        notes += _of_parts(self.names, ratings, groups, LOOK_ALIKE)
+        return replace(self, ratings=ratings, notes=tuple(notes))
+
+    def _apart(self, groups: Sequence[Sequence[int]]) -> Ratings:
+        """Return its ratings drawn anew with each group in one part, or without what drop_duplicates takes out."""
+        ratings = self.ratings
+        if self.drawing:
+            together = [[self.names[row] for row in group] for group in (*self.same, *groups)]
+            ratings = _with_rows(self.drawing.draw(together), self.names)
         if self.drop_duplicates:
-            ratings = {target: without_duplicates(splits, apart) for target, splits in ratings.items()}
-        found = [*LOOK_ALIKE.notes(self.names, groups), *how, *_of_parts(self.names, ratings, groups, LOOK_ALIKE)]
-        if large and self.drawing:
-            number = sum(map(len, large))
-            found.append(
-                f"warning: {number:,} of them look too much alike to be copies, and are not kept in one part; a column "
-                "'group' in the table says what belongs together"
-            )
-        return replace(self, ratings=ratings, notes=tuple(found))
+            ratings = {target: without_duplicates(splits, groups) for target, splits in ratings.items()}
+        return ratings
 
     @property
     def source(self) -> dict[str, str]:
@@ -149,7 +156,7 @@ def open_dataset(
         found = {target: without_duplicates(splits, same) for target, splits in found.items()}
     notes = [
         *source.read.notes,
-        *_how_drawn(drawn),
+        *(_how_drawn(found) if drawing else []),
         *SAME_FILE.notes(names, same),
         *_of_parts(names, found, same, SAME_FILE),
         *(_of_target(target, one) for target, splits in found.items() for one in weak_parts(splits)),
@@ -194,9 +201,16 @@ def _read(
     return _Source(name, False, folder, ReadRatings(folder / "images", {"": splits}, None, ignored, ()))
 
 
-def _how_drawn(drawn: Mapping[str, LineSplits]) -> list[str]:
+def _as_good(changed: Splits, splits: Splits) -> bool:
+    """Whether changed splits can be trained on as the others can, and have the same parts with images in them."""
+    parts = [{part for part, found in parts.items() if len(found.rows)} for parts in splits.values()]
+    left = [{part for part, found in parts.items() if len(found.rows)} for parts in changed.values()]
+    return parts == left and len(why_untrainable(changed, drawn=False)) <= len(why_untrainable(splits, drawn=False))
+
+
+def _how_drawn(ratings: Ratings) -> list[str]:
     """Return how the splits of each target that was rated were drawn."""
-    return [_of_target(target, how_drawn(splits)) for target, splits in drawn.items() if splits]
+    return [_of_target(target, how_drawn(splits)) for target, splits in ratings.items() if splits]
 
 
 def _of_parts(names: Sequence[str], ratings: Ratings, groups: Sequence[Sequence[int]], likeness: Likeness) -> list[str]:

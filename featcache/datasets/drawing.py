@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from featcache.datasets.split_files import Line, LineSplits
-from featcache.datasets.splits import FEWEST_IMAGES, FEWEST_TO_SELECT, PARTS
+from featcache.datasets.splits import FEWEST_IMAGES, FEWEST_TO_SELECT, PARTS, Splits
 
 DRAWN_SPLITS = 5
 TEST_SHARE, VAL_SHARE = 0.2, 0.1  # of the images, in a drawn split
@@ -72,10 +72,10 @@ def draw_splits(units: Sequence[Unit]) -> LineSplits:
     return {split: _drawn(units, split) for split in map(str, range(1, DRAWN_SPLITS + 1))}
 
 
-def how_drawn(splits: LineSplits) -> str:
+def how_drawn(splits: Splits) -> str:
     """Return in words how large the parts of drawn splits are, and how they were drawn."""
     parts = splits["1"]
-    sizes = ", ".join(f"{len(parts[part])} {part}" for part in PARTS if part in parts)
+    sizes = ", ".join(f"{len(parts[part].rows)} {part}" for part in PARTS if part in parts)
     selects = "" if "val" in parts else "; heads are selected by cross-validation within train"
     return f"{len(splits)} splits were drawn, stratified by score ({sizes} in split 1){selects}"
 
@@ -88,12 +88,12 @@ def _drawn(units: Sequence[Unit], split: str) -> dict[str, list[Line]]:
     images = sum(len(unit.lines) for unit in units)
     test = _stratified(ordered, round(TEST_SHARE * images), digests)
     _spread(test, ordered, digests)
-    rest = [unit for unit in ordered if unit not in test]
+    rest = _without(ordered, test)
     val = round(VAL_SHARE * images)
     chosen = {"test": test, "val": []}
     if val >= FEWEST_TO_SELECT:
         chosen["val"] = _stratified(rest, val, digests)
-    chosen["train"] = [unit for unit in rest if unit not in chosen["val"]]
+    chosen["train"] = _without(rest, chosen["val"])
     in_order = {part: sorted(chosen[part], key=lambda unit: digests[unit.key]) for part in PARTS}
     return {part: [line for unit in found for line in unit.lines] for part, found in in_order.items() if found}
 
@@ -115,17 +115,21 @@ def _stratified(units: Sequence[Unit], images: int, digests: dict[str, bytes]) -
             if taken + len(unit.lines) / 2 <= round(k * images / strata):
                 chosen.append(unit)
                 taken += len(unit.lines)
-    others = [unit for unit in units if unit not in chosen]
-    for unit in sorted(others, key=lambda unit: (len(unit.lines), digests[unit.key]))[:-1]:
+    for unit in sorted(_without(units, chosen), key=lambda unit: (len(unit.lines), digests[unit.key]))[:-1]:
         if taken < FEWEST_IMAGES:
             chosen.append(unit)
             taken += len(unit.lines)
     return chosen
 
 
+def _without(units: Sequence[Unit], others: Sequence[Unit]) -> list[Unit]:
+    keys = {unit.key for unit in others}
+    return [unit for unit in units if unit.key not in keys]
+
+
 def _spread(test: list[Unit], units: Sequence[Unit], digests: dict[str, bytes]) -> None:
     """Exchange a unit of test for another where test, or what is left for train, has one score alone."""
-    rest = sorted((unit for unit in units if unit not in test), key=lambda unit: digests[unit.key])
+    rest = sorted(_without(units, test), key=lambda unit: digests[unit.key])
     for lacking, other in ((test, rest), (rest, test)):  # train comes last, so that it wins
         scores = {line.score for unit in lacking for line in unit.lines}
         most = sum(len(unit.lines) for unit in units) / 2

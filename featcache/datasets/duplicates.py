@@ -10,7 +10,6 @@ import numpy as np
 
 from featcache.datasets.splits import PARTS, Part, Splits
 
-_LARGEST_SHARE = 0.2  # of all images, in a group that is kept in one part: as many as a drawn test part holds
 _START = 4096  # bytes that are compared before whole files are
 _OTHERS = {"train": ("val", "test"), "val": ("test",)}  # a part, and those whose images it gives up
 
@@ -33,8 +32,12 @@ class Likeness(NamedTuple):
         return [f"{counted}: {few}{', ...' if len(groups) > 3 else ''}"]
 
 
-SAME_FILE = Likeness("{images} are {groups} file{s} under several names", "the same file as", "=")
-LOOK_ALIKE = Likeness("{images} look like another, in {groups} group{s} (near-duplicates)", "look-alikes of", "~")
+SAME_FILE = Likeness("{images} are {groups} file{s} under several names", "of the same file as", "=")
+LOOK_ALIKE = Likeness("{images} look like another, in {groups} group{s} (near-duplicates)", "that look like", "~")
+
+
+def _images(count: int) -> str:
+    return "1 image" if count == 1 else f"{count:,} images"
 
 
 def find_duplicates(paths: Sequence[Path]) -> list[list[int]]:
@@ -50,17 +53,13 @@ def find_duplicates(paths: Sequence[Path]) -> list[list[int]]:
 
 def across_parts(splits: Splits, groups: Iterable[Sequence[int]]) -> dict[tuple[str, str], list[tuple[int, int]]]:
     """Return by split and part the rows that train and val would give up, each with one like it elsewhere."""
-    other_of = {row: [other for other in group if other != row] for group in groups for row in group}
+    group_of = {row: number for number, group in enumerate(groups) for row in group}
     found: dict[tuple[str, str], list[tuple[int, int]]] = {}
     for split, parts in splits.items():
-        rows = {part: set(values.rows.tolist()) for part, values in parts.items()}
+        rows = {part: [row for row in values.rows.tolist() if row in group_of] for part, values in parts.items()}
         for part, others in _OTHERS.items():
-            elsewhere = set().union(*(rows.get(other, set()) for other in others))
-            pairs = [
-                (row, next(other for other in other_of[row] if other in elsewhere))
-                for row in (parts[part].rows.tolist() if part in parts else [])
-                if row in other_of and elsewhere.intersection(other_of[row])
-            ]
+            elsewhere = {group_of[row]: row for other in reversed(others) for row in reversed(rows.get(other, []))}
+            pairs = [(row, elsewhere[group_of[row]]) for row in rows.get(part, []) if group_of[row] in elsewhere]
             if pairs:
                 found[split, part] = pairs
     return found
@@ -69,16 +68,11 @@ def across_parts(splits: Splits, groups: Iterable[Sequence[int]]) -> dict[tuple[
 def of_parts(names: Sequence[str], splits: Splits, groups: Sequence[Sequence[int]], likeness: Likeness) -> list[str]:
     """Return warnings of images that are alike one in a later part of a split."""
     return [
-        f"warning: split {split}: {len(pairs):,} images of {part} are {likeness.one} one of a later part, first "
+        f"warning: split {split}: {part} holds {_images(len(pairs))} {likeness.one} one of a later part, first "
         f"{names[pairs[0][0]]} {likeness.sign} {names[pairs[0][1]]}; what a head learns from cannot judge it: leave "
         f"them out of {part} with --drop-duplicates of extract"
         for (split, part), pairs in across_parts(splits, groups).items()
     ]
-
-
-def too_large(groups: Sequence[Sequence[int]], images: int) -> list[Sequence[int]]:
-    """Return the groups of look-alikes that are too large a share of all images to be copies of one."""
-    return [group for group in groups if len(group) > max(2, _LARGEST_SHARE * images)]
 
 
 def without_duplicates(splits: Splits, groups: Sequence[Sequence[int]]) -> Splits:

@@ -3,16 +3,20 @@
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import timm
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
 
-from featcache.datasets.dataset import open_dataset
-from featcache.datasets.duplicates import find_duplicates
+from featcache.datasets.dataset import Dataset, open_dataset
+from featcache.datasets.duplicates import across_parts, find_duplicates
+from featcache.datasets.splits import PARTS, Part, why_untrainable
 from featcache.store.cache import open_cache
 from tests.featcache.datasets.test_ratings import parts, write
 from tests.helpers.command_line import amnet
@@ -50,7 +54,7 @@ def test_drawn_splits_keep_them_together_and_they_are_told(tmp_path: Path) -> No
 
 
 @pytest.fixture
-def given(tmp_path: Path, tiny_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def given_parts(tmp_path: Path, tiny_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The tiny dataset's photographs in a table: a copy of one of train is in test, one of val's in test."""
     lines = ["path,score,split"]
     for k, path in enumerate(sorted((tiny_dataset / "images").glob("*.jpg"))[:20]):
@@ -65,16 +69,16 @@ def given(tmp_path: Path, tiny_dataset: Path, monkeypatch: pytest.MonkeyPatch) -
     return tmp_path
 
 
-def test_in_given_splits_they_are_told_before_training_with_a_way_out(given: Path) -> None:
+def test_in_given_splits_they_are_told_before_training_with_a_way_out(given_parts: Path) -> None:
     extract = ("extract", "--dataset", "mine.csv", *QUICK)
     said = amnet(*extract).stderr
-    assert "warning: split 1: 1 images of train are the same file as one of a later part" in said
-    assert "warning: split 1: 1 images of val are the same file as one of a later part" in said
+    assert "warning: split 1: train holds 1 image of the same file as one of a later part" in said
+    assert "warning: split 1: val holds 1 image of the same file as one of a later part" in said
     assert said.count("with --drop-duplicates of extract") == 2
     assert len(json.loads(amnet("cache-info", "--json").stdout)["duplicates"]) == 2
     assert sum(line.startswith("same file ") for line in amnet("cache-info").stdout.splitlines()) == 2
     said = amnet("train-head", "--split", "1", "--head", "ridge", "--name", "first").stderr
-    assert "warning: split 1: 1 images of train are the same file as one of a later part" in said
+    assert "warning: split 1: train holds 1 image of the same file as one of a later part" in said
     assert "extract again with --drop-duplicates" in amnet("score-cache", status=3).stderr
     assert "--drop-duplicates" not in amnet(*extract, "--drop-duplicates").stderr
     amnet("train-head", "--split", "1", "--head", "ridge", "--name", "second")
@@ -136,7 +140,7 @@ def test_in_given_splits_look_alikes_are_told_with_a_way_out(look_alikes: Path) 
     extract = ("extract", "--dataset", "mine.csv", *OWN_WEIGHTS)
     said = amnet(*extract).stderr
     assert re.search(
-        r"warning: split 1: \d images of train are look-alikes of one of a later part, first \d\d\.png ~ ", said
+        r"warning: split 1: train holds \d images? that look like one of a later part, first \d\d\.png ~ ", said
     )
     groups = json.loads(amnet("cache-info", "--json").stdout)["near_duplicates"]
     assert "later part" not in amnet(*extract, "--drop-duplicates").stderr
@@ -148,17 +152,53 @@ def test_in_given_splits_look_alikes_are_told_with_a_way_out(look_alikes: Path) 
         assert sum(not in_part[part].isdisjoint(group) for part in in_part) == 1
 
 
-def test_a_group_too_large_to_be_copies_is_told_and_not_drawn_together(tmp_path: Path) -> None:
-    table = write(tmp_path, "path,score\n" + "".join(f"{k}.jpg,{k}\n" for k in range(20)))
-    for k in range(20):
-        (tmp_path / f"{k}.jpg").write_bytes(bytes([k]) * 9)
-    found = open_dataset(table)
-    large, small = tuple(range(3, 12)), (0, 14)
-    apart = found.with_near_duplicates([large, small])
-    assert apart.notes[-1].startswith("warning: 9 of them look too much alike to be copies")
-    for split in apart.ratings[""].values():
-        assert any(set(small) <= set(part.rows.tolist()) for part in split.values())
-    assert any(
-        not any(set(large) <= set(part.rows.tolist()) for part in parts.values()) for parts in apart.splits.values()
+def rated(folder: Path, table: str, images: int) -> Dataset:
+    """Return the dataset of a table of images 0.jpg, 1.jpg, ... that are all different files."""
+    for k in range(images):
+        (folder / f"{k}.jpg").write_bytes(bytes([k]) * 9)
+    return open_dataset(write(folder, table))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), n=st.integers(4, 30), grouped=st.booleans(), given_parts=st.booleans(), drop=st.booleans())
+def test_splits_stay_as_good_as_they_were(
+    tmp_path: Path, data: st.DataObject, n: int, grouped: bool, given_parts: bool, drop: bool
+) -> None:
+    scores = data.draw(st.lists(st.sampled_from([1, 2, 3, 4, 5]), min_size=n, max_size=n))
+    header = f"path,score{',group' * grouped}{',split' * given_parts}\n"
+    lines = [
+        f"{k}.jpg,{score}{f',{k % 3}' * grouped}{f',{PARTS[k % 3]}' * given_parts}\n" for k, score in enumerate(scores)
+    ]
+    before = replace(rated(tmp_path, header + "".join(lines), n), drop_duplicates=drop)
+    rows = data.draw(st.permutations(range(n)))
+    cut = data.draw(st.integers(0, n))
+    groups = [rows[:cut], rows[cut:]]
+    after = before.with_near_duplicates([group for group in groups if len(group) > 1])
+    for split, parts_before in before.splits.items():
+        parts_after = after.splits[split]
+        assert {part for part, found in parts_after.items() if len(found.rows)} == set(parts_before)
+    assert len(why_untrainable(after.splits, drawn=False)) <= len(why_untrainable(before.splits, drawn=False))
+    kept = after.splits is before.splits or all(
+        np.array_equal(after.splits[s][p].rows, found.rows)
+        for s, ps in before.splits.items()
+        for p, found in ps.items()
     )
-    assert found.with_near_duplicates([]).ratings is found.ratings
+    if not kept:
+        assert not across_parts(after.splits, groups)
+
+
+def test_where_no_group_could_be_kept_together_it_is_told(tmp_path: Path) -> None:
+    found = rated(tmp_path, "path,score\n" + "".join(f"{k}.jpg,{k}\n" for k in range(4)), 4)
+    apart = found.with_near_duplicates([(0, 1, 2, 3)])
+    assert apart.ratings[""] is found.ratings[""]
+    assert "warning: too few images are left with each group in one part" in apart.notes
+    assert any("that look like one of a later part" in note for note in apart.notes)
+    assert found.with_near_duplicates([]).ratings == found.ratings
+
+
+def test_pairs_across_parts_take_no_longer_in_one_large_group() -> None:
+    rows = np.arange(20_000)
+    splits = {
+        "1": {"train": Part(rows[:15_000], rows[:15_000] + 0.0), "test": Part(rows[15_000:], rows[15_000:] + 0.0)}
+    }
+    assert across_parts(splits, [rows.tolist()]) == {("1", "train"): [(k, 15_000) for k in range(15_000)]}

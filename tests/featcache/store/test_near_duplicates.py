@@ -7,70 +7,109 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from featcache.base.files import make_folder
+from featcache.images.identity import ImageRow
+from featcache.recipe import Recipe
 from featcache.store import near_duplicates
-from featcache.store.near_duplicates import ALIKE, comparable, find_near_duplicates
+from featcache.store.folder import shard_path, shards_folder
+from featcache.store.near_duplicates import comparable, find_near_duplicates, likely_pairs
 from featcache.store.shards.format import Block
 from featcache.store.shards.opening import open_shard
 from featcache.store.shards.shard import Shard
-from tests.helpers.synthetic import ABSENT, image, make_arrays, write_shard
+from featcache.store.writer import commit
+from tests.helpers.synthetic import ABSENT, RECIPE, build_shard_bytes, image
 
-ROWS = 31
+ROWS, CHANNELS = 31, 11
+MAPS = replace(RECIPE, layers=(("map", 3, 4, CHANNELS),))
+VECTORS = replace(RECIPE, layers=(("vector", 1, 1, CHANNELS),))
 
 
-def shards_of(folder: Path, means: NDArray[np.float64]) -> list[Shard]:
-    """Return the shards of a cache whose last layer has these means (N, 11), two views of each image in two shards."""
-    arrays = make_arrays(rows=len(means))
-    arrays["pooled/second.bn"][:, 0, 0] = means
+def shards_of(folder: Path, features: NDArray[np.float32], recipe: Recipe) -> list[Shard]:
+    """Return the shards of a cache of features (N, L, D) in view 0, and noise in view 1."""
+    (layer,) = recipe.layer_names
+    noise = np.random.default_rng(1).normal(size=features.shape)
+    both = np.stack([features, noise], axis=1).astype(np.float16)
+    pooled = np.stack([both.astype("f4").mean(2), both.astype("f4").std(2)], axis=2)
+    arrays = {f"features/{layer}": both, f"pooled/{layer}": pooled}
     blocks = [Block((17, ROWS), (0, 2)), Block((0, 17), (1, 2)), Block((0, 17), (0, 1))]
-    return [open_shard(write_shard(folder, arrays, block)) for block in blocks]
+    return [
+        open_shard(shard_path(folder, commit(folder, block, build_shard_bytes(arrays, block, recipe=recipe)).file))
+        for block in blocks
+    ]
 
 
 @pytest.fixture
-def means() -> NDArray[np.float64]:
-    """Means on scales of their own, with a large common part, of images of which no two are alike."""
+def folder(tmp_path: Path) -> Path:
+    make_folder(shards_folder(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def maps() -> NDArray[np.float32]:
+    """Maps of 12 positions on scales of their own, with a large common part, of images of which no two are alike."""
     rng = np.random.default_rng(8)
-    return 1000 + rng.normal(size=(ROWS, 11)) * np.logspace(-3, 3, 11)
+    means = rng.normal(size=(ROWS, 1, CHANNELS))
+    return ((5 + means + rng.normal(size=(ROWS, 12, CHANNELS))) * np.logspace(-2, 2, CHANNELS)).astype(np.float32)
 
 
-def test_copies_are_found_across_shards_and_others_are_not(tmp_path: Path, means: NDArray[np.float64]) -> None:
-    scale = means.std(axis=0)
-    means[20] = means[3] + 0.1 * scale
-    means[7] = means[20] - 0.1 * scale  # a chain of three
-    means[30] = means[12] - 0.1 * scale
-    means[ABSENT] = means[9]
-    found = find_near_duplicates(shards_of(tmp_path, means), weights="imagenet")
+def nearly(features: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
+    noise = np.random.default_rng(seed).normal(size=features.shape)
+    return (features + 0.1 * noise * np.logspace(-2, 2, CHANNELS)).astype(np.float32)
+
+
+def test_copies_are_found_across_shards_and_others_are_not(folder: Path, maps: NDArray[np.float32]) -> None:
+    maps[20], maps[30] = nearly(maps[3], 0), nearly(maps[12], 1)
+    maps[7] = nearly(maps[20], 2)  # a chain of three
+    maps[ABSENT] = maps[9]
+    maps[25] = maps[2][::-1]  # the same things in other places
+    shards = shards_of(folder, maps, MAPS)
+    found = find_near_duplicates(shards, weights="imagenet")
     assert found is not None
     assert set(found) == {(3, 7, 20), (12, 30)}
-    assert find_near_duplicates(shards_of(tmp_path, means), weights="random") is None
+    assert find_near_duplicates(shards, weights="random") is None
+
+
+def test_vectors_alone_are_compared_by_themselves(folder: Path) -> None:
+    rng = np.random.default_rng(2)
+    vectors = rng.normal(size=(ROWS, 1, CHANNELS)).astype(np.float32)
+    vectors[20] = vectors[3] + 0.05
+    found = find_near_duplicates(shards_of(folder, vectors, VECTORS), weights="imagenet")
+    assert found == ((3, 20),)
 
 
 def test_a_file_under_two_names_is_no_look_alike(
-    tmp_path: Path, means: NDArray[np.float64], monkeypatch: pytest.MonkeyPatch
+    folder: Path, maps: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    means[20] = means[3]
-    monkeypatch.setattr(
-        "tests.helpers.synthetic.image",
-        lambda row: replace(image(row), sha256="7" * 64) if row in (3, 20) else image(row),
-    )
-    assert find_near_duplicates(shards_of(tmp_path, means), weights="imagenet") == ()
+    maps[20] = maps[3]
+
+    def same(row: int) -> ImageRow:
+        return replace(image(row), sha256="7" * 64) if row in (3, 20) else image(row)
+
+    monkeypatch.setattr("tests.helpers.synthetic.image", same)
+    assert find_near_duplicates(shards_of(folder, maps, MAPS), weights="imagenet") == ()
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_comparing_in_few_directions_finds_the_same_pairs(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_comparing_in_few_directions_finds_the_nearest_pairs(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(seed)
     vectors = comparable(
         (rng.normal(size=(200, 3)) @ rng.normal(size=(3, 40)) + rng.normal(size=(200, 40))).astype("f4")
     )
     cosines = vectors @ vectors.T
-    expected = {(int(i), int(j)) for i, j in np.argwhere(np.triu(cosines, 1) >= ALIKE)}
+    np.fill_diagonal(cosines, -1)
+    nearest = np.argsort(-cosines, axis=1)[:, :3]
+    expected = {(min(i, j), max(i, j)) for i in range(200) for j in nearest[i].tolist() if cosines[i, j] >= 0.7}
     assert len(expected) > 20
-    for few, directions, block in ((1000, 1, 1000), (50, 4, 33), (50, 40, 7)):
+    for few, directions, block in ((1000, 1, 1000), (50, 20, 33), (50, 40, 7)):
         monkeypatch.setattr(near_duplicates, "_FEW", few)
         monkeypatch.setattr(near_duplicates, "_DIRECTIONS", directions)
         monkeypatch.setattr(near_duplicates, "_BLOCK", block)
-        pairs = near_duplicates._alike(vectors, lambda progress: None)
+        pairs = likely_pairs(vectors, 0.7)
         assert {(int(i), int(j)) for i, j in pairs} == expected
         assert len(pairs) == len(expected)
+    monkeypatch.setattr(near_duplicates, "_MOST_PAIRS", 5)
+    five = likely_pairs(vectors, 0.7)
+    assert {cosines[i, j] for i, j in five} == set(sorted({cosines[i, j] for i, j in expected})[-5:])
 
 
 def test_channels_that_are_the_same_for_all_images_say_nothing() -> None:
