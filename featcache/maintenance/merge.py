@@ -13,6 +13,7 @@ from featcache.base.commands import amnet
 from featcache.base.errors import CacheIncomplete, InvalidSettings, refuse
 from featcache.base.files import refuse_full_disk
 from featcache.base.progress import OnProgress, Progress, silent
+from featcache.datasets.duplicates import LOOK_ALIKE, of_parts
 from featcache.datasets.splits import Ratings, merge_ratings
 from featcache.images.decode import DECODED
 from featcache.images.identity import is_same_image
@@ -20,6 +21,7 @@ from featcache.maintenance.merge_plan import Planned, Source, assign_rows, choos
 from featcache.settings import ENCODINGS
 from featcache.store.cache import open_cache, open_listed_shard
 from featcache.store.folder import MANIFEST_NAME, existing_shards, refuse_other_recipes, refuse_unknown_files
+from featcache.store.index import Tables
 from featcache.store.manifest import read_manifest
 from featcache.store.near_duplicates import find_near_duplicates
 from featcache.store.shards.format import Target
@@ -32,7 +34,8 @@ from featcache.store.writer import CacheWriter
 class MergeReport:
     """What the merged cache holds. complete is False where inputs were unfinished: extract goes on with it.
 
-    decoders has a line for each kind of image file that inputs decoded with different libraries.
+    decoders has a line for each kind of image file that inputs decoded with different libraries, alike what there is to
+    say of images that look alike.
     """
 
     folder: str
@@ -41,10 +44,11 @@ class MergeReport:
     shards: int
     complete: bool
     decoders: Sequence[str] = ()
+    alike: Sequence[str] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """Return the report as a JSON object; decoders are in it where there is something to say of them."""
-        return {key: value for key, value in asdict(self).items() if key != "decoders" or value}
+        """Return the report as a JSON object; decoders and alike are in it where there is something to say."""
+        return {key: value for key, value in asdict(self).items() if key not in ("decoders", "alike") or value}
 
     def as_text(self) -> str:
         """Return what the cache holds as a line."""
@@ -57,6 +61,7 @@ class MergeReport:
             for line in self.decoders
         ]
         go_on = amnet("extract", "--dataset", "NAME_OR_PATH", "--out", Path(self.folder))
+        other += self.alike
         return other if self.complete else [*other, f"inputs were not complete; go on with: {go_on}"]
 
 
@@ -93,20 +98,30 @@ def merge_caches(out: Path, inputs: Sequence[Path], *, on_progress: OnProgress =
             on_progress(Progress("merge", done, len(planned), "shards"))
         manifests = [source.manifest for source in sources if source.manifest]
         complete = len(manifests) == len(sources)
+        alike: list[str] = []
         if complete:
             first, names = manifests[0], dict.fromkeys(manifest.source["dataset"] for manifest in manifests)
             shards = writer.listed_shards(first.recipe)
-            writer.seal(
+            groups = find_near_duplicates(shards, weights=first.source["weights"], on_progress=on_progress)
+            _, tables = writer.seal(
                 first.recipe,
                 rows=len(row_of),
                 views=views,
                 ratings=ratings,
                 source={**first.source, "dataset": "+".join(names)},
                 versions=first.versions | {kind: " + ".join(found) for kind, found in decoded.items()},
-                near_duplicates=find_near_duplicates(shards, weights=first.source["weights"], on_progress=on_progress),
+                near_duplicates=groups,
                 opened=shards,
             )
-    return MergeReport(str(out), len(row_of), views, len(planned), complete, said)
+            alike = _said_of(tables, ratings, groups or ())
+    return MergeReport(str(out), len(row_of), views, len(planned), complete, said, alike)
+
+
+def _said_of(tables: Tables, ratings: Ratings, groups: Sequence[Sequence[int]]) -> list[str]:
+    """Return which images look alike, and which of them are in several parts of a split."""
+    names = [image.name for image in tables.images]
+    across = [line for splits in ratings.values() for line in of_parts(names, splits, groups, LOOK_ALIKE)]
+    return [*LOOK_ALIKE.notes(names, groups), *across]
 
 
 def _decoders_that_differ(sources: Sequence[Source]) -> dict[str, list[str]]:

@@ -129,7 +129,8 @@ def test_images_that_look_alike_are_told_and_drawn_into_one_part(look_alikes: Pa
     assert "each group is in one part" in again.stderr
     assert "look for near-duplicates" not in again.stderr
     assert open_cache("cache/mine").manifest.digest == cache.manifest.digest
-    amnet("merge-caches", "cache/merged", "cache/mine")
+    merged = amnet("merge-caches", "cache/merged", "cache/mine").stderr
+    assert f"{len(of_image)} images look like another, in {len(groups)} groups (near-duplicates): " in merged
     assert open_cache("cache/merged").manifest.near_duplicates == cache.manifest.near_duplicates
 
 
