@@ -4,6 +4,7 @@ Knows nothing of pixels. A score belongs to (split, part, image): in LaMem the s
 score in another split.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from featcache.datasets.duplicates import (
     LOOK_ALIKE,
     SAME_FILE,
     Likeness,
+    dropped,
     find_duplicates,
     of_parts,
     without_duplicates,
@@ -36,9 +38,9 @@ class Dataset:
 
     The target is '' where there is one rating without a name; then splits are its splits. root is the folder of images/
     and splits/, None for a table of ratings; drawing is what its splits were drawn from, if it gave none. same are
-    rows of the same file, and drop_duplicates says that train and val have given up those that a later part has.
-    ignored names what was not read: other files in splits/, other columns of a table. notes tells what was read as
-    what, how splits were drawn, and which parts are too weak to judge by.
+    rows of the same file, groups those of the same group of a table, and drop_duplicates says that train and val have
+    given up those that a later part has. ignored names what was not read: other files in splits/, other columns of a
+    table. notes tells what was read as what, how splits were drawn, and which parts are too weak to judge by.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Dataset:
     root: Path | None = None
     drawing: Drawing | None = None
     same: tuple[tuple[int, ...], ...] = ()
+    groups: tuple[tuple[int, ...], ...] = ()
     drop_duplicates: bool = False
     ignored: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -79,6 +82,7 @@ class Dataset:
         for target, splits in ratings.items():
             if groups and splits is not self.ratings[target]:
                 notes += [_of_target(target, f"each group is in one part: {how_drawn(splits)}")] if self.drawing else []
+                notes += [] if self.drawing else _dropped({target: self.ratings[target]}, {target: splits})
                 notes += [
                     _of_target(target, one) for one in weak_parts(splits) if one not in weak_parts(self.ratings[target])
                 ]
@@ -152,12 +156,14 @@ def open_dataset(
     same = find_duplicates([images / name for name in names])
     drawn = drawing.draw([[names[row] for row in group] for group in same]) if drawing else {}
     found = _with_rows(drawn or by_target, names)
+    given = found
     if drop_duplicates:
         found = {target: without_duplicates(splits, same) for target, splits in found.items()}
     notes = [
         *source.read.notes,
         *(_how_drawn(found) if drawing else []),
         *SAME_FILE.notes(names, same),
+        *_dropped(given, found),
         *_of_parts(names, found, same, SAME_FILE),
         *(_of_target(target, one) for target, splits in found.items() for one in weak_parts(splits)),
     ]
@@ -169,6 +175,7 @@ def open_dataset(
         root=None if source.is_table else source.folder,
         drawing=drawing,
         same=tuple(map(tuple, same)),
+        groups=_grouped(lines, source.read.groups, names),
         drop_duplicates=drop_duplicates,
         ignored=source.read.ignored,
         notes=tuple(notes),
@@ -198,7 +205,7 @@ def _read(
     folder = _find(name_or_path, root)
     splits, ignored = read_split_files(folder / "splits", problems)
     name = name_or_path if name_or_path in KNOWN else _name_of(folder)
-    return _Source(name, False, folder, ReadRatings(folder / "images", {"": splits}, None, ignored, ()))
+    return _Source(name, False, folder, ReadRatings(folder / "images", {"": splits}, None, {}, ignored, ()))
 
 
 def _as_good(changed: Splits, splits: Splits) -> bool:
@@ -220,6 +227,11 @@ def _of_parts(names: Sequence[str], ratings: Ratings, groups: Sequence[Sequence[
         for target, splits in ratings.items()
         for one in of_parts(names, splits, groups, likeness)
     ]
+
+
+def _dropped(before: Ratings, after: Ratings) -> list[str]:
+    """Return how many images drop_duplicates took out of which parts."""
+    return [_of_target(target, one) for target in before for one in dropped(before[target], after[target])]
 
 
 def refuse_untrainable(dataset: Dataset) -> None:
@@ -284,6 +296,16 @@ def _images_twice(parts: Mapping[str, Iterable[Line]]) -> list[str]:
             elif place != line.place:
                 problems.append(f"{line.place}: {line.name} is already at {place}, in another Unicode form")
     return problems
+
+
+def _grouped(lines: Iterable[Line], groups: Mapping[str, str], names: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+    """Return the rows of each group that holds several images; groups has that of each line by its place."""
+    row_of = {name: row for row, name in enumerate(names)}
+    found = defaultdict[str, list[int]](list)
+    for line in lines:
+        if line.place in groups:
+            found[groups[line.place]].append(row_of[line.name])
+    return tuple(tuple(rows) for rows in found.values() if len(rows) > 1)
 
 
 def _with_rows(ratings: Mapping[str, Mapping[str, Mapping[str, Sequence[Line]]]], names: Sequence[str]) -> Ratings:

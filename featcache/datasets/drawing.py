@@ -9,6 +9,7 @@ from featcache.datasets.split_files import Line, LineSplits
 from featcache.datasets.splits import FEWEST_IMAGES, FEWEST_TO_SELECT, PARTS, Splits
 
 DRAWN_SPLITS = 5
+_ATTEMPTS = 10  # at another test part than those of earlier splits; of few groups there may be no other
 TEST_SHARE, VAL_SHARE = 0.2, 0.1  # of the images, in a drawn split
 STRATA = 5  # of equal numbers of images, by score; more would move more images where one is added
 FEWEST_DRAWN = 2 * FEWEST_IMAGES  # to test, and to train
@@ -63,13 +64,24 @@ def units_of(lines: Sequence[Line], keys: Sequence[str], *, same: Iterable[Seque
 
 
 def draw_splits(units: Sequence[Unit]) -> LineSplits:
-    """Return `DRAWN_SPLITS` splits: a fifth of the units to test, a tenth to select by, the others to train on.
+    """Return `DRAWN_SPLITS` splits: a fifth of the images to test, a tenth to select by, the others to train on.
 
-    Units in order of score are cut into `STRATA`, and of each those of the smallest digests of split and key are taken,
-    so an added image moves few others. A val part of fewer than `FEWEST_TO_SELECT` images is not drawn: train is
-    cross-validated instead. Where scores differ, train has different ones, and test too where that can be.
+    Their test parts differ: of few units there are fewer. Units in order of score are cut into `STRATA`, and of each
+    those of the smallest digests of split and key are taken, so an added image moves few others. A val part of fewer
+    than `FEWEST_TO_SELECT` images is not drawn: train is cross-validated instead. Where scores differ, train has
+    different ones, and test too where that can be.
     """
-    return {split: _drawn(units, split) for split in map(str, range(1, DRAWN_SPLITS + 1))}
+    splits: LineSplits = {}
+    tested = set()
+    for split in map(str, range(1, DRAWN_SPLITS + 1)):
+        for attempt in range(_ATTEMPTS):
+            drawn = _drawn(units, f"{split}.{attempt}" if attempt else split)
+            test = frozenset(line.place for line in drawn.get("test", ()))
+            if test not in tested:
+                tested.add(test)
+                splits[str(len(splits) + 1)] = drawn
+                break
+    return splits
 
 
 def how_drawn(splits: Splits) -> str:
@@ -77,7 +89,9 @@ def how_drawn(splits: Splits) -> str:
     parts = splits["1"]
     sizes = ", ".join(f"{len(parts[part].rows)} {part}" for part in PARTS if part in parts)
     selects = "" if "val" in parts else "; heads are selected by cross-validation within train"
-    return f"{len(splits)} splits were drawn, stratified by score ({sizes} in split 1){selects}"
+    number = "1 split was" if len(splits) == 1 else f"{len(splits)} splits were"
+    fewer = "" if len(splits) == DRAWN_SPLITS else "; so few groups have no more test parts that differ"
+    return f"{number} drawn, stratified by score ({sizes} in split 1){selects}{fewer}"
 
 
 def _drawn(units: Sequence[Unit], split: str) -> dict[str, list[Line]]:

@@ -51,6 +51,15 @@ def find_duplicates(paths: Sequence[Path]) -> list[list[int]]:
     return groups
 
 
+def joined(groups: Iterable[Sequence[int]]) -> list[tuple[int, ...]]:
+    """Return groups of rows, those that have a row in common made one."""
+    group_of: dict[int, set[int]] = {}
+    for group in groups:
+        together = set(group).union(*(group_of.get(row, ()) for row in group))
+        group_of |= dict.fromkeys(together, together)
+    return sorted({id(rows): tuple(sorted(rows)) for rows in group_of.values()}.values())
+
+
 def across_parts(splits: Splits, groups: Iterable[Sequence[int]]) -> dict[tuple[str, str], list[tuple[int, int]]]:
     """Return by split and part the rows that train and val would give up, each with one like it elsewhere."""
     group_of = {row: number for number, group in enumerate(groups) for row in group}
@@ -72,6 +81,16 @@ def of_parts(names: Sequence[str], splits: Splits, groups: Sequence[Sequence[int
         f"{names[pairs[0][0]]} {likeness.sign} {names[pairs[0][1]]}; what a head learns from cannot judge it: leave "
         f"them out of {part} with --drop-duplicates of extract"
         for (split, part), pairs in across_parts(splits, groups).items()
+    ]
+
+
+def dropped(before: Splits, after: Splits) -> list[str]:
+    """Return how many images of train and val were taken out, split by split."""
+    return [
+        f"split {split}: {_images(count)} taken out of {part}, as a later part has {'it' if count == 1 else 'them'}"
+        for split, parts in before.items()
+        for part, found in parts.items()
+        if (count := len(found.rows) - len(after[split][part].rows))
     ]
 
 

@@ -31,12 +31,14 @@ class _Row(NamedTuple):
 class ReadRatings(NamedTuple):
     """The images' folder, the parts of each split of each target, columns that were not read, what was read as what.
 
-    Where there are no splits, ratings is empty and drawing is what they are drawn from.
+    Where there are no splits, ratings is empty and drawing is what they are drawn from. groups says by place of a line
+    what is in its column 'group', where there is anything.
     """
 
     images: Path
     ratings: dict[str, LineSplits]
     drawing: Drawing | None
+    groups: dict[str, str]
     ignored: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -98,7 +100,8 @@ def read_ratings(
         {target: [line for _, line in rows] for target, rows in rated.items()},
         {row.line.place: f"group {row.group}" if row.group else row.written for row in named},
     )
-    return ReadRatings(images, ratings, drawing if drawn else None, columns.ignored, tuple(notes))
+    groups = {row.line.place: row.group for row in named if row.group}
+    return ReadRatings(images, ratings, drawing if drawn else None, groups, columns.ignored, tuple(notes))
 
 
 def _row(

@@ -93,6 +93,8 @@ def why_untrainable(splits: Splits, *, drawn: bool) -> list[str]:
             reasons[split] = f"its train part {weak}" if weak else ""
         elif drawn:
             reasons[split] = f"its test part takes {_images(len(parts['test'].rows))}, which leaves none to train"
+        if drawn and "test" not in parts:
+            reasons[split] = "all images are one group, or one file, so none are left to test"
     return _by_reason(reasons)
 
 

@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import platform
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -28,7 +29,7 @@ from featcache.base.files import digest_of_file
 from featcache.base.jobs import Workers
 from featcache.base.progress import OnProgress, Progress, silent
 from featcache.datasets.dataset import Dataset, refuse_untrainable
-from featcache.datasets.splits import Part, Ratings, each_part
+from featcache.datasets.splits import Part, Ratings, Splits, each_part
 from featcache.extraction.calibration import settle_target
 from featcache.extraction.log import ExtractionLog, ExtractReport
 from featcache.extraction.plan import Plan, make_plan
@@ -37,7 +38,7 @@ from featcache.extraction.timings import bottleneck
 from featcache.images.decode import decoders
 from featcache.settings import ExtractSettings
 from featcache.store.folder import existing_shards, refuse_other_recipes, refuse_unknown_files, shard_path, shard_paths
-from featcache.store.manifest import Manifest, read_manifest
+from featcache.store.manifest import Groups, Manifest, read_manifest
 from featcache.store.near_duplicates import find_near_duplicates
 from featcache.store.shards.opening import open_shard
 from featcache.store.shards.shard import cache_of, way_out
@@ -186,6 +187,7 @@ def _seal(
         ratings=_ratings_by_row(apart, plan.names),
         source=made_with | dataset.source,
         versions=made_by,
+        groups=_with_rows_of(plan.names, dataset),
         near_duplicates=alike,
         opened=shards,
     )
@@ -205,8 +207,37 @@ def _seal(
         runtime=backbone.execution.runtime,
         dataset_notes=dataset.notes,
         near_duplicates=named,
-        near_duplicate_notes=apart.notes,
+        notes_of_ratings=(*apart.notes, *_rescored(before, manifest)),
     )
+
+
+def _rescored(before: Manifest | None, now: Manifest) -> list[str]:
+    """Return of how many images a target that the cache had before has no score any more that it had."""
+    notes = []
+    for target in now.ratings if before else ():
+        then, found = (_scores_by_row(one.ratings.get(target, {})) for one in (before, now) if one)
+        changed = sum(row in found and scores.isdisjoint(found[row]) for row, scores in then.items())
+        if changed:
+            of = f" of target {target}" if target else ""
+            notes.append(
+                f"warning: {changed:,} images have other scores{of} than before; heads trained on those are not scored"
+            )
+    return notes
+
+
+def _scores_by_row(splits: Splits) -> dict[int, set[float]]:
+    scores = defaultdict[int, set[float]](set)
+    for parts in splits.values():
+        for part in parts.values():
+            for row, score in zip(part.rows.tolist(), part.scores.tolist(), strict=True):
+                scores[row].add(score)
+    return scores
+
+
+def _with_rows_of(names: Sequence[str], dataset: Dataset) -> Groups:
+    """Return the dataset's groups with its rows turned into the cache's."""
+    row_of = {name: row for row, name in enumerate(names)}
+    return tuple(tuple(row_of[dataset.names[row]] for row in group) for group in dataset.groups)
 
 
 def _with_near_duplicates(dataset: Dataset, named: Sequence[Sequence[str]]) -> Dataset:

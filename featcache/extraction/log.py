@@ -79,7 +79,7 @@ class ExtractReport:
 
     stages is the share of all busy time that each stage took, bottleneck the one that the others waited for. notes are
     (name, note) of the images that were read now, dataset_notes those of the dataset. near_duplicates are groups of
-    images that look alike, and near_duplicate_notes what they came to in its parts.
+    images that look alike; notes_of_ratings say what they came to in its parts, and which scores changed.
     """
 
     folder: Path
@@ -97,7 +97,7 @@ class ExtractReport:
     notes: list[tuple[str, str]] = field(default_factory=list)
     dataset_notes: tuple[str, ...] = ()
     near_duplicates: Sequence[Sequence[str]] = ()
-    near_duplicate_notes: tuple[str, ...] = ()
+    notes_of_ratings: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return the report as a JSON object."""
@@ -125,7 +125,7 @@ class ExtractReport:
             problems = [f"{name}: {reason}" for name, reason in self.absent]
             way_out = f"They are listed in {self.folder / FAILURES_NAME}; mend them and run the same command again."
             found.append(list_problems(f"{len(problems)} images were left out:", problems, way_out))
-        return [*found, *describe(self.notes), *self.near_duplicate_notes]
+        return [*found, *describe(self.notes), *self.notes_of_ratings]
 
     def count(self) -> str:
         """Return how many images there are, extracted and left out, by reason."""

@@ -13,7 +13,7 @@ from featcache.base.commands import amnet
 from featcache.base.errors import CacheIncomplete, InvalidSettings, refuse
 from featcache.base.files import refuse_full_disk
 from featcache.base.progress import OnProgress, Progress, silent
-from featcache.datasets.duplicates import LOOK_ALIKE, of_parts
+from featcache.datasets.duplicates import LOOK_ALIKE, joined, of_parts
 from featcache.datasets.splits import Ratings, merge_ratings
 from featcache.images.decode import DECODED
 from featcache.images.identity import is_same_image
@@ -98,7 +98,7 @@ def merge_caches(out: Path, inputs: Sequence[Path], *, on_progress: OnProgress =
             on_progress(Progress("merge", done, len(planned), "shards"))
         manifests = [source.manifest for source in sources if source.manifest]
         complete = len(manifests) == len(sources)
-        alike: list[str] = []
+        alike: Sequence[str] = ()
         if complete:
             first, names = manifests[0], dict.fromkeys(manifest.source["dataset"] for manifest in manifests)
             shards = writer.listed_shards(first.recipe)
@@ -110,10 +110,17 @@ def merge_caches(out: Path, inputs: Sequence[Path], *, on_progress: OnProgress =
                 ratings=ratings,
                 source={**first.source, "dataset": "+".join(names)},
                 versions=first.versions | {kind: " + ".join(found) for kind, found in decoded.items()},
+                groups=tuple(
+                    joined(
+                        [row_of[source.names[row]] for row in group]
+                        for source in sources
+                        for group in (source.manifest.groups if source.manifest else ())
+                    )
+                ),
                 near_duplicates=groups,
                 opened=shards,
             )
-            alike = _said_of(tables, ratings, groups or ())
+            alike = tuple(_said_of(tables, ratings, groups or ()))
     return MergeReport(str(out), len(row_of), views, len(planned), complete, said, alike)
 
 

@@ -199,6 +199,7 @@ class _Repairer:
             ratings=manifest.ratings,
             source=manifest.source,
             versions=manifest.versions,
+            groups=manifest.groups,
             near_duplicates=manifest.near_duplicates,
         )
         for file in set(listed) - set(self.writer.listed):

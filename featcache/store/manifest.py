@@ -39,9 +39,9 @@ class ShardEntry:
 class Manifest:
     """A sealed cache of rows x views. index_sha256 is that of cache.h5, which is derived from the rest.
 
-    source holds facts that change no feature: dataset and its folder, and where the weights came from.
-    near_duplicates are groups of rows whose images look alike, None where nobody has looked. digest is that of the
-    manifest's own text, '' before it is written.
+    source holds facts that change no feature: dataset and its folder, and where the weights came from. groups are rows
+    of the same group of a table; near_duplicates are rows whose images look alike, None where nobody has looked. digest
+    is that of the manifest's own text, '' before it is written.
     """
 
     recipe: Recipe
@@ -52,6 +52,7 @@ class Manifest:
     index_sha256: str
     source: dict[str, str]
     versions: dict[str, str]
+    groups: Groups = ()
     near_duplicates: Groups | None = None
     digest: str = ""
 
@@ -82,6 +83,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         "index_sha256": manifest.index_sha256,
         "source": manifest.source,
         "versions": manifest.versions,
+        **({"groups": manifest.groups} if manifest.groups else {}),
         **({} if manifest.near_duplicates is None else {"near_duplicates": manifest.near_duplicates}),
     }
     write_durably(folder / MANIFEST_NAME, canonical_json({**body, "digest": _digest(body)}).encode())
@@ -117,6 +119,7 @@ def read_manifest(folder: Path) -> Manifest:
             index_sha256=body["index_sha256"],
             source=body["source"],
             versions=body["versions"],
+            groups=_groups(body.get("groups", [])) or (),
             near_duplicates=_groups(body.get("near_duplicates")),
             digest=digest,
         )
@@ -153,9 +156,10 @@ def _check(manifest: Manifest) -> None:
         views_of[entry.block.rows].append(entry.block.views)
     if not _tiles(views_of, manifest.rows) or not all(_tiles(views, manifest.views) for views in views_of.values()):
         raise ValueError("its shards do not cover every row and view once")
-    alike = [row for group in manifest.near_duplicates or () for row in group]
-    if len(set(alike)) < len(alike) or not all(type(row) is int and 0 <= row < manifest.rows for row in alike):
-        raise ValueError("near-duplicates of rows that are not there, or that are named twice")
+    for groups in (manifest.groups, manifest.near_duplicates or ()):
+        rows = [row for group in groups for row in group]
+        if len(set(rows)) < len(rows) or not all(type(row) is int and 0 <= row < manifest.rows for row in rows):
+            raise ValueError("groups of rows that are not there, or that are named twice")
     if not manifest.ratings or ("" in manifest.ratings and len(manifest.ratings) > 1):
         raise ValueError("ratings of no target, or with and without one")
     for splits in manifest.ratings.values():

@@ -81,6 +81,7 @@ class CacheWriter:
         ratings: Ratings,
         source: dict[str, str],
         versions: dict[str, str],
+        groups: Groups = (),
         near_duplicates: Groups | None = None,
         opened: Sequence[Shard] = (),
     ) -> tuple[Manifest, Tables]:
@@ -97,7 +98,9 @@ class CacheWriter:
         tables = gather_tables(shards, rows=rows, views=views)
         index = build_index(recipe, tables, ratings, shards, versions)
         index_sha256 = write_durably(self.folder / INDEX_NAME, index)
-        manifest = Manifest(recipe, rows, views, ratings, entries, index_sha256, source, versions, near_duplicates)
+        manifest = Manifest(
+            recipe, rows, views, ratings, entries, index_sha256, source, versions, groups, near_duplicates
+        )
         write_manifest(self.folder, manifest)
         _write_failures(self.folder / FAILURES_NAME, tables)
         return manifest, tables

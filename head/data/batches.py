@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from featcache.base.errors import BadInput, InvalidSettings
+from featcache.datasets.duplicates import joined
 from featcache.datasets.splits import FEWEST_IMAGES, FEWEST_TO_SELECT, Part, why_weak
 from featcache.store.cache import FeatureCache
 from featcache.store.folder import FAILURES_NAME
@@ -87,11 +88,12 @@ def split_data(cache: FeatureCache, split: str, settings: TrainSettings) -> Spli
         return SplitData(split, train, select, "the test part itself (optimistic)", absent)
     if "val" in parts and _can_select(parts["val"]):
         return SplitData(split, train, parts["val"], "the val part", absent)
+    units = _units(cache, train)
     if round(settings.val_fraction * len(train.rows)) >= FEWEST_TO_SELECT:
-        kept, held = _hold_out(train, settings)
+        kept, held = _hold_out(train, units, settings)
         if _can_select(kept) and _can_select(held):
             return SplitData(split, kept, held, f"a held-out {settings.val_fraction:.0%} of train", absent)
-    folds = cross_validation_folds(train, seed=settings.seed)
+    folds = cross_validation_folds(train, seed=settings.seed, units=units)
     select = _joined([held for _, held in folds])
     return SplitData(split, train, select, f"{len(folds)}-fold cross-validation within train", absent, tuple(folds))
 
@@ -119,16 +121,31 @@ def parts_of(cache: FeatureCache, split: str) -> Mapping[str, Part]:
     return {"train": Part(rows, scores + beyond)}
 
 
-def cross_validation_folds(part: Part, *, seed: int) -> list[tuple[Part, Part]]:
-    """Return for each of `FOLDS` folds, or of n where there are fewer images, what is trained on and what is held out.
+def _units(cache: FeatureCache, part: Part) -> NDArray[np.int64]:
+    """Return for each image of a part (n) the number of what is held out together: its group and its copies, or it."""
+    manifest = cache.manifest
+    unit_of = np.arange(cache.rows)
+    for rows in joined([*manifest.groups, *cache.same_files, *(manifest.near_duplicates or ())]):
+        unit_of[list(rows)] = rows[0]
+    return np.unique(unit_of[part.rows], return_inverse=True)[1].astype(np.int64)
 
-    Images are dealt out in order of score, so that every fold has low and high ones; the seed decides among neighbours.
+
+def cross_validation_folds(part: Part, *, seed: int, units: NDArray[np.int64] | None = None) -> list[tuple[Part, Part]]:
+    """Return for each of `FOLDS` folds, or of n where there are fewer units, what is trained on and what is held out.
+
+    units (n) has the number of the unit of each image, which is held out as a whole; None: each is one. They are dealt
+    out in order of score, so that every fold has low and high ones; the seed decides among neighbours. A part of one
+    unit is dealt out by images, as nothing could be held out otherwise.
     """
-    k, n = min(FOLDS, len(part.rows)), len(part.rows)
+    if units is None or units.max() == 0:
+        units = np.arange(len(part.rows))
+    n = int(units.max()) + 1
+    k = min(FOLDS, n)
     rng = np.random.default_rng([seed, _FOLD_SEED])
-    order = np.lexsort((rng.permutation(n), part.scores))
-    fold = np.empty(n, np.int64)
-    fold[order] = np.concatenate([rng.permutation(k) for _ in range(0, n, k)])[:n]
+    order = np.lexsort((rng.permutation(n), np.bincount(units, part.scores) / np.bincount(units)))
+    fold_of = np.empty(n, np.int64)
+    fold_of[order] = np.concatenate([rng.permutation(k) for _ in range(0, n, k)])[:n]
+    fold = fold_of[units]
     return [(_picked(part, fold != one), _picked(part, fold == one)) for one in range(k)]
 
 
@@ -163,10 +180,17 @@ def present_part(cache: FeatureCache, part: Part) -> Part:
     return Part(part.rows[keep], part.scores[keep])
 
 
-def _hold_out(train: Part, settings: TrainSettings) -> tuple[Part, Part]:
+def _hold_out(train: Part, units: NDArray[np.int64], settings: TrainSettings) -> tuple[Part, Part]:
+    """Return what is kept of train and what is held out: whole units in a seeded order, about so many images."""
     order = np.random.default_rng(settings.seed).permutation(len(train.rows))
-    held = max(FEWEST_IMAGES, round(settings.val_fraction * len(order)))
-    return _picked(train, np.sort(order[held:])), _picked(train, np.sort(order[:held]))
+    wanted, sizes = max(FEWEST_IMAGES, round(settings.val_fraction * len(order))), np.bincount(units)
+    taken, chosen = 0, []
+    for unit in dict.fromkeys(units[order].tolist()):
+        if taken + sizes[unit] / 2 <= wanted:
+            taken += int(sizes[unit])
+            chosen.append(unit)
+    held = np.isin(units, chosen)
+    return _picked(train, np.flatnonzero(~held)), _picked(train, np.flatnonzero(held))
 
 
 def epoch_batches(

@@ -10,12 +10,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from featcache.base.errors import InvalidSettings, list_problems
+from featcache.base.errors import InvalidSettings, list_problems, refuse
 from featcache.datasets.splits import natural_key
 from featcache.store.shards.encoding import digest_of_constants
 from head.data.inputs import HeadInput
 from head.evaluation.summary import named_groups
 from head.runs.head_file import TrainedHead
+from head.runs.ratings import rescored_since
 from head.runs.run import Run, read_run, run_folders
 
 
@@ -87,6 +88,11 @@ def find_members(folder: Path) -> HeadRuns:
         heads = [f"{one}: {count} {'run' if count == 1 else 'runs'}" for one, count in _heads(folder, finished)]
         raise InvalidSettings(list_problems(title, heads, "Name one of these folders."))
     finished.sort(key=lambda run: (natural_key(run.split), run.seed))
+    if others := rescored_since(finished):
+        first = finished[0].folder
+        title = f"{folder}: its {len(finished)} runs are not of the same scores; these are of others than {first}:"
+        way_out = "Scores have changed in between. Train all of them again with --no-resume, or name one run."
+        refuse(InvalidSettings, title, [str(run.folder) for run in others], way_out)
     return HeadRuns(finished, [run for run in runs if not run.finished])
 
 

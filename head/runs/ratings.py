@@ -8,7 +8,8 @@ the same score, the mean of those that it has; images that came since are none o
 
 import functools
 import hashlib
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from head.data.batches import parts_of, present_part, split_data
 from head.runs.run import RATINGS_NAME, Run
 from head.settings import TrainSettings
 
+_EVERY_IMAGE = "every image"  # beside the parts, in a run's file
 _DIGEST = 32  # bytes of an image's sha256; its score follows as float64
 
 
@@ -43,11 +45,44 @@ def data_digests(cache: FeatureCache, split: str, select_on: str) -> dict[str, s
 def write_other_ratings(folder: Path, cache: FeatureCache, split: str, select_on: str) -> None:
     """Write into a run's folder what the split's other parts hold: each image's sha256 and score.
 
-    Of a run on all images, which has no others, what it was trained on.
+    Of a run on all images, which has no others, what it was trained on. Besides, in 16 bytes each, the
+    scores of every image of the cache: by them runs on several splits tell whether they are of the same scores, though
+    no cache is at hand.
     """
     learnt = _learnt(cache, split, select_on) if split in cache.splits else {}
     others = {name: _rated(cache, part) for name, part in _parts(cache, split).items() if name not in learnt}
-    write_durably(folder / RATINGS_NAME, safetensors.numpy.save(others))
+    write_durably(folder / RATINGS_NAME, safetensors.numpy.save({**others, _EVERY_IMAGE: _scores_of_all(cache)}))
+
+
+def rescored_since(runs: Sequence[Run]) -> list[Run]:
+    """Return the runs that are of other scores than the first is; those that do not say it are taken to agree."""
+    known = [(run, found) for run in runs if (found := _scores_then(run)) is not None]
+    return [run for run, found in known[1:] if _differ(known[0][1], found)]
+
+
+def _scores_then(run: Run) -> NDArray[np.uint8] | None:
+    path = run.folder / RATINGS_NAME
+    return _read(path).get(_EVERY_IMAGE) if path.is_file() else None
+
+
+def _differ(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> int:
+    """Return how many images of both have no score in common."""
+    one, other = _by_image(first), _by_image(second)
+    return sum(image in other and scores.isdisjoint(other[image]) for image, scores in one.items())
+
+
+def _by_image(lines: NDArray[np.uint8]) -> dict[bytes, set[bytes]]:
+    scores = defaultdict[bytes, set[bytes]](set)
+    for line in map(bytes, lines):
+        scores[line[:8]].add(line[8:])
+    return scores
+
+
+def _scores_of_all(cache: FeatureCache) -> NDArray[np.uint8]:
+    """Return (n, 16): the start of a present image's sha256 and a score of it as float64, a line for each such pair."""
+    parts = [_rated(cache, part) for split in cache.splits for part in _parts(cache, split).values()]
+    every = np.concatenate([np.zeros((0, _DIGEST + 8), np.uint8), *parts])
+    return np.unique(every[:, [*range(8), *range(_DIGEST, _DIGEST + 8)]], axis=0)
 
 
 def digests_once(cache: FeatureCache) -> Callable[[str, str], dict[str, str]]:
@@ -69,6 +104,11 @@ def difference(run: Run, cache: FeatureCache, digests: Callable[[str, str], dict
     if run.on_all_images and (run.folder / RATINGS_NAME).is_file():
         return _of_other_images(run, cache)
     if now["images_sha256"] != run.config.images_sha256:
+        then = _scores_then(run)
+        if then is not None and (
+            changed := _differ(then, _scores_of_all(cache))
+        ):  # other splits are drawn from other scores
+            return f"it was trained when {changed:,} images of the cache had other scores"
         return "it was trained or selected on other images than its parts hold now"
     if now["ratings_sha256"] != run.config.ratings_sha256:
         return "it was trained or selected on other scores of these images"
@@ -96,7 +136,10 @@ def _of_other_images(run: Run, cache: FeatureCache) -> str:
 
 
 def _ratings_then(run: Run) -> dict[str, NDArray[np.uint8]]:
-    path = run.folder / RATINGS_NAME
+    return {part: lines for part, lines in _read(run.folder / RATINGS_NAME).items() if part != _EVERY_IMAGE}
+
+
+def _read(path: Path) -> dict[str, NDArray[np.uint8]]:
     try:
         found: dict[str, NDArray[np.uint8]] = safetensors.numpy.load(path.read_bytes())
     except (OSError, ValueError, safetensors.SafetensorError) as error:

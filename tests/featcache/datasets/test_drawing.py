@@ -83,4 +83,13 @@ def test_groups_of_one_size_are_all_tested_on_in_some_split() -> None:
     lines = lines_of([float(k % 10) for k in range(40)])
     splits = draw_splits(units_of(lines, [f"group {k // 10}" for k in range(40)]))
     assert {len(parts["test"]) for parts in splits.values()} == {10}
-    assert len({parts["test"][0].name[0] for parts in splits.values()}) > 1
+    assert sorted(int(parts["test"][0].name.removesuffix(".jpg")) // 10 for parts in splits.values()) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("groups", [2, 3, 9])
+def test_no_two_splits_test_on_the_same_images(groups: int) -> None:
+    lines = lines_of([float(k % 7) for k in range(30)])
+    splits = draw_splits(units_of(lines, [f"group {k % groups}" for k in range(30)]))
+    tested = [frozenset(line.name for line in parts["test"]) for parts in splits.values()]
+    assert len(set(tested)) == len(tested) == min(groups, 5)
+    assert list(splits) == [str(k + 1) for k in range(len(tested))]

@@ -515,3 +515,17 @@ def test_of_two_whole_shards_of_one_block_the_listed_one_stays(
     )  # as if none were whole, so that use decides
     run(tiny_dataset, tmp_path / "copy")
     assert shard_digests(tmp_path / "copy") == listed
+
+
+def test_scores_that_changed_since_are_told(tiny_dataset: Path, tmp_path: Path) -> None:
+    dataset = open_dataset(str(tiny_dataset))
+    assert extract(dataset, QUICK_EXTRACT, tmp_path / "c").notes_of_ratings == ()
+    assert extract(dataset, QUICK_EXTRACT, tmp_path / "c").notes_of_ratings == ()
+    train = dataset.splits["1"]["train"]
+    for parts in dataset.splits.values():
+        for name, part in parts.items():
+            changed = np.isin(part.rows, train.rows[:3])
+            parts[name] = dataclasses.replace(part, scores=np.where(changed, 7.0, part.scores))
+    assert extract(dataset, QUICK_EXTRACT, tmp_path / "c").notes_of_ratings == (
+        "warning: 3 images have other scores than before; heads trained on those are not scored",
+    )

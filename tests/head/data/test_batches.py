@@ -250,3 +250,32 @@ def test_features_are_what_the_cache_holds_or_without_attention_their_mean(tiny_
     assert (whole.dtype, mean.dtype, mean.shape) == (torch.float32, torch.float32, (3, 1, 256))
     np.testing.assert_array_equal(whole, cache.read(rows, views).astype(np.float32))
     torch.testing.assert_close(mean, whole.mean(dim=1, keepdim=True), rtol=1e-5, atol=1e-6)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.integers(0, 6), min_size=4, max_size=40), st.integers(0, 3))
+def test_folds_never_cut_a_unit(units: list[int], seed: int) -> None:
+    numbers = np.unique(units, return_inverse=True)[1]
+    part = Part(np.arange(len(units)), np.arange(len(units)) % 5 + 0.0)
+    folds = cross_validation_folds(part, seed=seed, units=numbers)
+    assert sorted(row for _, held in folds for row in held.rows.tolist()) == part.rows.tolist()
+    for kept, held in folds:
+        assert len(kept.rows)
+        if numbers.max() > 0:
+            assert not set(numbers[kept.rows]) & set(numbers[held.rows])
+
+
+def test_groups_and_copies_are_held_out_together(tiny_cache: Path) -> None:
+    cache = open_cache(tiny_cache)
+    train = cache.splits["1"]["train"]
+    rows = train.rows.tolist()
+    cache.manifest = replace(
+        cache.manifest, groups=(tuple(rows[:5]),), near_duplicates=((rows[4], rows[9]), (rows[6], rows[7]))
+    )
+    del cache.manifest.ratings[""]["1"]["val"]
+    data = split_data(cache, "1", TrainSettings())
+    assert data.cross_validated
+    for _, held in data.folds:
+        there = set(held.rows.tolist())
+        assert len(there & {*rows[:5], rows[9]}) in (0, 6)
+        assert len(there & {rows[6], rows[7]}) in (0, 2)

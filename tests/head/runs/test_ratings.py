@@ -1,6 +1,7 @@
 """A run belongs to a cache as long as what it learnt from has the same images and scores there."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +15,7 @@ from featcache.datasets.splits import Part, Splits
 from featcache.store.cache import FeatureCache, open_cache
 from featcache.store.manifest import read_manifest, write_manifest
 from head.evaluation.evaluate import evaluate
+from head.prediction.members import find_members
 from head.runs.find import find_runs_of
 from head.runs.ratings import difference
 from head.runs.run import RATINGS_NAME, Run, read_run
@@ -179,6 +181,25 @@ def test_a_run_that_does_not_say_its_ratings_is_judged_by_its_rows(own: FeatureC
     for change in (one_of, of_none):
         other = with_splits(own.path, changed("train", change))
         assert difference(earlier, other) == "it was trained on other images or scores than are there now"
+
+
+def test_runs_of_other_scores_are_no_members_of_one_mean(own: FeatureCache, tmp_path: Path) -> None:
+    home = fit(own, tmp_path / "runs").folder.parent
+    fit(own, tmp_path / "runs", split="2")
+    assert len(find_members(home).runs) == 2
+    (home / "split-2").rename(tmp_path / "before")
+    rescored = with_splits(
+        own.path, lambda splits: changed("train", reversed_scores)(changed("test", reversed_scores)(splits))
+    )
+    fit(rescored, tmp_path / "runs", split="2")
+    with pytest.raises(InvalidSettings, match=r"its 2 runs are not of the same scores.*\n  .*split-2\n.*--no-resume"):
+        find_members(home)
+
+
+def test_splits_drawn_anew_for_other_scores_are_told_as_that(own: FeatureCache, tmp_path: Path) -> None:
+    run = fit(own, tmp_path / "runs")
+    rescored = with_splits(own.path, lambda splits: {"1": changed("train", reversed_scores)(splits)["2"]})
+    assert re.fullmatch(r"it was trained when \d+ images of the cache had other scores", difference(run, rescored))
 
 
 def test_damaged_ratings_of_a_run_are_told(own: FeatureCache, tmp_path: Path) -> None:
