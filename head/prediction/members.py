@@ -74,8 +74,8 @@ def find_members(folder: Path) -> HeadRuns:
     """Return the run in folder, finished or not, or the finished runs of one head in or below it, a copy of one once.
 
     Those on all images are none of several: they are taken where there are no others. Raises `InvalidSettings` if there
-    is none, or if they are of several heads, features or scores: it lists the folders
-    that are of one, each with its number of runs.
+    is none, or if they are of several heads, features or scores: it lists the folders that are of one, each with its
+    number of runs.
     """
     folders = run_folders(folder)
     runs = [] if folder in folders else [read_run(one) for one in folders]
@@ -97,9 +97,9 @@ def find_members(folder: Path) -> HeadRuns:
 
 
 def _without_copies(runs: Sequence[Run]) -> list[Run]:
-    """Return runs without those that are another's copy, such as its export."""
+    """Return runs without those that are another's copy; of a run and its export the run, with its scores beside it."""
     by_head: dict[tuple[str, int, str], Run] = {}
-    for run in runs:
+    for run in sorted(runs, key=lambda run: run.config.exported is not None):
         by_head.setdefault((run.split, run.seed, run.result.head_sha256), run)
     return list(by_head.values())
 

@@ -202,16 +202,24 @@ def networks_of(run: Run, weights: str | None = None) -> tuple[Extractor, Backbo
 
 
 def _check_place(out: Path, source: Path, runs: Mapping[str, Run]) -> None:
-    """Raise `InvalidSettings` or `Mismatch` unless out is new, empty, or an export of these very runs.
+    """Raise `InvalidSettings` or `Mismatch` unless out is new, empty, or an export of these very runs, and apart.
 
     runs are by their folder in the export; source is the folder that they are exported from.
     """
     if out.exists() and not out.is_dir():
         raise InvalidSettings(f"{out}: is a file; give --out a folder")
+    place, sources = out.resolve(), {source.resolve(), *(run.folder.resolve() for run in runs.values())}
+    if place in sources:
+        raise InvalidSettings(f"{out}: is the run itself; give its export another --out")
+    for one in sorted(sources):
+        if one in place.parents or place in one.parents:
+            where = "inside" if one in place.parents else "around"
+            raise InvalidSettings(
+                f"{out}: is {where} the folder that is exported, {source}, and would be taken for a part of it; give "
+                "the export an --out beside it"
+            )
     if not out.exists():
         return
-    if out.resolve() in (source.resolve(), *(run.folder.resolve() for run in runs.values())):
-        raise InvalidSettings(f"{out}: is the run itself; give its export another --out")
     folders = [home.rstrip("/") for home in runs if home]
     shared = set(_FILES) - (set(_OF_MEMBER) if folders else set())
     there = _names_in(out)

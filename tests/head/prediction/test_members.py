@@ -178,6 +178,18 @@ def test_seeds_beside_each_other_are_one_head_and_a_copy_counts_once(paper: Path
     assert unfinished == []
 
 
+def test_a_run_counts_and_not_its_export_in_the_same_folder(paper: Path, tmp_path: Path) -> None:
+    shutil.copytree(paper, tmp_path / "runs")
+    for split in ("1", "2"):
+        copy = tmp_path / "runs" / "export" / f"split-{split}"
+        shutil.copytree(paper / f"split-{split}", copy)
+        config = json.loads((copy / "config.json").read_text())
+        (copy / "config.json").write_text(json.dumps({**config, "exported": {"sha256": {}}}))
+    found = find_members(tmp_path / "runs").runs
+    assert [run.folder.relative_to(tmp_path).as_posix() for run in found] == ["runs/split-1", "runs/split-2"]
+    assert len(find_members(tmp_path / "runs" / "export").runs) == 2
+
+
 def test_unfinished_runs_are_named_and_left_out(paper: Path, paths: list[Path], tmp_path: Path) -> None:
     copied(paper / "split-1", tmp_path / "split-1")
     unfinished = copied(paper / "split-2", tmp_path / "split-2", lambda config: config.pop("result"))

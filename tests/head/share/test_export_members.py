@@ -243,6 +243,17 @@ def test_a_place_that_holds_something_else_is_refused_by_name(paper: Path, ridge
     refused(ridge, tmp_path / "both", Mismatch, "holds .*split-1, split-2, so no place for an export")
 
 
+@pytest.mark.usefixtures("no_graphs")
+def test_a_place_in_or_around_what_is_exported_is_refused(paper: Path, tmp_path: Path) -> None:
+    runs = Path(shutil.copytree(paper, tmp_path / "home" / "runs"))
+    before = sorted(tmp_path.rglob("*"))
+    for source, out, where in ((runs, runs / "export", "inside"), (runs / "split-1", runs, "around")):
+        refused(source, out, InvalidSettings, f"is {where} the folder that is exported, .*an --out beside it")
+    refused(runs, runs / "split-1" / "export", InvalidSettings, "is inside")
+    refused(runs, tmp_path / "home", InvalidSettings, "is around")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_several_heads_are_refused_and_listed(tiny_runs: Path, tmp_path: Path) -> None:
     refused(tiny_runs, tmp_path / "out", InvalidSettings, "its 3 finished runs are not of one head")
 
