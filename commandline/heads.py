@@ -78,7 +78,7 @@ def train_head(
     from featcache.base.jobs import Workers
     from head.runs.events import check_tensorboard
     from head.training.grid import given_values, grid
-    from head.training.jobs import jobs_of, leaks, train_all
+    from head.training.jobs import jobs_of, leaks, named_full, train_all
 
     workers = Workers(given.pop("jobs"), given.pop("cluster"))
     how = {"resume": given.pop("resume"), "device": given.pop("device"), "events": given.pop("tensorboard")}
@@ -88,6 +88,7 @@ def train_head(
     targets = open_targets(cache, target)
     tell(*dict.fromkeys(warning for one in targets for warning in leaks(one)))
     planned = [job for one in targets for job in jobs_of(one, points, split, runs=runs, **how)]
+    tell(*named_full(planned))
     with progress_bar() as progress:
         trained = train_all(planned, workers, on_progress=progress)
     if trained.runs:

@@ -19,7 +19,7 @@ from head.data.inputs import HeadInput
 from head.settings import TrainSettings
 
 EVAL_VIEW = 0
-FULL = "full"  # for a split: all images, unless the cache has a split of that name
+FULL = "full"  # for a split: all images, as `is_all_images` says
 FOLDS = 5
 _FOLD_SEED = 1_000_003
 
@@ -106,13 +106,18 @@ def full_data(cache: FeatureCache, choice: Choice, selected_on: str) -> SplitDat
     return SplitData(FULL, train, nothing, selected_on, len(listed.rows) - len(train.rows), chosen=choice)
 
 
+def is_all_images(cache: FeatureCache, split: str = FULL) -> bool:
+    """Return whether a split's name means all images: 'full' does, unless the cache has a split of that name."""
+    return split == FULL and split not in cache.splits
+
+
 def parts_of(cache: FeatureCache, split: str) -> Mapping[str, Part]:
-    """Return the parts of a split, none if there is no such; of 'full' all images as one train part.
+    """Return the parts of a split, none if there is no such; where it means all images those as one train part.
 
     Those are all that have a score in any part of any split, each once, in order of rows; an image that has several
-    has their mean. A split of the cache that is named 'full' is that split.
+    has their mean.
     """
-    if split in cache.splits or split != FULL:
+    if not is_all_images(cache, split):
         return cache.splits.get(split, {})
     every = _joined([part for parts in cache.splits.values() for part in parts.values()])
     rows, first, image = np.unique(every.rows, return_index=True, return_inverse=True)

@@ -9,15 +9,14 @@ from typing import Any
 from featcache.base.commands import amnet
 from featcache.base.errors import FeatcacheError, InvalidSettings, StorageError, collected
 from featcache.store.cache import FeatureCache
-from head.data.batches import FULL
+from head.data.batches import FULL, is_all_images
 from head.evaluation.compare import Comparison, check_against, compare
 from head.evaluation.marks import marks_of_head
 from head.evaluation.score import Scored, score_run, write_scores
 from head.evaluation.summary import HeadSummary, summaries_of, without_seed
 from head.evaluation.text import format_comparisons, format_table
-from head.runs.find import find_runs_of, train_command
+from head.runs.find import commands_to_train, find_runs_of, train_command
 from head.runs.run import Run
-from head.settings import TrainSettings
 
 _NO_SCORE = "trained on all images: no test score of its own"
 
@@ -27,7 +26,8 @@ class Evaluation:
     """The runs that were found, results of those that could be scored, and the errors of others.
 
     of_other_data are runs that were left out, each with how its data differ from the cache's, and on_all_images those
-    that nothing is left to score on. to_fit_all is the command that fits the best to all images, '' if there is none.
+    that nothing is left to score on. to_fit_all is the command that fits the best to all images, after those that
+    finish its runs on the splits where some are not; empty if there is none.
     """
 
     runs: Sequence[Run]
@@ -37,7 +37,7 @@ class Evaluation:
     errors: Sequence[FeatcacheError]
     of_other_data: Sequence[tuple[Run, str]] = ()
     on_all_images: Sequence[Run] = ()
-    to_fit_all: str = ""
+    to_fit_all: Sequence[str] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return it as a JSON object."""
@@ -45,6 +45,7 @@ class Evaluation:
             "runs": [result.as_json() for result in self.scored],
             "summary": [summary.as_json() for summary in self.summaries],
             "comparisons": [comparison.as_json() for comparison in self.comparisons],
+            "to_fit_all": [] if self._on_all() else list(self.to_fit_all),
             "marks": self.marks(),
             "left_out": [{"run": str(run.folder), "reason": reason} for run, reason in self._left_out()],
             "problems": [str(error) for error in self.errors],
@@ -65,9 +66,16 @@ class Evaluation:
             return ""
         folders = {run.folder.parent for run in best.runs}
         folder = folders.pop() if len(folders) == 1 and len(best.runs) > 1 else best.runs[0].folder
-        whole = next((run.folder for run in self.on_all_images if run.finished and _is_of(run, best)), None)
-        making = f"the best, fitted to all images: {self.to_fit_all}\n" if self.to_fit_all and whole is None else ""
-        return f"{making}best by validation: {amnet('predict', '--run', whole or folder, 'IMAGES/')}"
+        whole = self._on_all()
+        titles = [*["first, to finish it on the splits"] * (len(self.to_fit_all) - 1), "the best, fitted to all images"]
+        making = [] if whole else [f"{title}: {line}" for title, line in zip(titles, self.to_fit_all, strict=False)]
+        using = amnet("predict", "--run", whole.folder if whole else folder, "IMAGES/")
+        return "\n".join([*making, f"best by validation: {using}"])
+
+    def _on_all(self) -> Run | None:
+        """Return the finished run on all images of the best head, if there is one."""
+        best = best_of(self.summaries)
+        return next((run for run in self.on_all_images if best and run.finished and _is_of(run, best)), None)
 
     def _left_out(self) -> list[tuple[Run, str]]:
         """Return the runs that are there and not scored, each with why."""
@@ -115,7 +123,7 @@ def evaluate(
         comparisons = compare(summaries, against=against)
     except InvalidSettings as error:
         errors.append(error)
-    to_fit_all = _to_fit_all(cache, summaries, runs)
+    to_fit_all = _to_fit_all(cache, summaries, found.unfinished, runs)
     return Evaluation(
         found.runs, scored, summaries, comparisons, errors, found.of_other_data, found.on_all_images, to_fit_all
     )
@@ -129,22 +137,27 @@ def best_of(summaries: Sequence[HeadSummary]) -> HeadSummary | None:
 
 
 def _is_of(whole: Run, summary: HeadSummary) -> bool:
-    """Whether a run on all images is of the same head, in a folder beside those on the splits."""
+    """Whether a run that was not scored is of the same head, in a folder beside those on the splits."""
     homes = {without_seed(str(run.folder.parent)) for run in summary.runs}
     settings = [{**run.settings, "seed": None} for run in (whole, summary.runs[0])]
     return without_seed(str(whole.folder.parent)) in homes and settings[0] == settings[1]
 
 
-def _to_fit_all(cache: FeatureCache, summaries: Sequence[HeadSummary], runs: Path) -> str:
-    """Return the command that fits the best head to all images; '' where it would not find its runs on the splits."""
+def _to_fit_all(
+    cache: FeatureCache, summaries: Sequence[HeadSummary], unfinished: Sequence[Run], runs: Path
+) -> list[str]:
+    """Return the command that fits the best head to all images, after those that finish its runs on the splits.
+
+    There is none where it would not find those runs.
+    """
     best = best_of(summaries)
-    if best is None or FULL in cache.splits:
-        return ""
+    if best is None or not is_all_images(cache, FULL):
+        return []
     run = best.runs[0]
     if run.imported or run.folder.parent != runs / cache.name / cache.target / run.name:
-        return ""
-    settings = TrainSettings(**{name: run.settings[name] for name in TrainSettings.__dataclass_fields__})
-    return train_command(cache, FULL, settings, name=run.name, runs=runs)
+        return []
+    finishing = commands_to_train(cache, [one for one in unfinished if _is_of(one, best)], runs)
+    return [*finishing, train_command(cache, FULL, run.train_settings, name=run.name, runs=runs)]
 
 
 def _in_one(unwritten: Sequence[FeatcacheError]) -> list[FeatcacheError]:

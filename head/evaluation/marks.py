@@ -3,20 +3,29 @@
 Each mark is one line of text, '' where there is nothing to say. All that prints or shows predictions asks here.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from featcache.images.notes import some_of
+from head.evaluation.means import by_split
 from head.evaluation.metrics import or_nan
 from head.evaluation.score import Scored
+from head.evaluation.statistics import rho_interval
+from head.evaluation.summary import named_groups
 from head.runs.run import Run
 
 NARROW = 0.1  # of the range of training: predictions closer together than that hardly tell images apart
-FEWEST = 5  # images: of so many the chance of such closeness is below 1%, even if predictions vary half as ratings do
-REVERSED_RHO = -0.3  # by chance rho comes that low for one in forty heads on 43 images, and hardly ever on 100
+# Of so many images the chance of such closeness is below 1%, if the deviation of predictions, drawn from a normal
+# distribution, is a tenth of that range or more: 0.8% of 200,000 simulated sets, of 5 images 4.5%. It is less where
+# the deviation is larger, and 3.4% at 0.075 and 10% at 0.06.
+FEWEST = 7
+# By chance, of predictions that have nothing to do with the ratings, rho is below -0.3 in 26% of 100,000 simulated
+# sets of 5 images, in 10% of 20 and in 2.5% of 43, and in one of five splits of 20 images in 41%. With an interval
+# below 0 as well it is marked in 0.9%, 2.0% and 2.3%; of several splits, whose mean counts, in no more.
+REVERSED_RHO = -0.3
 
 
 class ScoreRange(NamedTuple):
@@ -66,14 +75,23 @@ def mark_narrow(scores: ArrayLike, within: ScoreRange | None) -> str:
     )
 
 
-def mark_reversed(part: str, rhos: Mapping[str, float | None]) -> str:
-    """Return which rhos on a part, named by what each is of, are below `REVERSED_RHO`, and what that may come from."""
-    low = [f"{name}: {rho:.3f}" for name, rho in rhos.items() if rho is not None and or_nan(rho) < REVERSED_RHO]
-    if not low:
+def mark_reversed(part: str, rhos: NDArray[np.float64], images: int) -> str:
+    """Return that the mean of rhos (J), one a split, is below `REVERSED_RHO`, and what that may come from.
+
+    images is how many a rho is of, at least. The 95% interval must be below 0, too. It is that of a single rho: by
+    chance a mean of several is no further from 0, however much their images overlap, while the deviation of two or
+    three rhos says little.
+    """
+    known = rhos[np.isfinite(rhos)]
+    mean = float(np.mean(known)) if len(known) else math.nan
+    low, high = rho_interval(mean, images)
+    if not (mean < REVERSED_RHO and high < 0):
         return ""
+    of = f"{images:,} images" if len(known) == 1 else f"the mean over {len(known)} splits of {images:,} images or more"
     return (
-        f"{part} rho is below {REVERSED_RHO} ({some_of(low)}): the scale of the ratings may be reversed (high = bad, "
-        "as of difference mean opinion scores), or they are of other data than those of training"
+        f"rho on {part} is {mean:.3f}, of {of}, below {REVERSED_RHO} (95% interval {low:.3f} to {high:.3f}): the scale "
+        "of the ratings may be reversed (high = bad, as of difference mean opinion scores), or they are of other data "
+        "than those of training"
     )
 
 
@@ -82,9 +100,22 @@ def marks_of_head(scored: Sequence[Scored]) -> list[str]:
     within = score_range(one.run for one in scored)
     names = [f"split {one.run.split}, seed {one.run.seed}" for one in scored]
     narrow = {name: mark_narrow(one.prediction, within) for name, one in zip(names, scored, strict=True)}
+    rhos = by_split((one.run.split, one.metrics.rho) for one in scored)
     found = [
-        mark_reversed(scored[0].part, dict(zip(names, (one.metrics.rho for one in scored), strict=True))),
+        mark_reversed(f"the {scored[0].part} part", rhos, min(one.metrics.n for one in scored)),
         mark_outside(np.concatenate([one.prediction for one in scored]), within),
         *(f"{name}: {mark}" for name, mark in narrow.items() if mark),
     ]
     return [mark for mark in found if mark]
+
+
+def marks_of_training(runs: Sequence[Run]) -> list[str]:
+    """Return which heads order the images in reverse that their epoch or candidate was selected on."""
+    marks = []
+    for name, places in named_groups(runs):
+        mine = [runs[place] for place in places]
+        rhos = by_split((run.split, or_nan(run.result.val_rho)) for run in mine)
+        images = min(run.result.val_images or 0 for run in mine)
+        if mark := mark_reversed(mine[0].config.selected_on, rhos, images):
+            marks.append(f"{name}: {mark}")
+    return marks

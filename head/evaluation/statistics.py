@@ -55,17 +55,23 @@ def mean_rho_interval(rho: NDArray[np.float64], test_share: float, images: NDArr
     return min(mean, float(np.tanh(centre - half))), max(mean, float(np.tanh(centre + half)))
 
 
-def half_width(rho: float, images: int) -> float:
-    """Return half the width of the 95% interval of Spearman's rho of so many images, through Fisher's z.
+def rho_interval(rho: float, images: int) -> tuple[float, float]:
+    """Return the 95% interval of Spearman's rho of so many images, through Fisher's z.
 
     The variance of z is (1 + rho^2 / 2) / (n - 3): Bonett and Wright, Psychometrika 65 (2000). NaN for `TELL_NOTHING`
     images or fewer, and where rho is NaN.
     """
     if images <= TELL_NOTHING or math.isnan(rho):
-        return float("nan")
+        return float("nan"), float("nan")
     half = 1.96 * math.sqrt((1 + rho**2 / 2) / (images - 3))
     centre = math.atanh(min(max(rho, -1 + 1e-9), 1 - 1e-9))
-    return (math.tanh(centre + half) - math.tanh(centre - half)) / 2
+    return math.tanh(centre - half), math.tanh(centre + half)
+
+
+def half_width(rho: float, images: int) -> float:
+    """Return half the width of `rho_interval`."""
+    low, high = rho_interval(rho, images)
+    return (high - low) / 2
 
 
 def corrected_p(values: NDArray[np.float64], test_share: float) -> float:

@@ -2,21 +2,18 @@
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featcache.base.files import canonical_json
+from head.evaluation.means import Outcome, by_split, mean_test_share, means_of
 from head.evaluation.metrics import json_number, or_nan
 from head.evaluation.score import Scored
-from head.evaluation.statistics import deviation, mean_rho_interval
 from head.runs.run import Run
-
-_RHO, _MSE = attrgetter("metrics.rho"), attrgetter("metrics.mse")
 
 
 @dataclass(frozen=True)
@@ -49,64 +46,48 @@ class HeadSummary:
     @property
     def val_rho(self) -> float:
         """Mean over splits of the mean over seeds; NaN if one is undefined or unknown."""
-        return float(np.mean(self._by_split(lambda one: or_nan(one.run.result.val_rho))))
+        return float(np.mean(by_split((one.run.split, or_nan(one.run.result.val_rho)) for one in self.scored)))
 
     @property
     def test_share(self) -> float:
         """Mean of n_test / n_train; NaN if a run does not say what it was trained on."""
-        return float(np.mean([one.metrics.n / (one.run.config.train_images or math.nan) for one in self.scored]))
+        return mean_test_share(self._outcomes)
 
     def rho(self, *, seeds: Iterable[int] | None = None) -> NDArray[np.float64]:
         """Return the mean over seeds of rho for each split, of all seeds or of those given."""
-        return self._by_split(_RHO, seeds=seeds)
+        kept = set(self.seeds if seeds is None else seeds)
+        return by_split((one.run.split, one.metrics.rho) for one in self.scored if one.run.seed in kept)
 
     def of_splits(self, splits: Iterable[str]) -> "HeadSummary":
         """Return the summary without other splits, in the order given."""
         return HeadSummary(self.name, tuple(one for split in splits for one in self.scored if one.run.split == split))
 
     def as_json(self) -> dict[str, Any]:
-        """Return means over splits of means over seeds, their deviation and interval, and the deviation over seeds.
-
-        n is how many images were scored, a split's once however many seeds it has.
-        """
-        rho, mse = self.rho(), self._by_split(_MSE)
-        images = np.array(list({result.run.split: result.metrics.n for result in self.scored}.values()))
-        low, high = mean_rho_interval(rho, self.test_share, images)
+        """Return what it is of, and what `means_of` makes of its results."""
         first = self.scored[0]
         return {
             "name": self.name,
             "part": first.part,
             "views": first.views,
-            "splits": len(self.splits),
-            "seeds": len(self.seeds),
-            "n": int(images.sum()),
             "selected_on": first.run.config.selected_on,
             "optimistic": self.optimistic,
             "val_rho_mean": json_number(self.val_rho),
-            "rho_mean": json_number(float(np.mean(rho))),
-            "rho_sd": json_number(deviation(rho)),
-            "rho_low": json_number(low),
-            "rho_high": json_number(high),
-            "rho_seed_sd": json_number(self._seed_deviation(_RHO)),
-            "mse_mean": json_number(float(np.mean(mse))),
-            "mse_sd": json_number(deviation(mse)),
-            "mse_seed_sd": json_number(self._seed_deviation(_MSE)),
+            **means_of(self._outcomes),
         }
 
-    def _by_split(self, value: Callable[[Scored], float], *, seeds: Iterable[int] | None = None) -> NDArray[np.float64]:
-        kept = set(self.seeds if seeds is None else seeds)
-        cells: dict[str, list[float]] = {split: [] for split in self.splits}
-        for result in self.scored:
-            if result.run.seed in kept:
-                cells[result.run.split].append(value(result))
-        return np.array([np.mean(values) for values in cells.values()])
-
-    def _seed_deviation(self, value: Callable[[Scored], float]) -> float:
-        """Return the deviation over seeds within a split, pooled over splits; NaN if no split has two."""
-        cells = [[value(one) for one in self.scored if one.run.split == split] for split in self.splits]
-        freedom = sum(len(cell) - 1 for cell in cells)
-        squares = sum(float(np.sum((np.array(cell) - np.mean(cell)) ** 2)) for cell in cells)
-        return math.sqrt(squares / freedom) if freedom else float("nan")
+    @property
+    def _outcomes(self) -> list[Outcome]:
+        return [
+            Outcome(
+                one.run.split,
+                one.run.seed,
+                one.metrics.rho,
+                one.metrics.mse,
+                one.metrics.n,
+                one.run.config.train_images or math.nan,
+            )
+            for one in self.scored
+        ]
 
 
 def summaries_of(scored: Sequence[Scored]) -> list[HeadSummary]:

@@ -61,9 +61,10 @@ class Result:
     """What training came to: the head's digest, and the best and lowest-MSE epochs with what they reached.
 
     Epochs count from 1 and are None of an imported head; rho is None where it is undefined. Of a baseline epochs are
-    candidates, hyperparameters those of the best, fitted_images how many its last fit took. score_range is the lowest
-    and the highest training score, None of runs that do not say it. estimate is there of a head on all images, which
-    has no rho of its own. document is the JSON object that it was made of, with whatever else that says.
+    candidates, hyperparameters those of the best, fitted_images how many its last fit took. val_images is how many
+    selected it, score_range the lowest and the highest training score; both are None of runs that do not say it.
+    estimate is there of a head on all images, which has no rho of its own. document is the JSON object that it was made
+    of, with whatever else that says.
     """
 
     head_sha256: str
@@ -72,6 +73,7 @@ class Result:
     epochs: int = 0
     val_rho: float | None = None
     val_mse: float = float("nan")
+    val_images: int | None = None
     lowest_mse_val_rho: float | None = None
     lowest_mse_val_mse: float = float("nan")
     hyperparameters: Mapping[str, float] | None = None

@@ -9,7 +9,7 @@ from featcache.base.commands import amnet
 from featcache.base.errors import FeatcacheError, InvalidSettings, collected
 from featcache.datasets.splits import natural_key
 from featcache.store.cache import FeatureCache
-from head.data.batches import FULL
+from head.data.batches import is_all_images
 from head.runs.ratings import difference, digests_once
 from head.runs.run import Run, read_run, run_folders
 from head.settings import TrainSettings, options_of
@@ -20,13 +20,14 @@ class FoundRuns:
     """The runs of a cache by name and split; those of other data, and how they differ; errors of unreadable ones.
 
     Runs of other data say nothing of the cache's scores, and are not scored. on_all_images are its runs that nothing is
-    left to score on.
+    left to score on, and unfinished all its others that have not finished, of whatever split.
     """
 
     runs: Sequence[Run]
     of_other_data: Sequence[tuple[Run, str]]
     errors: Sequence[FeatcacheError]
     on_all_images: Sequence[Run] = ()
+    unfinished: Sequence[Run] = ()
 
 
 def find_runs_of(cache: FeatureCache, runs: Path, splits: str = "all") -> FoundRuns:
@@ -46,6 +47,7 @@ def find_runs_of(cache: FeatureCache, runs: Path, splits: str = "all") -> FoundR
     errors += damaged
     belonging, elsewhere = _by_cache([run for run, problem in judged if not problem], cache, folder)
     mine, whole = ([run for run in belonging if run.on_all_images is full] for full in (False, True))
+    unfinished = [run for run in mine if not run.finished and _has_its_features(run, cache)]
     others = [(run, problem) for run, problem in judged if problem and run.config.cache == cache.name]
     if splits != "all":
         one = any(run.split == splits for run in mine)
@@ -56,7 +58,7 @@ def find_runs_of(cache: FeatureCache, runs: Path, splits: str = "all") -> FoundR
     else:
         missing = [] if any(run.finished for run in mine) else ["all"]
     others = sorted(others, key=lambda one: _order(one[0]))
-    found = FoundRuns(sorted(mine, key=_order), others, errors, sorted(whole, key=_order))
+    found = FoundRuns(sorted(mine, key=_order), others, errors, sorted(whole, key=_order), unfinished)
     if missing and not errors:
         raise InvalidSettings(_nothing_found(cache, folder, ",".join(missing), found, elsewhere))
     return found
@@ -91,7 +93,7 @@ def _by_cache(runs: Sequence[Run], cache: FeatureCache, folder: Path) -> tuple[l
 
 def _nothing_found(cache: FeatureCache, folder: Path, splits: str, found: FoundRuns, elsewhere: Sequence[str]) -> str:
     """Return that no run of splits, or of 'all', is finished, and the way out; elsewhere are names of equal caches."""
-    if splits == FULL and found.on_all_images:
+    if is_all_images(cache, splits) and found.on_all_images:
         return f"{folder}: runs on all images have no test score of their own; score those on the splits: --split all"
     which = "any split" if splits == "all" else f"split {splits}"
     unfinished = sum(not run.finished for run in found.runs)
@@ -106,10 +108,32 @@ def _nothing_found(cache: FeatureCache, folder: Path, splits: str, found: FoundR
     )
 
 
-def train_command(cache: FeatureCache, split: str, settings: TrainSettings, *, name: str, runs: Path) -> str:
-    """Return the command that trains a head of these settings and of this name on a split, or on 'all'."""
+def train_command(
+    cache: FeatureCache, split: str, settings: TrainSettings, *, name: str, runs: Path, resume: bool = True
+) -> str:
+    """Return the command that trains a head of these settings and of this name on splits, as `--split` takes them."""
     target = ["--target", cache.target] if cache.target and len(cache.targets) > 1 else []
     named = ["--name", name] if name != settings.default_name() else []
     home: list[str | Path] = ["--runs", runs] if runs != Path("runs") else []
-    words = [*target, *options_of(settings), *named, *home]
+    anew = [] if resume else ["--no-resume"]
+    words = [*target, *options_of(settings), *named, *home, *anew]
     return amnet("train-head", "--cache", cache.path, "--split", split, *words)
+
+
+def commands_to_train(cache: FeatureCache, found: Sequence[Run], runs: Path, *, resume: bool = True) -> list[str]:
+    """Return the commands that train runs in their folders again, each for all that share name and settings."""
+    groups: dict[tuple[str, TrainSettings], list[str]] = {}
+    for run in found:
+        groups.setdefault((run.folder.parent.name, run.train_settings), []).append(run.split)
+    return [
+        train_command(cache, one, settings, name=name, runs=runs, resume=resume)
+        for (name, settings), splits in groups.items()
+        for one in _together(cache, splits)
+    ]
+
+
+def _together(cache: FeatureCache, splits: Sequence[str]) -> list[str]:
+    """Return what `--split` takes for several splits: one text, unless a name has a comma itself."""
+    if set(splits) == set(cache.splits):
+        return ["all"]
+    return list(splits) if any("," in split for split in splits) else [",".join(splits)]

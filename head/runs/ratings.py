@@ -131,8 +131,8 @@ def _of_other_images(run: Run, cache: FeatureCache) -> str:
     there = {line[:_DIGEST] for line in now}
     gone = sum(line[:_DIGEST] not in there for line in missed)
     if gone:
-        return f"{gone:,} images that it was trained on are not there now"
-    return f"{len(missed):,} images that it was trained on had other scores then" if missed else ""
+        return f"{_count(gone)} that it was trained on {'is' if gone == 1 else 'are'} not there now"
+    return f"{_count(len(missed))} that it was trained on had other scores then" if missed else ""
 
 
 def _ratings_then(run: Run) -> dict[str, NDArray[np.uint8]]:
@@ -157,8 +157,12 @@ def _rescored(run: Run, cache: FeatureCache) -> str:
         known = {line[:_DIGEST] for line in then}
         changed = [line for line in map(bytes, _rated(cache, part)) if line[:_DIGEST] in known and line not in then]
         if changed:
-            return f"{len(changed):,} images of the {name} part had other scores when it was trained"
+            return f"{_count(len(changed))} of the {name} part had other scores when it was trained"
     return ""
+
+
+def _count(images: int) -> str:
+    return "1 image" if images == 1 else f"{images:,} images"
 
 
 def _parts(cache: FeatureCache, split: str) -> dict[str, Part]:

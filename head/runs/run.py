@@ -85,6 +85,11 @@ class Run:
         return {**TrainSettings().as_json(), **self.config.settings}
 
     @property
+    def train_settings(self) -> TrainSettings:
+        """The same, as they are given to train another; raise `InvalidSettings` if they cannot be."""
+        return TrainSettings(**{name: self.settings[name] for name in TrainSettings.__dataclass_fields__})
+
+    @property
     def seed(self) -> int:
         """The seed it was trained with."""
         return int(self.settings["seed"])

@@ -1,18 +1,13 @@
 """The test scores of several runs of one head, as score-cache sums them up. Knows nothing of cards."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
+import math
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
-from head.evaluation.metrics import Metrics, or_nan
-from head.evaluation.score import Scored
-from head.evaluation.summary import HeadSummary
+from head.evaluation.means import Outcome, means_of
+from head.evaluation.metrics import or_nan
 from head.runs.run import Run
 from head.share.card import read_scores
-
-_NOTHING = np.zeros(0)
 
 
 def read_mean_scores(runs: Sequence[Run]) -> dict[str, Any] | None:
@@ -20,15 +15,20 @@ def read_mean_scores(runs: Sequence[Run]) -> dict[str, Any] | None:
 
     Raises what `read_scores` raises.
     """
-    found = [read_scores(run) for run in runs]
-    known = [scores for scores in found if scores is not None]
+    found = [(run, read_scores(run)) for run in runs]
+    known = [
+        Outcome(
+            run.split,
+            run.seed,
+            or_nan(scores["rho"]),
+            or_nan(scores["mse"]),
+            int(scores["n"] or 0),
+            run.config.train_images or math.nan,
+        )
+        for run, scores in found
+        if scores is not None
+    ]
     if len(known) < len(runs):
         return None
-    row = HeadSummary("", tuple(map(_scored, runs, known))).as_json()
+    row = means_of(known)
     return {key: row.get(f"{key}_mean", row.get(key)) for key in ("rho", "rho_low", "rho_high", "mse", "n", "splits")}
-
-
-def _scored(run: Run, scores: Mapping[str, Any]) -> Scored:
-    """Return the result that a run's scores are of, without its images."""
-    values = {one.name: or_nan(scores.get(one.name)) for one in fields(Metrics)}
-    return Scored(run, "test", "eval", Metrics(**values), 0, [], _NOTHING, _NOTHING, _NOTHING)  # type: ignore[arg-type]

@@ -7,8 +7,8 @@ from typing import Any
 from torch import nn
 
 from featcache.base.errors import FeatcacheError
-from head.data.batches import FULL, SplitData
-from head.evaluation.marks import mark_reversed
+from head.data.batches import SplitData
+from head.evaluation.marks import marks_of_training
 from head.evaluation.metrics import json_number, shown
 from head.models.kinds import TargetScale
 from head.runs.head_file import save_head
@@ -47,7 +47,7 @@ def write_run(job: TrainingJob, fitted: Fitted, data: SplitData, config: dict[st
     result = {
         "epochs": len(fitted.history),
         "best_epoch": fitted.best_epoch,
-        **({"val_rho": None, "lowest_mse_epoch": None} if data.chosen else _judgement(fitted)),
+        **_judgement(fitted, len(data.select.rows)),
         "head_sha256": head_sha256,
         "score_range": [float(data.train.scores.min()), float(data.train.scores.max())],
         **fitted.details,
@@ -57,13 +57,19 @@ def write_run(job: TrainingJob, fitted: Fitted, data: SplitData, config: dict[st
     return run
 
 
-def _judgement(fitted: Fitted) -> dict[str, Any]:
-    """Return what the best epoch reached on the selection part, and the one of the lowest MSE."""
+def _judgement(fitted: Fitted, images: int) -> dict[str, Any]:
+    """Return what the best epoch reached on the images of the selection part, and the one of the lowest MSE.
+
+    Where there are none, nothing was judged.
+    """
+    if not images:
+        return {"val_rho": None, "lowest_mse_epoch": None}
     best = fitted.history[fitted.best_epoch - 1]
     lowest = min(fitted.history, key=lambda epoch: epoch["val_mse"])
     return {
         "val_rho": json_number(best["val_rho"]),
         "val_mse": best["val_mse"],
+        "val_images": images,
         "lowest_mse_epoch": int(lowest["epoch"]),
         "lowest_mse_val_rho": json_number(lowest["val_rho"]),
         "lowest_mse_val_mse": lowest["val_mse"],
@@ -88,14 +94,11 @@ class Trained:
         return "\n".join(map(_described, self.runs))
 
     def warnings(self) -> list[str]:
-        """Return how many images were left out, which split only looks like all images, and what ranks in reverse."""
+        """Return how many images were left out, and which heads rank in reverse."""
         absent = max((run.config.absent_images for run in self.runs), default=0)
-        named = [run.folder for run in self.runs if run.split == FULL and not run.on_all_images]
-        mark = mark_reversed("validation", {str(run.folder): run.result.val_rho for run in self.runs})
         return [
             *([f"{absent} images without features were left out"] if absent else []),
-            *(f"warning: {folder}: of the cache's own split {FULL}, not of all images" for folder in named),
-            *([f"warning: {mark}"] if mark else []),
+            *(f"warning: {mark}" for mark in marks_of_training(self.runs)),
         ]
 
 

@@ -7,13 +7,14 @@ from dataclasses import asdict
 import numpy as np
 
 from featcache.base.errors import BadInput, CorruptFile, FeatcacheError, InvalidSettings, collected, list_problems
+from featcache.base.progress import OnProgress, Progress, silent
 from head.data.batches import Choice, SplitData, full_data
 from head.evaluation.metrics import rank
-from head.evaluation.score import score_run
+from head.evaluation.score import Scored, score_run
 from head.evaluation.summary import HeadSummary, without_seed
 from head.models.kinds import kind_for
 from head.runs.config import Document, Estimate
-from head.runs.find import train_command
+from head.runs.find import commands_to_train, train_command
 from head.runs.history import HISTORY_NAME, read_history
 from head.runs.ratings import difference, digests_once
 from head.runs.run import CONFIG_NAME, Run, read_run
@@ -52,7 +53,7 @@ def runs_on_splits(job: TrainingJob) -> list[Run]:
     """Return the finished runs of a job's head on the splits, of whatever seed, beside the folder of its own run.
 
     They have its settings but the seed, its features and views, and belong to its cache by `difference`. Raises
-    `InvalidSettings` if there are none, or if one has not finished, with the command that trains them.
+    `InvalidSettings` if there are none, or if one has not finished, with the commands that train them.
     """
     own = job.folder.parent
     others = sorted(own.parent.iterdir()) if own.parent.is_dir() else []
@@ -60,27 +61,41 @@ def runs_on_splits(job: TrainingJob) -> list[Run]:
     folders = [home / f"split-{split}" for split in job.cache.splits for home in homes]
     digests = digests_once(job.cache)
     found: dict[tuple[str, int], Run] = {}
-    problems, unfinished = [], False
+    problems, of_other_data, unfinished = list[str](), list[Run](), list[Run]()
     for run in map(read_run, [folder for folder in folders if (folder / CONFIG_NAME).is_file()]):
-        if reason := _other_head(run, job) or difference(run, job.cache, digests):
+        if reason := _other_head(run, job):
             problems.append(f"{run.folder}: {reason}")
+        elif reason := difference(run, job.cache, digests):
+            problems.append(f"{run.folder}: {reason}")
+            of_other_data.append(run)
         elif not run.finished:
             problems.append(f"{run.folder}: its training has not finished")
-            unfinished = True
+            unfinished.append(run)
         else:
             found.setdefault((run.split, run.seed), run)
     if unfinished or not found:
-        raise InvalidSettings(_refusal(job, problems))
+        runs = job.folder.parents[3 if job.cache.target else 2]
+        commands = commands_to_train(job.cache, unfinished, runs)
+        commands += commands_to_train(job.cache, of_other_data, runs, resume=False)
+        if not commands:
+            commands = [train_command(job.cache, "all", job.settings, name=job.name, runs=runs)]
+        raise InvalidSettings(_refusal(job, problems, commands))
     return list(found.values())
 
 
-def estimate_of(runs: Sequence[Run], job: TrainingJob) -> Estimate:
+def estimate_of(runs: Sequence[Run], job: TrainingJob, on_progress: OnProgress = silent) -> Estimate:
     """Return what the runs on the splits reach on their test parts; of those that have none, why.
 
     Raises what `score_run` raises of damaged runs.
     """
     tested = [run for run in runs if "test" in job.cache.splits[run.split]]
-    scored, errors = collected(lambda run: score_run(run, job.cache), tested)
+
+    def score(place: int) -> Scored:
+        found = score_run(tested[place], job.cache)
+        on_progress(Progress("estimate", place + 1, len(tested), "runs on splits scored"))
+        return found
+
+    scored, errors = collected(score, range(len(tested)))
     for error in errors:
         if not isinstance(error, BadInput):
             raise error
@@ -102,10 +117,9 @@ def _other_head(run: Run, job: TrainingJob) -> str:
     return "" if there == here else "it was trained on other features or views"
 
 
-def _refusal(job: TrainingJob, problems: Sequence[str]) -> str:
+def _refusal(job: TrainingJob, problems: Sequence[str], commands: Sequence[str]) -> str:
     title = f"{job.folder}: a head is fitted to all images with what its finished runs on the splits chose"
-    runs = job.folder.parents[3 if job.cache.target else 2]
-    way_out = f"Train them with: {train_command(job.cache, 'all', job.settings, name=job.name, runs=runs)}"
+    way_out = "\n".join(f"Train them with: {one}" for one in commands)
     return list_problems(f"{title}:", problems, way_out) if problems else f"{title}, and there are none. {way_out}"
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from featcache.store.cache import FeatureCache
-from head.data.batches import FULL
+from head.data.batches import is_all_images
 from head.data.inputs import HeadInput
 from head.models.fused.products import resolve_products
 from head.models.kinds import input_of
@@ -41,7 +41,7 @@ class TrainingJob:
     @property
     def on_all_images(self) -> bool:
         """Whether it is to be trained on all images, and not on a split that is named like that."""
-        return self.split == FULL and FULL not in self.cache.splits
+        return is_all_images(self.cache, self.split)
 
     def uses(self, field: str) -> bool:
         """Whether the head uses a field of settings that not every head does."""

@@ -11,7 +11,7 @@ from featcache.base.jobs import Workers, run_jobs
 from featcache.base.progress import OnProgress, Progress, silent
 from featcache.datasets.duplicates import LOOK_ALIKE, SAME_FILE, of_parts
 from featcache.store.cache import FeatureCache
-from head.data.batches import FULL
+from head.data.batches import FULL, is_all_images
 from head.runs.run import HEAD_NAME, Run
 from head.training.fitted import Trained
 from head.training.grid import Point
@@ -45,12 +45,14 @@ def chosen_splits(cache: FeatureCache, text: str) -> list[str]:
     """
     if text == "all":
         return list(cache.splits)
-    if text == FULL:
-        return [FULL]
-    chosen = [text] if text in cache.splits else list(dict.fromkeys(part.strip() for part in text.split(",")))
-    unknown = [split for split in chosen if split not in cache.splits]
-    if FULL in unknown:
+    chosen = (
+        [text]
+        if text in cache.splits or is_all_images(cache, text)
+        else list(dict.fromkeys(part.strip() for part in text.split(",")))
+    )
+    if len(chosen) > 1 and any(is_all_images(cache, split) for split in chosen):
         raise InvalidSettings(f"--split {FULL}, for all images, stands alone: it needs finished runs on the splits")
+    unknown = [split for split in chosen if split not in cache.splits and not is_all_images(cache, split)]
     if unknown:
         raise InvalidSettings(f"{cache.path} has no split {', '.join(unknown)}; it has {', '.join(cache.splits)}")
     return chosen
@@ -63,6 +65,12 @@ def leaks(cache: FeatureCache) -> list[str]:
         *of_parts(names, cache.splits, cache.same_files, SAME_FILE),
         *of_parts(names, cache.splits, alike, LOOK_ALIKE),
     ]
+
+
+def named_full(jobs: Sequence[TrainingJob]) -> list[str]:
+    """Return warnings of jobs whose split is named 'full' and does not mean all images."""
+    folders = [job.folder for job in jobs if job.split == FULL and not job.on_all_images]
+    return [f"warning: {folder}: of the cache's own split {FULL}, not of all images" for folder in folders]
 
 
 def train_all(jobs: Sequence[TrainingJob], workers: Workers, *, on_progress: OnProgress = silent) -> Trained:

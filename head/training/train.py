@@ -72,12 +72,12 @@ def _train(job: TrainingJob, on_progress: OnProgress, on_history: OnHistory) -> 
         existing = _existing_run(job, config) if job.resume else None
         if existing is not None and existing.finished:
             return existing
+        estimate = {"estimate": asdict(estimate_of(runs, job, on_progress))} if runs else {}
         if existing is None:  # in this order: a kill in between must not leave this run another's checkpoint
             (job.folder / CHECKPOINT_NAME).unlink(missing_ok=True)
             write_config(job.folder, config)
         remove_results(job.folder)
         fit = fit_baseline if kind_for(job.settings).baseline else partial(fit_by_gradient, device=device)
-        estimate = {"estimate": asdict(estimate_of(runs, job))} if runs else {}
         fitted = fit(job, data, on_progress=on_progress, on_history=on_history)
         return write_run(job, replace(fitted, details={**fitted.details, **estimate}), data, config)
 

@@ -57,6 +57,7 @@ class Trainer:
         self.data, self.device = data, device
         self.on_progress, self.on_history = on_progress, on_history
         self.waited = 0.0  # seconds spent waiting for features, in this epoch
+        self.saved = time.monotonic()  # when the last checkpoint was written
         self.products = job.products(device)
         kind, settings = kind_for(job.settings), job.settings
         self.target, self.coverage = kind.target(data.train.scores), kind.coverage(settings.steps)
@@ -72,36 +73,27 @@ class Trainer:
         )
 
     def epochs(self, state: State) -> Iterator[None]:
-        """Train on from state, which is kept up to date; yield after each epoch.
-
-        With so many epochs chosen all of them are trained, and none is judged.
-        """
-        saved = time.monotonic()
-        while self._goes_on(state):
+        """Train on from state, which is kept up to date; yield after each epoch."""
+        while goes_on(self.settings, epochs=state.epoch, best_epoch=state.best_epoch):
             self._epoch(state)
-            if time.monotonic() - saved > CHECKPOINT_SECONDS:
-                write_checkpoint(self.folder / CHECKPOINT_NAME, state, self.model, self.optimizer)
-                saved = time.monotonic()
+            self.save(state)
             yield
-
-    def _goes_on(self, state: State) -> bool:
-        if self.data.chosen:
-            return state.epoch < self.data.chosen.epochs
-        return goes_on(self.settings, epochs=state.epoch, best_epoch=state.best_epoch)
 
     def _epoch(self, state: State) -> None:
         state.epoch += 1
-        chosen = self.data.chosen
-        state.history.append(_epoch_of([self], state.epoch, None if chosen else self.data.select.scores))
-        if chosen:
-            state.best_epoch = state.epoch
-        elif is_best(state.history, state.best_epoch):
+        state.history.append(_epoch_of([self], state.epoch, self.data.select.scores))
+        if is_best(state.history, state.best_epoch):
             state.best_epoch = state.epoch
             state.best = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         self.on_history(state.history)
-        note = f"loss {state.history[-1]['train_loss']:.4g}" if chosen else reached(state.history, state.best_epoch)
-        epochs = chosen.epochs if chosen else self.settings.epochs
-        self.on_progress(Progress(f"split {self.data.split}", state.epoch, epochs, "epochs", note))
+        note = reached(state.history, state.best_epoch)
+        self.on_progress(Progress(f"split {self.data.split}", state.epoch, self.settings.epochs, "epochs", note))
+
+    def save(self, state: State) -> None:
+        """Write a checkpoint if it is time for one."""
+        if time.monotonic() - self.saved > CHECKPOINT_SECONDS:
+            write_checkpoint(self.folder / CHECKPOINT_NAME, state, self.model, self.optimizer)
+            self.saved = time.monotonic()
 
     def train_epoch(self, epoch: int) -> float:
         """Run one epoch and return its mean loss."""
@@ -178,13 +170,28 @@ def fit_by_gradient(
         how: dict[str, Any] = {"device": device, "on_progress": on_progress, "on_history": on_history}
         if data.cross_validated:
             return _fit_by_cross_validation(job, data, how)
+        if data.chosen:
+            return _fit_for(data.chosen.epochs, job, data, how)
         trainer = Trainer(job, data, **how)
         state = read_checkpoint(job.folder / CHECKPOINT_NAME, trainer.model, trainer.optimizer)
         for _ in trainer.epochs(state):
             pass
-        if state.best:
-            trainer.model.load_state_dict(state.best)
+        trainer.model.load_state_dict(state.best)
     return Fitted(trainer.model, trainer.target, state.history, state.best_epoch)
+
+
+def _fit_for(epochs: int, job: TrainingJob, data: SplitData, how: dict[str, Any]) -> Fitted:
+    """Train for so many epochs, from the checkpoint if there is one; none of them is judged."""
+    trainer = Trainer(job, data, **how)
+    state = read_checkpoint(job.folder / CHECKPOINT_NAME, trainer.model, trainer.optimizer)
+    while state.epoch < epochs:
+        state.epoch += 1
+        state.history.append(_epoch_of([trainer], state.epoch, None))
+        how["on_history"](state.history)
+        note = f"loss {state.history[-1]['train_loss']:.4g}"
+        how["on_progress"](Progress(f"split {data.split}", state.epoch, epochs, "epochs", note))
+        trainer.save(state)
+    return Fitted(trainer.model, trainer.target, state.history, epochs)
 
 
 def _fit_by_cross_validation(job: TrainingJob, data: SplitData, how: dict[str, Any]) -> Fitted:

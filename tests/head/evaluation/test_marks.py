@@ -2,17 +2,29 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from featcache.store.cache import FeatureCache
 from head.evaluation.evaluate import Evaluation
-from head.evaluation.marks import ScoreRange, mark_narrow, mark_outside, mark_reversed, marks_of_head, score_range
+from head.evaluation.marks import (
+    FEWEST,
+    NARROW,
+    ScoreRange,
+    mark_narrow,
+    mark_outside,
+    mark_reversed,
+    marks_of_head,
+    score_range,
+)
+from head.evaluation.metrics import row_spearman
 from head.runs.run import Run, read_run
 from head.training.fitted import Trained
 from tests.helpers.predictions import evaluated
 from tests.helpers.results import RESULT, changed, run_of, scored
+from tests.helpers.tiny import PART_SIZES
 
 WITHIN = ScoreRange(0.0, 0.98)
 REVERSED = (
@@ -57,7 +69,7 @@ def test_scores_hardly_apart_are_marked() -> None:
     )
 
 
-@pytest.mark.parametrize("scores", [[], [0.5] * 4, [0.5, 0.5, 0.5, 0.5, 0.7], [0.0, 0.098, 0.0, 0.0, 0.0]])
+@pytest.mark.parametrize("scores", [[], [0.5] * 6, [*[0.5] * 6, 0.7], [0.0, 0.098, *[0.0] * 5]])
 def test_few_scores_or_scores_apart_are_not_marked(scores: list[float]) -> None:
     assert mark_narrow(scores, WITHIN) == ""
 
@@ -66,10 +78,39 @@ def test_nothing_is_marked_where_the_range_is_unknown() -> None:
     assert (mark_outside([9.0], None), mark_narrow([0.5] * 9, None)) == ("", "")
 
 
+def test_scores_of_a_good_head_are_hardly_ever_close_together_by_chance() -> None:
+    rng = np.random.default_rng(0)
+    deviation = 0.1 * WITHIN.high
+    sets = rng.normal(0.5, deviation, size=(10_000, FEWEST))
+    assert np.mean(np.ptp(sets, axis=1) < NARROW * WITHIN.high) < 0.01
+    fewer = sets[:, :-1]
+    assert np.mean(np.ptp(fewer, axis=1) < NARROW * WITHIN.high) > 0.01
+
+
 def test_a_rho_far_below_zero_is_marked_and_one_near_it_is_not() -> None:
-    rhos = {"split 1": -0.45, "split 2": -0.3, "split 3": None, "split 4": float("nan"), "split 5": 0.8}
-    assert mark_reversed("test", rhos) == f"test rho is below -0.3 (split 1: -0.450): {REVERSED}"
-    assert mark_reversed("test", {"split 1": -0.29, "split 2": 0.8}) == ""
+    assert mark_reversed("the test part", np.array([-0.45]), 50) == (
+        f"rho on the test part is -0.450, of 50 images, below -0.3 (95% interval -0.655 to -0.183): {REVERSED}"
+    )
+    for rho in (-0.29, 0.8, float("nan")):
+        assert mark_reversed("the test part", np.array([rho]), 1000) == ""
+    assert mark_reversed("the test part", np.array([-0.6]), 8) == ""  # which chance does, too
+    assert mark_reversed("the test part", np.array([-1.0]), 3) == ""
+
+
+def test_of_several_splits_their_mean_is_marked() -> None:
+    marked = mark_reversed("the test part", np.array([-0.45, float("nan"), -0.65]), 50)
+    assert marked.startswith("rho on the test part is -0.550, of the mean over 2 splits of 50 images or more, below")
+    assert mark_reversed("the test part", np.array([-0.45, 0.1, 0.0]), 50) == ""
+
+
+@pytest.mark.parametrize("images", [5, 20, 43, 100])
+def test_heads_that_rank_by_chance_are_hardly_ever_marked(images: int) -> None:
+    rng = np.random.default_rng(images)
+    rhos = row_spearman(rng.normal(size=(2000, images)), rng.normal(size=(2000, images)))
+    single = [bool(mark_reversed("it", np.array([rho]), images)) for rho in rhos]
+    of_five = [bool(mark_reversed("it", five, images)) for five in rhos.reshape(-1, 5)]
+    assert np.mean(single) < 0.035
+    assert np.mean(of_five) < 0.01
 
 
 def test_results_of_a_head_are_marked_together() -> None:
@@ -77,11 +118,12 @@ def test_results_of_a_head_are_marked_together() -> None:
     good = replace(scored("paper", "1", 0.8, facts=facts), prediction=np.linspace(0.1, 0.9, 9))
     bad = replace(scored("paper", "2", -0.4, facts=facts), prediction=np.linspace(0.95, 1.0, 9))
     assert marks_of_head([good]) == []
-    reverse, outside, narrow = marks_of_head([good, bad])
-    assert reverse == f"test rho is below -0.3 (split 2, seed 0: -0.400): {REVERSED}"
-    assert outside.startswith("4 of 18 scores are outside 0 to 0.98")
+    assert [mark[:9] for mark in marks_of_head([good, bad])] == ["4 of 18 s", "split 2, "]
+    reverse, outside, narrow = marks_of_head([bad])
+    assert reverse.startswith("rho on the test part is -0.400, of 100 images, below -0.3")
+    assert outside.startswith("4 of 9 scores are outside 0 to 0.98")
     assert narrow.startswith("split 2, seed 0: all 9 scores are within 0.95 to 1, less than a tenth of 0 to 0.98")
-    found = evaluated(good, bad)
+    found = evaluated(bad)
     assert found.marks() == found.as_json()["marks"] == [f"paper: {mark}" for mark in (reverse, outside, narrow)]
     assert found.warnings() == [f"warning: {mark}" for mark in found.marks()]
     assert evaluated(good).as_json()["marks"] == evaluated(good).warnings() == []
@@ -92,10 +134,23 @@ def test_imported_heads_are_marked_by_their_rho_alone(evaluation: Evaluation) ->
     imported = changed(one.run, imported={"file": "a.pkl"}, result={**RESULT})
     backwards = replace(one, run=imported, metrics=replace(one.metrics, rho=-0.8), prediction=one.prediction + 9)
     (mark,) = marks_of_head([backwards])
-    assert mark.startswith("test rho is below -0.3 (split 1, seed 0: -0.800)")
+    assert mark.startswith("rho on the test part is -0.800, of 11 images, below -0.3")
 
 
-def test_runs_that_order_their_validation_part_in_reverse_are_named_after_training() -> None:
-    runs = [run_of(Path(f"split-{k}"), result={**RESULT, "val_rho": rho}) for k, rho in enumerate([-0.5, 0.5, None])]
-    assert Trained(runs, []).warnings() == [f"warning: validation rho is below -0.3 (split-0: -0.500): {REVERSED}"]
-    assert Trained(runs[1:], []).warnings() == []
+def trained(split: str, rho: float | None, images: int | None = 50, **facts: Any) -> Run:
+    result = {**RESULT, "val_rho": rho, **({"val_images": images} if images else {})}
+    return run_of(Path(f"split-{split}"), split=split, result=result, **facts)
+
+
+def test_heads_that_order_what_selected_them_in_reverse_are_named_after_training() -> None:
+    (warning,) = Trained([trained("1", -0.6), trained("2", -0.5), trained("3", None)], []).warnings()
+    assert warning.startswith("warning: paper: rho on the val part is -0.550, of the mean over 2 splits of 50 images")
+    assert Trained([trained("1", -0.6), trained("2", 0.9)], []).warnings() == []
+    assert Trained([trained("1", -0.6, images=6)], []).warnings() == []
+    assert Trained([trained("1", -0.9, images=None)], []).warnings() == []  # of an earlier version
+    on_test = trained("1", -0.6, settings={"select_on": "test"}, selected_on="the test part itself (optimistic)")
+    assert "rho on the test part itself (optimistic) is -0.600" in Trained([on_test], []).warnings()[0]
+
+
+def test_training_records_how_many_images_selected(tiny_runs: Path) -> None:
+    assert read_run(tiny_runs / "tiny" / "paper" / "split-1").result.val_images == PART_SIZES["val"]

@@ -1,6 +1,7 @@
 """A head on all images is fitted with what its runs on the splits chose, and has no test score of its own."""
 
 import json
+import shlex
 import shutil
 import signal
 from dataclasses import replace
@@ -14,6 +15,7 @@ from huggingface_hub import ModelCard
 from sklearn.linear_model import Ridge
 
 from featcache.base.errors import BadInput, CorruptFile, InvalidSettings, Mismatch
+from featcache.base.progress import Progress
 from featcache.datasets.splits import Part
 from featcache.store.cache import FeatureCache, open_cache
 from featcache.store.manifest import read_manifest, write_manifest
@@ -176,7 +178,7 @@ from cli import main
 head.training.trainer.CHECKPOINT_SECONDS = -1  # after every epoch
 
 def killed_at_two(progress):
-    if progress.done == 2:
+    if progress.unit == "epochs" and progress.done == 2:
         os.kill(os.getpid(), signal.SIGKILL)
 
 import contextlib, commandline.heads
@@ -288,6 +290,102 @@ def test_absent_images_are_left_out_and_counted(torn_cache: Path, tmp_path: Path
     assert (run.config.train_images, run.config.absent_images) == (IMAGES - 2, 2)
 
 
+def test_a_support_vector_machine_is_fitted_to_all_images(own: FeatureCache, tmp_path: Path) -> None:
+    settings = TrainSettings(head="svr", pooling="mean")
+    histories = [read_history(fit(own, tmp_path, settings, split).folder) for split in SPLITS]
+    run = fit(own, tmp_path, settings)
+    means = [mean(line["val_rho"] for line in lines) for lines in zip(*histories, strict=True)]
+    line = histories[0][(run.result.best_epoch or 0) - 1]
+    assert means[(run.result.best_epoch or 0) - 1] == max(means)
+    assert run.result.hyperparameters == {key: line[key] for key in run.result.hyperparameters or {}}
+    assert len(load_head(run).train_images) == IMAGES
+
+
+def test_what_cannot_be_estimated_leaves_the_head_that_is_there(own: FeatureCache, ridge: Path) -> None:
+    run = fit(own, ridge, RIDGE)
+    before = {path.name: path.read_bytes() for path in run.folder.iterdir()}
+    (ridge / "tiny" / "ridge" / "split-1" / "head.safetensors").write_bytes(b"damaged")
+    with pytest.raises(CorruptFile, match=r"split-1/head\.safetensors"):
+        train(TrainingJob(own, "full", RIDGE, run.folder, "ridge", resume=False))
+    assert {name: (run.folder / name).read_bytes() for name in before} == before
+
+
+def test_scoring_the_runs_on_the_splits_is_reported_and_not_repeated(own: FeatureCache, ridge: Path) -> None:
+    reports: list[Progress] = []
+    job = TrainingJob(own, "full", RIDGE, ridge / "tiny" / "ridge" / "split-full", "ridge")
+    train(job, reports.append)
+    scored = [(report.done, report.total) for report in reports if report.stage == "estimate"]
+    assert scored == [(1, 3), (2, 3), (3, 3)]
+    reports.clear()
+    train(job, reports.append)  # it is finished
+    assert reports == []
+
+
+# the commands that are printed
+
+
+def unfinished(folder: str) -> None:
+    path = Path(folder) / "config.json"
+    config = json.loads(path.read_text())
+    del config["result"]
+    path.write_text(json.dumps(config))
+
+
+def commands_in(text: str, title: str) -> list[list[str]]:
+    """Return the words of each command behind a title, without 'amnet'."""
+    lines = [line.partition(f"{title}: amnet ")[2] for line in text.splitlines()]
+    return [shlex.split(line) for line in lines if line]
+
+
+def test_each_unfinished_run_has_the_command_that_finishes_it(here: Path) -> None:
+    amnet("train-head", "--split", "all", "--head", "ridge", "--seed", "0,1,2")
+    for folder in ("ridge,seed=1/split-2", "ridge,seed=2/split-1", "ridge,seed=2/split-2"):
+        unfinished(f"runs/tiny/{folder}")
+    refused = amnet("train-head", "--split", "full", "--head", "ridge", status=2).stderr
+    commands = commands_in(refused, "Train them with")
+    start = ["train-head", "--cache", str(here / "cache" / "tiny"), "--split"]
+    assert commands == [
+        [*start, "all", "--head", "ridge", "--seed", "2"],
+        [*start, "2", "--head", "ridge", "--seed", "1"],
+    ]
+    for command in commands:
+        amnet(*command)
+    amnet("train-head", "--split", "full", "--head", "ridge")
+    assert read_run("runs/tiny/ridge/split-full").config.document["choice"]["seeds"] == [0, 1, 2]
+
+
+def test_runs_of_other_data_have_a_command_that_starts_them_over(here: Path) -> None:
+    options = ("--head", "ridge", "--name", "mine")
+    amnet("train-head", "--split", "all", *options)
+    manifest = read_manifest(here / "cache" / "tiny")
+    splits = {
+        split: {name: Part(part.rows, 1 - part.scores) for name, part in parts.items()}
+        for split, parts in manifest.ratings[""].items()
+    }
+    write_manifest(here / "cache" / "tiny", replace(manifest, ratings={"": splits}))
+    refused = amnet("train-head", "--split", "full", *options, status=2).stderr
+    (command,) = commands_in(refused, "Train them with")
+    assert command[-3:] == ["--name", "mine", "--no-resume"]
+    amnet(*command)
+    amnet("train-head", "--split", "full", *options)
+
+
+def test_score_cache_offers_to_finish_its_runs_first(here: Path) -> None:
+    amnet("train-head", "--split", "all", "--head", "ridge", "--seed", "0,1")
+    unfinished("runs/tiny/ridge,seed=1/split-2")
+    for split in ("all", "1"):
+        told = amnet("score-cache", "--split", split).stdout
+        (first,) = commands_in(told, "first, to finish it on the splits")
+        (second,) = commands_in(told, "the best, fitted to all images")
+        assert first[-5:] == ["2", "--head", "ridge", "--seed", "1"]
+        assert second[3:] == ["--split", "full", "--head", "ridge"]
+    document = json.loads(amnet("score-cache", "--json").stdout)
+    assert [shlex.split(line)[1:] for line in document["to_fit_all"]] == [first, second]
+    amnet(*first)
+    amnet(*second)
+    assert json.loads(amnet("score-cache", "--json").stdout)["to_fit_all"] == []
+
+
 # whose ratings it is of
 
 
@@ -297,14 +395,14 @@ def test_it_is_of_other_data_where_an_image_is_gone(own: FeatureCache, ridge: Pa
     for parts in own.splits.values():
         for name, part in parts.items():
             parts[name] = Part(part.rows[part.rows != 0], part.scores[part.rows != 0])
-    assert difference(run, own) == "1 images that it was trained on are not there now"
+    assert difference(run, own) == "1 image that it was trained on is not there now"
 
 
 def test_one_score_that_changed_is_told(own: FeatureCache, ridge: Path) -> None:
     run = fit(own, ridge, RIDGE)
     part = own.splits["2"]["test"]
     own.splits["2"]["test"] = Part(part.rows, np.concatenate([[part.scores[0] + 0.25], part.scores[1:]]))
-    assert difference(run, own) == "1 images that it was trained on had other scores then"
+    assert difference(run, own) == "1 image that it was trained on had other scores then"
     found = evaluate(own, ridge)
     assert f"{run.folder}: {difference(run, own)}; left out" in found.warnings()
 

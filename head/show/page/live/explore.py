@@ -70,9 +70,9 @@ def predict_bytes(predictor: Predictor, data: bytes) -> dict[str, Any]:
 
     A JSON object: the score, its steps (T) and maps, the size of the upright image in pixels and the box of it that the
     head saw, a small picture of it, and notes: what to know of an image that was read all the same, and that its score
-    is outside the range of those that the head was trained on. in_training says
-    that the head was trained on this very file, as trained_members of its runs were; None that nobody knows. Of several
-    runs score, steps and maps are means, and deviation is that of their scores, None of one. Raises `BadImage` if the
+    is outside the range of those that the head was trained on. in_training says that the head was trained on this very
+    file, as trained_members of its runs were; None that nobody knows. Of several runs score, steps and maps are means,
+    and deviation is that of their scores, None of one. Raises `BadImage` if the
     bytes are no image, or one whose declared size is too large to be decoded, and `BadInput` if the backbone makes
     nothing of it.
     """
