@@ -1,6 +1,6 @@
 """Print kinds of fault and the tests that hold each as Markdown: python docs/cases.py > docs/cases.md.
 
-A test compares the two, and looks for what is quoted in the tests that are named.
+A test compares the two, and looks for what is quoted in what the tests that are named assert.
 """
 
 import re
@@ -23,7 +23,7 @@ in `tests/`.
 
 @dataclass(frozen=True)
 class Case:
-    """A kind of fault. tests are FILE::TEST below tests/; a "quotation" in now stands in one of them.
+    """A kind of fault. tests are FILE::TEST below tests/; a "quotation" in now is asserted by one of them.
 
     reports are public ones of the same kind, OWNER/NAME#NUMBER.
     """
@@ -261,8 +261,8 @@ CASES = (
         reports=("icbcbicc/IQA-Dataset#3",),
         input="scores outside the range of the ratings, or all within a tenth of it; ratings where high means bad",
         before="unmarked",
-        now='predict, explore and score-cache tell "outside", and how far; scores hardly apart; and a rho below -0.3 '
-        "with a word on reversed scales",
+        now='predict, explore and score-cache tell "outside", and how far; scores hardly apart; and a rho below -0.3, '
+        "more surely than by chance, with a word on reversed scales",
         tests=(
             "head/evaluation/test_marks.py::test_scores_outside_are_counted_with_how_far_they_reach",
             "head/evaluation/test_marks.py::test_scores_hardly_apart_are_marked",
