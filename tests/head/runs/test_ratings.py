@@ -84,7 +84,7 @@ def in_other_order(part: Part) -> Part:
         ("train", without_one, "it was trained or selected on other images than its parts hold now"),
         ("val", without_one, "it was trained or selected on other images than its parts hold now"),
         ("test", reversed_scores, "11 images of the test part had other scores when it was trained"),
-        ("test", one_of, "1 images of the test part had other scores when it was trained"),
+        ("test", one_of, "1 image of the test part had other scores when it was trained"),
         ("test", without_one, ""),
         ("test", in_other_order, ""),
         ("train", in_other_order, ""),
