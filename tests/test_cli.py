@@ -379,7 +379,7 @@ def test_a_grid_is_one_table_with_a_summary_and_comparisons(trained: Path) -> No
     assert lines[21].startswith("the best, fitted to all images: amnet train-head --cache ")
     assert lines[22].startswith("best by validation: amnet predict --run ")
     found = json.loads(amnet("score-cache", "--runs", "grids", "--against", other, "--json").stdout)
-    assert list(found) == ["runs", "summary", "comparisons", "marks", "left_out", "problems"]
+    assert list(found) == ["runs", "summary", "comparisons", "to_fit_all", "marks", "left_out", "problems"]
     assert [row["name"] for row in found["summary"]] == [best, other]
     ours, theirs = (row["rho_mean"] for row in found["summary"])
     (comparison,) = found["comparisons"]
