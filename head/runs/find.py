@@ -45,7 +45,7 @@ def find_runs_of(cache: FeatureCache, runs: Path, splits: str = "all") -> FoundR
         lambda run: (run, difference(run, cache, digests) if _has_its_features(run, cache) else ""), readable
     )
     errors += damaged
-    belonging, elsewhere = _by_cache([run for run, problem in judged if not problem], cache, folder)
+    belonging, elsewhere = _by_cache([run for run, problem in judged if not problem], cache, folder, runs)
     mine, whole = ([run for run in belonging if run.on_all_images is full] for full in (False, True))
     unfinished = [run for run in mine if not run.finished and _has_its_features(run, cache)]
     others = [(run, problem) for run, problem in judged if problem and run.config.cache == cache.name]
@@ -60,7 +60,7 @@ def find_runs_of(cache: FeatureCache, runs: Path, splits: str = "all") -> FoundR
     others = sorted(others, key=lambda one: _order(one[0]))
     found = FoundRuns(sorted(mine, key=_order), others, errors, sorted(whole, key=_order), unfinished)
     if missing and not errors:
-        raise InvalidSettings(_nothing_found(cache, folder, ",".join(missing), found, elsewhere))
+        raise InvalidSettings(_nothing_found(cache, folder, ",".join(missing), found, elsewhere, runs))
     return found
 
 
@@ -73,11 +73,12 @@ def _has_its_features(run: Run, cache: FeatureCache) -> bool:
     return run.config.fingerprint == cache.fingerprint
 
 
-def _by_cache(runs: Sequence[Run], cache: FeatureCache, folder: Path) -> tuple[list[Run], list[str]]:
+def _by_cache(runs: Sequence[Run], cache: FeatureCache, folder: Path, runs_folder: Path) -> tuple[list[Run], list[str]]:
     """Return the runs that are a cache's, and the other caches that it may have been when runs were trained.
 
     A cache's are those trained under its name or, if there are none, under the one other name under which some were
-    trained on these features and scores: it was renamed. Imported are those of its features, or in folder itself.
+    trained on these features and scores: it was renamed. In a folder of its own all of these features and scores are.
+    Imported are those of its features, or in folder itself.
     """
     imported = [
         run for run in runs if run.imported and (run.folder == folder or run.config.fingerprint == cache.fingerprint)
@@ -86,25 +87,31 @@ def _by_cache(runs: Sequence[Run], cache: FeatureCache, folder: Path) -> tuple[l
     for run in runs:
         if not run.imported and (run.config.cache == cache.name or run.config.fingerprint == cache.fingerprint):
             by_name[run.config.cache].append(run)
+    if folder.is_relative_to(runs_folder / cache.name):
+        return imported + [run for found in by_name.values() for run in found], []
     if cache.name in by_name or len(by_name) == 1:
         return imported + by_name.get(cache.name, next(iter(by_name.values()))), []
     return imported, sorted(by_name)
 
 
-def _nothing_found(cache: FeatureCache, folder: Path, splits: str, found: FoundRuns, elsewhere: Sequence[str]) -> str:
+def _nothing_found(
+    cache: FeatureCache, folder: Path, splits: str, found: FoundRuns, elsewhere: Sequence[str], runs: Path
+) -> str:
     """Return that no run of splits, or of 'all', is finished, and the way out; elsewhere are names of equal caches."""
     if is_all_images(cache, splits) and found.on_all_images:
         return f"{folder}: runs on all images have no test score of their own; score those on the splits: --split all"
     which = "any split" if splits == "all" else f"split {splits}"
-    unfinished = sum(not run.finished for run in found.runs)
+    begun = [run for run in found.runs if not run.finished]
     reasons = "; ".join(dict.fromkeys(reason for _, reason in found.of_other_data))
     of_others = f", and {len(found.of_other_data)} of other data ({reasons})" if reasons else ""
     equal = f"; runs of the same features and scores are there for {' and '.join(elsewhere)}: name one with --runs"
-    anew = ["--no-resume"] if reasons else []  # where a run of other data is, another would be refused
+    others = [run for run, _ in found.of_other_data]
+    again = commands_to_train(cache, others, runs, resume=False) or commands_to_train(cache, begun, runs)
+    target = ["--target", cache.target] if cache.target else []
+    way_out = "; ".join(again) or amnet("train-head", "--cache", cache.path, *target, "--split", splits)
     return (
-        f"{folder}: no finished run of {which} on {cache.name}, and {unfinished} unfinished"
-        f"{of_others}{equal if elsewhere else ''}; make one with: "
-        f"{amnet('train-head', '--cache', cache.path, '--split', splits, *anew)}"
+        f"{folder}: no finished run of {which} on {cache.name}, and {len(begun)} unfinished"
+        f"{of_others}{equal if elsewhere else ''}; make one with: {way_out}"
     )
 
 

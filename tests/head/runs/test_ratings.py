@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -104,7 +105,9 @@ def test_a_run_of_other_data_is_named_and_never_scored(
         InvalidSettings, match=f"no finished run .* and 1 of other data .{reason}.*make one with"
     ) as raised:
         evaluate(cache, tmp_path / "runs")
-    assert str(raised.value).endswith(f"--cache {cache.path} --split all --no-resume")
+    said = str(raised.value).partition("make one with: ")[2]
+    assert said.startswith(f"amnet train-head --cache {cache.path} --split 1 --head ridge ")
+    assert said.endswith(" --no-resume")
     fit(cache, tmp_path / "runs", "new")
     found = evaluate(cache, tmp_path / "runs")
     assert [scored.run.name for scored in found.scored] == ["new"]
@@ -225,3 +228,25 @@ def test_every_command_leaves_runs_of_other_data_out(own: FeatureCache, tmp_path
         result = amnet(*command, *where)
         assert said in result.stderr, command
         assert not any(line.startswith("ridge") for line in result.stdout.splitlines())
+
+
+def test_a_renamed_cache_keeps_its_runs_beside_new_ones(own: FeatureCache, tmp_path: Path) -> None:
+    fit(own, tmp_path / "runs")
+    (tmp_path / "own").rename(tmp_path / "renamed")
+    (tmp_path / "runs" / "own").rename(tmp_path / "runs" / "renamed")
+    renamed = open_cache(tmp_path / "renamed")
+    fit(renamed, tmp_path / "runs", "new")
+    assert [run.name for run in find_runs_of(renamed, tmp_path / "runs").runs] == ["new", "ridge"]
+
+
+def test_where_all_runs_are_of_other_scores_the_command_trains_these_heads_again(
+    own: FeatureCache, tmp_path: Path
+) -> None:
+    fit(own, tmp_path / "runs", "mine", pooling="mean")
+    rescored = with_splits(own.path, changed("train", reversed_scores))
+    with pytest.raises(InvalidSettings) as raised:
+        find_runs_of(rescored, tmp_path / "runs")
+    command = str(raised.value).partition("; make one with: ")[2]
+    assert command.startswith("amnet train-head ")
+    amnet(*shlex.split(command)[1:])
+    assert [run.name for run in find_runs_of(rescored, tmp_path / "runs").runs] == ["mine"]
