@@ -28,16 +28,15 @@ from head.data.vectors import draw_views, read_vectors
 from head.evaluation.metrics import mean_squared_error, rank, spearman
 from head.evaluation.score import score_run
 from head.models.baselines import (
-    KERNEL,
     RIDGE_ALPHAS,
-    KernelHead,
-    KernelShape,
     LinearHead,
     LinearShape,
     PerceptronHead,
     PerceptronShape,
 )
+from head.models.kernels import KernelHead, KernelShape
 from head.models.kinds import KINDS, input_of
+from head.models.svr import KERNEL
 from head.prediction.predictor import Predictor
 from head.runs.head_file import load_head
 from head.runs.history import read_history

@@ -21,8 +21,9 @@ from featcache.images.loading import load_image
 from featcache.store.cache import open_cache
 from head.data.inputs import HeadInput
 from head.models.amnet import AMNetHead, HeadShape
-from head.models.baselines import KernelHead, KernelShape, LinearHead, LinearShape, PerceptronHead, PerceptronShape
+from head.models.baselines import LinearHead, LinearShape, PerceptronHead, PerceptronShape
 from head.models.fused.switch import fused_is_on
+from head.models.kernels import KernelHead, KernelShape
 from head.models.published import PublishedHead, PublishedShape
 from head.prediction.predictor import Predictor
 from head.runs.head_file import TrainedHead, load_head
