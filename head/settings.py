@@ -31,6 +31,8 @@ HEADS = {  # the fields that each uses; what it is and how it is fitted says `he
     "amnet": _RECURRENT | _BY_GRADIENT,
     "linear": _POOLED,
     "ridge": _POOLED,
+    "banded-ridge": _POOLED,
+    "lsvr": _POOLED,
     "svr": _POOLED | {"kernel"},
     "mlp": _POOLED | _EARLY_STOPPING,
 }

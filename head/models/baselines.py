@@ -5,6 +5,7 @@ They compute in float64, as scikit-learn does, which fits them: each candidate o
 are in `head.models.svr`, one with a penalty a layer in `head.models.banded`.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ if TYPE_CHECKING:  # scikit-learn takes a second to import
     from sklearn.neural_network import MLPRegressor
 
 RIDGE_ALPHAS = tuple(float(alpha) for alpha in np.logspace(0, 6, 13))
+LIBLINEAR = {"loss": "epsilon_insensitive", "dual": True, "C": 1.0, "epsilon": 1e-6, "intercept_scaling": 1.0}
+MOST_PASSES = 1_000_000  # it needs some hundreds
 MLP_SIZES = (64, 256)
 MLP_ALPHAS = (0.01, 0.1, 1.0, 10.0)
 MLP_BATCH, MLP_LR = 32, 1e-3
@@ -115,6 +118,24 @@ class LinearHead(nn.Module):
         return output_of(self.standardise(features) @ self.weight)
 
 
+class AffineHead(nn.Module):
+    """Score pooled vectors (B, 1, D) by a weighted sum of their standardised channels, and an intercept."""
+
+    weight: Tensor
+    intercept: Tensor
+
+    def __init__(self, shape: LinearShape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.standardise = Standardise(shape.channels)
+        self.register_buffer("weight", torch.zeros(shape.channels, dtype=torch.float64))
+        self.register_buffer("intercept", torch.zeros((), dtype=torch.float64))
+
+    def forward(self, features: Tensor) -> HeadOutput:
+        """Map features (B, 1, D) to a `HeadOutput` of one step without maps."""
+        return output_of(self.standardise(features) @ self.weight + self.intercept)
+
+
 class PerceptronHead(nn.Module):
     """Score pooled vectors (B, 1, D) by one hidden layer of H rectified units."""
 
@@ -151,6 +172,24 @@ def _ridge(task: Task) -> Iterator[Candidate]:
 def _linear_head(task: Task, model: "LinearRegression | Ridge") -> Iterator[LinearHead]:
     model.fit(task.vectors.x, task.y)
     yield filled(LinearHead(LinearShape(task.vectors.x.shape[1])), task.vectors, {"weight": model.coef_})
+
+
+def _lsvr(task: Task) -> Iterator[Candidate]:
+    yield Candidate({}, _affine_head(task))
+
+
+def _affine_head(task: Task) -> Iterator[AffineHead]:
+    """Fit to vectors divided by the root of D, which are as long in the mean as those of length 1 that it was set for.
+
+    Otherwise C = 1 is hardly a penalty, and liblinear does not converge.
+    """
+    from sklearn.svm import LinearSVR
+
+    channels = task.vectors.x.shape[1]
+    model = LinearSVR(**LIBLINEAR, fit_intercept=True, max_iter=MOST_PASSES, random_state=0)
+    model.fit(task.vectors.x / math.sqrt(channels), task.y)
+    values = {"weight": model.coef_ / math.sqrt(channels), "intercept": model.intercept_[0]}
+    yield filled(AffineHead(LinearShape(channels)), task.vectors, values)
 
 
 def _mlp(task: Task) -> Iterator[Candidate]:
@@ -200,4 +239,5 @@ def filled(head: Head, vectors: Vectors, values: dict[str, Any]) -> Head:
 
 LINEAR = Baseline(_linear, lambda task: 1)
 RIDGE = Baseline(_ridge, lambda task: len(RIDGE_ALPHAS))
+LINEAR_SVR = Baseline(_lsvr, lambda task: 1)
 PERCEPTRON = Baseline(_mlp, lambda task: len(MLP_SIZES) * len(MLP_ALPHAS), by_epochs=True)

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from head.models.amnet import HeadOutput
 from head.models.baselines import Standardise, output_of
+from head.models.fused.switch import fused_is_on
 
-_BLOCK = 1 << 14  # numbers a vector that are in memory at once, where every channel of every pair is looked at
-_ROWS = 16
+_BLOCK = 1 << 14  # numbers that are in memory at once for a vector, where every channel of every pair is looked at
+_ROWS = 16  # vectors at once: 2 MB
+_SMALLEST = 1e-30  # above 0 in float32 too, to which an exporter rounds it
 _MOST_FOR_MEDIAN = 2000
 Matrix = NDArray[np.float64]
 
@@ -39,7 +41,7 @@ class Kernel:
 
     def among(self, x: Tensor) -> tuple[Tensor, float]:
         """Return the kernel (n, n) among training vectors x (n, D), and its gamma."""
-        measured = torch.cat([self.measure(rows, x) for rows in torch.split(x, _ROWS)])
+        measured = self.measure(x, x)
         gamma = self.gamma(measured.numpy())
         return self._of_measure(measured, gamma), gamma
 
@@ -55,7 +57,7 @@ def squared_distance(a: Tensor, b: Tensor) -> Tensor:
 
 def chi_squared(a: Tensor, b: Tensor) -> Tensor:
     """Return the sums (A, B) over channels of (x - y)^2 / (x + y), where both are 0 of 0; what is negative is 0."""
-    return _of_pairs(lambda x, y: (x - y).square() / (x + y).clamp(min=torch.finfo(x.dtype).tiny), a, b)
+    return _of_pairs(lambda x, y: (x - y).square() / (x + y).clamp(min=_SMALLEST), a, b)
 
 
 def intersection(a: Tensor, b: Tensor) -> Tensor:
@@ -64,10 +66,14 @@ def intersection(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _of_pairs(one: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
-    """Return the sums over channels of one(x, y) of every pair, in blocks of b: an exporter can follow no others."""
+    """Return the sums over channels of one(x, y) of every pair, block by block.
+
+    An exporter can follow blocks of b, of which there are as many in every batch.
+    """
     a, b = a.clamp(min=0).unsqueeze(1), b.clamp(min=0)  # (A, 1, D), (B, D)
     blocks = torch.split(b, max(1, _BLOCK // b.shape[1]))
-    return torch.cat([one(a, block).sum(dim=2) for block in blocks], dim=1)
+    rows = torch.split(a, _ROWS) if fused_is_on() else (a,)
+    return torch.cat([torch.cat([one(some, block).sum(dim=2) for block in blocks], dim=1) for some in rows])
 
 
 def _products(a: Tensor, b: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ Kernels are computed here, not by libsvm, which takes the same and computes them
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
@@ -59,28 +60,35 @@ def _gaussian_head(task: Task, kernel: NDArray[np.float64], values: Values) -> I
     yield filled(head, task.vectors, {**found, "support": support, "gamma": values["gamma"]})
 
 
+@dataclass(frozen=True)
+class _Part:
+    """A kernel by its name, its gamma, and the channels that it sees."""
+
+    kernel: str
+    gamma: float
+    channels: slice
+
+
 def _of_products(task: Task) -> Iterator[Candidate]:
     """Yield candidates of the one kernel of all channels, or of the product of one kernel a layer."""
-    kernels = _kernels(task)
-    product_of_all, gammas = np.ones(()), []
-    for name, channels in kernels:
+    kernel, parts = np.ones(()), []
+    for name, channels in _kernels(task):
         seen = task.vectors.x[:, channels] if KERNELS[name].standardised else task.vectors.as_stored(channels=channels)
-        kernel, gamma = KERNELS[name].among(torch.from_numpy(np.ascontiguousarray(seen, np.float64)))
-        product_of_all = np.multiply(product_of_all, kernel.numpy(), out=kernel.numpy())
-        gammas.append(gamma)
+        one, gamma = KERNELS[name].among(torch.from_numpy(np.ascontiguousarray(seen, np.float64)))
+        kernel = np.multiply(kernel, one.numpy(), out=one.numpy())  # (n, n)
+        parts.append(_Part(name, gamma, channels))
     for cost, margin in product(COSTS, MARGINS):
         values = {"C": cost, "epsilon": margin}
-        yield Candidate(values, _product_head(task, kernels, gammas, product_of_all, values))
+        yield Candidate(values, _product_head(task, parts, kernel, values))
 
 
-def _kernels(task: Task) -> list[tuple[str, slice]]:
-    """Return the name of each kernel, and the channels that it sees."""
+def _kernels(task: Task) -> Iterator[tuple[str, slice]]:
+    """Yield the name of each kernel, and the channels that it sees."""
     if task.settings.kernel != "product":
-        return [(task.settings.kernel, slice(0, task.vectors.x.shape[1]))]
-    bands = task.vectors.bands.values()
-    return [
-        ("intersection" if _are_histograms(task.vectors.as_stored(channels=band)) else "rbf", band) for band in bands
-    ]
+        yield task.settings.kernel, slice(0, task.vectors.x.shape[1])
+        return
+    for band in task.vectors.bands.values():
+        yield ("intersection" if _are_histograms(task.vectors.as_stored(channels=band)) else "rbf"), band
 
 
 def _are_histograms(stored: NDArray[np.float32]) -> bool:
@@ -90,17 +98,21 @@ def _are_histograms(stored: NDArray[np.float32]) -> bool:
 
 
 def _product_head(
-    task: Task, kernels: list[tuple[str, slice]], gammas: list[float], kernel: NDArray[np.float64], values: Values
+    task: Task, parts: list[_Part], kernel: NDArray[np.float64], values: Values
 ) -> Iterator[KernelProductHead]:
+    """Yield the head, with factors of kernels in its weights: an exporter takes those that are almost 1 for 1."""
     rows, found = _fitted(task, kernel, values)
+    gamma = np.array([part.gamma for part in parts])
     mean, deviation = task.vectors.mean.copy(), task.vectors.deviation.copy()
-    for name, channels in kernels:
-        if not KERNELS[name].standardised:
-            mean[channels], deviation[channels] = 0, 1
-    names, sizes = zip(*((name, channels.stop - channels.start) for name, channels in kernels), strict=True)
+    for k, part in enumerate(parts):
+        if not KERNELS[part.kernel].decays:
+            found["weight"], gamma[k] = found["weight"] * gamma[k], 1
+        if not KERNELS[part.kernel].standardised:
+            mean[part.channels], deviation[part.channels] = 0, 1
+    sizes = tuple(part.channels.stop - part.channels.start for part in parts)
+    head = KernelProductHead(KernelProductShape(len(rows), tuple(part.kernel for part in parts), sizes))
     scale = {"standardise.mean": mean, "standardise.deviation": deviation}
-    more = {"support": task.vectors.as_stored(rows), "gamma": gammas, **scale}
-    yield filled(KernelProductHead(KernelProductShape(len(rows), names, sizes)), task.vectors, {**found, **more})
+    yield filled(head, task.vectors, {**found, **scale, "support": task.vectors.as_stored(rows), "gamma": gamma})
 
 
 def _fitted(

@@ -13,7 +13,7 @@ from featcache.base.errors import CorruptFile, printable
 from featcache.base.files import read_json
 from featcache.recipe import Recipe
 from featcache.settings import ENCODINGS
-from head.models.kinds import kind_of
+from head.models.kinds import KINDS, kind_of
 from head.runs.head_file import TrainedHead
 from head.runs.run import Run
 
@@ -163,12 +163,14 @@ def _head_facts(run: Run, head: TrainedHead) -> dict[str, str]:
     """Return what the head is, what it reads, and what it was trained on."""
     recipe, layers = run.recipe, ", ".join(run.input.layers)
     kind, seen = kind_of(head.module), run.input.pooling
+    title = KINDS.get(str(run.settings["head"]), kind).title  # heads fitted in other ways are stored as one kind
+    kernel = f"kernel {run.settings['kernel']}" if "kernel" in run.used_settings else ""
     looks = f"{head.steps} looks, state of {head.module.shape.hidden_size}" if kind.attends else ""  # type: ignore[union-attr]
     attention = "" if getattr(head.module.shape, "attention", True) else "without attention"
     trained = "unknown" if run.imported else f"{len(head.train_images):,} images of {run.data_name}"
     map_shape = run.input.map_shape(recipe)
     return {
-        "head": ", ".join(part for part in (kind.title, attention, looks) if part),
+        "head": ", ".join(part for part in (title, kernel, attention, looks) if part),
         "backbone": f"{recipe.backbone}, frozen; layer {layers}",
         "reads": f"feature maps, {map_shape.height} x {map_shape.width} positions of {map_shape.channels} channels"
         if seen == "maps"
