@@ -15,8 +15,7 @@ from head.models.amnet import HeadOutput
 from head.models.baselines import Standardise, output_of
 from head.models.fused.switch import fused_is_on
 
-_BLOCK = 1 << 14  # numbers that are in memory at once for a vector, where every channel of every pair is looked at
-_ROWS = 16  # vectors at once: 2 MB
+_BLOCK = 1 << 14  # numbers in memory at once for a vector, where every channel of every pair is looked at
 _SMALLEST = 1e-30  # above 0 in float32 too, to which an exporter rounds it
 _MOST_FOR_MEDIAN = 2000
 Matrix = NDArray[np.float64]
@@ -72,7 +71,7 @@ def _of_pairs(one: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> 
     """
     a, b = a.clamp(min=0).unsqueeze(1), b.clamp(min=0)  # (A, 1, D), (B, D)
     blocks = torch.split(b, max(1, _BLOCK // b.shape[1]))
-    rows = torch.split(a, _ROWS) if fused_is_on() else (a,)
+    rows = torch.split(a, 1) if fused_is_on() else (a,)  # so little at once that threads need not wait for each other
     return torch.cat([torch.cat([one(some, block).sum(dim=2) for block in blocks], dim=1) for some in rows])
 
 
