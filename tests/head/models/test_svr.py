@@ -159,13 +159,13 @@ def test_it_predicts_from_files_what_the_cache_gives_and_has_a_line_for_each_can
     number = 40 if kernel == "rbf" else len(COSTS) * len(MARGINS)
     assert {progress.total for progress in seen} == {number}
     assert len(read_history(tmp_path)) == len(seen) == number
-    assert re_chosen(run) == ["C", "epsilon", "gamma"][: 3 if kernel == "rbf" else 2]
+    assert names_chosen(run) == ["C", "epsilon", "gamma"][: 3 if kernel == "rbf" else 2]
     scored = score_run(run, cache)
     found = Predictor.load(tmp_path).predict([torn_dataset / "images" / name for name in scored.names])
     np.testing.assert_allclose([image.score for image in found], scored.prediction, atol=1e-3)
 
 
-def re_chosen(run: Run) -> list[str]:
+def names_chosen(run: Run) -> list[str]:
     return [part.partition("=")[0] for part in run.chosen.split(", ")]
 
 
@@ -192,6 +192,19 @@ def test_two_sets_of_candidates_are_of_the_same_values() -> None:
             settings = TrainSettings(head="svr", kernel=kernel)
             grids.append([one.values for one in KERNEL.candidates(Task(vectors, rng.random(n), settings))])
         assert grids[0] == grids[1]
+
+
+def test_every_kernel_and_banded_ridge_are_fitted_to_all_images_by_what_their_runs_chose(
+    layered_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(layered_cache, tmp_path / "cache" / "layered")
+    for options in (["--head", "svr", "--kernel", "chi2,product"], ["--head", "banded-ridge,lsvr"]):
+        for split in ("all", "full"):
+            amnet("train-head", "--split", split, *options, "--layer", "all")
+    table = amnet("score-cache").stdout
+    for part in ("svr,kernel=chi2", "svr,kernel=product", "banded-ridge", "alpha layer2=", "nothing to choose"):
+        assert part in table
 
 
 # settings
