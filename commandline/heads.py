@@ -20,7 +20,7 @@ from commandline.options import (
     tell,
 )
 from featcache.base.commands import pip_install
-from head.settings import HEADS, POOLED, PRECISIONS, PROTOCOLS, SELECTIONS
+from head.settings import HEADS, KERNELS, POOLED, PRECISIONS, PROTOCOLS, SELECTIONS
 
 
 @click.command("train-head")
@@ -33,6 +33,7 @@ from head.settings import HEADS, POOLED, PRECISIONS, PROTOCOLS, SELECTIONS
 @setting("attention", click.BOOL, "With off every position counts the same.", metavar="on|off")
 @click.option("--no-attention", is_flag=True, help="The same as --attention off (Eq. 9).")
 @setting("pooling", click.Choice(POOLED), "What a baseline reads.")
+@setting("kernel", click.Choice(KERNELS), "How svr compares images; product: a kernel for each layer.")
 @click.option("--layer", "layers", multiple=True,
               help="Layer to read, or all; several are joined.  [default: the cache's last]")  # fmt: skip
 @setting("steps", click.INT, "Looks at the image, T.")

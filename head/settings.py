@@ -8,6 +8,7 @@ from typing import Any
 from featcache.base.errors import InvalidSettings, list_problems
 
 POOLED = ("mean", "mean+deviation")
+KERNELS = ("rbf", "intersection", "chi2", "linear", "product")
 SELECTIONS = ("val", "test")
 PRECISIONS = ("auto", "fp32", "bf16")
 _PUBLISHED = {"lr": 1e-4, "attention_weight": 1e-5, "batch_size": 222, "epochs": 54, "patience": 54}
@@ -30,7 +31,9 @@ HEADS = {  # the fields that each uses; what it is and how it is fitted says `he
     "amnet": _RECURRENT | _BY_GRADIENT,
     "linear": _POOLED,
     "ridge": _POOLED,
-    "svr": _POOLED,
+    "banded-ridge": _POOLED,
+    "lsvr": _POOLED,
+    "svr": _POOLED | {"kernel"},
     "mlp": _POOLED | _EARLY_STOPPING,
 }
 PROTOCOLS: dict[str, dict[str, Any]] = {"paper": {}, "published": _PUBLISHED}  # by recipe, what is not default
@@ -41,7 +44,8 @@ class TrainSettings:
     """Flat and JSON-able. The defaults are the paper's (section 3.4) where it gives them; see `settings_of` for others.
 
     head is 'amnet' (a recurrent head of the recipe) or a baseline on pooled features; pooling is what a baseline
-    reads of each layer. layers are the cache's layers to read, joined: none for its last, 'all' for all.
+    reads of each layer, kernel how 'svr' compares images. layers are the cache's layers to read, joined: none for its
+    last, 'all' for all.
     attention_weight is lambda of Eq. 13; patience is how many epochs without a better validation rho end the training;
     precision is the arithmetic of matrix products, 'auto' bf16 where the hardware multiplies it.
     """
@@ -60,6 +64,7 @@ class TrainSettings:
     epochs: int = 60
     patience: int = 15
     pooling: str = "mean+deviation"
+    kernel: str = "rbf"
     layers: tuple[str, ...] = ()
     precision: str = "auto"
     select_on: str = "val"
@@ -100,7 +105,7 @@ def settings_of(recipe: str = "paper", **given: Any) -> TrainSettings:
 
 def problems_of(values: Mapping[str, Any]) -> list[str]:
     """Return what is wrong with values of some or all fields, a line each."""
-    choices = {"recipe": tuple(PROTOCOLS), "head": tuple(HEADS), "pooling": POOLED}
+    choices = {"recipe": tuple(PROTOCOLS), "head": tuple(HEADS), "pooling": POOLED, "kernel": KERNELS}
     choices |= {"precision": PRECISIONS, "select_on": SELECTIONS}
     problems = [
         f"{option_of(name)} must be {' or '.join(choices[name])}, found {values[name]!r}"

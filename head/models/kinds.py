@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from featcache.store.cache import FeatureCache
 from head.data.inputs import HeadInput
-from head.models import amnet, baselines, published
+from head.models import amnet, banded, baselines, kernels, published, svr
 from head.settings import HEADS, TrainSettings
 
 _Scale = tuple[Tensor, Tensor] | None
@@ -84,11 +84,23 @@ KINDS = {  # a run stores the first name of its kind
     ),
     "linear": _LINEAR,
     "ridge": replace(_LINEAR, baseline=baselines.RIDGE),
+    "banded-ridge": replace(
+        _LINEAR, title="ridge regression on pooled features, a penalty a layer", baseline=banded.BANDED_RIDGE
+    ),
+    "lsvr": Kind(
+        "linear support vector regression on pooled features, in the fixed setting of Khosla et al. (2012)",
+        baselines.LinearShape,
+        baselines.AffineHead,
+        baseline=baselines.LINEAR_SVR,
+    ),
     "svr": Kind(
         "support vector regression on pooled features",
-        baselines.KernelShape,
-        baselines.KernelHead,
-        baseline=baselines.KERNEL,
+        kernels.KernelShape,
+        kernels.KernelHead,
+        baseline=svr.KERNEL,
+    ),
+    "kernels": Kind(  # of the head "svr" as well, with other kernels than the Gaussian
+        "support vector regression on pooled features", kernels.KernelProductShape, kernels.KernelProductHead
     ),
     "mlp": Kind(
         "a perceptron with one hidden layer on pooled features",

@@ -29,7 +29,7 @@ from head.runs.run import (
     remove_results,
     write_config,
 )
-from head.training.baselines import fit_baseline
+from head.training.baselines import check_features, fit_baseline
 from head.training.fitted import write_run
 from head.training.full import choice_of, data_of_all, estimate_of, runs_on_splits
 from head.training.job import TrainingJob
@@ -55,9 +55,11 @@ def check_start(job: TrainingJob) -> None:
     """Raise what `train` would raise before it trains; write nothing."""
     check_name(job.name)
     runs = runs_on_splits(job) if job.on_all_images else []
-    config = _config(job, _data(job, runs), runs, resolve_device(job.device))
+    data = _data(job, runs)
+    config = _config(job, data, runs, resolve_device(job.device))
     if job.resume:
         _existing_run(job, config)
+    check_features(job, data)
 
 
 def _train(job: TrainingJob, on_progress: OnProgress, on_history: OnHistory) -> Run:
@@ -66,6 +68,7 @@ def _train(job: TrainingJob, on_progress: OnProgress, on_history: OnHistory) -> 
     runs = runs_on_splits(job) if job.on_all_images else []
     data = _data(job, runs)
     config = _config(job, data, runs, device)
+    check_features(job, data)
     make_folder(job.folder)
     with writer_lock(job.folder):
         remove_temporaries(job.folder)
@@ -118,7 +121,7 @@ def _existing_run(job: TrainingJob, config: dict[str, Any]) -> Run | None:
     if not (folder / CONFIG_NAME).is_file():
         return None
     run = read_run(folder)
-    document = run.config.document
+    document = {**run.config.document, "settings": run.settings}
     problems = []
     for key in ("settings", "input", "fingerprint", "views", "products", "choice"):
         found, wanted = document.get(key), config.get(key)

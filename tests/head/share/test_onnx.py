@@ -21,8 +21,9 @@ from featcache.images.loading import load_image
 from featcache.store.cache import open_cache
 from head.data.inputs import HeadInput
 from head.models.amnet import AMNetHead, HeadShape
-from head.models.baselines import KernelHead, KernelShape, LinearHead, LinearShape, PerceptronHead, PerceptronShape
+from head.models.baselines import AffineHead, LinearHead, LinearShape, PerceptronHead, PerceptronShape
 from head.models.fused.switch import fused_is_on
+from head.models.kernels import KernelHead, KernelProductHead, KernelProductShape, KernelShape
 from head.models.published import PublishedHead, PublishedShape
 from head.prediction.members import Member
 from head.prediction.predictor import Predictor
@@ -45,7 +46,9 @@ HEADS: dict[str, Callable[[], nn.Module]] = {
     "published": lambda: PublishedHead(PUBLISHED),
     "published, no attention": lambda: PublishedHead(replace(PUBLISHED, attention=False)),
     "linear": lambda: LinearHead(LinearShape(7)),
+    "lsvr": lambda: AffineHead(LinearShape(7)),
     "svr": lambda: KernelHead(KernelShape(7, 17)),
+    "kernels": lambda: KernelProductHead(KernelProductShape(17, ("chi2", "rbf", "intersection"), (2, 2, 3))),
     "mlp": lambda: PerceptronHead(PerceptronShape(7, 19)),
 }
 
@@ -58,7 +61,7 @@ def random_head(name: str) -> TrainedHead:
         if values.is_floating_point():
             drawn = torch.randn(values.shape, generator=generator, dtype=values.dtype)
             values.copy_(drawn.abs() / 2 + 0.3 if "std" in key or "var" in key or "deviation" in key else drawn / 2)
-    if isinstance(module, KernelHead):
+    if isinstance(module, KernelHead | KernelProductHead):
         module.gamma.fill_(0.07)
     return TrainedHead(module, 0.4, 0.7, frozenset(), {})
 
