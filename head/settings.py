@@ -16,6 +16,9 @@ _WHOLE = {
     "steps": (1, 20),
     "hidden_size": (1, 65536),
     "regressor_size": (1, 65536),
+    "queries": (1, 64),
+    "value_size": (1, 65536),
+    "attention_heads": (1, 64),
     "batch_size": (1, 65536),
     "epochs": (1, 100_000),
     "patience": (1, 100_000),
@@ -29,6 +32,8 @@ _BY_GRADIENT = frozenset({"lr", "weight_decay", "batch_size", "precision"}) | _E
 _RECURRENT = frozenset({"recipe", "attention", "attention_weight", "steps", "hidden_size", "regressor_size", "dropout"})
 HEADS = {  # the fields that each uses; what it is and how it is fitted says `head.models.kinds`
     "amnet": _RECURRENT | _BY_GRADIENT,
+    "ep": frozenset({"queries", "value_size", "dropout"}) | _BY_GRADIENT,
+    "probe": frozenset({"attention_heads", "dropout"}) | _BY_GRADIENT,
     "linear": _POOLED,
     "ridge": _POOLED,
     "banded-ridge": _POOLED,
@@ -37,15 +42,19 @@ HEADS = {  # the fields that each uses; what it is and how it is fitted says `he
     "mlp": _POOLED | _EARLY_STOPPING,
 }
 PROTOCOLS: dict[str, dict[str, Any]] = {"paper": {}, "published": _PUBLISHED}  # by recipe, what is not default
+OF_HEADS: dict[str, dict[str, Any]] = {  # by head likewise; chosen on validation, docs/heads.md
+    "ep": {"dropout": 0.0},
+    "probe": {"dropout": 0.0},
+}
 
 
 @dataclass(frozen=True)
 class TrainSettings:
     """Flat and JSON-able. The defaults are the paper's (section 3.4) where it gives them; see `settings_of` for others.
 
-    head is 'amnet' (a recurrent head of the recipe) or a baseline on pooled features; pooling is what a baseline
-    reads of each layer, kernel how 'svr' compares images. layers are the cache's layers to read, joined: none for its
-    last, 'all' for all.
+    head is 'amnet' (a recurrent head of the recipe), an attentive probe or a baseline on pooled features; queries,
+    value_size and attention_heads are those of the probes, pooling is what a baseline reads of each layer, kernel how
+    'svr' compares images. layers are the cache's layers to read, joined: none for its last, 'all' for all.
     attention_weight is lambda of Eq. 13; patience is how many epochs without a better validation rho end the training;
     precision is the arithmetic of matrix products, 'auto' bf16 where the hardware multiplies it.
     """
@@ -56,6 +65,9 @@ class TrainSettings:
     steps: int = 3
     hidden_size: int = 1024
     regressor_size: int = 512
+    queries: int = 4
+    value_size: int = 32
+    attention_heads: int = 8
     dropout: float = 0.5
     lr: float = 1e-3
     weight_decay: float = 1e-6
@@ -96,11 +108,15 @@ class TrainSettings:
 
 
 def settings_of(recipe: str = "paper", **given: Any) -> TrainSettings:
-    """Return the settings of a recipe with those changed that are given and not None; raise `InvalidSettings`."""
+    """Return the settings of a recipe, or of a head, with those changed that are given and not None.
+
+    Raises `InvalidSettings` for any that cannot be.
+    """
     if unknown := [name for name in given if name not in TrainSettings.__dataclass_fields__]:
         raise InvalidSettings(f"no such setting: {', '.join(unknown)}; see `head.settings.TrainSettings`")
     changes = {name: value for name, value in given.items() if value is not None}
-    return TrainSettings(**{"recipe": recipe, **PROTOCOLS.get(recipe, {}), **changes})
+    usual = {**PROTOCOLS.get(recipe, {}), **OF_HEADS.get(changes.get("head", ""), {})}
+    return TrainSettings(**{"recipe": recipe, **usual, **changes})
 
 
 def problems_of(values: Mapping[str, Any]) -> list[str]:
@@ -131,6 +147,12 @@ def used_fields(head: str, *, attention: bool = True) -> frozenset[str]:
     return used if attention else used - {"attention_weight"}
 
 
+def attends(head: str, *, attention: bool = True) -> bool:
+    """Return whether a head could say where it looks: it reads maps, and its attention, where it can be off, is on."""
+    used = used_fields(head)
+    return "pooling" not in used and (attention or "attention" not in used)
+
+
 def text_of(name: str, settings: TrainSettings) -> str:
     """Return a setting as names of runs have it: `steps=2`, `lambda=0`, `attention=off`."""
     value = getattr(settings, name)
@@ -146,7 +168,8 @@ def text_of(name: str, settings: TrainSettings) -> str:
 def options_of(settings: TrainSettings) -> list[str]:
     """Return the words of train-head's command line that ask for settings, without those that are its defaults."""
     used = used_fields(settings.head, attention=settings.attention)
-    usual = {**vars(settings_of(settings.recipe if "recipe" in used else "paper")), "recipe": "paper"}
+    recipe = settings.recipe if "recipe" in used else "paper"
+    usual = {**vars(settings_of(recipe, head=settings.head)), "recipe": "paper", "head": TrainSettings.head}
     words = []
     for name, value in vars(settings).items():
         if name in used and value != usual[name]:

@@ -186,7 +186,7 @@ def _head_facts(members: Sequence[Member]) -> dict[str, str]:
     kind, seen = kind_of(head.module), run.input.pooling
     title = KINDS.get(str(run.settings["head"]), kind).title  # heads fitted in other ways are stored as one kind
     kernel = f"kernel {run.settings['kernel']}" if "kernel" in run.used_settings else ""
-    looks = f"{head.steps} looks, state of {head.module.shape.hidden_size}" if kind.attends else ""  # type: ignore[union-attr]
+    looks = kind.looks(head.module.shape)
     attention = "" if getattr(head.module.shape, "attention", True) else "without attention"
     images, heads = _span([len(one.head.train_images) for one in members], ","), [one.head for one in members]
     trained = "unknown" if run.imported else f"{images} images of {run.data_name}"
