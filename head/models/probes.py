@@ -100,8 +100,9 @@ class EfficientProbe(nn.Module):
         self.standardise.set_scale(mean, deviation)
 
     def forward(self, features: Tensor) -> HeadOutput:
-        """Map features (B, L, D) to a `HeadOutput` whose steps are the queries.
+        """Map features (B, L, D) to a `HeadOutput` whose steps are the queries, first those of most weight in the score.
 
+        Queries are drawn in no order, and this one gives means over several heads a sense.
         Under autocast the products over positions are in its type, and all else in that of the weights.
         """
         M, D = self.queries.shape
@@ -112,8 +113,10 @@ class EfficientProbe(nn.Module):
             weight = self.values.weight.view(M, -1, D)  # W_j
             y = torch.einsum("bmd,mvd->bmv", pooled, weight)  # (B, M, V)
             y = self.dropout(self._normalised(y.flatten(1))).view_as(y)
-            parts = (y * self.output.weight.view(M, -1)).sum(dim=2) + self.output.bias / M  # (B, M)
-        return HeadOutput(parts.sum(dim=1), parts, maps)
+            outputs = self.output.weight.view(M, -1)
+            parts = (y * outputs).sum(dim=2) + self.output.bias / M  # (B, M)
+        order = outputs.detach().norm(dim=1).argsort(descending=True)
+        return HeadOutput(parts.sum(dim=1), parts[:, order], maps[:, order])
 
     def _normalised(self, y: Tensor) -> Tensor:
         """Return y (B, M V) after batch norm; a batch of one image, which has no variance, as in evaluation."""

@@ -70,10 +70,11 @@ def layer_norm(x: Array, weight: Array, bias: Array) -> Array:
 
 
 def score_by_efficient_probing(w: dict[str, Array], image: Array) -> tuple[float, list[float], list[Array]]:
-    """Return score, parts and maps of one image (L, D), a position and a query at a time."""
+    """Return score, parts and maps of one image (L, D), a position and a query at a time, weightiest first."""
     x = [(position - w["standardise.mean"]) / w["standardise.deviation"] for position in image]
     parts, maps = [], []
-    for j in range(M):
+    weights = w["output.weight"].reshape(M, V)
+    for j in sorted(range(M), key=lambda j: -float(weights[j] @ weights[j])):
         a = softmax([float(one @ w["queries"][j]) / math.sqrt(D) for one in x])
         own = slice(j * V, (j + 1) * V)
         values = [w["values.weight"][own] @ one for one in x]
