@@ -100,9 +100,9 @@ class EfficientProbe(nn.Module):
         self.standardise.set_scale(mean, deviation)
 
     def forward(self, features: Tensor) -> HeadOutput:
-        """Map features (B, L, D) to a `HeadOutput` whose steps are the queries, first those of most weight in the score.
+        """Map features (B, L, D) to a `HeadOutput` whose steps are the queries, the weightiest in the score first.
 
-        Queries are drawn in no order, and this one gives means over several heads a sense.
+        Queries have no order of their own: this one gives means over several heads a sense.
         Under autocast the products over positions are in its type, and all else in that of the weights.
         """
         M, D = self.queries.shape
