@@ -20,7 +20,7 @@ from commandline.options import (
     tell,
 )
 from featcache.base.commands import pip_install
-from head.settings import HEADS, POOLED, PRECISIONS, PROTOCOLS, SELECTIONS
+from head.settings import HEADS, KERNELS, POOLED, PRECISIONS, PROTOCOLS, SELECTIONS
 
 
 @click.command("train-head")
@@ -29,14 +29,18 @@ from head.settings import HEADS, POOLED, PRECISIONS, PROTOCOLS, SELECTIONS
 @options.CACHE
 @options.TARGET
 @setting("recipe", click.Choice(tuple(PROTOCOLS)), "Eq. 3-15 of the paper, or its authors' code; decides defaults.")
-@setting("head", click.Choice(tuple(HEADS)), "The recipe's head, or a baseline on pooled features.")
+@setting("head", click.Choice(tuple(HEADS)), "The recipe's head, an attentive probe, or a baseline on pooled features.")
 @setting("attention", click.BOOL, "With off every position counts the same.", metavar="on|off")
 @click.option("--no-attention", is_flag=True, help="The same as --attention off (Eq. 9).")
 @setting("pooling", click.Choice(POOLED), "What a baseline reads.")
+@setting("kernel", click.Choice(KERNELS), "How svr compares images; product: a kernel for each layer.")
 @click.option("--layer", "layers", multiple=True,
               help="Layer to read, or all; several are joined.  [default: the cache's last]")  # fmt: skip
 @setting("steps", click.INT, "Looks at the image, T.")
 @setting("hidden_size", click.INT, "Size of the LSTM's state.")
+@setting("queries", click.INT, "Queries of ep, each with a map.")
+@setting("value_size", click.INT, "Values that each query of ep pools.")
+@setting("attention_heads", click.INT, "Heads of attention of probe; they divide its channels.")
 @setting("epochs", click.INT, "At most so many.", several=False)
 @setting("patience", click.INT, "Epochs without a better rho before stopping.", several=False)
 @setting("batch_size", click.INT, "Images a step.")

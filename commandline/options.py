@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from head.settings import PROTOCOLS, option_of, settings_of
+from head.settings import OF_HEADS, PROTOCOLS, option_of, settings_of
 
 if TYPE_CHECKING:
     from featcache.store.cache import FeatureCache
@@ -120,8 +120,9 @@ def setting(
     field: str, kind: "click.ParamType[Any]", text: str, *, metavar: str = "", several: bool = True
 ) -> Decorator:
     """Return the option of a training setting, whose help ends with the default: the paper's, and those that differ."""
-    paper, *others = (getattr(settings_of(recipe), field) for recipe in PROTOCOLS)
-    named = zip(list(PROTOCOLS)[1:], others, strict=True)
+    paper = getattr(settings_of(), field)
+    named = [(name, getattr(settings_of(name), field)) for name in PROTOCOLS]
+    named += [(name, getattr(settings_of(head=name), field)) for name in OF_HEADS]
     different = [f"; {name}: {value}" for name, value in named if value not in (paper, name)]
     usual = "on" if paper is True else paper
     help_text = f"{text}  [default: {usual}{''.join(different)}]"

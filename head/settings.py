@@ -8,6 +8,7 @@ from typing import Any
 from featcache.base.errors import InvalidSettings, list_problems
 
 POOLED = ("mean", "mean+deviation")
+KERNELS = ("rbf", "intersection", "chi2", "linear", "product")
 SELECTIONS = ("val", "test")
 PRECISIONS = ("auto", "fp32", "bf16")
 _PUBLISHED = {"lr": 1e-4, "attention_weight": 1e-5, "batch_size": 222, "epochs": 54, "patience": 54}
@@ -15,6 +16,9 @@ _WHOLE = {
     "steps": (1, 20),
     "hidden_size": (1, 65536),
     "regressor_size": (1, 65536),
+    "queries": (1, 64),
+    "value_size": (1, 65536),
+    "attention_heads": (1, 64),
     "batch_size": (1, 65536),
     "epochs": (1, 100_000),
     "patience": (1, 100_000),
@@ -28,20 +32,26 @@ _BY_GRADIENT = frozenset({"lr", "weight_decay", "batch_size", "precision"}) | _E
 _RECURRENT = frozenset({"recipe", "attention", "attention_weight", "steps", "hidden_size", "regressor_size", "dropout"})
 HEADS = {  # the fields that each uses; what it is and how it is fitted says `head.models.kinds`
     "amnet": _RECURRENT | _BY_GRADIENT,
+    "ep": frozenset({"queries", "value_size", "dropout"}) | _BY_GRADIENT,
+    "probe": frozenset({"attention_heads", "dropout"}) | _BY_GRADIENT,
     "linear": _POOLED,
     "ridge": _POOLED,
-    "svr": _POOLED,
+    "banded-ridge": _POOLED,
+    "lsvr": _POOLED,
+    "svr": _POOLED | {"kernel"},
     "mlp": _POOLED | _EARLY_STOPPING,
 }
 PROTOCOLS: dict[str, dict[str, Any]] = {"paper": {}, "published": _PUBLISHED}  # by recipe, what is not default
+OF_HEADS: dict[str, dict[str, Any]] = {"ep": {"lr": 1e-2}}  # by head likewise; docs/heads.md says how it was chosen
 
 
 @dataclass(frozen=True)
 class TrainSettings:
     """Flat and JSON-able. The defaults are the paper's (section 3.4) where it gives them; see `settings_of` for others.
 
-    head is 'amnet' (a recurrent head of the recipe) or a baseline on pooled features; pooling is what a baseline
-    reads of each layer. layers are the cache's layers to read, joined: none for its last, 'all' for all.
+    head is 'amnet' (a recurrent head of the recipe), an attentive probe or a baseline on pooled features; queries,
+    value_size and attention_heads are those of the probes, pooling is what a baseline reads of each layer, kernel how
+    'svr' compares images. layers are the cache's layers to read, joined: none for its last, 'all' for all.
     attention_weight is lambda of Eq. 13; patience is how many epochs without a better validation rho end the training;
     precision is the arithmetic of matrix products, 'auto' bf16 where the hardware multiplies it.
     """
@@ -52,6 +62,9 @@ class TrainSettings:
     steps: int = 3
     hidden_size: int = 1024
     regressor_size: int = 512
+    queries: int = 4
+    value_size: int = 32
+    attention_heads: int = 8
     dropout: float = 0.5
     lr: float = 1e-3
     weight_decay: float = 1e-6
@@ -60,6 +73,7 @@ class TrainSettings:
     epochs: int = 60
     patience: int = 15
     pooling: str = "mean+deviation"
+    kernel: str = "rbf"
     layers: tuple[str, ...] = ()
     precision: str = "auto"
     select_on: str = "val"
@@ -91,16 +105,20 @@ class TrainSettings:
 
 
 def settings_of(recipe: str = "paper", **given: Any) -> TrainSettings:
-    """Return the settings of a recipe with those changed that are given and not None; raise `InvalidSettings`."""
+    """Return the settings of a recipe, or of a head, with those changed that are given and not None.
+
+    Raises `InvalidSettings` for any that cannot be.
+    """
     if unknown := [name for name in given if name not in TrainSettings.__dataclass_fields__]:
         raise InvalidSettings(f"no such setting: {', '.join(unknown)}; see `head.settings.TrainSettings`")
     changes = {name: value for name, value in given.items() if value is not None}
-    return TrainSettings(**{"recipe": recipe, **PROTOCOLS.get(recipe, {}), **changes})
+    usual = {**PROTOCOLS.get(recipe, {}), **OF_HEADS.get(changes.get("head", ""), {})}
+    return TrainSettings(**{"recipe": recipe, **usual, **changes})
 
 
 def problems_of(values: Mapping[str, Any]) -> list[str]:
     """Return what is wrong with values of some or all fields, a line each."""
-    choices = {"recipe": tuple(PROTOCOLS), "head": tuple(HEADS), "pooling": POOLED}
+    choices = {"recipe": tuple(PROTOCOLS), "head": tuple(HEADS), "pooling": POOLED, "kernel": KERNELS}
     choices |= {"precision": PRECISIONS, "select_on": SELECTIONS}
     problems = [
         f"{option_of(name)} must be {' or '.join(choices[name])}, found {values[name]!r}"
@@ -126,6 +144,12 @@ def used_fields(head: str, *, attention: bool = True) -> frozenset[str]:
     return used if attention else used - {"attention_weight"}
 
 
+def attends(head: str, *, attention: bool = True) -> bool:
+    """Return whether a head could say where it looks: it reads maps, and its attention, where it can be off, is on."""
+    used = used_fields(head)
+    return "pooling" not in used and (attention or "attention" not in used)
+
+
 def text_of(name: str, settings: TrainSettings) -> str:
     """Return a setting as names of runs have it: `steps=2`, `lambda=0`, `attention=off`."""
     value = getattr(settings, name)
@@ -141,7 +165,8 @@ def text_of(name: str, settings: TrainSettings) -> str:
 def options_of(settings: TrainSettings) -> list[str]:
     """Return the words of train-head's command line that ask for settings, without those that are its defaults."""
     used = used_fields(settings.head, attention=settings.attention)
-    usual = {**vars(settings_of(settings.recipe if "recipe" in used else "paper")), "recipe": "paper"}
+    recipe = settings.recipe if "recipe" in used else "paper"
+    usual = {**vars(settings_of(recipe, head=settings.head)), "recipe": "paper", "head": TrainSettings.head}
     words = []
     for name, value in vars(settings).items():
         if name in used and value != usual[name]:

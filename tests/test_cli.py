@@ -414,7 +414,10 @@ def test_a_head_that_fails_to_load_does_not_hide_the_others(trained: Path) -> No
         (["--no-attention", "--attention", "on"], "--no-attention is --attention off; leave one out"),
         (["--steps", "2,x"], "'x' is not a valid integer"),
         (["--attention", "on,"], "'on,' has a comma with nothing before or after it"),
-        (["--head", "amnet,rigde"], "'rigde' is not one of 'amnet', 'linear', 'ridge', 'svr', 'mlp'"),
+        (
+            ["--head", "amnet,rigde"],
+            "'rigde' is not one of 'amnet', 'ep', 'probe', 'linear', 'ridge', 'banded-ridge', 'lsvr', 'svr', 'mlp'",
+        ),
         (["--steps", "0,30"], "  --steps must be 1 to 20, found 0\n  --steps must be 1 to 20, found 30\n"),
         (["--layer", "a", "--layer", "layer3"], "has no layer a; it has layer3"),
         (["--name", "a/b"], "--name must be letters, digits and"),

@@ -1,5 +1,6 @@
 """What a head reads of an image: whole feature maps of one layer, or pooled vectors of one or several."""
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -38,10 +39,14 @@ class HeadInput:
 
     def map_shape(self, recipe: Recipe) -> LayerShape:
         """Return the shape of the maps, all channels together; of pooled vectors, that of the smallest map."""
-        shapes = [recipe.layer_shape(layer) for layer in self.layers]
-        smallest = min(shapes, key=lambda shape: shape.positions)
-        channels = sum(shape.channels for shape in shapes) * (2 if self.pooling == "mean+deviation" else 1)
-        return LayerShape(smallest.height, smallest.width, channels)
+        smallest = min(map(recipe.layer_shape, self.layers), key=lambda shape: shape.positions)
+        return LayerShape(smallest.height, smallest.width, self.bands(recipe)[self.layers[-1]].stop)
+
+    def bands(self, recipe: Recipe) -> dict[str, slice]:
+        """Return which of the joined channels are those of each layer."""
+        each = 2 if self.pooling == "mean+deviation" else 1
+        stops = list(itertools.accumulate(each * recipe.layer_shape(layer).channels for layer in self.layers))
+        return {layer: slice(*pair) for layer, pair in zip(self.layers, itertools.pairwise([0, *stops]), strict=True)}
 
     def read(self, cache: FeatureCache, rows: NDArray[np.int64], views: NDArray[np.int64] | int) -> Tensor:
         """Return features of (row, view) pairs, float32: (B, L, D) or pooled (B, 1, D)."""

@@ -1,5 +1,6 @@
 """The pooled vectors that a baseline is fitted on: which stored views of which images, so that they fit in memory."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,11 +12,15 @@ from head.data.inputs import HeadInput
 
 MOST_NUMBERS = 1 << 27  # 1 GiB as float64; one view of each image is read even if that is more
 _BATCH = 1024
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
 class Vectors:
-    """x (n, D) float64, standardised by mean and deviation (D), and scores (n): so many views of so many images."""
+    """x (n, D) float64, standardised by mean and deviation (D), and scores (n): so many views of so many images.
+
+    bands are the channels of each layer.
+    """
 
     x: NDArray[np.float64]
     scores: NDArray[np.float64]
@@ -23,11 +28,19 @@ class Vectors:
     deviation: NDArray[np.float64]
     images: int
     views_each: int
+    bands: Mapping[str, slice]
 
-    def as_stored(self, rows: NDArray[np.intp]) -> NDArray[np.float32]:
+    def as_stored(
+        self, rows: NDArray[np.intp] | slice = slice(None), channels: slice = slice(None)
+    ) -> NDArray[np.float32]:
         """Return some of the n vectors (S, D) as they were before standardisation, to the precision of float32."""
-        stored: NDArray[np.float64] = self.x[rows] * self.deviation + self.mean
+        stored: NDArray[np.float64] = self.x[rows, channels] * self.deviation[channels] + self.mean[channels]
         return stored.astype(np.float32)
+
+    def negative_layers(self) -> list[str]:
+        """Return the layers that have features below 0, by more than rounding."""
+        stored = {layer: self.as_stored(channels=band) for layer, band in self.bands.items()}
+        return [layer for layer, values in stored.items() if values.min() < -_ROUNDING * np.abs(values).max()]
 
 
 def draw_views(
@@ -71,4 +84,5 @@ def read_vectors(
         x[batch] = source.read(cache, part.rows[positions[batch]], views[batch]).flatten(1).numpy()
     scaler = StandardScaler(copy=False)
     standardised = scaler.fit_transform(x)
-    return Vectors(standardised, part.scores[positions], scaler.mean_, scaler.scale_, images, each)
+    bands = source.bands(cache.recipe)
+    return Vectors(standardised, part.scores[positions], scaler.mean_, scaler.scale_, images, each, bands)

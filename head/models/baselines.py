@@ -1,9 +1,11 @@
-"""Heads on pooled vectors, which look at an image once and at no place in it: linear, kernel and perceptron.
+"""Heads on pooled vectors, which look at an image once and at no place in it: linear and perceptron.
 
 They compute in float64, as scikit-learn does, which fits them: each candidate of a fixed grid, from which
-`head.training.baselines` chooses. docs/heads.md says what each baseline is, and why its grid is that.
+`head.training.baselines` chooses. docs/heads.md says what each baseline is, and why its grid is that. Those by kernels
+are in `head.models.svr`, one with a penalty a layer in `head.models.banded`.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,13 +28,11 @@ if TYPE_CHECKING:  # scikit-learn takes a second to import
     from sklearn.neural_network import MLPRegressor
 
 RIDGE_ALPHAS = tuple(float(alpha) for alpha in np.logspace(0, 6, 13))
-SVR_COSTS = (0.3, 1.0, 3.0, 10.0, 30.0)  # C, for scores of deviation 1
-SVR_MARGINS = (0.1, 0.3)  # epsilon, in deviations of the scores
-SVR_WIDTHS = (0.03, 0.1, 0.3, 1.0)  # gamma times D; standardised vectors are 2 D apart in the mean, squared
+LIBLINEAR = {"loss": "epsilon_insensitive", "dual": True, "C": 1.0, "epsilon": 1e-6, "intercept_scaling": 1.0}
+MOST_PASSES = 1_000_000  # it needs some hundreds
 MLP_SIZES = (64, 256)
 MLP_ALPHAS = (0.01, 0.1, 1.0, 10.0)
 MLP_BATCH, MLP_LR = 32, 1e-3
-MOST_SVR_VECTORS = 8000  # its matrices grow with the square: two of 0.5 GB
 Values = dict[str, float]
 Head = TypeVar("Head", bound=nn.Module)
 
@@ -56,15 +56,17 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Baseline:
-    """candidates yields so many, which by_epochs are fitted epoch by epoch, so that the best of them can be kept.
+    """candidates yields as many as number says, which by_epochs are fitted epoch by epoch, to keep the best of them.
 
-    most_vectors is on how many vectors it can be fitted, None for any number.
+    Their values are the same for all training parts. most_vectors is on how many vectors it can be fitted, None for any
+    number. way_out_of_negative gives for settings what to take instead where features are negative, '' if it takes any.
     """
 
     candidates: Callable[[Task], Iterator[Candidate]]
-    number: int
+    number: Callable[[Task], int]
     most_vectors: int | None = None
     by_epochs: bool = False
+    way_out_of_negative: Callable[[TrainSettings], str] = lambda settings: ""
 
 
 @dataclass(frozen=True)
@@ -72,15 +74,6 @@ class LinearShape:
     """channels D is the length of a pooled vector, steps is T."""
 
     channels: int
-    steps: int = 1
-
-
-@dataclass(frozen=True)
-class KernelShape:
-    """channels D is the length of a pooled vector, vectors S the number of support vectors, steps is T."""
-
-    channels: int
-    vectors: int
     steps: int = 1
 
 
@@ -122,34 +115,25 @@ class LinearHead(nn.Module):
 
     def forward(self, features: Tensor) -> HeadOutput:
         """Map features (B, 1, D) to a `HeadOutput` of one step without maps."""
-        return _output(self.standardise(features) @ self.weight)
+        return output_of(self.standardise(features) @ self.weight)
 
 
-class KernelHead(nn.Module):
-    """Score pooled vectors (B, 1, D) by their Gaussian kernel with S support vectors: support vector regression.
+class AffineHead(nn.Module):
+    """Score pooled vectors (B, 1, D) by a weighted sum of their standardised channels, and an intercept."""
 
-    The score is `intercept + sum over s of weight[s] exp(-gamma |x - support[s]|^2)`, x and support standardised.
-    support (S, D) is stored as the backbone gave it, float32.
-    """
-
-    support: Tensor
     weight: Tensor
     intercept: Tensor
-    gamma: Tensor
 
-    def __init__(self, shape: KernelShape) -> None:
+    def __init__(self, shape: LinearShape) -> None:
         super().__init__()
         self.shape = shape
         self.standardise = Standardise(shape.channels)
-        self.register_buffer("support", torch.zeros(shape.vectors, shape.channels))
-        self.register_buffer("weight", torch.zeros(shape.vectors, dtype=torch.float64))
+        self.register_buffer("weight", torch.zeros(shape.channels, dtype=torch.float64))
         self.register_buffer("intercept", torch.zeros((), dtype=torch.float64))
-        self.register_buffer("gamma", torch.zeros((), dtype=torch.float64))
 
     def forward(self, features: Tensor) -> HeadOutput:
         """Map features (B, 1, D) to a `HeadOutput` of one step without maps."""
-        distance = squared_distance(self.standardise(features), self.standardise(self.support))  # (B, S)
-        return _output(torch.exp(-self.gamma * distance) @ self.weight + self.intercept)
+        return output_of(self.standardise(features) @ self.weight + self.intercept)
 
 
 class PerceptronHead(nn.Module):
@@ -164,16 +148,10 @@ class PerceptronHead(nn.Module):
 
     def forward(self, features: Tensor) -> HeadOutput:
         """Map features (B, 1, D) to a `HeadOutput` of one step without maps."""
-        return _output(self.output(functional.relu(self.hidden(self.standardise(features)))).squeeze(1))
+        return output_of(self.output(functional.relu(self.hidden(self.standardise(features)))).squeeze(1))
 
 
-def squared_distance(a: Tensor, b: Tensor) -> Tensor:
-    """Return the squared Euclidean distances (A, B) of vectors a (A, D) and b (B, D), never below 0."""
-    norms = a.square().sum(dim=1).unsqueeze(1) + b.square().sum(dim=1)  # (A, B)
-    return norms.addmm_(a, b.T, alpha=-2).clamp_(min=0)
-
-
-def _output(score: Tensor) -> HeadOutput:
+def output_of(score: Tensor) -> HeadOutput:
     """Return scores (B) as the only step's; maps are empty, (B, 1, 0): there are no positions to attend to."""
     return HeadOutput(score, score.unsqueeze(1), score.new_empty((score.shape[0], 1, 0)))
 
@@ -193,30 +171,25 @@ def _ridge(task: Task) -> Iterator[Candidate]:
 
 def _linear_head(task: Task, model: "LinearRegression | Ridge") -> Iterator[LinearHead]:
     model.fit(task.vectors.x, task.y)
-    yield _filled(LinearHead(LinearShape(task.vectors.x.shape[1])), task.vectors, {"weight": model.coef_})
+    yield filled(LinearHead(LinearShape(task.vectors.x.shape[1])), task.vectors, {"weight": model.coef_})
 
 
-def _svr(task: Task) -> Iterator[Candidate]:
-    """Fit with kernels computed here, once a width: libsvm takes the same and computes it 15 to 40 times slower."""
-    x = torch.from_numpy(task.vectors.x)
-    distance = squared_distance(x, x).numpy()  # (n, n)
-    kernel = np.empty_like(distance)
-    for width in SVR_WIDTHS:
-        gamma = width / x.shape[1]
-        np.exp(np.multiply(distance, -gamma, out=kernel), out=kernel)
-        for cost, margin in product(SVR_COSTS, SVR_MARGINS):
-            values = {"C": cost, "epsilon": margin, "gamma": gamma}
-            yield Candidate(values, _kernel_head(task, kernel, values))
+def _lsvr(task: Task) -> Iterator[Candidate]:
+    yield Candidate({}, _affine_head(task))
 
 
-def _kernel_head(task: Task, kernel: NDArray[np.float64], values: Values) -> Iterator[KernelHead]:
-    from sklearn.svm import SVR
+def _affine_head(task: Task) -> Iterator[AffineHead]:
+    """Fit to vectors divided by the root of D, which are as long in the mean as those of length 1 that it was set for.
 
-    model = SVR(kernel="precomputed", C=values["C"], epsilon=values["epsilon"]).fit(kernel, task.y)
-    support = task.vectors.as_stored(model.support_)
-    head = KernelHead(KernelShape(support.shape[1], vectors=len(support)))
-    found = {"support": support, "weight": model.dual_coef_[0], "intercept": model.intercept_[0]}
-    yield _filled(head, task.vectors, {**found, "gamma": values["gamma"]})
+    Otherwise C = 1 is hardly a penalty, and liblinear does not converge.
+    """
+    from sklearn.svm import LinearSVR
+
+    channels = task.vectors.x.shape[1]
+    model = LinearSVR(**LIBLINEAR, fit_intercept=True, max_iter=MOST_PASSES, random_state=0)
+    model.fit(task.vectors.x / math.sqrt(channels), task.y)
+    values = {"weight": model.coef_ / math.sqrt(channels), "intercept": model.intercept_[0]}
+    yield filled(AffineHead(LinearShape(channels)), task.vectors, values)
 
 
 def _mlp(task: Task) -> Iterator[Candidate]:
@@ -254,17 +227,17 @@ def _train_epoch(model: "MLPRegressor", task: Task) -> None:
 def _perceptron_head(task: Task, model: "MLPRegressor") -> PerceptronHead:
     layers = zip(("hidden", "output"), model.coefs_, model.intercepts_, strict=True)
     values = {f"{layer}.{name}": one for layer, w, b in layers for name, one in (("weight", w.T), ("bias", b))}
-    return _filled(PerceptronHead(PerceptronShape(*model.coefs_[0].shape)), task.vectors, values)
+    return filled(PerceptronHead(PerceptronShape(*model.coefs_[0].shape)), task.vectors, values)
 
 
-def _filled(head: Head, vectors: Vectors, values: dict[str, Any]) -> Head:
+def filled(head: Head, vectors: Vectors, values: dict[str, Any]) -> Head:
     """Return a head that standardises as its training vectors were and has these values, by their names in it."""
     scale = {"standardise.mean": vectors.mean, "standardise.deviation": vectors.deviation}
     head.load_state_dict({name: torch.as_tensor(np.asarray(value)) for name, value in {**scale, **values}.items()})
     return head
 
 
-LINEAR = Baseline(_linear, 1)
-RIDGE = Baseline(_ridge, len(RIDGE_ALPHAS))
-KERNEL = Baseline(_svr, len(SVR_WIDTHS) * len(SVR_COSTS) * len(SVR_MARGINS), MOST_SVR_VECTORS)
-PERCEPTRON = Baseline(_mlp, len(MLP_SIZES) * len(MLP_ALPHAS), by_epochs=True)
+LINEAR = Baseline(_linear, lambda task: 1)
+RIDGE = Baseline(_ridge, lambda task: len(RIDGE_ALPHAS))
+LINEAR_SVR = Baseline(_lsvr, lambda task: 1)
+PERCEPTRON = Baseline(_mlp, lambda task: len(MLP_SIZES) * len(MLP_ALPHAS), by_epochs=True)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from featcache.store.cache import FeatureCache
 from head.data.inputs import HeadInput
-from head.models import amnet, baselines, published
+from head.models import amnet, banded, baselines, kernels, probes, published, svr
 from head.settings import HEADS, TrainSettings
 
 _Scale = tuple[Tensor, Tensor] | None
@@ -35,16 +35,20 @@ def _to_one(scores: NDArray[np.float64]) -> TargetScale:
     return TargetScale(mean, float(np.max(np.abs(scores - mean))) or 1.0)
 
 
+def _recurrent_looks(shape: Any) -> str:
+    return f"{shape.steps} looks, state of {shape.hidden_size}"
+
+
 @dataclass(frozen=True)
 class Kind:
     """One kind of head, and all that other files need to know of it.
 
     title is what a model card calls it. module is built of shape, whose fields are sizes and fields of settings. reads
     gives for settings the pooling of its `HeadInput`. scale gives for a module the mean and deviation by which it
-    standardises its channels, None where it does not. attends is whether it looks at places, which baselines do not:
-    then its shape has a hidden_size, and without attention its maps are uniform, 1/L. target gives the scale of
-    training scores. coverage gives for T the constant of Eq. 15: how much attention a position should get in all T
-    steps together. baseline is how scikit-learn fits it; a head without one is trained by gradients and, if it
+    standardises its channels, None where it does not. attends is whether it has maps of where it looks, which baselines
+    have not; without attention they are uniform, 1/L. looks says of a shape in words how it looks. target gives the
+    scale of training scores. coverage gives for T the constant of Eq. 15: how much attention a position should get in
+    all T steps together. baseline is how scikit-learn fits it; a head without one is trained by gradients and, if it
     standardises, is told mean and deviation by its `set_feature_scale`.
     """
 
@@ -54,6 +58,7 @@ class Kind:
     reads: Callable[[TrainSettings], str] = lambda settings: settings.pooling
     scale: Callable[[Any], _Scale] = lambda head: (head.standardise.mean, head.standardise.deviation)
     attends: bool = False
+    looks: Callable[[Any], str] = lambda shape: ""
     target: Callable[[NDArray[np.float64]], TargetScale] = _to_deviation
     coverage: Callable[[int], float] = lambda steps: 1.0
     baseline: baselines.Baseline | None = None
@@ -70,6 +75,7 @@ KINDS = {  # a run stores the first name of its kind
         reads=lambda settings: "maps" if settings.attention else "mean",
         scale=lambda head: (head.feature_mean, head.feature_std),
         attends=True,
+        looks=_recurrent_looks,
         target=_to_one,
     ),
     "published": Kind(
@@ -79,16 +85,47 @@ KINDS = {  # a run stores the first name of its kind
         reads=lambda settings: "maps",
         scale=lambda head: None,  # batch norm instead
         attends=True,
+        looks=_recurrent_looks,
         target=lambda scores: TargetScale(published.TARGET_MEAN, published.TARGET_SCALE),
         coverage=lambda steps: published.COVERAGE_PER_STEP * steps,
     ),
+    "ep": Kind(
+        "efficient probing (Psomas et al., 2026)",
+        probes.EfficientShape,
+        probes.EfficientProbe,
+        reads=lambda settings: "maps",
+        attends=True,
+        looks=lambda shape: (
+            f"{shape.queries} {'query' if shape.queries == 1 else 'queries'} of {shape.value_size} values"
+        ),
+    ),
+    "probe": Kind(
+        "attentive probing by a block of cross-attention, as of V-JEPA (Bardes et al., 2024)",
+        probes.AttentiveShape,
+        probes.AttentiveProbe,
+        reads=lambda settings: "maps",
+        attends=True,
+        looks=lambda shape: f"1 query, {shape.attention_heads} heads of attention",
+    ),
     "linear": _LINEAR,
     "ridge": replace(_LINEAR, baseline=baselines.RIDGE),
+    "banded-ridge": replace(
+        _LINEAR, title="ridge regression on pooled features, a penalty a layer", baseline=banded.BANDED_RIDGE
+    ),
+    "lsvr": Kind(
+        "linear support vector regression on pooled features, in the fixed setting of Khosla et al. (2012)",
+        baselines.LinearShape,
+        baselines.AffineHead,
+        baseline=baselines.LINEAR_SVR,
+    ),
     "svr": Kind(
         "support vector regression on pooled features",
-        baselines.KernelShape,
-        baselines.KernelHead,
-        baseline=baselines.KERNEL,
+        kernels.KernelShape,
+        kernels.KernelHead,
+        baseline=svr.KERNEL,
+    ),
+    "kernels": Kind(  # of the head "svr" as well, with other kernels than the Gaussian
+        "support vector regression on pooled features", kernels.KernelProductShape, kernels.KernelProductHead
     ),
     "mlp": Kind(
         "a perceptron with one hidden layer on pooled features",
@@ -134,10 +171,13 @@ def input_of(cache: FeatureCache, settings: TrainSettings) -> HeadInput:
     return HeadInput(layers, kind_for(settings).reads(settings))
 
 
-def untrained_head(cache: FeatureCache, settings: TrainSettings) -> nn.Module:
-    """Return the head that settings ask for, with weights drawn from torch's generator."""
+def shape_of(cache: FeatureCache, settings: TrainSettings) -> Any:
+    """Return the shape of the head that settings ask for; raise `InvalidSettings` if what it reads cannot have it."""
     kind, map_shape = kind_for(settings), input_of(cache, settings).map_shape(cache.recipe)
     sizes = {"positions": map_shape.positions, "channels": map_shape.channels, **vars(settings)}
-    return kind.module(
-        kind.shape(**{field.name: sizes[field.name] for field in fields(kind.shape) if field.name in sizes})
-    )
+    return kind.shape(**{field.name: sizes[field.name] for field in fields(kind.shape) if field.name in sizes})
+
+
+def untrained_head(cache: FeatureCache, settings: TrainSettings) -> nn.Module:
+    """Return the head that settings ask for, with weights drawn from torch's generator."""
+    return kind_for(settings).module(shape_of(cache, settings))

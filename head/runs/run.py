@@ -17,7 +17,7 @@ from featcache.recipe import Recipe, recipe_from_json
 from head.data.inputs import HeadInput, input_from_json
 from head.runs.config import Document, Result, RunConfig, Source, config_from_json
 from head.runs.history import HISTORY_NAME
-from head.settings import TrainSettings, used_fields
+from head.settings import TrainSettings, attends, used_fields
 
 CONFIG_NAME = "config.json"
 HEAD_NAME = "head.safetensors"
@@ -110,7 +110,7 @@ class Run:
     @property
     def attends(self) -> bool:
         """Whether its head could say where it looks; without attention all places are alike."""
-        return "attention" in used_fields(str(self.settings["head"])) and bool(self.settings["attention"])
+        return attends(str(self.settings["head"]), attention=bool(self.settings["attention"]))
 
     @property
     def chosen(self) -> str:

@@ -15,7 +15,7 @@ from featcache.recipe import Recipe
 from featcache.settings import ENCODINGS
 from head.evaluation.statistics import OF_MEAN_RHO
 from head.evaluation.summary import without_seed
-from head.models.kinds import kind_of
+from head.models.kinds import KINDS, kind_of
 from head.prediction.members import Member
 from head.runs.head_file import TrainedHead
 from head.runs.run import Run
@@ -184,14 +184,16 @@ def _head_facts(members: Sequence[Member]) -> dict[str, str]:
     run, head = members[0].run, members[0].head
     recipe, layers = run.recipe, ", ".join(run.input.layers)
     kind, seen = kind_of(head.module), run.input.pooling
-    looks = f"{head.steps} looks, state of {head.module.shape.hidden_size}" if kind.attends else ""  # type: ignore[union-attr]
+    title = KINDS.get(str(run.settings["head"]), kind).title  # heads fitted in other ways are stored as one kind
+    kernel = f"kernel {run.settings['kernel']}" if "kernel" in run.used_settings else ""
+    looks = kind.looks(head.module.shape)
     attention = "" if getattr(head.module.shape, "attention", True) else "without attention"
     images, heads = _span([len(one.head.train_images) for one in members], ","), [one.head for one in members]
     trained = "unknown" if run.imported else f"{images} images of {run.data_name}"
     map_shape = run.input.map_shape(recipe)
     several = {"members": _members(members)} if len(members) > 1 else {}
     return several | {
-        "head": ", ".join(part for part in (kind.title, attention, looks) if part),
+        "head": ", ".join(part for part in (title, kernel, attention, looks) if part),
         "backbone": f"{recipe.backbone}, frozen; layer {layers}",
         "reads": f"feature maps, {map_shape.height} x {map_shape.width} positions of {map_shape.channels} channels"
         if seen == "maps"

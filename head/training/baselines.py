@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from featcache.base.errors import InvalidSettings
 from featcache.base.progress import OnProgress, Progress
 from featcache.datasets.splits import Part
 from head.data.batches import EVAL_VIEW, Choice, SplitData
@@ -79,13 +80,24 @@ def fit_baseline(job: TrainingJob, data: SplitData, *, on_progress: OnProgress, 
             best = found
         on_history(history)
         reached = f"rho {found.line['val_rho']:.3f}, best {best.line['val_rho']:.3f}{note}"
-        on_progress(Progress(job.settings.head, number, baseline.number, "candidates", reached))
+        on_progress(Progress(job.settings.head, number, baseline.number(folds[0].task), "candidates", reached))
     assert best
     task, target, module = folds[0].task, folds[0].target, best.heads[0]
     if data.cross_validated:
         task, target = _task(job, baseline, data.train)
         module = _of_candidate(baseline, task, Choice(best.epochs, best.number))[1]
     return Fitted(module, target, history, best.number, _details(best.hyperparameters, task))
+
+
+def check_features(job: TrainingJob, data: SplitData) -> None:
+    """Raise `InvalidSettings` if the head takes no negative features, and training vectors have some."""
+    baseline = kind_for(job.settings).baseline
+    way_out = baseline.way_out_of_negative(job.settings) if baseline else ""
+    if baseline and way_out and (layers := _task(job, baseline, data.train)[0].vectors.negative_layers()):
+        raise InvalidSettings(
+            f"{job.cache.path}: --kernel {job.settings.kernel} takes features that are never negative, such as "
+            f"histograms, and {' and '.join(layers)} {'has' if len(layers) == 1 else 'have'} negative ones; {way_out}"
+        )
 
 
 def _fit_chosen(
@@ -99,7 +111,7 @@ def _fit_chosen(
     number = choice.candidate or 1
     history = [{"epoch": number, **values}]
     on_history(history)
-    on_progress(Progress(job.settings.head, 1, 1, "candidates", f"number {number} of {baseline.number}"))
+    on_progress(Progress(job.settings.head, 1, 1, "candidates", f"number {number} of {baseline.number(task)}"))
     return Fitted(module, target, history, number, _details(values, task))
 
 

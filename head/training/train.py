@@ -15,7 +15,7 @@ from featcache.base.lock import writer_lock
 from featcache.base.progress import OnProgress, silent
 from featcache.store.cache import FeatureCache
 from head.data.batches import SplitData, split_data
-from head.models.kinds import kind_for
+from head.models.kinds import kind_for, shape_of
 from head.runs.events import EventLog
 from head.runs.history import OnHistory, read_history
 from head.runs.ratings import data_digests, difference
@@ -29,7 +29,7 @@ from head.runs.run import (
     remove_results,
     write_config,
 )
-from head.training.baselines import fit_baseline
+from head.training.baselines import check_features, fit_baseline
 from head.training.fitted import write_run
 from head.training.full import choice_of, data_of_all, estimate_of, runs_on_splits
 from head.training.job import TrainingJob
@@ -55,9 +55,11 @@ def check_start(job: TrainingJob) -> None:
     """Raise what `train` would raise before it trains; write nothing."""
     check_name(job.name)
     runs = runs_on_splits(job) if job.on_all_images else []
-    config = _config(job, _data(job, runs), runs, resolve_device(job.device))
+    data = _data(job, runs)
+    config = _config(job, data, runs, resolve_device(job.device))
     if job.resume:
         _existing_run(job, config)
+    _check(job, data)
 
 
 def _train(job: TrainingJob, on_progress: OnProgress, on_history: OnHistory) -> Run:
@@ -66,6 +68,7 @@ def _train(job: TrainingJob, on_progress: OnProgress, on_history: OnHistory) -> 
     runs = runs_on_splits(job) if job.on_all_images else []
     data = _data(job, runs)
     config = _config(job, data, runs, device)
+    _check(job, data)
     make_folder(job.folder)
     with writer_lock(job.folder):
         remove_temporaries(job.folder)
@@ -85,6 +88,14 @@ def _train(job: TrainingJob, on_progress: OnProgress, on_history: OnHistory) -> 
 def _data(job: TrainingJob, runs: Sequence[Run]) -> SplitData:
     """Return what is trained on: of a split, or all images, by what runs on the splits chose."""
     return data_of_all(job, runs) if runs else split_data(job.cache, job.split, job.settings)
+
+
+def _check(job: TrainingJob, data: SplitData) -> None:
+    """Raise `InvalidSettings` if the head cannot read these features."""
+    if kind_for(job.settings).baseline:
+        check_features(job, data)
+    else:
+        shape_of(job.cache, job.settings)
 
 
 def _config(job: TrainingJob, data: SplitData, runs: Sequence[Run], device: torch.device) -> dict[str, Any]:
@@ -118,7 +129,7 @@ def _existing_run(job: TrainingJob, config: dict[str, Any]) -> Run | None:
     if not (folder / CONFIG_NAME).is_file():
         return None
     run = read_run(folder)
-    document = run.config.document
+    document = {**run.config.document, "settings": run.settings}
     problems = []
     for key in ("settings", "input", "fingerprint", "views", "products", "choice"):
         found, wanted = document.get(key), config.get(key)

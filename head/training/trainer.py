@@ -61,6 +61,7 @@ class Trainer:
         self.products = job.products(device)
         kind, settings = kind_for(job.settings), job.settings
         self.target, self.coverage = kind.target(data.train.scores), kind.coverage(settings.steps)
+        self.attention_weight = settings.attention_weight if job.uses("attention_weight") else 0.0
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             self.model = untrained_head(job.cache, settings)
@@ -116,9 +117,8 @@ class Trainer:
     def step(self, features: Tensor, scores: Scores) -> Tensor:
         """Fit one batch; return its loss, wherever it is computed."""
         target = torch.from_numpy((scores - self.target.mean) / self.target.scale).float().to(self.device)
-        value = loss(
-            self._output(features), target, attention_weight=self.settings.attention_weight, coverage=self.coverage
-        )
+        output = self._output(features)
+        value = loss(output, target, attention_weight=self.attention_weight, coverage=self.coverage)
         self.optimizer.zero_grad()
         torch.autograd.backward(value)
         self.optimizer.step()
@@ -166,7 +166,8 @@ def fit_by_gradient(
     a head is trained on all of train for so many epochs; an interrupted one begins anew. Where the number of epochs was
     chosen by other runs, it is the head after so many.
     """
-    with memory_errors(device, f"for {job.folder}; use a smaller --batch-size or --hidden-size"):
+    smaller = "--batch-size or --hidden-size" if job.uses("hidden_size") else "--batch-size"
+    with memory_errors(device, f"for {job.folder}; use a smaller {smaller}"):
         how: dict[str, Any] = {"device": device, "on_progress": on_progress, "on_history": on_history}
         if data.cross_validated:
             return _fit_by_cross_validation(job, data, how)

@@ -75,9 +75,11 @@ def test_a_run_is_named_for_its_recipe_or_baseline_and_what_is_not_the_default()
 def test_lambda_is_of_no_use_without_attention_and_most_settings_to_baselines() -> None:
     assert "attention_weight" in used_fields("amnet")
     assert "attention_weight" not in used_fields("amnet", attention=False)
-    assert used_fields("amnet") | {"pooling"} == set(TrainSettings().as_json())
+    every = [used_fields(head) for head in ("amnet", "ep", "probe", "svr")]
+    assert frozenset().union(*every) == set(TrainSettings().as_json())
     assert used_fields("ridge") == {"head", "pooling", "layers", "select_on", "val_fraction", "seed"}
     assert used_fields("mlp") == used_fields("ridge") | {"epochs", "patience"}
+    assert used_fields("svr") == used_fields("ridge") | {"kernel"}
 
 
 @pytest.mark.parametrize(

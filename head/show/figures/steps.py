@@ -8,6 +8,7 @@ import numpy as np
 
 from head.evaluation.metrics import Scores, spearman
 from head.evaluation.summary import HeadSummary
+from head.settings import used_fields
 from head.show.figures.results import results_of, scope, without_scores
 from head.show.style import BLUE, GREY, INK, ORANGE, WIDTH, new_figure, settled, wrapped
 
@@ -22,7 +23,8 @@ _THIRDS = {"lowest third of scores": ORANGE, "middle": GREY, "highest": BLUE}
 
 def without_steps(summary: HeadSummary) -> str:
     """Return why a head has no change over steps; '' if it has."""
-    looks_on = summary.scored[0].step_scores.shape[1] > 1
+    first = summary.scored[0]
+    looks_on = first.step_scores.shape[1] > 1 and "steps" in used_fields(str(first.run.settings["head"]))
     return without_scores(summary) if looks_on else "looks once, so nothing changes over steps"
 
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LinearRegression, Ridge
 from sklearn.neural_network import MLPRegressor
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
-from sklearn.svm import SVR
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.svm import SVR, LinearSVR
 from threadpoolctl import threadpool_limits
 
 from cli import main
@@ -28,16 +28,15 @@ from head.data.vectors import draw_views, read_vectors
 from head.evaluation.metrics import mean_squared_error, rank, spearman
 from head.evaluation.score import score_run
 from head.models.baselines import (
-    KERNEL,
     RIDGE_ALPHAS,
-    KernelHead,
-    KernelShape,
     LinearHead,
     LinearShape,
     PerceptronHead,
     PerceptronShape,
 )
+from head.models.kernels import KernelHead, KernelShape
 from head.models.kinds import KINDS, input_of
+from head.models.svr import KERNEL
 from head.prediction.predictor import Predictor
 from head.runs.head_file import load_head
 from head.runs.history import read_history
@@ -47,7 +46,7 @@ from head.training.fitted import Trained
 from head.training.job import TrainingJob
 from head.training.train import train
 
-BASELINES = ("linear", "ridge", "svr", "mlp")
+BASELINES = ("linear", "ridge", "lsvr", "svr", "mlp")
 Array = NDArray[np.float64]
 
 
@@ -95,6 +94,9 @@ def scikit_learns(head: str, chosen: dict[str, float], seed: int) -> Any:
             batch_size=32,
             random_state=np.random.RandomState(seed),
         )
+    if head == "lsvr":
+        shorter = FunctionTransformer(lambda z: z / np.sqrt(z.shape[1]))
+        return make_pipeline(shorter, LinearSVR(epsilon=1e-6, C=1, dual=True, max_iter=10**6, random_state=0))
     return LinearRegression() if head == "linear" else Ridge(chosen["alpha"])
 
 
@@ -268,6 +270,8 @@ def test_rho_decides_then_mse_and_an_undefined_rho_is_the_lowest(
     [
         ("linear", [], 1),
         ("ridge", ["alpha"], 13),
+        ("banded-ridge", ["alpha layer3"], 13),
+        ("lsvr", [], 1),
         ("svr", ["C", "epsilon", "gamma"], 40),
         ("mlp", ["hidden_size", "alpha", "epochs"], 8),
     ],

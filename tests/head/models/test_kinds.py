@@ -66,7 +66,7 @@ def test_a_kind_that_no_run_stores_is_refused(kind: str) -> None:
 
 
 GRADIENT = (HEADS["mlp"] | {"lr", "weight_decay", "batch_size", "precision"}, None)
-LEAST_SQUARES = (HEADS["ridge"], Baseline(toy_candidates, 2))
+LEAST_SQUARES = (HEADS["ridge"], Baseline(toy_candidates, lambda task: 2))
 
 
 @pytest.mark.parametrize(("fields", "baseline"), [GRADIENT, LEAST_SQUARES], ids=["gradient", "baseline"])

@@ -23,7 +23,7 @@ from head.training.train import train
 SAYS = "the head computes in float64, which {} does not have, so it runs on the CPU"
 
 
-@pytest.fixture(scope="module", params=["ridge", "svr", "linear", "mlp"])
+@pytest.fixture(scope="module", params=["ridge", "svr", "linear", "lsvr", "mlp"])
 def fitted(request: pytest.FixtureRequest, tiny_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run of each head that scikit-learn fits."""
     folder = tmp_path_factory.mktemp("fitted") / "split-1"

@@ -18,7 +18,10 @@ from head.evaluation.score import score_run, write_scores
 from head.prediction.members import Member
 from head.runs.head_file import load_head
 from head.runs.run import Run, read_run
+from head.settings import settings_of
 from head.share.card import CardFacts, model_card, onnx_example, read_scores
+from head.training.job import TrainingJob
+from head.training.train import train
 from tests.helpers.results import changed
 
 DIFFERENCES = {"head.onnx": 1.25e-7, "model.onnx": 3e-6}
@@ -159,3 +162,23 @@ def test_a_rho_that_is_no_number_is_left_out(scored: Run, tmp_path: Path) -> Non
 def test_the_differences_that_were_measured_are_said(scored: Run) -> None:
     text = model_card([Member(scored, load_head(scored))], CardFacts("mit", FILES, None, DIFFERENCES))
     assert "differed from PyTorch's by 1e-07 at most (head.onnx) and 3e-06 at most (model.onnx)" in text
+
+
+@pytest.mark.parametrize(
+    ("settings", "head"),
+    [
+        ({"head": "ridge"}, "linear regression on pooled features"),
+        ({"head": "banded-ridge"}, "ridge regression on pooled features, a penalty a layer"),
+        (
+            {"head": "lsvr"},
+            "linear support vector regression on pooled features, in the fixed setting of Khosla et al. (2012)",
+        ),
+        ({"head": "svr"}, "support vector regression on pooled features, kernel rbf"),
+        ({"head": "svr", "kernel": "chi2"}, "support vector regression on pooled features, kernel chi2"),
+    ],
+)
+def test_it_says_which_baseline_a_head_is(
+    tiny_cache: Path, tmp_path: Path, settings: dict[str, str], head: str
+) -> None:
+    run = train(TrainingJob(open_cache(tiny_cache), "1", settings_of(**settings), tmp_path, "x"))
+    assert f"| head | {head} |" in card_of(run)

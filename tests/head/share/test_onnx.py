@@ -21,8 +21,10 @@ from featcache.images.loading import load_image
 from featcache.store.cache import open_cache
 from head.data.inputs import HeadInput
 from head.models.amnet import AMNetHead, HeadShape
-from head.models.baselines import KernelHead, KernelShape, LinearHead, LinearShape, PerceptronHead, PerceptronShape
+from head.models.baselines import AffineHead, LinearHead, LinearShape, PerceptronHead, PerceptronShape
 from head.models.fused.switch import fused_is_on
+from head.models.kernels import KernelHead, KernelProductHead, KernelProductShape, KernelShape
+from head.models.probes import AttentiveProbe, AttentiveShape, EfficientProbe, EfficientShape
 from head.models.published import PublishedHead, PublishedShape
 from head.prediction.members import Member
 from head.prediction.predictor import Predictor
@@ -44,8 +46,12 @@ HEADS: dict[str, Callable[[], nn.Module]] = {
     "paper, no attention": lambda: AMNetHead(replace(PAPER, attention=False)),
     "published": lambda: PublishedHead(PUBLISHED),
     "published, no attention": lambda: PublishedHead(replace(PUBLISHED, attention=False)),
+    "ep": lambda: EfficientProbe(EfficientShape(7, 3, 5)),
+    "probe": lambda: AttentiveProbe(AttentiveShape(7, 7)),
     "linear": lambda: LinearHead(LinearShape(7)),
+    "lsvr": lambda: AffineHead(LinearShape(7)),
     "svr": lambda: KernelHead(KernelShape(7, 17)),
+    "kernels": lambda: KernelProductHead(KernelProductShape(17, ("chi2", "rbf", "intersection"), (2, 2, 3))),
     "mlp": lambda: PerceptronHead(PerceptronShape(7, 19)),
 }
 
@@ -58,7 +64,7 @@ def random_head(name: str) -> TrainedHead:
         if values.is_floating_point():
             drawn = torch.randn(values.shape, generator=generator, dtype=values.dtype)
             values.copy_(drawn.abs() / 2 + 0.3 if "std" in key or "var" in key or "deviation" in key else drawn / 2)
-    if isinstance(module, KernelHead):
+    if isinstance(module, KernelHead | KernelProductHead):
         module.gamma.fill_(0.07)
     return TrainedHead(module, 0.4, 0.7, frozenset(), {})
 
@@ -196,6 +202,7 @@ def test_every_kind_of_run_has_a_graph_that_agrees(layered_cache: Path, tmp_path
     cache = open_cache(layered_cache)  # of 8 bits, two layers
     some = {
         "attention": replace(TINY_TRAIN, layers=("layer2", "layer3"), epochs=1, steps=1),
+        "ep": replace(TINY_TRAIN, head="ep", layers=("layer2", "layer3"), epochs=1),
         "ridge": TrainSettings(head="ridge", layers=("layer3", "layer2")),
     }
     for name, settings in some.items():
@@ -206,7 +213,7 @@ def test_every_kind_of_run_has_a_graph_that_agrees(layered_cache: Path, tmp_path
         wanted = share.torch_outputs([Member(run, head)], networks_of(run)[1], pixels)
         found = share.load_graph(graph.data)(pixels)
         assert share.largest_difference(found[0], wanted[0]) < 1e-4
-        assert len(found) == (3 if name == "attention" else 2)
+        assert len(found) == (2 if name == "ridge" else 3)
 
 
 def test_a_graph_says_what_it_is(whole: tuple[Run, TrainedHead, share.Graph]) -> None:

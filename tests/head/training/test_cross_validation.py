@@ -97,7 +97,7 @@ def test_a_perceptron_is_stopped_at_the_same_epoch_in_all_folds(small: FeatureCa
     assert 1 <= run.result.hyperparameters["epochs"] <= 4
 
 
-@pytest.mark.parametrize("head", ["linear", "ridge", "svr", "mlp", "amnet"])
+@pytest.mark.parametrize("head", ["linear", "ridge", "banded-ridge", "lsvr", "svr", "mlp", "amnet"])
 @pytest.mark.parametrize("n", [2, 3, 6])
 def test_a_few_images_rated_yes_or_no_are_enough(small: FeatureCache, tmp_path: Path, head: str, n: int) -> None:
     part = small.splits["1"]["train"]
