@@ -60,7 +60,7 @@ def photographs(folder: Path | None, views: int) -> NDArray[np.uint8]:
     for number in range(views):
         image = images[number % len(images)]
         cut = view_of(ViewSettings(), str(number), 1, width=image.width, height=image.height)
-        pixels.append(render(image, cut, 224))
+        pixels.append(render(image, cut, ViewSettings()))
     return np.stack(pixels)
 
 

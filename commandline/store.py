@@ -49,11 +49,18 @@ def fetch(name: str, root: Path | None, url: str, file: Path | None, sha256: str
               "[default: data/NAME; the CSV's]")  # fmt: skip
 @click.option("--augs", default=0, show_default=True, metavar="K", help="Augmented views per image.")
 @click.option("--backbone", default="resnet50", show_default=True, help="resnet50, efficientnet_lite0, timm:NAME, ...")
-@click.option("--layer", "layers", multiple=True, help="Map to keep; may be repeated.  [default: last of stride 16]")
-@click.option("--image-size", default=224, show_default=True, help="Side of a view in pixels.")
+@click.option("--layer", "layers", multiple=True,
+              help="Map to keep, or cls, registers, pooled, embedding, or a module; may be repeated.  "
+              "[default: last map of stride 16]")  # fmt: skip
+@click.option("--final-norm/--no-final-norm", default=None,
+              help="Keep the last map as the network's own last norm leaves it.  "
+              "[default: where it has one]")  # fmt: skip
+@click.option("--image-size", type=int,
+              help="Side of a view in pixels.  [default: 224; the model's own with --recipe model]")  # fmt: skip
 @click.option("--weights", default="imagenet", show_default=True, help="imagenet, a weights file, or random.")
 @click.option("--recipe", default="paper", show_default=True, type=click.Choice(settings.VIEW_RECIPES),
-              help="Views as in the paper, or as in its authors' code, which squashes images first.")  # fmt: skip
+              help="Views as in the paper, as in its authors' code, which squashes images first, or as the "
+              "model's weights expect them: size, crop, interpolation.")  # fmt: skip
 @click.option("--eval-view", type=click.Choice(settings.EVAL_VIEWS),
               help="View 0: central square, or the whole image squashed; wins over --recipe.  "
               "[default: center; squash if published]")  # fmt: skip
@@ -92,7 +99,13 @@ def extract(dataset: str, root: Path | None, out: Path | None, dry_run: bool, as
     workers = Workers(given.pop("jobs"), given.pop("cluster"))
     how_cut = {name: given.pop(name) for name in ("image_size", "eval_view", "crop_scale", "seed")}
     columns = {name: given.pop(name) for name in ("path_column", "score_columns", "drop_duplicates")}
-    settings = ExtractSettings(views=view_settings_of(given.pop("recipe"), **how_cut), **given)
+    recipe = given.pop("recipe")
+    own = None
+    if recipe == "model":
+        from featcache.backbones.networks import own_views
+
+        own = own_views(given["backbone"])
+    settings = ExtractSettings(views=view_settings_of(recipe, own=own, **how_cut), **given)
     found = open_dataset(dataset, root=root, **columns)
     tell(*found.notes)
     if found.ignored:

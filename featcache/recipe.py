@@ -16,7 +16,11 @@ from featcache.base.files import canonical_json
 from featcache.settings import CENTER_FRACTION, ENCODINGS, FLIP_PROBABILITY, INTERPOLATION, ViewSettings
 
 FORMAT_VERSION = 1
-_LEFT_OUT = {"calibration": "", "pre_squash": 0}  # of the JSON where they have this value, so older fingerprints stay
+_LEFT_OUT = {
+    "calibration": "",
+    "pre_squash": 0,
+    "final_norm": False,
+}  # of the JSON where they have this value, so older fingerprints stay
 
 
 @dataclass(frozen=True)
@@ -37,10 +41,11 @@ class LayerShape:
 class Recipe:
     """Flat and JSON-able. layers holds (name, height, width, D) of each map; mean and std normalise pixels in [0, 1].
 
-    weights is the sha256 of the parameters and buffers that are used; interpolation, flip_probability and
-    center_fraction are constants of `featcache.settings`, here so that a later change of them shows. calibration is
+    weights is the sha256 of the parameters and buffers that are used; flip_probability is a constant of
+    `featcache.settings`, here so that a later change of it shows. calibration is
     the digest of the constants of encoding uint8, '' for float16. pre_squash is the side of the square that augmented
-    views are cut from, 0 if that is the image itself.
+    views are cut from, 0 if that is the image itself. final_norm is whether the last map is as the network's own last
+    norm leaves it.
     """
 
     backbone: str
@@ -57,6 +62,7 @@ class Recipe:
     encoding: str = "float16"
     calibration: str = ""
     pre_squash: int = 0
+    final_norm: bool = False
     interpolation: str = INTERPOLATION
     center_fraction: float = CENTER_FRACTION
     flip_probability: float = FLIP_PROBABILITY
@@ -74,6 +80,7 @@ class Recipe:
             and type(self.seed) is int
             and type(self.pre_squash) is int
             and self.pre_squash >= 0
+            and type(self.final_norm) is bool
             and (len(self.mean), len(self.std), len(self.crop_scale), len(self.crop_ratio)) == (3, 3, 2, 2)
             and {len(layer) for layer in self.layers} == {4}
             and len(set(self.layer_names)) == len(self.layers)
@@ -88,7 +95,7 @@ class Recipe:
         return hashlib.sha256(canonical_json(self.as_json()).encode()).hexdigest()
 
     def as_json(self) -> dict[str, Any]:
-        """Return the recipe as a JSON object; tuples become lists, and calibration '' and pre_squash 0 are left out."""
+        """Return the recipe as a JSON object; tuples become lists, and what older versions did not know is left out."""
         return {name: _plain(value) for name, value in asdict(self).items() if _LEFT_OUT.get(name) != value}
 
     @property
@@ -103,9 +110,7 @@ class Recipe:
     @property
     def view_settings(self) -> ViewSettings:
         """How views are cut."""
-        return ViewSettings(
-            self.image_size, self.eval_view, self.crop_scale, self.crop_ratio, self.seed, self.pre_squash
-        )
+        return ViewSettings(**{one.name: getattr(self, one.name) for one in fields(ViewSettings)})
 
     def bytes_per_view(self) -> int:
         """Return the uncompressed bytes of one view's features, all layers together."""

@@ -1,19 +1,20 @@
 """What an extraction is asked to do, checked. It imports neither NumPy nor torch, so that help is quick."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from featcache.base.errors import InvalidSettings
 
-VIEW_RECIPES = ("paper", "published")
-EVAL_VIEWS = ("center", "squash")
+VIEW_RECIPES = ("paper", "published", "model")
+EVAL_VIEWS = ("center", "squash", "squash-center")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 RUNTIMES = ("auto", "torch", "compile", "openvino")
 BAD_IMAGE_POLICIES = ("skip", "stop")
 LARGEST_BATCH = 4096  # views
 FLIP_PROBABILITY = 0.5
-INTERPOLATION = "bilinear-antialias"
+INTERPOLATIONS = ("bilinear-antialias", "bicubic-antialias")  # as Pillow resizes
+INTERPOLATION = INTERPOLATIONS[0]
 CENTER_FRACTION = 224 / 256  # the ImageNet convention: shorter side to 256, then the central 224
 PRE_SQUASH_FRACTION = 264 / 224  # the published code crops 224 from 264
 
@@ -41,8 +42,10 @@ ENCODINGS = {  # filters chosen by bench/codecs.py on real features: the fastest
 class ViewSettings:
     """How views are cut: size in pixels, crop_scale a range of area fractions, crop_ratio of width / height.
 
-    pre_squash is the side of the square to which an image is squashed before augmented views are cut from it; 0 cuts
-    them from the image itself. View 0 is always cut from the image itself.
+    eval_view is 'center', a central square of center_fraction of the shorter side; 'squash', the whole image; or
+    'squash-center', center_fraction of both sides. pre_squash is the side of the square to which an image is squashed
+    before augmented views are cut from it; 0 cuts them from the image itself. View 0 is always cut from the image
+    itself.
     """
 
     image_size: int = 224
@@ -51,6 +54,8 @@ class ViewSettings:
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     seed: int = 0
     pre_squash: int = 0
+    interpolation: str = INTERPOLATION
+    center_fraction: float = CENTER_FRACTION
 
     def __post_init__(self) -> None:
         if not 16 <= self.image_size <= 4096:
@@ -64,6 +69,10 @@ class ViewSettings:
             raise InvalidSettings(f"--crop-scale must be two numbers with 0 < LOW <= HIGH <= 1, found {low} {high}")
         if not 0 < self.crop_ratio[0] <= self.crop_ratio[1] < math.inf:
             raise InvalidSettings(f"the crop ratio must be 0 < LOW <= HIGH, found {self.crop_ratio}")
+        if self.interpolation not in INTERPOLATIONS:
+            raise InvalidSettings(f"interpolation must be {' or '.join(INTERPOLATIONS)}, found {self.interpolation!r}")
+        if not 0 < self.center_fraction <= 1:
+            raise InvalidSettings(f"center_fraction must be above 0 and at most 1, found {self.center_fraction}")
         if self.pre_squash and not 16 <= self.pre_squash <= 8192:
             raise InvalidSettings(f"pre_squash must be 0 or 16 to 8192 pixels, found {self.pre_squash}")
 
@@ -73,7 +82,9 @@ class ExtractSettings:
     """What to extract: augs is K, the number of augmented views beside the evaluation view.
 
     views is how images are cut, and `dataclasses.replace(settings.views, image_size=128)` changes a part of it. weights
-    is 'imagenet', a file, or 'random'; layers may be empty for the backbone's default. calibrate_like is
+    is 'imagenet', a file, or 'random'; layers may be empty for the backbone's default. final_norm is whether the
+    last map is stored as the network's own last norm leaves it, None: where it has one.
+    calibrate_like is
     a cache whose uint8 constants are taken, so that the two can be merged; '' calibrates on the dataset. force
     starts although the disk seems too small.
     """
@@ -82,6 +93,7 @@ class ExtractSettings:
     backbone: str = "resnet50"
     layers: tuple[str, ...] = ()
     weights: str = "imagenet"
+    final_norm: bool | None = None
     views: ViewSettings = field(default_factory=ViewSettings)
     precision: str = "auto"
     runtime: str = "auto"
@@ -106,19 +118,24 @@ class ExtractSettings:
             raise InvalidSettings(f"--calibrate-like goes with --encoding {fitting}: {self.encoding} has no constants")
 
 
-def view_settings_of(name: str, *, image_size: int = 224, eval_view: str | None = None, **cut: Any) -> ViewSettings:
-    """Return how the recipe called name, one of `VIEW_RECIPES`, cuts views; eval_view overrides its evaluation view.
+def view_settings_of(
+    name: str,
+    *,
+    image_size: int | None = None,
+    eval_view: str | None = None,
+    own: ViewSettings | None = None,
+    **cut: Any,
+) -> ViewSettings:
+    """Return how the recipe called name, one of `VIEW_RECIPES`, cuts views.
 
-    'paper' is section 3.5 with a central evaluation view; 'published' is the authors' code, which squashes the whole
-    image: to image_size for the evaluation view, to 264/224 of it before a crop. cut is crop_scale and seed, as
+    image_size and eval_view override the recipe's. 'paper' is section 3.5 with a central evaluation view; 'published'
+    is the authors' code, which squashes the whole image: to image_size for the evaluation view, to 264/224 of it before
+    a crop; 'model' is own, the views that a backbone's weights were trained for. cut is crop_scale and seed, as
     `ViewSettings` has them.
     """
     if name not in VIEW_RECIPES:
         raise InvalidSettings(f"--recipe must be one of {', '.join(VIEW_RECIPES)}, found {name!r}")
-    published = name == "published"
-    return ViewSettings(
-        image_size=image_size,
-        eval_view=eval_view or ("squash" if published else "center"),
-        pre_squash=round(PRE_SQUASH_FRACTION * image_size) if published else 0,
-        **cut,
-    )
+    usual = own if name == "model" and own else ViewSettings(eval_view="squash" if name == "published" else "center")
+    size = image_size or usual.image_size
+    pre_squash = round(PRE_SQUASH_FRACTION * size) if name == "published" else 0
+    return replace(usual, image_size=size, eval_view=eval_view or usual.eval_view, pre_squash=pre_squash, **cut)

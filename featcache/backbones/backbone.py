@@ -11,8 +11,10 @@ from torch.nn import functional
 
 from featcache.backbones import weights as weights_module
 from featcache.backbones.execution import Execution, resolve_precision, resolve_runtime
-from featcache.backbones.networks import Extractor, build_extractor, fold_batch_norms
+from featcache.backbones.extractor import Extractor
+from featcache.backbones.networks import build_extractor
 from featcache.backbones.runner import start
+from featcache.backbones.torchvision_networks import fold_batch_norms
 from featcache.base.cores import usable_threads
 from featcache.base.devices import memory_errors, resolve_device
 from featcache.base.errors import InvalidSettings
@@ -39,7 +41,7 @@ class Backbone:
     ) -> None:
         self.name, self.image_size, self.batch_size = name, image_size, batch_size
         self.layers = extractor.layers
-        self.mean, self.std = extractor.mean, extractor.std
+        self.mean, self.std, self.final_norm = extractor.mean, extractor.std, extractor.final_norm
         self.weights_sha256 = weights_module.digest_of_weights(extractor.module)
         self.module = extractor.module.eval().requires_grad_(False)
         fold_batch_norms(self.module)
@@ -135,11 +137,13 @@ def build_backbone(
     batch_size: int = 16,
     views: int = 1,
     threads: int | None = None,
+    final_norm: bool | None = None,
 ) -> Backbone:
     """Return the backbone called name, reading the given layers (default: the last map of stride 16).
 
-    name is one of `networks.NAMES`; weights is 'imagenet', a file, or 'random' (which depends on seed alone). views
-    is how many there are to compute in all, which decides what runtime 'auto' is; threads defaults to the cores.
+    name is one of `timm_networks.NAMES`; weights is 'imagenet', a file, or 'random' (which depends on seed alone).
+    views is how many there are to compute in all, which decides what runtime 'auto' is; threads defaults to the cores.
+    final_norm is as `ExtractSettings` has it.
     Raises `InvalidSettings` for names and layers that do not exist, `BadInput` when the weights cannot be
     had, `Mismatch` when they do not fit.
     """
@@ -148,7 +152,7 @@ def build_backbone(
     target = resolve_device(device)
     resolved = resolve_precision(precision, target)
     execution = Execution(target, resolved, resolve_runtime(runtime, target, views, resolved), usable_threads(threads))
-    extractor = build_extractor(name, layers, weights, seed=seed, image_size=image_size)
+    extractor = build_extractor(name, layers, weights, seed=seed, image_size=image_size, final_norm=final_norm)
     return Backbone(
         name, extractor, execution, image_size=image_size, batch_size=batch_size, fall_back=runtime == "auto"
     )
@@ -174,4 +178,5 @@ def load_backbone(settings: ExtractSettings, *, views: int = 1, threads: int | N
         batch_size=settings.batch_size,
         views=views,
         threads=threads,
+        final_norm=settings.final_norm,
     )

@@ -20,6 +20,7 @@ def recipe_of(backbone: Backbone, views: ViewSettings, encoding: str = "float16"
         std=backbone.std,
         encoding=encoding,
         calibration=calibration,
+        final_norm=backbone.final_norm,
         **asdict(views),
     )
 
@@ -80,4 +81,5 @@ def _built(recipe: Recipe, precision: str, runtime: str, *, weights: str, batch_
         precision=precision,
         runtime=runtime,
         batch_size=batch_size,
+        final_norm=recipe.final_norm,
     )

@@ -4,10 +4,10 @@ Most networks with position embeddings are built for one size. timm builds them 
 """
 
 import sys
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from featcache.base.devices import memory_errors
 from featcache.base.errors import InvalidSettings, first_line
@@ -21,14 +21,25 @@ _REFUSALS = (
 )  # of models, at a size that is not theirs
 
 
-def of_size(model: Any, name: str, image_size: int, indices: Sequence[int], *, trained: bool) -> Any:
-    """Return model, built anew with its weights resampled if it does not take images of image_size pixels a side.
+SCHEMES = ("hf-hub:", "local-dir:")  # of names that timm looks up elsewhere than in its own list
+
+
+class Taps(Protocol):
+    """The layers that are wanted of a model: cut off what they do not need, and read them."""
+
+    def prune(self, model: Any) -> None: ...
+
+    def read(self, model: Any, x: Tensor) -> list[Tensor]: ...
+
+
+def of_size(model: Any, name: str, image_size: int, taps: Taps, *, trained: bool) -> Any:
+    """Return model, cut to taps, built anew with its weights resampled if it does not take images of image_size pixels.
 
     A model that takes them is returned as it is, so that its features stay what they were. Raises `InvalidSettings`
     that says which sizes can be had.
     """
     own = int(model.pretrained_cfg["input_size"][-1])
-    refusal = "" if image_size == own else _refusal(model, image_size, indices)
+    refusal = "" if image_size == own else _refusal(model, image_size, taps)
     if not refusal:
         return model
     title = f"{name} does not take {image_size}x{image_size} pixels"
@@ -42,33 +53,35 @@ def of_size(model: Any, name: str, image_size: int, indices: Sequence[int], *, t
         )
     way_out = f"Give it its own size, --image-size {own}"
     try:
-        resized = _built_anew(model, image_size)
+        resized = _built_anew(model, name, image_size)
     except _REFUSALS:
         raise InvalidSettings(f"{title}: {refusal}. {way_out}") from None
     lacking = _take_weights(resized, model)
     if lacking and trained:
         shown = ", ".join(lacking[:3])
         raise InvalidSettings(f"{title}: timm does not resample its trained weights ({shown}) to them. {way_out}")
-    if refusal := _refusal(resized, image_size, indices):
+    taps.prune(resized)
+    if refusal := _refusal(resized, image_size, taps):
         raise InvalidSettings(f"{title}: {refusal}. {way_out}")
-    resized.prune_intermediate_layers(indices, prune_norm=True, prune_head=True)
     return resized
 
 
-def _refusal(model: Any, image_size: int, indices: Sequence[int]) -> str:
+def _refusal(model: Any, image_size: int, taps: Taps) -> str:
     """Return why a model does not take images of a size, tried with a black one; '' if it does."""
     black = torch.zeros(1, 3, image_size, image_size)
     try:
         with memory_errors(torch.device("cpu"), f"at {image_size}x{image_size} pixels"), torch.no_grad():
-            model.eval().forward_intermediates(black, indices=indices, stop_early=True, intermediates_only=True)
+            taps.read(model.eval(), black)
     except _REFUSALS as error:
         return first_line(error).removesuffix(".")
     return ""
 
 
-def _built_anew(model: Any, image_size: int) -> Any:
+def _built_anew(model: Any, name: str, image_size: int) -> Any:
     import timm
 
+    if name.startswith(SCHEMES):
+        return timm.create_model(name, img_size=image_size)
     config = model.pretrained_cfg
     tag = f".{config['tag']}" if config.get("tag") else ""
     return timm.create_model(f"{config['architecture']}{tag}", img_size=image_size)

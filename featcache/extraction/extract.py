@@ -97,7 +97,7 @@ def extract(
 
 
 def follow(settings: ExtractSettings, out: Path) -> ExtractSettings:
-    """Return settings whose 'auto' for precision and runtime is made that of the cache to go on with, or to be like."""
+    """Return settings whose every 'auto' is made what it is in the cache to go on with, or to be like."""
     like, where = None, Path(settings.calibrate_like)
     if settings.calibrate_like:
         like = read_manifest(where).recipe
@@ -107,6 +107,8 @@ def follow(settings: ExtractSettings, out: Path) -> ExtractSettings:
     if like is None:
         return settings
     precision, runtime = split_arithmetic(like.precision)
+    if settings.final_norm is None:
+        settings = replace(settings, final_norm=like.final_norm)
     if settings.precision not in ("auto", precision):
         return settings  # which is said later, with all else that differs
     other = "give another folder with --out" if where == out else "leave out --calibrate-like"

@@ -250,7 +250,7 @@ class _Pipeline:
             same = list(group)
             source = to_device(same[0].image.source(same[0].j), device)
             places = [view.image.views[view.j] for view in same]
-            on_device[k : k + len(same)] = render_on_device(source, places, S)
+            on_device[k : k + len(same)] = render_on_device(source, places, self._target.recipe.view_settings)
             k += len(same)
         return on_device
 

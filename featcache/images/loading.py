@@ -73,7 +73,7 @@ def load_decoded(
     places = [view_of(how, name, view, width=width, height=height) for view in numbers]
     sources = sources_of(decoded.rgb, numbers, how)
     of_views = zip(sources, places, strict=True)
-    pixels = np.stack([render(*of_view, recipe.image_size) for of_view in of_views]) if cut else _NO_PIXELS
+    pixels = np.stack([render(*of_view, how) for of_view in of_views]) if cut else _NO_PIXELS
     arrays = [] if cut else _as_arrays(sources)
     seconds = {"views": time.perf_counter() - started}
     row = ImageRow(name, decoded.sha256, width, height)

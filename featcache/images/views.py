@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from featcache.settings import CENTER_FRACTION, FLIP_PROBABILITY, ViewSettings
+from featcache.settings import FLIP_PROBABILITY, ViewSettings
 
 _CROP_ATTEMPTS = 10
+_RESAMPLING = {"bilinear-antialias": Image.Resampling.BILINEAR, "bicubic-antialias": Image.Resampling.BICUBIC}
 
 
 class Box(NamedTuple):
@@ -41,7 +42,7 @@ def view_of(how: ViewSettings, name: str, view: int, *, width: int, height: int)
     The box is in pixels of what `sources_of` says the view is cut from.
     """
     if view == 0:
-        return View(_eval_box(how.eval_view, width, height), flip=False)
+        return View(_eval_box(how, width, height), flip=False)
     if how.pre_squash:
         width = height = how.pre_squash
     draws = _Draws(f"{how.seed}\0{name}\0{view}")
@@ -53,22 +54,24 @@ def sources_of(image: Image.Image, views: range, how: ViewSettings) -> list[Imag
     """Return what each of views is cut from: the upright image, or its squashed copy, which is made at most once."""
     side, squashed = how.pre_squash, image
     if side and views and views[-1] > 0:
-        squashed = image.resize((side, side), Image.Resampling.BILINEAR)
+        squashed = image.resize((side, side), _RESAMPLING[how.interpolation])
     return [squashed if view else image for view in views]
 
 
-def render(image: Image.Image, view: View, size: int) -> NDArray[np.uint8]:
-    """Return the pixels (size, size, 3) of a view: cropped, resized (bilinear, antialiased), mirrored."""
-    pixels = np.asarray(image.crop(view.box).resize((size, size), Image.Resampling.BILINEAR))
+def render(image: Image.Image, view: View, how: ViewSettings) -> NDArray[np.uint8]:
+    """Return the pixels (size, size, 3) of a view: cropped, resized (antialiased), mirrored."""
+    size = how.image_size
+    pixels = np.asarray(image.crop(view.box).resize((size, size), _RESAMPLING[how.interpolation]))
     return pixels[:, ::-1] if view.flip else pixels
 
 
-def _eval_box(eval_view: str, width: int, height: int) -> Box:
-    if eval_view == "squash":
+def _eval_box(how: ViewSettings, width: int, height: int) -> Box:
+    if how.eval_view == "squash":
         return Box(0, 0, width, height)
-    side = max(1, round(CENTER_FRACTION * min(width, height)))
-    left, top = (width - side) // 2, (height - side) // 2
-    return Box(left, top, left + side, top + side)
+    w, h = (width, height) if how.eval_view == "squash-center" else (min(width, height),) * 2
+    w, h = max(1, round(how.center_fraction * w)), max(1, round(how.center_fraction * h))
+    left, top = (width - w) // 2, (height - h) // 2
+    return Box(left, top, left + w, top + h)
 
 
 def _random_box(draws: "_Draws", how: ViewSettings, width: int, height: int) -> Box:

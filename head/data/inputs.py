@@ -25,7 +25,7 @@ class HeadInput:
     """layers in order, and how each is seen: as 'maps' (B, L, D), or pooled over its positions (B, 1, D).
 
     Several layers are joined, D the sum of theirs (twice that with deviation); maps in the shape of the smallest of
-    them, the others averaged down to it.
+    them, the others averaged down to it, and layers of one vector repeated at every position.
     """
 
     layers: tuple[str, ...]
@@ -39,7 +39,9 @@ class HeadInput:
 
     def map_shape(self, recipe: Recipe) -> LayerShape:
         """Return the shape of the maps, all channels together; of pooled vectors, that of the smallest map."""
-        smallest = min(map(recipe.layer_shape, self.layers), key=lambda shape: shape.positions)
+        shapes = [recipe.layer_shape(layer) for layer in self.layers]
+        maps = [shape for shape in shapes if shape.positions > 1] or shapes
+        smallest = min(maps, key=lambda shape: shape.positions)
         return LayerShape(smallest.height, smallest.width, self.bands(recipe)[self.layers[-1]].stop)
 
     def bands(self, recipe: Recipe) -> dict[str, slice]:

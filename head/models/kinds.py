@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from featcache.base.errors import InvalidSettings
 from featcache.store.cache import FeatureCache
 from head.data.inputs import HeadInput
 from head.models import amnet, banded, baselines, kernels, probes, published, svr
@@ -165,10 +166,16 @@ def head_as_json(module: nn.Module) -> dict[str, Any]:
 
 
 def input_of(cache: FeatureCache, settings: TrainSettings) -> HeadInput:
-    """Return what the head that settings ask for reads; raise `InvalidSettings` for a layer the cache does not have."""
+    """Return what the head that settings ask for reads; raise `InvalidSettings` for layers that it cannot read."""
     names = cache.recipe.layer_names if settings.layers == ("all",) else settings.layers
     layers = tuple(cache.layer(name) for name in names) or (cache.layer(),)
-    return HeadInput(layers, kind_for(settings).reads(settings))
+    found = HeadInput(layers, kind_for(settings).reads(settings))
+    if found.pooling == "maps" and found.map_shape(cache.recipe).positions == 1:
+        raise InvalidSettings(
+            f"--head {settings.head} looks at places, and {', '.join(layers)} of {cache.path} is one vector an image: "
+            "use --head ridge, svr or mlp, or --no-attention, or name a map with --layer"
+        )
+    return found
 
 
 def shape_of(cache: FeatureCache, settings: TrainSettings) -> Any:

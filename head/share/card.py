@@ -84,12 +84,18 @@ def model_card(members: Sequence[Member], facts: CardFacts) -> str:
 
 def onnx_example(recipe: Recipe) -> str:
     """Return a program that prints the score of photo.jpg, with Pillow and onnxruntime alone."""
+    sides = "image.size" if recipe.eval_view == "squash-center" else "[min(image.size)] * 2"
     crop = (
-        f"side = max(1, round({recipe.center_fraction!r} * min(image.size)))\n"
-        "left, top = (image.width - side) // 2, (image.height - side) // 2\n"
-        "image = image.crop((left, top, left + side, top + side))\n"
+        f"w, h = (max(1, round({recipe.center_fraction!r} * side)) for side in {sides})\n"
+        "left, top = (image.width - w) // 2, (image.height - h) // 2\n"
+        "image = image.crop((left, top, left + w, top + h))\n"
     )
-    return _filled("onnx_example.txt", size=recipe.image_size, crop="" if recipe.eval_view == "squash" else crop)
+    return _filled(
+        "onnx_example.txt",
+        size=recipe.image_size,
+        resampling=recipe.interpolation.partition("-")[0].upper(),
+        crop="" if recipe.eval_view == "squash" else crop,
+    )
 
 
 def _filled(name: str, /, **values: object) -> str:
@@ -288,9 +294,12 @@ def _deviation(members: Sequence[Member]) -> str:
 
 def _view(recipe: Recipe) -> str:
     size = f"{recipe.image_size} x {recipe.image_size} pixels"
+    how = recipe.interpolation.replace("-antialias", ", antialiased")
     if recipe.eval_view == "squash":
-        return f"the whole image, squashed to {size}"
-    return f"the central square of {recipe.center_fraction:g} of the shorter side, resized to {size}"
+        return f"the whole image, squashed to {size} ({how})"
+    if recipe.eval_view == "squash-center":
+        return f"the central {recipe.center_fraction:g} of both sides, squashed to {size} ({how})"
+    return f"the central square of {recipe.center_fraction:g} of the shorter side, resized to {size} ({how})"
 
 
 def _limits(members: Sequence[Member], facts: CardFacts) -> list[str]:

@@ -11,7 +11,8 @@ from typing import Any
 
 from featcache.backbones.backbone import Backbone
 from featcache.backbones.execution import split_arithmetic
-from featcache.backbones.networks import Extractor, build_extractor
+from featcache.backbones.extractor import Extractor
+from featcache.backbones.networks import build_extractor
 from featcache.backbones.of_recipe import backbone_of
 from featcache.base.errors import CorruptFile, InvalidSettings, Mismatch
 from featcache.base.files import make_folder, reading_errors, remove_temporaries, storage_errors, write_durably
@@ -197,7 +198,12 @@ def networks_of(run: Run, weights: str | None = None) -> tuple[Extractor, Backbo
         way_out="Pass the weights that the cache was extracted with as --weights FILE.",
     )
     return build_extractor(
-        recipe.backbone, recipe.layer_names, source, seed=recipe.seed, image_size=recipe.image_size
+        recipe.backbone,
+        recipe.layer_names,
+        source,
+        seed=recipe.seed,
+        image_size=recipe.image_size,
+        final_norm=recipe.final_norm,
     ), backbone
 
 

@@ -44,6 +44,8 @@ def test_every_field_changes_the_fingerprint_and_is_named(field: str) -> None:
         other_value = value[:1]
     elif isinstance(value, tuple):
         other_value = (value[0] / 2, *value[1:])
+    elif isinstance(value, bool):
+        other_value = not value
     else:
         other_value = value + ("x" if isinstance(value, str) else 1)
     other = dataclasses.replace(RECIPE, **{field: other_value})
@@ -74,6 +76,7 @@ def test_bytes_of_a_view_count_every_layer() -> None:
         ("seed", "0"),
         ("calibration", "0" * 64),
         ("pre_squash", -1),
+        ("final_norm", 1),
         ("pre_squash", True),
         ("pre_squash", "264"),
     ],

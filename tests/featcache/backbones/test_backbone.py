@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torchvision.models import get_model
 
 from featcache.backbones.backbone import Backbone, build_backbone, resolve_device, resolve_precision
-from featcache.backbones.networks import NAMES
 from featcache.backbones.runner import Runner
+from featcache.backbones.timm_networks import NAMES
 from featcache.base.errors import BadInput, InvalidSettings, Mismatch, ResourceError
 from featcache.recipe import LayerShape
 from tests.helpers.networks import build, pixels, saved, with_lively_norms
@@ -78,7 +78,7 @@ def documented(request: pytest.FixtureRequest) -> Backbone:
 
 
 def test_every_name_is_documented_here() -> None:
-    assert set(NAMES) - {"timm:NAME"} <= set(DOCUMENTED)
+    assert set(NAMES) - {"timm:NAME", "hf-hub:OWNER/NAME", "local-dir:FOLDER"} <= set(DOCUMENTED)
 
 
 def test_the_default_layer_is_the_last_map_of_stride_16(documented: Backbone) -> None:
@@ -282,7 +282,7 @@ def test_the_digest_is_of_what_the_layers_use(tmp_path: Path) -> None:
     [
         ("resnet18", lambda: get_model("resnet18", weights=None), ("layer4", "fc")),
         ("timm:test_resnet", lambda: timm.create_model("test_resnet"), ("layer4", "fc")),
-        ("timm:test_vit", lambda: timm.create_model("test_vit"), ("norm", "fc_norm", "head")),
+        ("timm:test_vit", lambda: timm.create_model("test_vit"), ("fc_norm", "head")),
     ],
     ids=["torchvision", "timm", "timm ViT"],
 )
@@ -339,16 +339,21 @@ def test_an_unknown_name_lists_the_known_ones(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "layers", "message"),
     [
-        ("resnet18", ("layer9",), "--layer layer9: resnet18 has no such feature map; it has conv1, .*layer3, layer3.0"),
-        ("resnet18", ("layer3", "layer", ""), "--layer layer, : resnet18 has no such feature map"),
-        ("alexnet", ("features.99",), "--layer features.99: alexnet has no such feature map"),
+        (
+            "resnet18",
+            ("layer9",),
+            "--layer layer9: resnet18 has no such layer; it has pooled, conv1, .*layer3, layer3.0",
+        ),
+        ("resnet18", ("layer3", "layer", ""), "--layer layer, : resnet18 has no such layer"),
+        ("alexnet", ("features.99",), "--layer features.99: alexnet has no such layer"),
         ("resnet18", ("layer3", "layer3"), "--layer names a layer twice: layer3, layer3"),
-        ("resnet18", ("fc",), r"layer fc of resnet18 gives \(1, 1000\), not a feature map"),
-        ("timm:test_resnet", ("layer9",), "--layer layer9: timm:test_resnet has no such feature map; it has act1"),
-        ("efficientnet_lite0", ("layer3",), "--layer layer3: efficientnet_lite0 has no such feature map; it has bl"),
+        ("timm:test_vit", ("blocks.0.attn.qkv.",), "--layer blocks.0.attn.qkv.: timm:test_vit has no such layer"),
+        ("timm:test_resnet", ("cls", "embedding"), "--layer cls, embedding: timm:test_resnet has no such layer"),
+        ("timm:test_resnet", ("layer9",), "--layer layer9: timm:test_resnet has no such layer; it has pooled, act1"),
+        ("efficientnet_lite0", ("layer3",), "--layer layer3: efficientnet_lite0 has no such layer; it has pooled, bl"),
     ],
 )
-def test_a_layer_that_is_no_map_lists_the_maps(name: str, layers: tuple[str, ...], message: str) -> None:
+def test_a_layer_that_is_not_there_lists_those_that_are(name: str, layers: tuple[str, ...], message: str) -> None:
     with pytest.raises(InvalidSettings, match=message):
         build(name, *layers)
 
@@ -413,3 +418,24 @@ def test_bf16_is_near_fp32_and_not_the_same() -> None:
     assert near.dtype == torch.float32
     assert 1e-4 < (near - exact).norm() / exact.norm() < 0.06
     assert torch.corrcoef(torch.stack([near.flatten(), exact.flatten()]))[0, 1] > 0.998
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [
+        ("alexnet", {"fc6": ("classifier.2", 4096), "fc7": ("classifier.5", 4096), "pooled": ("classifier.5", 4096)}),
+        ("resnet18", {"pooled": ("avgpool", 512), "fc": ("fc", 1000)}),
+        ("googlenet", {"pooled": ("avgpool", 1024)}),
+    ],
+)
+def test_vectors_of_torchvisions_networks_are_what_their_modules_give(
+    name: str, layers: dict[str, tuple[str, int]]
+) -> None:
+    backbone = build(name, *layers)
+    assert backbone.shapes == {layer: LayerShape(1, 1, channels) for layer, (_, channels) in layers.items()}
+    modules = list(dict.fromkeys(module for module, _ in layers.values()))
+    named = build(name, *modules)
+    x = pixels(3)
+    found, expected = backbone(x), named(x)
+    for layer, (module, _) in layers.items():
+        torch.testing.assert_close(found[layer], expected[module])

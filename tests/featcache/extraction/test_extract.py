@@ -28,7 +28,7 @@ from featcache.datasets.dataset import open_dataset
 from featcache.extraction.extract import extract
 from featcache.extraction.log import ExtractReport
 from featcache.images.views import View, render, view_of
-from featcache.settings import ExtractSettings, view_settings_of
+from featcache.settings import ExtractSettings, ViewSettings, view_settings_of
 from featcache.store.cache import open_cache
 from tests.helpers.processes import Forked
 from tests.helpers.tiny import QUICK_EXTRACT
@@ -99,7 +99,9 @@ def test_features_are_those_of_a_plain_loop(tiny_dataset: Path, reference: Path)
         for number in range(3):
             view = view_of(SETTINGS.views, name, number, width=picture.width, height=picture.height)
             assert (tuple(cache.box[row, number]), bool(cache.flip[row, number])) == view
-            features = backbone(torch.from_numpy(render(picture, view, 64).copy())[None])["layer3"]
+            features = backbone(torch.from_numpy(render(picture, view, ViewSettings(image_size=64)).copy())[None])[
+                "layer3"
+            ]
             np.testing.assert_array_equal(cache.read([row], number)[0], features[0].half().numpy())
             pooled = cache.read_pooled([row], number)[0]
             np.testing.assert_allclose(pooled[0], features[0].half().float().mean(0).numpy(), rtol=1e-5, atol=1e-6)

@@ -182,7 +182,7 @@ def test_pixels_are_torchvisions(width: int, height: int, flip: bool, size: int,
     left, top = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
     right, bottom = data.draw(st.integers(left + 1, width)), data.draw(st.integers(top + 1, height))
     image = Image.fromarray(np.random.default_rng(width * height).integers(0, 256, (height, width, 3), np.uint8))
-    pixels = render(image, View(Box(left, top, right, bottom), flip), size)
+    pixels = render(image, View(Box(left, top, right, bottom), flip), ViewSettings(image_size=size))
     wanted = functional.resized_crop(image, top, left, bottom - top, right - left, [size, size], antialias=True)
     assert (pixels.shape, pixels.dtype) == ((size, size, 3), np.uint8)
     np.testing.assert_array_equal(pixels, np.asarray(functional.hflip(wanted) if flip else wanted))
@@ -191,8 +191,12 @@ def test_pixels_are_torchvisions(width: int, height: int, flip: bool, size: int,
 def test_a_view_of_its_own_size_is_the_pixels_themselves() -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (31, 37, 3), np.uint8))
     box = Box(3, 5, 26, 28)
-    np.testing.assert_array_equal(render(image, View(box, False), 23), np.asarray(image)[5:28, 3:26])
-    np.testing.assert_array_equal(render(image, View(box, True), 23), np.asarray(image)[5:28, 3:26][:, ::-1])
+    np.testing.assert_array_equal(
+        render(image, View(box, False), ViewSettings(image_size=23)), np.asarray(image)[5:28, 3:26]
+    )
+    np.testing.assert_array_equal(
+        render(image, View(box, True), ViewSettings(image_size=23)), np.asarray(image)[5:28, 3:26][:, ::-1]
+    )
 
 
 def test_the_recipes_are_the_papers_and_the_published_codes() -> None:
@@ -203,7 +207,7 @@ def test_the_recipes_are_the_papers_and_the_published_codes() -> None:
     assert view_settings_of("paper", eval_view="squash", crop_scale=(0.5, 0.7), seed=3) == ViewSettings(
         eval_view="squash", crop_scale=(0.5, 0.7), seed=3
     )
-    with pytest.raises(InvalidSettings, match="--recipe must be one of paper, published, found 'papre'"):
+    with pytest.raises(InvalidSettings, match="--recipe must be one of paper, published, model, found 'papre'"):
         view_settings_of("papre")
 
 
@@ -216,7 +220,9 @@ def test_published_views_are_crops_of_the_squashed_image(width: int, height: int
     (source,) = sources_of(image, range(view, view + 1), PUBLISHED)
     wanted = np.asarray(image.resize((264, 264), Image.Resampling.BILINEAR).crop(box).resize(
         (224, 224), Image.Resampling.BILINEAR))  # fmt: skip
-    np.testing.assert_array_equal(render(source, View(box, flip), 224), wanted[:, ::-1] if flip else wanted)
+    np.testing.assert_array_equal(
+        render(source, View(box, flip), ViewSettings(image_size=224)), wanted[:, ::-1] if flip else wanted
+    )
 
 
 def test_published_views_are_those_of_torchvision() -> None:
@@ -227,7 +233,7 @@ def test_published_views_are_those_of_torchvision() -> None:
     squashed = functional.resize(image, [264, 264])
     wanted = functional.hflip(functional.resized_crop(squashed, top, left, bottom - top, right - left, [224, 224]))
     (source,) = sources_of(image, range(1, 2), PUBLISHED)
-    np.testing.assert_array_equal(render(source, View(box, flip), 224), np.asarray(wanted))
+    np.testing.assert_array_equal(render(source, View(box, flip), ViewSettings(image_size=224)), np.asarray(wanted))
 
 
 def test_an_image_is_squashed_once_for_all_its_augmented_views_and_never_for_the_first() -> None:
@@ -246,7 +252,7 @@ def test_an_image_is_squashed_once_for_all_its_augmented_views_and_never_for_the
     [
         ({"image_size": 15}, "--image-size must be 16 to 4096 pixels, found 15"),
         ({"image_size": 4097}, "--image-size must be 16 to 4096 pixels, found 4097"),
-        ({"eval_view": "centre"}, "--eval-view must be one of center, squash, found 'centre'"),
+        ({"eval_view": "centre"}, "--eval-view must be one of center, squash, squash-center, found 'centre'"),
         ({"seed": -1}, "--seed must be 0 to 2^63 - 1, found -1"),
         ({"seed": 2**63}, "--seed must be 0 to 2^63 - 1, found 9223372036854775808"),
         ({"crop_scale": (0.0, 1.0)}, "--crop-scale must be two numbers with 0 < LOW <= HIGH <= 1, found 0.0 1.0"),

@@ -1,0 +1,113 @@
+"""Networks of torchvision, traced and cut behind the last layer asked for."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from featcache.backbones import weights as weights_module
+from featcache.backbones.extractor import IMAGENET_MEAN, IMAGENET_STD, Extractor, as_map, no_such_layer, state_of
+from featcache.base.errors import InvalidSettings
+
+
+@dataclass(frozen=True)
+class Named:
+    """A network's default layer, the last map of stride 16 (14 x 14 at 224 pixels, AlexNet's 13 x 13), and names.
+
+    others are the usual names of vectors: fc6 and fc7 behind their ReLU, pooled what the classifier reads.
+    """
+
+    default: str
+    others: Mapping[str, str]
+
+
+_OF_RESNET = {"pooled": "flatten"}
+TORCHVISION = {
+    "resnet50": Named("layer3", _OF_RESNET),
+    "resnet18": Named("layer3", _OF_RESNET),
+    "resnet101": Named("layer3", _OF_RESNET),
+    "vgg16": Named("features.29", {"fc6": "classifier.1", "fc7": "classifier.4", "pooled": "classifier.4"}),
+    "alexnet": Named("features.11", {"fc6": "classifier.2", "fc7": "classifier.5", "pooled": "classifier.5"}),
+    "googlenet": Named("inception4e", {"pooled": "flatten"}),
+}
+_ARGUMENTS = {  # of models whose published weights expect other than torchvision's defaults
+    # they hold auxiliary classifiers and normalise to mean and std 0.5
+    "googlenet": {"aux_logits": True, "init_weights": False, "transform_input": True},
+}
+
+
+def build_torchvision(name: str, layers: tuple[str, ...], weights: str) -> Extractor:
+    """Return an extractor of one of torchvision's models."""
+    from torchvision.models import get_model
+    from torchvision.models.feature_extraction import create_feature_extractor
+
+    named = TORCHVISION[name]
+    layers = layers or (named.default,)
+    nodes = {layer: named.others.get(layer, layer) for layer in layers}
+    model = get_model(name, weights=None, **_ARGUMENTS.get(name, {})).eval()
+    if weights == "random":
+        _initialise(model)
+    try:
+        module = create_feature_extractor(model, list(nodes.values()), suppress_diff_warning=True)
+    except ValueError:
+        known = [*named.others, *(module for module, _ in model.named_modules() if module)]
+        raise InvalidSettings(no_such_layer(name, layers, known)) from None
+    _without_in_place_operations(module)
+    if weights != "random":
+        state = state_of(weights, lambda: weights_module.torchvision_imagenet(name))
+        weights_module.load_into(module, state, weights)
+
+    def maps(x: Tensor) -> list[Tensor]:
+        found = module(x)  # in the graph's order, which need not be that of layers
+        return [as_map(found[nodes[layer]]) for layer in layers]
+
+    return Extractor(module, maps, layers, IMAGENET_MEAN, IMAGENET_STD)
+
+
+def _without_in_place_operations(module: Any) -> None:
+    """Make a traced module keep each node's output: a later ReLU must not overwrite a layer asked for.
+
+    `+=` needs nothing: it is traced as `+`.
+    """
+    for child in module.modules():
+        if hasattr(child, "inplace"):
+            child.inplace = False
+    for node in module.graph.nodes:
+        if "inplace" in node.kwargs:
+            node.kwargs = {**node.kwargs, "inplace": False}
+    module.recompile()
+
+
+def fold_batch_norms(module: nn.Module) -> None:
+    """Multiply each batch norm behind a convolution into its weights, in place, where the module is a traced graph.
+
+    Networks of timm are no graph; torch.compile and OpenVINO fold theirs.
+    """
+    if not isinstance(module, fx.GraphModule):
+        return
+    children = dict(module.named_modules())
+    called = {node: children[node.target] for node in module.graph.nodes if node.op == "call_module"}
+    for norm in [node for node, child in called.items() if isinstance(child, nn.BatchNorm2d)]:
+        before: Any = norm.args[0]
+        convolution = called.get(before)
+        calls = [node for node, child in called.items() if child is convolution]
+        if isinstance(convolution, nn.Conv2d) and len(before.users) == len(calls) == 1:
+            folded = fuse_conv_bn_eval(convolution.eval(), called[norm].eval())
+            module.set_submodule(before.target, folded.requires_grad_(False))
+            norm.replace_all_uses_with(before)
+            module.graph.erase_node(norm)
+    module.recompile()
+
+
+def _initialise(model: nn.Module) -> None:
+    """Draw untrained weights whose features float16 can hold: GoogLeNet's own vanish, ResNet101's own overflow."""
+    norms = {name: child for name, child in model.named_modules() if re.fullmatch(r"layer\d\.\d+\.bn[23]", name)}
+    for name, child in norms.items():
+        if name.endswith("bn3") or name.replace("bn2", "bn3") not in norms:
+            nn.init.constant_(child.weight, 0.2)  # the last of each residual block
+    for child in model.modules():
+        if isinstance(child, nn.Conv2d):
+            nn.init.kaiming_normal_(child.weight, nonlinearity="relu")
