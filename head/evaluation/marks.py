@@ -75,6 +75,17 @@ def mark_narrow(scores: ArrayLike, within: ScoreRange | None) -> str:
     )
 
 
+def mark_other_scale(ratings: ArrayLike, within: ScoreRange | None) -> str:
+    """Return that ratings (n) reach beyond a range by more than its width: they may be on another scale."""
+    found = np.asarray(ratings, np.float64)
+    if within is None or not len(found):
+        return ""
+    low, high, width = found.min(), found.max(), within.high - within.low
+    if low >= within.low - width and high <= within.high + width:
+        return ""
+    return f"its ratings reach from {low:.4g} to {high:.4g}, and {within}: they may be on another scale"
+
+
 def mark_reversed(part: str, rhos: NDArray[np.float64], images: int) -> str:
     """Return that the mean of rhos (J), one a split, is below `REVERSED_RHO`, and what that may come from.
 
@@ -99,12 +110,17 @@ def marks_of_head(scored: Sequence[Scored]) -> list[str]:
     """Return the marks of a head's results on a part, of several splits and seeds together."""
     within = score_range(one.run for one in scored)
     names = [f"split {one.run.split}, seed {one.run.seed}" for one in scored]
-    narrow = {name: mark_narrow(one.prediction, within) for name, one in zip(names, scored, strict=True)}
+    narrow = {
+        name: mark for name, one in zip(names, scored, strict=True) if (mark := mark_narrow(one.prediction, within))
+    }
+    several = f" (so it is in {len(narrow)} of {len(scored)} runs)" if len(narrow) > 1 else ""
+    scale = mark_other_scale(np.concatenate([one.truth for one in scored]), within)
     rhos = by_split((one.run.split, one.metrics.rho) for one in scored)
     found = [
         mark_reversed(f"the {scored[0].part} part", rhos, min(one.metrics.n for one in scored)),
         mark_outside(np.concatenate([one.prediction for one in scored]), within),
-        *(f"{name}: {mark}" for name, mark in narrow.items() if mark),
+        f"{scored[0].part} part: {scale}" if scale else "",
+        *(f"{name}: {mark}{several}" for name, mark in list(narrow.items())[:1]),
     ]
     return [mark for mark in found if mark]
 

@@ -172,7 +172,8 @@ def input_of(cache: FeatureCache, settings: TrainSettings) -> HeadInput:
     found = HeadInput(layers, kind_for(settings).reads(settings))
     if found.pooling == "maps" and found.map_shape(cache.recipe).positions == 1:
         raise InvalidSettings(
-            f"--head {settings.head} looks at places, and {', '.join(layers)} of {cache.path} is one vector an image: "
+            f"a head of the kind {settings.head} looks at places, and "
+            f"{', '.join(layers)} of {cache.path} is one vector an image: "
             "use --head ridge, svr or mlp, or --no-attention, or name a map with --layer"
         )
     return found

@@ -162,11 +162,17 @@ class Predictor:
     def warnings(self) -> list[str]:
         """Return which runs are left out as unfinished, and that the head is on the CPU where there is no float64.
 
-        Of a head on all images, what is known of how well it does.
+        Of several runs that their mean is given; of a head on all images what is known of how well it does.
         """
         of_all = f"{self.run.folder}: {self.run.estimate}" if self.run.estimate else ""
+        splits = dict.fromkeys(member.run.split for member in self.members)
+        mean = (
+            f"scores are means over {len(self.members)} runs, of splits {', '.join(splits)}"
+            if len(self.members) > 1
+            else ""
+        )
         note = float64_note(self.head, self.backbone.device)
-        return [*left_out(self.unfinished), *filter(None, [note, of_all])]
+        return [*left_out(self.unfinished), *filter(None, [note, mean, of_all])]
 
     def trained_members(self, sha256: str) -> int:
         """Return how many members were trained on the image whose file has this sha256."""

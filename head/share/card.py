@@ -73,7 +73,7 @@ def model_card(members: Sequence[Member], facts: CardFacts) -> str:
         graphs=_rows(_inputs(run, facts)),
         steps=head.steps,
         maps=_maps(run, head) + _deviation(members),
-        differences=" and ".join(f"{value:.1g} at most ({name})" for name, value in facts.differences.items()),
+        differences=" and ".join(f"{_at_most(value)} at most ({name})" for name, value in facts.differences.items()),
         view=_view(recipe),
         mean=", ".join(f"{value:g}" for value in recipe.mean),
         std=", ".join(f"{value:g}" for value in recipe.std),
@@ -177,6 +177,12 @@ def _metrics(members: Sequence[Member], reached: _Reached) -> str:
         rho_name=_yaml(f"{reached.rho_name}{reached.interval}"),
         mse=repr(float(reached.mse)),
     )
+
+
+def _at_most(value: float) -> str:
+    """Return a number of one digit that is not below value."""
+    step = 10.0 ** math.floor(math.log10(value)) if value > 0 else 1.0
+    return f"{math.ceil(round(value / step, 9)) * step:.1g}"
 
 
 def _interval(scores: Mapping[str, Any]) -> str:

@@ -46,7 +46,7 @@ def parsed(message: str) -> click.Context:
     """Return what the command line makes of the command that a message ends with."""
     program, name, *words = shlex.split(message[message.index("amnet ") :])
     assert program == "amnet"
-    return main.commands[name].make_context(name, words)
+    return main.commands[name].make_context(name, words, **main.context_settings)
 
 
 @pytest.mark.parametrize("name", NAMES)

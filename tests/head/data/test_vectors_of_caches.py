@@ -58,7 +58,7 @@ def test_joined_with_a_map_a_vector_is_at_every_position(cache: FeatureCache) ->
 
 def test_heads_that_look_at_places_refuse_one_vector(cache: FeatureCache) -> None:
     said = amnet("train-head", "--layer", "cls", *QUICK, status=2).stderr
-    assert "--head amnet looks at places, and cls of" in said
+    assert "a head of the kind amnet looks at places, and cls of" in said
     assert "use --head ridge, svr or mlp, or --no-attention, or name a map with --layer" in said
     assert not Path("runs").exists()
 

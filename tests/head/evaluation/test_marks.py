@@ -14,6 +14,7 @@ from head.evaluation.marks import (
     NARROW,
     ScoreRange,
     mark_narrow,
+    mark_other_scale,
     mark_outside,
     mark_reversed,
     marks_of_head,
@@ -154,3 +155,10 @@ def test_heads_that_order_what_selected_them_in_reverse_are_named_after_training
 
 def test_training_records_how_many_images_selected(tiny_runs: Path) -> None:
     assert read_run(tiny_runs / "tiny" / "paper" / "split-1").result.val_images == PART_SIZES["val"]
+
+
+def test_ratings_on_another_scale_are_marked() -> None:
+    assert mark_other_scale([0, 40, 98.0], WITHIN).startswith(
+        "its ratings reach from 0 to 98, and 0 to 0.98, the range"
+    )
+    assert mark_other_scale([-0.5, 1.5], WITHIN) == mark_other_scale([], WITHIN) == mark_other_scale([98], None) == ""

@@ -22,6 +22,7 @@ from head.evaluation.score import score_run
 from head.models.baselines import Task
 from head.models.kinds import KINDS, input_of
 from head.models.svr import COSTS, KERNEL, MARGINS
+from head.prediction.members import Member
 from head.prediction.predictor import Predictor
 from head.runs.head_file import load_head
 from head.runs.history import read_history
@@ -105,7 +106,7 @@ def test_predictions_are_those_of_scikit_learn_and_of_the_onnx_file(
     expected = model.predict(of_unseen) * scores.std() + scores.mean()
     assert np.std(expected) > 1e-3
     np.testing.assert_allclose(score_run(run, cache).prediction, expected, rtol=0, atol=1e-6)
-    graph = load_graph(head_graph(run, load_head(run)).data)
+    graph = load_graph(head_graph([Member(run, load_head(run))]).data)
     np.testing.assert_allclose(graph(unseen[:, None].astype(np.float32))[0], expected, rtol=0, atol=1e-6)
 
 
