@@ -1,6 +1,7 @@
 """Tables as small as people have: from extract to the table of scores without a dead end, or one true refusal first."""
 
 import csv
+import re
 import shutil
 from pathlib import Path
 
@@ -68,6 +69,6 @@ def test_a_small_table_goes_all_the_way_or_is_refused_at_extract(
         assert "needs different scores" in amnet(*extract, status=3).stderr
         assert not Path("cache").exists()
         return
-    assert "5 splits were drawn" in amnet(*extract).stderr
+    assert re.search(r"\d splits? (was|were) drawn, stratified by score", amnet(*extract).stderr)
     amnet("train-head", "--split", "all", "--head", "ridge")
     assert "mean over splits" in amnet("score-cache").stdout
