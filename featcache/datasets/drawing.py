@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from featcache.datasets.duplicates import joined
 from featcache.datasets.split_files import Line, LineSplits
 from featcache.datasets.splits import FEWEST_IMAGES, FEWEST_TO_SELECT, PARTS, Splits
 
@@ -53,13 +54,11 @@ class Unit:
 def units_of(lines: Sequence[Line], keys: Sequence[str], *, same: Iterable[Sequence[str]] = ()) -> list[Unit]:
     """Return what is drawn together: lines of one key and, with theirs, images whose names are in one of same."""
     key_of = {line.name: key for line, key in zip(lines, keys, strict=True)}
-    united: dict[str, set[str]] = {key: {key} for key in keys}
-    for names in same:
-        joined = set[str]().union(*(united[key_of[name]] for name in names if name in key_of))
-        united |= dict.fromkeys(joined, joined)
+    together = joined([key_of[name] for name in names if name in key_of] for names in same)
+    united = {key: found[0] for found in together for key in found}
     members: dict[str, list[Line]] = {}
     for line, key in zip(lines, keys, strict=True):
-        members.setdefault(min(united[key]), []).append(line)
+        members.setdefault(united.get(key, key), []).append(line)
     return [Unit(key, tuple(found)) for key, found in members.items()]
 
 

@@ -4,12 +4,13 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from featcache.datasets.splits import PARTS, Part, Splits
+from featcache.datasets.splits import PARTS, Part, Splits, number_of_images
 
+Member = TypeVar("Member", int, str)  # a row, or a name
 _START = 4096  # bytes that are compared before whole files are
 _OTHERS = {"train": ("val", "test"), "val": ("test",)}  # a part, and those whose images it gives up
 
@@ -36,10 +37,6 @@ SAME_FILE = Likeness("{images} are {groups} file{s} under several names", "of th
 LOOK_ALIKE = Likeness("{images} look like another, in {groups} group{s} (near-duplicates)", "that look like", "~")
 
 
-def _images(count: int) -> str:
-    return "1 image" if count == 1 else f"{count:,} images"
-
-
 def find_duplicates(paths: Sequence[Path]) -> list[list[int]]:
     """Return the places in paths of files with the same content, each group in order.
 
@@ -51,13 +48,18 @@ def find_duplicates(paths: Sequence[Path]) -> list[list[int]]:
     return groups
 
 
-def joined(groups: Iterable[Sequence[int]]) -> list[tuple[int, ...]]:
-    """Return groups of rows, those that have a row in common made one."""
-    group_of: dict[int, set[int]] = {}
+def joined(groups: Iterable[Iterable[Member]]) -> list[tuple[Member, ...]]:
+    """Return groups, of rows or names, those that have a member in common made one; each group and all are in order."""
+    group_of: dict[Member, set[Member]] = {}
     for group in groups:
-        together = set(group).union(*(group_of.get(row, ()) for row in group))
-        group_of |= dict.fromkeys(together, together)
-    return sorted({id(rows): tuple(sorted(rows)) for rows in group_of.values()}.values())
+        members = set(group)
+        known: dict[int, set[Member]] = {id(group_of[one]): group_of[one] for one in members if one in group_of}
+        together: set[Member] = max(known.values(), key=len, default=members)  # the others move: each row seldom
+        moved: list[set[Member]] = [found for found in known.values() if found is not together]
+        together.update(members, *moved)
+        group_of.update(dict.fromkeys(members.union(*moved), together))
+    distinct = {id(found): found for found in group_of.values()}.values()
+    return sorted(tuple(sorted(found)) for found in distinct)
 
 
 def across_parts(splits: Splits, groups: Iterable[Sequence[int]]) -> dict[tuple[str, str], list[tuple[int, int]]]:
@@ -77,9 +79,9 @@ def across_parts(splits: Splits, groups: Iterable[Sequence[int]]) -> dict[tuple[
 def of_parts(names: Sequence[str], splits: Splits, groups: Sequence[Sequence[int]], likeness: Likeness) -> list[str]:
     """Return warnings of images that are alike one in a later part of a split."""
     return [
-        f"warning: split {split}: {part} holds {_images(len(pairs))} {likeness.one} one of a later part, first "
-        f"{names[pairs[0][0]]} {likeness.sign} {names[pairs[0][1]]}; what a head learns from cannot judge it: leave "
-        f"them out of {part} with --drop-duplicates of extract"
+        f"warning: split {split}: {part} holds {number_of_images(len(pairs))} {likeness.one} one of a later part, "
+        f"first {names[pairs[0][0]]} {likeness.sign} {names[pairs[0][1]]}; what a head learns from cannot judge it: "
+        f"leave them out of {part} with --drop-duplicates of extract"
         for (split, part), pairs in across_parts(splits, groups).items()
     ]
 
@@ -87,7 +89,8 @@ def of_parts(names: Sequence[str], splits: Splits, groups: Sequence[Sequence[int
 def dropped(before: Splits, after: Splits) -> list[str]:
     """Return how many images of train and val were taken out, split by split."""
     return [
-        f"split {split}: {_images(count)} taken out of {part}, as a later part has {'it' if count == 1 else 'them'}"
+        f"split {split}: {number_of_images(count)} taken out of {part}, as a later part has "
+        f"{'it' if count == 1 else 'them'}"
         for split, parts in before.items()
         for part, found in parts.items()
         if (count := len(found.rows) - len(after[split][part].rows))

@@ -92,7 +92,9 @@ def why_untrainable(splits: Splits, *, drawn: bool) -> list[str]:
             weak = why_weak(parts["train"])
             reasons[split] = f"its train part {weak}" if weak else ""
         elif drawn:
-            reasons[split] = f"its test part takes {_images(len(parts['test'].rows))}, which leaves none to train"
+            reasons[split] = (
+                f"its test part takes {number_of_images(len(parts['test'].rows))}, which leaves none to train"
+            )
         if drawn and "test" not in parts:
             reasons[split] = "all images are one group, or one file, so none are left to test"
     return _by_reason(reasons)
@@ -114,12 +116,17 @@ def why_weak(part: Part) -> str:
     """Return why nothing can be learnt from a part, '' if something can."""
     count = len(part.rows)
     if count < FEWEST_IMAGES:
-        return f"has {_images(count)}, and needs {FEWEST_IMAGES} of different scores"
+        return f"has {number_of_images(count)}, and needs {FEWEST_IMAGES} of different scores"
     same = part.scores.min() == part.scores.max()
-    return f"has {_images(count)}, all of the score {part.scores[0]:g}, and needs different scores" if same else ""
+    return (
+        f"has {number_of_images(count)}, all of the score {part.scores[0]:g}, and needs different scores"
+        if same
+        else ""
+    )
 
 
-def _images(count: int) -> str:
+def number_of_images(count: int) -> str:
+    """Return a number of images in words: '1 image', '2,222 images'."""
     return "1 image" if count == 1 else f"{count:,} images"
 
 

@@ -5,7 +5,6 @@ and deviation 1 over the images, so that what all of them share makes no two ali
 as near as that, but only copies have the same things in the same places: a pair counts if its feature maps agree too.
 """
 
-from collections import defaultdict
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -13,12 +12,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from torch.nn import functional
 
 from featcache.base.cores import usable_threads
 from featcache.base.progress import OnProgress, Progress, silent
+from featcache.datasets.duplicates import joined
 from featcache.images.identity import ImageRow
 from featcache.recipe import LayerShape
 from featcache.store.manifest import Groups
@@ -56,12 +54,8 @@ def find_near_duplicates(shards: Sequence[Shard], *, weights: str, on_progress: 
     pairs = likely_pairs(comparable(pooled.means), LIKELY if has_maps else ALIKE_VECTORS, on_progress)
     if has_maps:
         pairs = stored.with_equal_maps(pairs, pooled.deviation, on_progress)
-    links = coo_array((np.ones(len(pairs), bool), pairs.T), shape=(len(stored.rows),) * 2)
-    _, group_of = connected_components(links, directed=False)
-    groups = defaultdict[int, list[int]](list)
-    for row, group in zip(stored.rows, group_of.tolist(), strict=True):
-        groups[group].append(row)
-    return tuple(tuple(group) for group in groups.values() if len({stored.images[row].sha256 for row in group}) > 1)
+    groups = (tuple(stored.rows[number] for number in group) for group in joined(pairs.tolist()))
+    return tuple(group for group in groups if len({stored.images[row].sha256 for row in group}) > 1)
 
 
 class _Pooled(NamedTuple):

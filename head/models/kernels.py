@@ -140,26 +140,35 @@ class KernelProductShape:
         return sum(self.sizes)
 
 
-class KernelHead(nn.Module):
-    """Score pooled vectors (B, 1, D) by their Gaussian kernel with S support vectors: support vector regression.
-
-    The score is `intercept + sum over s of weight[s] exp(-gamma |x - support[s]|^2)`, x and support standardised.
-    support (S, D) is stored as the backbone gave it, float32.
-    """
+class _SupportVectors(nn.Module):
+    """What a regression by kernels holds: S support vectors (S, D), their weights (S), and gamma of each kernel."""
 
     support: Tensor
     weight: Tensor
     intercept: Tensor
     gamma: Tensor
 
-    def __init__(self, shape: KernelShape) -> None:
+    def __init__(self, shape: KernelShape | KernelProductShape, gamma: tuple[int, ...]) -> None:
         super().__init__()
         self.shape = shape
         self.standardise = Standardise(shape.channels)
         self.register_buffer("support", torch.zeros(shape.vectors, shape.channels))
         self.register_buffer("weight", torch.zeros(shape.vectors, dtype=torch.float64))
         self.register_buffer("intercept", torch.zeros((), dtype=torch.float64))
-        self.register_buffer("gamma", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("gamma", torch.zeros(gamma, dtype=torch.float64))
+
+
+class KernelHead(_SupportVectors):
+    """Score pooled vectors (B, 1, D) by their Gaussian kernel with S support vectors: support vector regression.
+
+    The score is `intercept + sum over s of weight[s] exp(-gamma |x - support[s]|^2)`, x and support standardised.
+    support (S, D) is stored as the backbone gave it, float32.
+    """
+
+    shape: KernelShape
+
+    def __init__(self, shape: KernelShape) -> None:
+        super().__init__(shape, ())
 
     def forward(self, features: Tensor) -> HeadOutput:
         """Map features (B, 1, D) to a `HeadOutput` of one step without maps."""
@@ -167,26 +176,17 @@ class KernelHead(nn.Module):
         return output_of(torch.exp(-self.gamma * distance) @ self.weight + self.intercept)
 
 
-class KernelProductHead(nn.Module):
+class KernelProductHead(_SupportVectors):
     """Score pooled vectors (B, 1, D) by the product of one kernel or several, each of channels of its own.
 
     The score is `intercept + sum over s of weight[s] prod over k of kernel_k(x, support[s])`. gamma (k) is that of each
     kernel. Channels that a kernel takes as stored have mean 0 and deviation 1 in `standardise`.
     """
 
-    support: Tensor
-    weight: Tensor
-    intercept: Tensor
-    gamma: Tensor
+    shape: KernelProductShape
 
     def __init__(self, shape: KernelProductShape) -> None:
-        super().__init__()
-        self.shape = shape
-        self.standardise = Standardise(shape.channels)
-        self.register_buffer("support", torch.zeros(shape.vectors, shape.channels))
-        self.register_buffer("weight", torch.zeros(shape.vectors, dtype=torch.float64))
-        self.register_buffer("intercept", torch.zeros((), dtype=torch.float64))
-        self.register_buffer("gamma", torch.zeros(len(shape.kernels), dtype=torch.float64))
+        super().__init__(shape, (len(shape.kernels),))
 
     def forward(self, features: Tensor) -> HeadOutput:
         """Map features (B, 1, D) to a `HeadOutput` of one step without maps."""

@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from featcache.datasets.dataset import Dataset, open_dataset
-from featcache.datasets.duplicates import across_parts, find_duplicates
+from featcache.datasets.duplicates import across_parts, find_duplicates, joined
 from featcache.datasets.splits import PARTS, Part, why_untrainable
 from featcache.store.cache import open_cache
 from tests.featcache.datasets.test_ratings import parts, write
@@ -199,6 +199,13 @@ def test_where_no_group_could_be_kept_together_it_is_told(tmp_path: Path) -> Non
     assert "warning: too few images are left with each group in one part" in apart.notes
     assert any("that look like one of a later part" in note for note in apart.notes)
     assert found.with_near_duplicates([]).ratings == found.ratings
+
+
+def test_groups_that_share_a_member_are_one() -> None:
+    assert joined([]) == []
+    assert joined([[5, 3], [9, 8], [3, 7], [1]]) == [(1,), (3, 5, 7), (8, 9)]
+    assert joined([["b", "a"], ["d"], ["c", "d", "b"]]) == [("a", "b", "c", "d")]
+    assert joined([k, k + 1] for k in range(50_000)) == [tuple(range(50_001))]
 
 
 def test_pairs_across_parts_take_no_longer_in_one_large_group() -> None:
