@@ -109,10 +109,15 @@ def _colours(pixels: Pixels) -> NDArray[np.int64]:
     linear = np.where(levels > 0.04045, ((levels + 0.055) / 1.055) ** 2.4, levels / 12.92)
     # sRGB's primaries in XYZ, divided by the white point D65
     to_xyz = np.array([[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]])
-    xyz = linear[pixels] @ (to_xyz / np.array([[0.95047], [1.0], [1.08883]])).T
-    x, y, z = np.moveaxis(np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz * (29 / 6) ** 2 / 3 + 4 / 29), -1, 0)
+    scaled = to_xyz / np.array([[0.95047], [1.0], [1.08883]])
+    x, y, z = (_cube_root(sum(linear[pixels[..., c]] * row[c] for c in range(3))) for row in scaled)
     lightness = np.digitize(116 * y - 16, _LIGHTNESS_EDGES)
     red_green = np.digitize(500 * (x - y), _OPPONENT_EDGES)
     blue_yellow = np.digitize(200 * (y - z), _OPPONENT_EDGES)
     each = len(_OPPONENT_EDGES) + 1
     return np.asarray((lightness * each + red_green) * each + blue_yellow, np.int64)
+
+
+def _cube_root(share: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return CIELAB's root of shares of the white point, which is a line close to black."""
+    return np.where(share > (6 / 29) ** 3, np.cbrt(share), share * (29 / 6) ** 2 / 3 + 4 / 29)
