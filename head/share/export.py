@@ -11,7 +11,7 @@ from typing import Any
 
 from featcache.backbones.backbone import Backbone
 from featcache.backbones.execution import split_arithmetic
-from featcache.backbones.extractor import Extractor
+from featcache.backbones.families.extractor import Extractor
 from featcache.backbones.networks import build_extractor
 from featcache.backbones.of_recipe import backbone_of
 from featcache.base.errors import CorruptFile, InvalidSettings, Mismatch
