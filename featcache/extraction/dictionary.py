@@ -16,14 +16,13 @@ from featcache.backbones.families.descriptor_networks import (
     SCHEME,
     Parts,
     described_layers,
+    descriptors,
     joined_weights,
     parts_of_name,
     parts_of_weights,
     with_words,
     words_name,
 )
-from featcache.backbones.descriptors.descriptors import DESCRIPTORS
-from featcache.backbones.descriptors.words import learn_words, sample_of
 from featcache.backbones.of_recipe import recipe_of
 from featcache.base.cores import usable_threads
 from featcache.base.errors import BadInput, InvalidSettings
@@ -90,6 +89,8 @@ def _learnt(
     counting: Sequence[str], settings: ExtractSettings, dataset: Dataset, on_progress: OnProgress
 ) -> dict[str, Words]:
     """Return the words of descriptors, by their names in a dictionary's file."""
+    from featcache.backbones.descriptors.words import learn_words
+
     words = {}
     for layer, samples in _samples(counting, settings, dataset, on_progress).items():
         gathered = np.concatenate(samples) if samples else np.empty((0, 1), np.float32)
@@ -108,6 +109,8 @@ def _samples(
     counting: Sequence[str], settings: ExtractSettings, dataset: Dataset, on_progress: OnProgress
 ) -> dict[str, list[Words]]:
     """Return descriptors (n, d) of each image that is learnt on."""
+    from featcache.backbones.descriptors.words import sample_of
+
     names = images_to_learn_on(dataset)[:MOST_IMAGES]
     alone = build_backbone(SCHEME + ",".join(counting), weights="random", image_size=settings.views.image_size)
     loaded = load_ahead(dataset.images, [(name, _EVALUATION) for name in names], recipe_of(alone, settings.views))
@@ -115,7 +118,7 @@ def _samples(
 
     def samples_of(image: LoadedImage) -> list[Words]:
         seed = _draw(image.row.name) ^ settings.views.seed
-        return [sample_of(DESCRIPTORS[layer].describe(image.pixels[0]), None, each, seed) for layer in counting]
+        return [sample_of(descriptors()[layer].describe(image.pixels[0]), None, each, seed) for layer in counting]
 
     found: dict[str, list[Words]] = {layer: [] for layer in counting}
     with ThreadPoolExecutor(usable_threads(None), thread_name_prefix="describe") as pool:

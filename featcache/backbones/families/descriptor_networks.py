@@ -7,7 +7,7 @@ views beside it. A descriptor that counts visual words takes them from a diction
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,16 +15,24 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from featcache.backbones.families import weights as weights_module
-from featcache.backbones.descriptors.descriptors import DESCRIPTORS, VERSION
-from featcache.backbones.descriptors.words import WORDS, bag_of_words
 from featcache.backbones.families.extractor import Extractor
 from featcache.base.errors import BadInput, InvalidSettings
 from featcache.settings import ViewSettings
+
+if TYPE_CHECKING:
+    from featcache.backbones.descriptors.descriptors import Descriptor
 
 SCHEME = "descriptors:"
 LEARNT = "imagenet"  # the default of --weights: of descriptors, a dictionary that is learnt on the dataset
 NO_WORDS = "none"  # the weights of descriptors that count no words
 VIEWS = ViewSettings(image_size=256, center_fraction=1.0)  # as Isola et al. (CVPR 2011) had them
+
+
+def descriptors() -> dict[str, "Descriptor"]:
+    """Return every descriptor by name; they are loaded when a backbone has any, which takes a moment."""
+    from featcache.backbones.descriptors.descriptors import DESCRIPTORS
+
+    return DESCRIPTORS
 
 
 class Parts(NamedTuple):
@@ -73,11 +81,14 @@ def described_layers(name: str, layers: Sequence[str]) -> tuple[str, ...]:
 
     Raises `InvalidSettings` for a name that is no descriptor's.
     """
-    names = parts_of_name(name).described.split(",") if parts_of_name(name).described else []
-    unknown = [one for one in names if one not in DESCRIPTORS]
+    network, described = parts_of_name(name)
+    if network == name:
+        return ()
+    names = described.split(",")
+    unknown = [one for one in names if one not in descriptors()]
     if unknown:
         shown = ", ".join(map(repr, unknown))
-        raise InvalidSettings(f"--backbone {name}: no descriptor called {shown}; there are {', '.join(DESCRIPTORS)}")
+        raise InvalidSettings(f"--backbone {name}: no descriptor called {shown}; there are {', '.join(descriptors())}")
     if len(set(names)) < len(names):
         raise InvalidSettings(f"--backbone {name}: names a descriptor twice")
     return tuple(one for one in layers or names if one in names)
@@ -85,7 +96,7 @@ def described_layers(name: str, layers: Sequence[str]) -> tuple[str, ...]:
 
 def with_words(layers: Sequence[str]) -> list[str]:
     """Return those of some descriptors that count words."""
-    return [layer for layer in layers if DESCRIPTORS[layer].word_channels]
+    return [layer for layer in layers if descriptors()[layer].word_channels]
 
 
 def build_descriptors(
@@ -120,11 +131,14 @@ class _Described(nn.Module):
     version: Tensor
 
     def __init__(self, layers: Sequence[str]) -> None:
+        from featcache.backbones.descriptors.descriptors import VERSION
+        from featcache.backbones.descriptors.words import WORDS
+
         super().__init__()
         self.layers = tuple(layers)
         self.register_buffer("version", torch.tensor(VERSION))
         for layer in with_words(layers):
-            self.register_buffer(words_name(layer), torch.rand(WORDS, DESCRIPTORS[layer].word_channels or 0))
+            self.register_buffer(words_name(layer), torch.rand(WORDS, descriptors()[layer].word_channels or 0))
 
     def describe(self, pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         """Return for each layer the vectors (B, D) of views (B, S, S, 3); equal views are described once."""
@@ -140,9 +154,12 @@ class _Described(nn.Module):
         return [self._vector(layer, view) for layer in self.layers]
 
     def _vector(self, layer: str, view: NDArray[np.uint8]) -> NDArray[np.float32]:
-        if not DESCRIPTORS[layer].word_channels:
-            return DESCRIPTORS[layer].describe(view)
-        return bag_of_words(DESCRIPTORS[layer].describe(view), self.get_buffer(words_name(layer)).cpu().numpy())
+        from featcache.backbones.descriptors.words import bag_of_words
+
+        found = descriptors()[layer].describe(view)
+        if not descriptors()[layer].word_channels:
+            return found
+        return bag_of_words(found, self.get_buffer(words_name(layer)).cpu().numpy())
 
 
 def words_name(layer: str) -> str:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torchvision.models import get_model
 
 from featcache.backbones.backbone import Backbone, build_backbone, resolve_device, resolve_precision
-from featcache.backbones.runner import Runner
 from featcache.backbones.families.timm_networks import NAMES
+from featcache.backbones.runner import Runner
 from featcache.base.errors import BadInput, InvalidSettings, Mismatch, ResourceError
 from featcache.recipe import LayerShape
 from tests.helpers.networks import build, pixels, saved, with_lively_norms
