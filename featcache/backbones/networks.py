@@ -9,13 +9,11 @@ from typing import NamedTuple
 
 from featcache.backbones.families import weights as weights_module
 from featcache.backbones.families.descriptor_networks import (
-    NO_WORDS,
     VIEWS,
-    Parts,
     beside,
     build_descriptors,
     described_layers,
-    joined_weights,
+    located_weights,
     parts_of_name,
     parts_of_weights,
 )
@@ -48,7 +46,7 @@ def build_extractor(
         if not described:
             return found
         hand_made = build_descriptors(described, sources.described, mean=found.mean, std=found.std)
-        return beside(found, hand_made, layers or (*found.layers, *described))
+        return beside(found, hand_made, layers or (*described, *found.layers))
 
     return weights_module.seeded(seed, build)
 
@@ -100,6 +98,4 @@ def own_views(name: str) -> ViewSettings:
 
 def source_of_weights(settings: ExtractSettings) -> str:
     """Return the weights of settings: 'imagenet', 'random', or a file by its absolute path; and so of a dictionary."""
-    found = parts_of_weights(settings.backbone, settings.weights)
-    known = ("imagenet", "random", NO_WORDS, "")
-    return joined_weights(Parts(*(one if one in known else str(Path(one).resolve()) for one in found)))
+    return located_weights(settings.backbone, settings.weights, lambda file: Path(file).resolve())

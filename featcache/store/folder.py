@@ -36,7 +36,7 @@ def dictionary_path(folder: Path) -> Path:
 def weights_of_cache(folder: Path, source: Mapping[str, str]) -> str:
     """Return the weights that a manifest's source names, a dictionary of the cache itself by where it is now."""
     weights = source["weights"]
-    if weights != DICTIONARY_NAME and not weights.endswith(f"+{DICTIONARY_NAME}"):
+    if weights != DICTIONARY_NAME and not weights.endswith(f" + {DICTIONARY_NAME}"):
         return weights
     return f"{weights.removesuffix(DICTIONARY_NAME)}{dictionary_path(folder.resolve())}"
 

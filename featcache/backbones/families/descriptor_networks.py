@@ -4,7 +4,7 @@
 views beside it. A descriptor that counts visual words takes them from a dictionary: a file of weights like any other.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 SCHEME = "descriptors:"
 LEARNT = "imagenet"  # the default of --weights: of descriptors, a dictionary that is learnt on the dataset
 NO_WORDS = "none"  # the weights of descriptors that count no words
+NO_FILES = ("", "imagenet", "random", NO_WORDS)  # what weights are called that lie in no file
+PLUS = " + "
 VIEWS = ViewSettings(image_size=256, center_fraction=1.0)  # as Isola et al. (CVPR 2011) had them
 
 
@@ -56,7 +58,7 @@ def parts_of_name(name: str) -> Parts:
 def parts_of_weights(name: str, weights: str) -> Parts:
     """Return where the weights of a backbone's network come from, and where its dictionary; '' for one not given.
 
-    They are given as `NETWORK+DICTIONARY`; without descriptors all of it is the network's, without a network the
+    They are given as `NETWORK + DICTIONARY`; without descriptors all of it is the network's, without a network the
     dictionary's.
     """
     network, described = parts_of_name(name)
@@ -64,16 +66,24 @@ def parts_of_weights(name: str, weights: str) -> Parts:
         return Parts(weights, "")
     if not network:
         return Parts("", "" if weights == LEARNT else weights)
-    for place in range(len(weights)):  # paths may hold a + of their own
-        dictionary = weights[place + 1 :]
-        if weights[place] == "+" and (dictionary == "random" or Path(dictionary).is_file()):
-            return Parts(weights[:place], dictionary)
-    return Parts(weights, "")
+    return Parts(*weights.partition(PLUS)[::2])
 
 
 def joined_weights(parts: Parts) -> str:
     """Return the text of which `parts_of_weights` makes parts."""
-    return "+".join(filter(None, parts)) or NO_WORDS
+    return PLUS.join(filter(None, parts)) or NO_WORDS
+
+
+def located_weights(name: str, weights: str, locate: Callable[[str], Path]) -> str:
+    """Return where weights come from with each file where locate says it is."""
+    found = parts_of_weights(name, weights)
+    return joined_weights(Parts(*(one if one in NO_FILES else str(locate(one)) for one in found)))
+
+
+def all_in(name: str, file: str) -> str:
+    """Return the weights of a backbone of which one file holds all, its dictionary too."""
+    network, described = parts_of_name(name)
+    return joined_weights(Parts(file if network else "", file if described else ""))
 
 
 def described_layers(name: str, layers: Sequence[str]) -> tuple[str, ...]:
