@@ -48,7 +48,9 @@ def fetch(name: str, root: Path | None, url: str, file: Path | None, sha256: str
               help="Folder with images/ and splits/ of lamem or sun, or of a CSV's paths.  "
               "[default: data/NAME; the CSV's]")  # fmt: skip
 @click.option("--augs", default=0, show_default=True, metavar="K", help="Augmented views per image.")
-@click.option("--backbone", default="resnet50", show_default=True, help="resnet50, efficientnet_lite0, timm:NAME, descriptors:gist,..., NETWORK+descriptors:..., ...")  # fmt: skip
+@click.option("--backbone", default="resnet50", show_default=True,
+              help="resnet50, efficientnet_lite0, timm:NAME, ..., or descriptors:gist,sift,..., or "
+              "NETWORK+descriptors:...")  # fmt: skip
 @click.option("--layer", "layers", multiple=True,
               help="Map to keep, or cls, registers, pooled, embedding, or a module; may be repeated.  "
               "[default: last map of stride 16]")  # fmt: skip
@@ -58,7 +60,7 @@ def fetch(name: str, root: Path | None, url: str, file: Path | None, sha256: str
 @click.option("--image-size", type=int,
               help="Side of a view in pixels.  [default: 224; the model's own with --recipe model]")  # fmt: skip
 @click.option("--weights", default="imagenet", show_default=True,
-              help="imagenet, a weights file, or random; of descriptors a dictionary, learnt if none is given.")  # fmt: skip
+              help="imagenet, a weights file, or random; of descriptors a dictionary, by default learnt.")  # fmt: skip
 @click.option("--recipe", default="paper", show_default=True, type=click.Choice(settings.VIEW_RECIPES),
               help="Views as in the paper, as in its authors' code, which squashes images first, or as the "
               "model's weights expect them: size, crop, interpolation.")  # fmt: skip

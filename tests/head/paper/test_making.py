@@ -13,6 +13,7 @@ from head.paper.making import Making, paper_tables
 from head.paper.systems import REFERENCE, Features, System, features_of, systems_of
 from head.paper.table import PaperTable, published
 from head.show.figures.paper_tables import TABLES
+from tests.helpers.tiny import ROOT
 
 HOW = Making("timm:test_resnet", weights={"": "random"}, augs=1)
 
@@ -112,6 +113,12 @@ def test_the_papers_choices_hold_where_it_made_them() -> None:
     assert decay == [1e-4, 1e-6]
     faith = [systems_of("sun", name, seed=0)["amnet"].faith for name in ("resnet50", "googlenet")]
     assert faith == ["exact", "after"]
+
+
+def test_the_documents_have_every_row_as_it_is() -> None:
+    text = (ROOT / "docs" / "paper.md").read_text()
+    for name, system in systems_of("sun", "resnet50", seed=0).items():
+        assert f"| `{name}` | {system.title} | {system.faith} | {system.note} |" in text
 
 
 @pytest.mark.parametrize(
