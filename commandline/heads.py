@@ -182,7 +182,8 @@ def predict(
         tell(f"maps are written as .npy alone; drawing them needs: {pip_install('figures')}")
     with progress_bar() as progress:
         predicted = predictor.predict(paths, map_files=files, draw=draw, on_progress=progress)
-    found = Predictions(predicted, to_score.folders, len(predictor.members), predictor.score_range)
+    about = (len(predictor.members), predictor.score_range, predictor.run.tokens)
+    found = Predictions(predicted, to_score.folders, *about)
     if csv_path is not None:
         found.write_csv(csv_path)
     if as_json or csv_path is None:
