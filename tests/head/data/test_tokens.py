@@ -17,6 +17,7 @@ from featcache.store.cache import FeatureCache, open_cache
 from featcache.store.shards.encoding import decode
 from head.data.batches import feature_scale
 from head.data.inputs import HeadInput, on_tokens
+from head.evaluation.evaluate import evaluate
 from head.evaluation.score import attention_of, score_run
 from head.models.kinds import KINDS, input_of, shape_of
 from head.models.probes import AttentiveProbe, AttentiveShape, EfficientProbe, EfficientShape
@@ -28,6 +29,9 @@ from head.settings import TrainSettings, settings_of
 from head.share.export import networks_of
 from head.share.graphs import Reading
 from head.share.onnx import drawn_images, load_graph, torch_outputs
+from head.show.figures.examples import draw_examples
+from head.show.page.facts import run_facts
+from head.show.page.report import ReportSettings, build_report, write_raw_maps
 from head.training.job import TrainingJob
 from head.training.train import train
 from tests.helpers.command_line import amnet
@@ -250,6 +254,27 @@ def test_predict_writes_places_as_maps_and_says_what_is_on_the_token(
     share = np.mean(found["on_tokens"])
     assert f"maps of 1 images; {share:.0%} of attention, which they lack, is on the class token" in done.stderr
     assert (tmp_path / "maps" / "00.jpg.png").is_file()
+
+
+def test_pages_and_figures_say_it_and_draw_places_alone(
+    run: Run, cache: FeatureCache, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    facts = run_facts(run)
+    assert (facts["look"], facts["tokens"]) == ("query", "the class token")
+    found = evaluate(cache, run.folder.parents[2])
+    settings = ReportSettings(root=tiny_dataset, maps=tmp_path)
+    (path,) = write_raw_maps(cache, found, settings)
+    maps = np.load(path)
+    entries = build_report(cache, found, settings).data["gallery"]["entries"]
+    assert maps.shape == (len(entries), 4, 4, 4)
+    for one, entry in zip(maps, entries, strict=True):
+        assert entry["maps"]["shape"] == [4, 4, 4]
+        np.testing.assert_allclose(entry["maps"]["on_tokens"], 1 - one.sum(axis=(1, 2)), atol=6e-5)
+        assert 0.01 < entry["maps"]["on_tokens"][0] < 0.99
+    drawing = draw_examples(cache, found, root=tiny_dataset).drawings[0]
+    assert drawing.caption.endswith("What is on the class token, which has no place, is told in percent.")
+    told = [axes.get_xlabel() for axes in drawing.figure.axes[1:5]]
+    assert all("% on\nthe class token" in one for one in told)
 
 
 def test_heads_without_tokens_say_nothing_of_them(cache: FeatureCache, tmp_path: Path, tiny_dataset: Path) -> None:
