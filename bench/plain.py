@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms.v2 import Normalize, functional
 
-from featcache.backbones.extractor import Extractor
+from featcache.backbones.families.extractor import Extractor
 from featcache.backbones.networks import build_extractor
 from featcache.datasets.dataset import Dataset
 from featcache.images.views import View, view_of

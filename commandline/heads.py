@@ -46,6 +46,7 @@ from head.settings import HEADS, KERNELS, POOLED, PRECISIONS, PROTOCOLS, SELECTI
 @setting("lr", click.FLOAT, "Adam's learning rate.")
 @setting("weight_decay", click.FLOAT, "L2 of all weights (the paper's SUN: 1e-4).")
 @setting("attention_weight", click.FLOAT, "Weight of Eq. 14.")
+@setting("order_penalty", click.FLOAT, "Press step scores m_t to rise, below 0 to fall (section 4.4).")
 @setting("dropout", click.FLOAT, "Probability that an activation is dropped.")
 @setting("precision", click.Choice(PRECISIONS), "Arithmetic of products; auto: bf16 where hardware has it.")
 @setting("seed", click.INT, "Decides weights, order, dropout and views.")

@@ -168,9 +168,9 @@ CASES = (
         now="timm builds them for that size, their weights resampled; one that cannot be had names those that can: "
         '"such as --image-size 252 or 266"',
         tests=(
-            "featcache/backbones/test_sizes.py::test_a_network_of_one_size_is_built_for_another",
-            "featcache/backbones/test_sizes.py::test_position_embeddings_of_a_file_are_resampled_as_by_timm",
-            "featcache/backbones/test_sizes.py::test_a_size_that_cannot_be_had_names_those_that_can",
+            "featcache/backbones/families/test_sizes.py::test_a_network_of_one_size_is_built_for_another",
+            "featcache/backbones/families/test_sizes.py::test_position_embeddings_of_a_file_are_resampled_as_by_timm",
+            "featcache/backbones/families/test_sizes.py::test_a_size_that_cannot_be_had_names_those_that_can",
         ),
     ),
     Case(

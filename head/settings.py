@@ -24,12 +24,14 @@ _WHOLE = {
     "patience": (1, 100_000),
     "seed": (0, 2**63 - 1),
 }
+_LARGEST_ORDER = 1e3
 _REAL = {"lr": 10.0, "weight_decay": 10.0, "attention_weight": 1e3}
 _EVERY_HEAD = frozenset({"head", "layers", "select_on", "val_fraction", "seed"})
 _POOLED = frozenset({"pooling"})
 _EARLY_STOPPING = frozenset({"epochs", "patience"})
 _BY_GRADIENT = frozenset({"lr", "weight_decay", "batch_size", "precision"}) | _EARLY_STOPPING
-_RECURRENT = frozenset({"recipe", "attention", "attention_weight", "steps", "hidden_size", "regressor_size", "dropout"})
+_STEPWISE = frozenset({"steps", "attention", "attention_weight", "order_penalty"})
+_RECURRENT = _STEPWISE | {"recipe", "hidden_size", "regressor_size", "dropout"}
 HEADS = {  # the fields that each uses; what it is and how it is fitted says `head.models.kinds`
     "amnet": _RECURRENT | _BY_GRADIENT,
     "ep": frozenset({"queries", "value_size", "dropout"}) | _BY_GRADIENT,
@@ -52,8 +54,9 @@ class TrainSettings:
     head is 'amnet' (a recurrent head of the recipe), an attentive probe or a baseline on pooled features; queries,
     value_size and attention_heads are those of the probes, pooling is what a baseline reads of each layer, kernel how
     'svr' compares images. layers are the cache's layers to read, joined: none for its last, 'all' for all.
-    attention_weight is lambda of Eq. 13; patience is how many epochs without a better validation rho end the training;
-    precision is the arithmetic of matrix products, 'auto' bf16 where the hardware multiplies it.
+    attention_weight is lambda of Eq. 13; order_penalty presses step scores m_t to rise with t where it is above 0,
+    to fall where it is below (section 4.4). patience is how many epochs without a better validation rho end the
+    training; precision is the arithmetic of matrix products, 'auto' bf16 where the hardware multiplies it.
     """
 
     recipe: str = "paper"
@@ -69,6 +72,7 @@ class TrainSettings:
     lr: float = 1e-3
     weight_decay: float = 1e-6
     attention_weight: float = 1e-4
+    order_penalty: float = 0.0
     batch_size: int = 256
     epochs: int = 60
     patience: int = 15
@@ -131,6 +135,11 @@ def problems_of(values: Mapping[str, Any]) -> list[str]:
     for name, upper in _REAL.items():
         if name in values and not (math.isfinite(values[name]) and 0 <= values[name] <= upper):
             problems.append(f"{option_of(name)} must be a number from 0 to {upper}, found {values[name]}")
+    if not abs(values.get("order_penalty", 0)) <= _LARGEST_ORDER:
+        problems.append(
+            f"--order-penalty must be a number from -{_LARGEST_ORDER:g} to {_LARGEST_ORDER:g}, "
+            f"found {values['order_penalty']}"
+        )
     if not 0 <= values.get("dropout", 0) < 1:
         problems.append(f"--dropout must be in [0, 1), found {values['dropout']}")
     if not 0 < values.get("val_fraction", 0.5) < 1:

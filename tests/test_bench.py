@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from torchvision.transforms.v2 import Normalize
 
 import bench.codecs
+import bench.descriptors
 import bench.encodings
 import bench.extract
 import bench.features
@@ -18,6 +19,7 @@ import bench.plain
 import bench.products
 import bench.read
 import bench.train
+from featcache.backbones.descriptors.descriptors import DESCRIPTORS
 from featcache.datasets.dataset import open_dataset
 
 
@@ -148,3 +150,17 @@ def test_precisions_of_products_are_compared_by_seed(monkeypatch: pytest.MonkeyP
     found = json.loads(done.stdout)
     assert found["differences"] == [0, 0.002, 0.004]
     assert (found["test_rho_fp32"], found["mean_difference"], found["attention"]) == (0.51, 0.002, False)
+
+
+def test_descriptors_are_timed_alone_and_together(tiny_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench.descriptors, "SIDE", 64)
+    monkeypatch.setattr(bench.descriptors, "WORDS", 20)
+    arguments = ["--images", str(tiny_dataset / "images"), "--limit", "3"]
+    done = CliRunner().invoke(bench.descriptors.main, arguments)
+    assert done.exit_code == 0, done.exception
+    found = json.loads(done.stdout)
+    assert set(found["milliseconds"]) == set(DESCRIPTORS)
+    assert set(found["milliseconds_before_words"]) == {"hog2x2", "sift", "ssim"}
+    for name, milliseconds in found["milliseconds"].items():
+        assert found["images_per_second"][name] == pytest.approx(1000 / milliseconds, rel=0.2)
+    assert min(found["all_images_per_second"].values()) > 0

@@ -263,7 +263,7 @@ def test_missing_weights_name_the_file_its_digest_and_the_way_out(
     import torch
 
     monkeypatch.setattr(torch.hub, "_hub_dir", str(here))
-    monkeypatch.setattr("featcache.backbones.weights.torch.hub.load_state_dict_from_url", _unreachable)
+    monkeypatch.setattr("featcache.backbones.families.weights.torch.hub.load_state_dict_from_url", _unreachable)
     error = amnet("extract", "--dataset", tiny_dataset, status=3).stderr
     assert "resnet50-0676ba61.pth (its sha256 starts with 0676ba61) cannot be downloaded" in error
     assert f"put it into {here / 'checkpoints'} or pass --weights FILE" in error

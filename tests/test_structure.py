@@ -11,7 +11,8 @@ from tests.helpers.tiny import ROOT
 
 BELOW_STORE = {"featcache/base", "featcache/settings", "featcache/recipe", "featcache/datasets", "featcache/images"}
 FEATCACHE = BELOW_STORE | {
-    *("featcache/datasets/fetch", "featcache/backbones", "featcache/store", "featcache/store/shards"),
+    *("featcache/datasets/fetch", "featcache/store", "featcache/store/shards"),
+    *("featcache/backbones", "featcache/backbones/families", "featcache/backbones/descriptors"),
     *("featcache/extraction", "featcache/maintenance"),
 }
 TO_RUNS = FEATCACHE | {"head/settings", "head/data", "head/models", "head/models/fused", "head/runs"}
@@ -27,10 +28,15 @@ MAY_IMPORT = {  # a folder, or a module that stands alone, and what it may impor
     "featcache/datasets": {"featcache/base"},
     "featcache/datasets/fetch": {"featcache/base", "featcache/datasets"},
     "featcache/images": {"featcache/base", "featcache/settings", "featcache/recipe"},
-    "featcache/backbones": {"featcache/base", "featcache/settings", "featcache/recipe"},
+    "featcache/backbones/descriptors": {"featcache/base"},
+    "featcache/backbones/families": {"featcache/base", "featcache/settings", "featcache/backbones/descriptors"},
+    "featcache/backbones": {
+        *("featcache/base", "featcache/settings", "featcache/recipe"),
+        "featcache/backbones/families",
+    },
     "featcache/store/shards": {"featcache/base", "featcache/settings", "featcache/recipe", "featcache/images"},
     "featcache/store": BELOW_STORE | {"featcache/store/shards"},
-    "featcache/extraction": BELOW_STORE | {"featcache/backbones", "featcache/store", "featcache/store/shards"},
+    "featcache/extraction": FEATCACHE - {"featcache/datasets/fetch", "featcache/extraction", "featcache/maintenance"},
     "featcache/maintenance": FEATCACHE - {"featcache/datasets/fetch", "featcache/maintenance"},
     "head": HEAD,
     "head/settings": {"featcache/base"},

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from featcache.backbones import weights as weights_module
 from featcache.backbones.execution import Execution, resolve_precision, resolve_runtime
-from featcache.backbones.extractor import Extractor
-from featcache.backbones.networks import build_extractor
+from featcache.backbones.families import weights as weights_module
+from featcache.backbones.families.extractor import Extractor
+from featcache.backbones.families.torchvision_networks import fold_batch_norms
+from featcache.backbones.networks import Asked, build_extractor, settled
 from featcache.backbones.runner import start
-from featcache.backbones.torchvision_networks import fold_batch_norms
 from featcache.base.cores import usable_threads
 from featcache.base.devices import memory_errors, resolve_device
 from featcache.base.errors import InvalidSettings
@@ -141,7 +141,8 @@ def build_backbone(
 ) -> Backbone:
     """Return the backbone called name, reading the given layers (default: the last map of stride 16).
 
-    name is one of `timm_networks.NAMES`; weights is 'imagenet', a file, or 'random' (which depends on seed alone).
+    name is one of `timm_networks.NAMES`, or has descriptors behind it as `descriptor_networks` says; weights is
+    'imagenet', a file, or 'random' (which depends on seed alone).
     views is how many there are to compute in all, which decides what runtime 'auto' is; threads defaults to the cores.
     final_norm is as `ExtractSettings` has it.
     Raises `InvalidSettings` for names and layers that do not exist, `BadInput` when the weights cannot be
@@ -149,6 +150,7 @@ def build_backbone(
     """
     if len(set(layers)) != len(layers):
         raise InvalidSettings(f"--layer names a layer twice: {', '.join(layers)}")
+    device, precision, runtime = settled(name, Asked(device, precision, runtime))
     target = resolve_device(device)
     resolved = resolve_precision(precision, target)
     execution = Execution(target, resolved, resolve_runtime(runtime, target, views, resolved), usable_threads(threads))

@@ -4,27 +4,98 @@ Only the layers up to the last one asked for are kept. Knows nothing of devices,
 """
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
 
-from featcache.backbones import weights as weights_module
-from featcache.backbones.extractor import Extractor
-from featcache.backbones.timm_networks import build_timm, timm_views
-from featcache.backbones.torchvision_networks import TORCHVISION, build_torchvision
-from featcache.settings import ViewSettings
+from featcache.backbones.families import weights as weights_module
+from featcache.backbones.families.descriptor_networks import (
+    VIEWS,
+    beside,
+    build_descriptors,
+    described_layers,
+    located_weights,
+    parts_of_name,
+    parts_of_weights,
+)
+from featcache.backbones.families.extractor import Extractor, no_such_layer
+from featcache.backbones.families.timm_networks import build_timm, timm_views
+from featcache.backbones.families.torchvision_networks import TORCHVISION, build_torchvision
+from featcache.base.errors import InvalidSettings
+from featcache.settings import ExtractSettings, ViewSettings
 
 
 def build_extractor(
     name: str, layers: Sequence[str], weights: str, *, seed: int, image_size: int = 224, final_norm: bool | None = None
 ) -> Extractor:
     """Return the extractor of a backbone of any family, for images of a size; random weights depend on seed alone."""
+    network, sources = parts_of_name(name).network, parts_of_weights(name, weights)
+    described = described_layers(name, layers)
+    others = tuple(layer for layer in layers if layer not in described)
+    if network and layers and not others:
+        raise InvalidSettings(f"--layer {', '.join(layers)}: none is of {network}; leave it out of --backbone")
+    if others and not network:
+        raise InvalidSettings(no_such_layer(name, others, described_layers(name, ())))
 
     def build() -> Extractor:
-        if name in TORCHVISION:  # which take every size, and have no norm behind their last map
-            return build_torchvision(name, tuple(layers), weights)
-        return build_timm(name, tuple(layers), weights, image_size=image_size, final_norm=final_norm)
+        if not network:
+            return build_descriptors(described, sources.described)
+        if network in TORCHVISION:  # which take every size, and have no norm behind their last map
+            found = build_torchvision(network, others, sources.network)
+        else:
+            found = build_timm(network, others, sources.network, image_size=image_size, final_norm=final_norm)
+        if not described:
+            return found
+        hand_made = build_descriptors(described, sources.described, mean=found.mean, std=found.std)
+        return beside(found, hand_made, layers or (*described, *found.layers))
 
     return weights_module.seeded(seed, build)
 
 
+class Asked(NamedTuple):
+    """Where and how a backbone is asked to run; each may be 'auto'."""
+
+    device: str
+    precision: str
+    runtime: str
+
+
+def settled(name: str, asked: Asked) -> Asked:
+    """Return what is left to choose for a backbone: hand-made descriptors run beside PyTorch, alone in float32 on CPUs.
+
+    Raises `InvalidSettings` for what they cannot.
+    """
+    network, described = parts_of_name(name)
+    if not described:
+        return asked
+    fixed = Asked(asked.device, asked.precision, "torch") if network else Asked("cpu", "fp32", "torch")
+    wrong = [
+        f"--{field} {found}"
+        for field, found, only in zip(Asked._fields, asked, fixed, strict=True)
+        if found not in ("auto", only)
+    ]
+    if wrong:
+        raise InvalidSettings(f"--backbone {name}: descriptors cannot have {', '.join(wrong)}; leave it out")
+    return fixed
+
+
+def layers_that_know(name: str, layers: Sequence[str], weights: str) -> list[str]:
+    """Return the layers in which copies of an image are near each other and nothing else is: a trained network's.
+
+    To random weights all images look alike; hand-made descriptors are as near in images of the same kind.
+    """
+    if parts_of_weights(name, weights).network == "random":
+        return []
+    return [layer for layer in layers if layer not in described_layers(name, layers)]
+
+
 def own_views(name: str) -> ViewSettings:
     """Return how the views were cut that a backbone's published weights are evaluated with."""
-    return ViewSettings() if name in TORCHVISION else timm_views(name)
+    network = parts_of_name(name).network
+    if not network:
+        return VIEWS
+    return ViewSettings() if network in TORCHVISION else timm_views(network)
+
+
+def source_of_weights(settings: ExtractSettings) -> str:
+    """Return the weights of settings: 'imagenet', 'random', or a file by its absolute path; and so of a dictionary."""
+    return located_weights(settings.backbone, settings.weights, lambda file: Path(file).resolve())

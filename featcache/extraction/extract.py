@@ -21,7 +21,7 @@ import xxhash
 
 from featcache.backbones.backbone import Backbone, load_backbone
 from featcache.backbones.execution import check_computable, has_openvino, split_arithmetic
-from featcache.backbones.weights import source_of_weights
+from featcache.backbones.networks import layers_that_know, source_of_weights
 from featcache.base.cores import usable_threads
 from featcache.base.devices import resolve_device
 from featcache.base.errors import CacheIncomplete, CorruptFile, FeatcacheError, Mismatch, StorageError, refuse
@@ -31,17 +31,27 @@ from featcache.base.progress import OnProgress, Progress, silent
 from featcache.datasets.dataset import Dataset, refuse_untrainable
 from featcache.datasets.splits import Part, Ratings, Splits, each_part
 from featcache.extraction.calibration import settle_target
+from featcache.extraction.dictionary import settle_dictionary
 from featcache.extraction.log import ExtractionLog, ExtractReport
 from featcache.extraction.plan import Plan, make_plan
 from featcache.extraction.run import ExtractionJob, run_here, run_on_workers
 from featcache.extraction.timings import bottleneck
 from featcache.images.decode import decoders
 from featcache.settings import ExtractSettings
-from featcache.store.folder import existing_shards, refuse_other_recipes, refuse_unknown_files, shard_path, shard_paths
+from featcache.store.folder import (
+    DICTIONARY_DIGEST,
+    as_own_dictionary,
+    dictionary_path,
+    existing_shards,
+    refuse_other_recipes,
+    refuse_unknown_files,
+    shard_path,
+    shard_paths,
+)
 from featcache.store.manifest import Groups, Manifest, read_manifest
 from featcache.store.near_duplicates import find_near_duplicates
 from featcache.store.shards.opening import open_shard
-from featcache.store.shards.shard import cache_of, way_out
+from featcache.store.shards.shard import Shard, cache_of, way_out
 from featcache.store.writer import CacheWriter
 
 _ALONE = Workers()
@@ -64,8 +74,9 @@ def extract(
     """
     refuse_untrainable(dataset)
     settings = follow(settings, out)
-    backbone = load_backbone(settings, views=len(dataset.names) * (1 + settings.augs))
     refuse_unknown_files(out)
+    settings = settle_dictionary(settings, dataset, out, on_progress)
+    backbone = load_backbone(settings, views=len(dataset.names) * (1 + settings.augs))
     with CacheWriter(out) as writer:
         before: Manifest | None = None
         with contextlib.suppress(CacheIncomplete, CorruptFile):
@@ -169,17 +180,19 @@ def _seal(
     for path in (shard.path for shard in plan.kept):
         writer.listed[path.name] = known.get(path.name) or _digest_of_unlisted(path)
     made_with = {
-        "weights": source_of_weights(job.settings),
+        "weights": as_own_dictionary(writer.folder, source_of_weights(job.settings)),
         "batch_size": str(job.settings.batch_size),
         "runtime": backbone.execution.runtime,
     }
+    if dictionary_path(writer.folder).is_file():
+        made_with[DICTIONARY_DIGEST] = digest_of_file(dictionary_path(writer.folder))
     made_by = versions()
     if before and not plan.todo:  # then nothing was computed with these settings
         made_with, made_by = before.source, before.versions
     shards = writer.listed_shards(job.target.recipe, plan.kept)
     alike = before.near_duplicates if before and not plan.todo and before.rows == len(plan.names) else None
     if alike is None:
-        alike = find_near_duplicates(shards, weights=made_with["weights"], on_progress=on_progress)
+        alike = _near_duplicates(shards, job, on_progress)
     named = [[plan.names[row] for row in group] for group in alike or ()]
     apart = _with_near_duplicates(dataset, named)
     manifest, tables = writer.seal(
@@ -211,6 +224,12 @@ def _seal(
         near_duplicates=named,
         notes_of_ratings=(*apart.notes, *_rescored(before, manifest)),
     )
+
+
+def _near_duplicates(shards: Sequence[Shard], job: ExtractionJob, on_progress: OnProgress) -> Groups | None:
+    recipe = job.target.recipe
+    layers = layers_that_know(recipe.backbone, recipe.layer_names, job.settings.weights)
+    return find_near_duplicates(shards, layers=layers, on_progress=on_progress)
 
 
 def _rescored(before: Manifest | None, now: Manifest) -> list[str]:

@@ -8,10 +8,12 @@ from typing import Any
 
 from featcache.backbones.backbone import Backbone, load_backbone
 from featcache.backbones.execution import explain_execution
+from featcache.backbones.networks import Asked, settled
 from featcache.base.errors import BadInput
 from featcache.base.progress import duration
 from featcache.datasets.dataset import Dataset, refuse_untrainable
 from featcache.extraction.calibration import settle_target
+from featcache.extraction.dictionary import settle_dictionary
 from featcache.extraction.extract import follow
 from featcache.extraction.pipeline import build_shards, load_for
 from featcache.extraction.plan import make_plan
@@ -82,13 +84,14 @@ def forecast(dataset: Dataset, settings: ExtractSettings, out: Path) -> Forecast
     Weights that cannot be had do not stop it: their values change no time. Raises `BadInput` as `extract` does.
     """
     refuse_untrainable(dataset)
-    settings, started = follow(settings, out), time.perf_counter()
+    settings, started = settle_dictionary(follow(settings, out), dataset, out, learn=False), time.perf_counter()
     views, missing = len(dataset.names) * (1 + settings.augs), ""
     try:
         backbone = load_backbone(settings, views=views)
     except BadInput as error:
         backbone, missing = load_backbone(replace(settings, weights="random"), views=views), str(error)
     start_seconds = time.perf_counter() - started
+    asked = settled(settings.backbone, Asked(settings.device, settings.precision, settings.runtime))
     shards = [] if missing else existing_shards(out)
     target = settle_target(backbone, settings, shards, dataset, sample=1)
     recipe = target.recipe
@@ -112,7 +115,7 @@ def forecast(dataset: Dataset, settings: ExtractSettings, out: Path) -> Forecast
         views_per_second=views_per_second,
         seconds=plan.views_to_do / views_per_second,
         start_seconds=start_seconds,
-        execution=explain_execution(backbone.execution, settings.precision, settings.runtime, total),
+        execution=explain_execution(backbone.execution, asked.precision, asked.runtime, total),
         missing_weights=missing,
         dataset_notes=dataset.notes,
     )

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from featcache.backbones.backbone import Backbone, load_backbone
+from featcache.backbones.networks import source_of_weights
 from featcache.backbones.of_recipe import recipe_of
-from featcache.backbones.weights import source_of_weights
 from featcache.base.devices import claimed, devices_for, resolve_device
 from featcache.base.errors import BadInput, StorageError
 from featcache.base.files import digest_of_file, make_folder, refuse_full_disk

@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from featcache.backbones.networks import layers_that_know
 from featcache.base.commands import amnet
 from featcache.base.errors import CacheIncomplete, InvalidSettings, refuse
-from featcache.base.files import refuse_full_disk
+from featcache.base.files import refuse_full_disk, write_durably
 from featcache.base.progress import OnProgress, Progress, silent
 from featcache.datasets.duplicates import LOOK_ALIKE, joined, of_parts
 from featcache.datasets.splits import Ratings, merge_ratings
@@ -20,7 +21,13 @@ from featcache.images.identity import is_same_image
 from featcache.maintenance.merge_plan import Planned, Source, assign_rows, choose_pieces, held_images, plan_merge
 from featcache.settings import ENCODINGS
 from featcache.store.cache import open_cache, open_listed_shard
-from featcache.store.folder import MANIFEST_NAME, existing_shards, refuse_other_recipes, refuse_unknown_files
+from featcache.store.folder import (
+    MANIFEST_NAME,
+    dictionary_path,
+    existing_shards,
+    refuse_other_recipes,
+    refuse_unknown_files,
+)
 from featcache.store.index import Tables
 from featcache.store.manifest import read_manifest
 from featcache.store.near_duplicates import find_near_duplicates
@@ -96,13 +103,15 @@ def merge_caches(out: Path, inputs: Sequence[Path], *, on_progress: OnProgress =
                 data = copied_shard(Target(shard.recipe, shard.constants), item.block, rows)
             writer.commit(item.block, data)
             on_progress(Progress("merge", done, len(planned), "shards"))
+        _copy_dictionary(sources, out)
         manifests = [source.manifest for source in sources if source.manifest]
         complete = len(manifests) == len(sources)
         alike: Sequence[str] = ()
         if complete:
             first, names = manifests[0], dict.fromkeys(manifest.source["dataset"] for manifest in manifests)
             shards = writer.listed_shards(first.recipe)
-            groups = find_near_duplicates(shards, weights=first.source["weights"], on_progress=on_progress)
+            known = layers_that_know(first.recipe.backbone, first.recipe.layer_names, first.source["weights"])
+            groups = find_near_duplicates(shards, layers=known, on_progress=on_progress)
             _, tables = writer.seal(
                 first.recipe,
                 rows=len(row_of),
@@ -122,6 +131,13 @@ def merge_caches(out: Path, inputs: Sequence[Path], *, on_progress: OnProgress =
             )
             alike = tuple(_said_of(tables, ratings, groups or ()))
     return MergeReport(str(out), len(row_of), views, len(planned), complete, said, alike)
+
+
+def _copy_dictionary(sources: Sequence[Source], out: Path) -> None:
+    """Copy the visual words that all count, as their recipe says, from the first that has them."""
+    there = [path for source in sources if (path := dictionary_path(source.folder)).is_file()]
+    if there:
+        write_durably(dictionary_path(out), there[0].read_bytes())
 
 
 def _said_of(tables: Tables, ratings: Ratings, groups: Sequence[Sequence[int]]) -> list[str]:

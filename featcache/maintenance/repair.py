@@ -22,7 +22,15 @@ from featcache.extraction.pipeline import build_shards, load_for
 from featcache.images.loading import LoadedImage
 from featcache.maintenance.repair_plan import RepairJob, constants_of, plan_repair
 from featcache.maintenance.verify import Examination, Problem, VerifyReport, examine
-from featcache.store.folder import INDEX_NAME, MANIFEST_NAME, shard_path, shard_place, shards_folder
+from featcache.store.folder import (
+    DICTIONARY_NAME,
+    INDEX_NAME,
+    MANIFEST_NAME,
+    shard_path,
+    shard_place,
+    shards_folder,
+    weights_of_cache,
+)
 from featcache.store.manifest import Manifest, read_manifest
 from featcache.store.shards.format import Target
 from featcache.store.shards.shard import StoredRow, opened
@@ -97,6 +105,7 @@ def repair_cache(
         repairer = _Repairer(writer, seen.manifest, target, images, weights=weights, device=device)
         repaired |= repairer.repair(jobs, on_progress)
         unrepairable += repairer.conclude(seen, repaired)
+        unrepairable += [problem for problem in seen.report.problems if problem.file == DICTIONARY_NAME]
         left = {problem.file for problem in unrepairable}
         return RepairReport(
             seen.report,
@@ -132,7 +141,7 @@ class _Repairer:
         self, writer: CacheWriter, manifest: Manifest, target: Target, images: Path, *, weights: str | None, device: str
     ) -> None:
         self.writer, self.manifest, self.target, self.images = writer, manifest, target, images
-        self.weights, self.device = weights or manifest.source["weights"], device
+        self.weights, self.device = weights or weights_of_cache(writer.folder, manifest.source), device
 
     def repair(self, jobs: Sequence[RepairJob], on_progress: OnProgress) -> dict[str, Committed]:
         """Write each job's shard; return what became of each damaged file."""

@@ -16,8 +16,11 @@ from featcache.base.files import digest_of_file
 from featcache.base.progress import OnProgress, Progress, silent
 from featcache.store.cache import open_listed_shard
 from featcache.store.folder import (
+    DICTIONARY_DIGEST,
+    DICTIONARY_NAME,
     INDEX_NAME,
     MANIFEST_NAME,
+    dictionary_path,
     shard_path,
     shard_paths,
     shard_place,
@@ -134,6 +137,8 @@ def examine(folder: Path, *, threads: int | None = None, on_progress: OnProgress
     index_problem = _index_problem(folder, manifest) if manifest is not None else ""
     if index_problem:
         problems.append(Problem(INDEX_NAME, index_problem))
+    if manifest is not None and (changed := _dictionary_problem(folder, manifest)):
+        problems.append(Problem(DICTIONARY_NAME, changed))
     if manifest is not None and problems:
         refuse_changed(folder, manifest)
     report = VerifyReport(
@@ -146,6 +151,18 @@ def examine(folder: Path, *, threads: int | None = None, on_progress: OnProgress
         unknown=list(unknown_files(folder, manifest.listed if manifest else None)),
     )
     return Examination(manifest, checks, index_problem, report)
+
+
+def _dictionary_problem(folder: Path, manifest: Manifest) -> str:
+    """Return what is wrong with the visual words that the features were counted with, '' if nothing is."""
+    path, digest = dictionary_path(folder), manifest.source.get(DICTIONARY_DIGEST)
+    if digest is None or (path.is_file() and digest_of_file(path) == digest):
+        return ""
+    what = "not the file" if path.is_file() else "missing"
+    return (
+        f"{what} whose words these features count. Heads can be trained and scored without it, but no image added and "
+        f"none predicted; copy it back from a cache of the same recipe (its sha256 is {digest})"
+    )
 
 
 def check_shards(

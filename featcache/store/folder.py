@@ -1,7 +1,7 @@
 """What lies in the folder of a cache and what it is called, and the shards that are there, opened or refused."""
 
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from featcache.base.errors import CorruptFile, InvalidSettings, Mismatch
@@ -16,14 +16,35 @@ MANIFEST_NAME = "manifest.json"  # its rename seals the cache
 INDEX_NAME = "cache.h5"
 FAILURES_NAME = "failures.csv"
 TIMINGS_NAME = "timings.csv"  # a log beside the cache
+DICTIONARY_NAME = "dictionary.safetensors"  # visual words that its descriptors count
+DICTIONARY_DIGEST = "dictionary_sha256"  # in the source of its manifest
 SHARDS_NAME = "shards"
-OWN_NAMES = frozenset({MANIFEST_NAME, INDEX_NAME, FAILURES_NAME, TIMINGS_NAME, LOCK_NAME, SHARDS_NAME})
+OWN_NAMES = frozenset({MANIFEST_NAME, INDEX_NAME, FAILURES_NAME, TIMINGS_NAME, DICTIONARY_NAME, LOCK_NAME, SHARDS_NAME})
 NAME_PATTERN = re.compile(r"\d{5,}-[0-9a-f]{16}\.h5")  # as `shard_name` makes them
 
 
 def shards_folder(folder: Path) -> Path:
     """Return where the shards of the cache in folder lie; without it there is no cache."""
     return folder / SHARDS_NAME
+
+
+def dictionary_path(folder: Path) -> Path:
+    """Return where the cache in folder has its visual words, if it counts any."""
+    return folder / DICTIONARY_NAME
+
+
+def weights_of_cache(folder: Path, source: Mapping[str, str]) -> str:
+    """Return the weights that a manifest's source names, a dictionary of the cache itself by where it is now."""
+    weights = source["weights"]
+    if weights != DICTIONARY_NAME and not weights.endswith(f" + {DICTIONARY_NAME}"):
+        return weights
+    return f"{weights.removesuffix(DICTIONARY_NAME)}{dictionary_path(folder.resolve())}"
+
+
+def as_own_dictionary(folder: Path, weights: str) -> str:
+    """Return what a manifest in folder says of weights: a dictionary there by its name alone, so that it can move."""
+    own = str(dictionary_path(folder.resolve()))
+    return weights.removesuffix(own) + DICTIONARY_NAME if weights.endswith(own) else weights
 
 
 def shard_path(folder: Path, file: str) -> Path:
@@ -45,7 +66,8 @@ def shard_paths(folder: Path, row: int | None = None) -> list[Path]:
 def refuse_unknown_files(out: Path) -> None:
     """Raise `InvalidSettings` if out holds other things than a cache: they must not be mixed."""
     if out.is_dir() and not shards_folder(out).is_dir():
-        unknown = sorted(path.name for path in out.iterdir() if path.name not in (LOCK_NAME, ".gitkeep"))
+        harmless = (LOCK_NAME, DICTIONARY_NAME, ".gitkeep")
+        unknown = sorted(path.name for path in out.iterdir() if path.name not in harmless)
         if unknown:
             raise InvalidSettings(f"{out}: holds {', '.join(unknown[:3])} but no cache; give another folder with --out")
 

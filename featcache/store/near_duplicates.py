@@ -38,15 +38,17 @@ _BLOCK = 512  # images that are compared with all others, and that are read, at 
 _PAIRS_AT_ONCE = 64
 
 
-def find_near_duplicates(shards: Sequence[Shard], *, weights: str, on_progress: OnProgress = silent) -> Groups | None:
+def find_near_duplicates(
+    shards: Sequence[Shard], *, layers: Sequence[str], on_progress: OnProgress = silent
+) -> Groups | None:
     """Return groups of rows whose images look alike, each row in one at most; a group of one file alone is left out.
 
-    View 0 is compared, in the last layer that is a map. shards are all of a cache. None where weights are 'random': to
-    such a network all images look alike. Raises `CorruptFile` for damage.
+    View 0 is compared, in the last of layers that is a map; they are those of a trained network, and without any the
+    result is None. shards are all of a cache. Raises `CorruptFile` for damage.
     """
-    if weights == "random":
+    if not layers:
         return None
-    stored = _Stored(shards)
+    stored = _Stored(shards, layers)
     if len(stored.rows) < 2:
         return ()
     pooled = stored.pooled(on_progress)
@@ -66,13 +68,13 @@ class _Pooled(NamedTuple):
 
 
 class _Stored:
-    """View 0 of a cache's present images, in its last layer that is a map; of its last layer if it has no map."""
+    """View 0 of a cache's present images, in the last of some layers that is a map; in the last if none is."""
 
-    def __init__(self, shards: Sequence[Shard]) -> None:
+    def __init__(self, shards: Sequence[Shard], layers: Sequence[str]) -> None:
         first = [shard for shard in shards if shard.block.views[0] == 0]
         recipe = first[0].recipe
-        maps = [layer for layer in recipe.layer_names if recipe.layer_shape(layer).positions > 1]
-        self.layer = (maps or recipe.layer_names)[-1]
+        maps = [layer for layer in layers if recipe.layer_shape(layer).positions > 1]
+        self.layer = (maps or layers)[-1]
         self.shape: LayerShape = recipe.layer_shape(self.layer)
         self.images = _images(shards)
         self.rows = [row for row in sorted(self.images) if not self.images[row].absent]

@@ -131,10 +131,19 @@ class AMNetHead(nn.Module):
         return torch.tanh(h), torch.tanh(c)
 
 
-def loss(output: HeadOutput, target: Tensor, *, attention_weight: float, coverage: float = 1.0) -> Tensor:
+def loss(
+    output: HeadOutput, target: Tensor, *, attention_weight: float, coverage: float = 1.0, order_penalty: float = 0.0
+) -> Tensor:
     """Return the mean over the batch of Eq. 13: squared error plus lambda times Eq. 14.
 
-    target (B,) is on the head's own scale; attention_weight is lambda, coverage the 1 of Eq. 15.
+    target (B,) is on the head's own scale; attention_weight is lambda, coverage the 1 of Eq. 15. An order_penalty above
+    0 adds that many times the squares by which step scores fall from one step to the next, one below 0 those by which
+    they rise: the paper names such a penalty (section 4.4) but gives no formula, so this one is ours.
     """
     penalty = (coverage - output.maps.sum(dim=1)).square().sum(dim=1)  # (B,), Eq. 14 and 15
-    return ((target - output.score).square() + attention_weight * penalty).mean()
+    value = ((target - output.score).square() + attention_weight * penalty).mean()
+    if order_penalty:
+        rises = output.step_scores.diff(dim=1)  # (B, T - 1)
+        unwanted = (-rises if order_penalty > 0 else rises).clamp(min=0)
+        value = value + abs(order_penalty) * unwanted.square().sum(dim=1).mean()
+    return value

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from featcache.backbones.families.descriptor_networks import NO_FILES, PLUS
 from featcache.base.commands import pip_install
 from featcache.base.errors import BadInput, InvalidSettings, StorageError, first_line, printable, refuse
 from featcache.base.files import read_json
@@ -153,8 +154,10 @@ def _check_weights_of(text: str, folder: Path, path: Path) -> None:
         raise BadInput(f"{text}: no run of this program, by its {CONFIG_NAME}; export-head writes such folders")
     source = str(config.get("weights_source"))
     up = "" if path.parent == folder else r"\.\./"  # members share those of the repository
-    beside = re.fullmatch(rf"{up}[\w.-]+\.safetensors", source) and (path.parent / source).is_file()
-    if source not in ("imagenet", "random") and not beside:
+    for one in source.split(PLUS):
+        beside = re.fullmatch(rf"{up}[\w.-]+\.safetensors", one) and (path.parent / one).is_file()
+        if one in NO_FILES or beside:
+            continue
         raise BadInput(
             f"{text}: its backbone's weights are in {printable(source)}, which is not in the repository; "
             "whoever uploaded it has to upload what export-head writes"

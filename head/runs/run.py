@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from featcache.backbones.families.descriptor_networks import located_weights
 from featcache.base.commands import amnet
 from featcache.base.errors import CacheIncomplete, CorruptFile, InvalidSettings, Mismatch
 from featcache.base.files import read_json, write_durably
@@ -135,8 +136,8 @@ class Run:
     @property
     def weights_source(self) -> str:
         """Where its backbone's weights are: 'imagenet', 'random' or a file, which may be in the run's folder."""
-        source = self.config.weights_source
-        return source if source in ("imagenet", "random") else str(self.folder / source)
+        backbone = str(self.config.recipe["backbone"])
+        return located_weights(backbone, self.config.weights_source, lambda file: self.folder / file)
 
     @property
     def recipe(self) -> Recipe:

@@ -11,7 +11,8 @@ from typing import Any
 
 from featcache.backbones.backbone import Backbone
 from featcache.backbones.execution import split_arithmetic
-from featcache.backbones.extractor import Extractor
+from featcache.backbones.families.descriptor_networks import NO_FILES, all_in, parts_of_name
+from featcache.backbones.families.extractor import Extractor
 from featcache.backbones.networks import build_extractor
 from featcache.backbones.of_recipe import backbone_of
 from featcache.base.errors import CorruptFile, InvalidSettings, Mismatch
@@ -121,12 +122,17 @@ def export_head(
     found = find_members(folder)
     members = [Member(run, load_head(run)) for run in found.runs]
     _check_same_features(folder, members)
+    if whole and parts_of_name(found.runs[0].recipe.backbone).described:
+        raise InvalidSettings(
+            f"{folder}: its features are hand-made descriptors, of which there is no ONNX graph; export the head "
+            "alone, with --no-model"
+        )
     homes = _homes(found.runs)
     runs = dict(zip(homes, found.runs, strict=True))
     _check_place(out, folder, runs)
     require_onnx()
     scores = read_scores(found.runs[0]) if len(members) == 1 else read_mean_scores(found.runs)
-    carried = with_backbone or any(run.config.weights_source not in ("imagenet", "random") for run in found.runs)
+    carried = with_backbone or any(run.config.weights_source not in NO_FILES for run in found.runs)
     files = {f"{home}{HEAD_NAME}": _head_bytes(run) for home, run in runs.items()}
     graphs = {HEAD_GRAPH: head_graph(members)}
     if carried or whole:
@@ -293,5 +299,6 @@ def _write_config(out: Path, home: str, run: Run, written: Mapping[str, str], *,
     up = "../" if home else ""
     own = {name.removeprefix(home): digest for name, digest in written.items() if name.startswith(home) and home}
     shared = {f"{up}{name}": digest for name, digest in written.items() if "/" not in name}
-    weights = {"weights_source": f"{up}{BACKBONE_NAME}"} if carried else {}
+    file = f"{up}{BACKBONE_NAME}"
+    weights = {"weights_source": all_in(run.recipe.backbone, file)} if carried else {}
     return write_config(out / home, {**run.config.document, **weights, "exported": {"sha256": own | shared}})

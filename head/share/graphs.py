@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from featcache.backbones.extractor import Extractor
+from featcache.backbones.families.extractor import Extractor
 from featcache.store.shards.encoding import LEVELS, Constants
 from head.data.inputs import HeadInput
 from head.runs.head_file import TrainedHead

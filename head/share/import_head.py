@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from featcache.backbones.backbone import build_backbone
+from featcache.backbones.families.weights import State, load_into, problems_of, read_weights_file
 from featcache.backbones.of_recipe import recipe_of
-from featcache.backbones.weights import State, load_into, problems_of, read_weights_file
 from featcache.base.errors import InvalidSettings, Mismatch, printable, refuse
 from featcache.base.files import digest_of_file, make_folder, remove_temporaries, write_durably
 from featcache.base.lock import writer_lock

@@ -21,8 +21,8 @@ from PIL import Image
 from torch import nn
 
 from featcache.backbones.backbone import Backbone
-from featcache.backbones.extractor import Extractor
-from featcache.backbones.torchvision_networks import fold_batch_norms
+from featcache.backbones.families.extractor import Extractor
+from featcache.backbones.families.torchvision_networks import fold_batch_norms
 from featcache.base.commands import pip_install
 from featcache.base.cores import usable_threads
 from featcache.base.errors import InvalidSettings, Mismatch, first_line

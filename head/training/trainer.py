@@ -118,7 +118,13 @@ class Trainer:
         """Fit one batch; return its loss, wherever it is computed."""
         target = torch.from_numpy((scores - self.target.mean) / self.target.scale).float().to(self.device)
         output = self._output(features)
-        value = loss(output, target, attention_weight=self.attention_weight, coverage=self.coverage)
+        value = loss(
+            output,
+            target,
+            attention_weight=self.attention_weight,
+            coverage=self.coverage,
+            order_penalty=self.settings.order_penalty,
+        )
         self.optimizer.zero_grad()
         torch.autograd.backward(value)
         self.optimizer.step()

@@ -33,6 +33,8 @@ def test_defaults_are_the_papers() -> None:
         ({"lr": float("nan")}, r"lr must be a number from 0 to 10.0, found nan"),
         ({"weight_decay": float("inf")}, r"--weight-decay must be a number from 0 to 10.0, found inf"),
         ({"attention_weight": 1001.0}, r"--lambda must be a number from 0 to 1000.0, found 1001.0"),
+        ({"order_penalty": float("nan")}, r"--order-penalty must be a number from -1000 to 1000, found nan"),
+        ({"order_penalty": -1001.0}, r"--order-penalty must be a number from -1000 to 1000, found -1001.0"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\)"),
         ({"dropout": float("nan")}, r"dropout must be in \[0, 1\)"),
         ({"val_fraction": 0.0}, r"--val-fraction must be in \(0, 1\), found"),

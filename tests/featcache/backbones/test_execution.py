@@ -25,10 +25,10 @@ from featcache.backbones.execution import (
     openvino_computes,
     resolve_runtime,
 )
-from featcache.backbones.extractor import Extractor
+from featcache.backbones.families.extractor import Extractor
+from featcache.backbones.families.torchvision_networks import build_torchvision, fold_batch_norms
+from featcache.backbones.families.weights import digest_of_weights
 from featcache.backbones.runner import Runner, start
-from featcache.backbones.torchvision_networks import build_torchvision, fold_batch_norms
-from featcache.backbones.weights import digest_of_weights
 from featcache.base.errors import InvalidSettings, Mismatch, ResourceError
 from featcache.datasets.dataset import open_dataset
 from featcache.extraction.forecast import forecast

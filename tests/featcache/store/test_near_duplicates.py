@@ -63,17 +63,17 @@ def test_copies_are_found_across_shards_and_others_are_not(folder: Path, maps: N
     maps[ABSENT] = maps[9]
     maps[25] = maps[2][::-1]  # the same things in other places
     shards = shards_of(folder, maps, MAPS)
-    found = find_near_duplicates(shards, weights="imagenet")
+    found = find_near_duplicates(shards, layers=MAPS.layer_names)
     assert found is not None
     assert set(found) == {(3, 7, 20), (12, 30)}
-    assert find_near_duplicates(shards, weights="random") is None
+    assert find_near_duplicates(shards, layers=()) is None
 
 
 def test_vectors_alone_are_compared_by_themselves(folder: Path) -> None:
     rng = np.random.default_rng(2)
     vectors = rng.normal(size=(ROWS, 1, CHANNELS)).astype(np.float32)
     vectors[20] = vectors[3] + 0.05
-    found = find_near_duplicates(shards_of(folder, vectors, VECTORS), weights="imagenet")
+    found = find_near_duplicates(shards_of(folder, vectors, VECTORS), layers=VECTORS.layer_names)
     assert found == ((3, 20),)
 
 
@@ -86,7 +86,7 @@ def test_a_file_under_two_names_is_no_look_alike(
         return replace(image(row), sha256="7" * 64) if row in (3, 20) else image(row)
 
     monkeypatch.setattr("tests.helpers.synthetic.image", same)
-    assert find_near_duplicates(shards_of(folder, maps, MAPS), weights="imagenet") == ()
+    assert find_near_duplicates(shards_of(folder, maps, MAPS), layers=MAPS.layer_names) == ()
 
 
 @pytest.mark.parametrize("seed", range(5))

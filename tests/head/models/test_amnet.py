@@ -104,6 +104,14 @@ def test_loss_of_maps_that_together_cover_every_position_once_is_the_squared_err
     assert loss(output, torch.tensor([0.75]), attention_weight=1e3).item() == 0.25
 
 
+@pytest.mark.parametrize(("order_penalty", "wanted"), [(0.0, 0.0), (2.0, 2 * 0.25), (-2.0, 2 * (0.01 + 0.04))])
+def test_the_order_penalty_adds_the_squares_by_which_steps_fall_or_rise(order_penalty: float, wanted: float) -> None:
+    steps = torch.tensor([[0.1, 0.2, 0.4, -0.1]])  # rises by 0.1 and 0.2, falls by 0.5
+    output = HeadOutput(steps.sum(dim=1), steps, torch.full((1, 4, 1), 0.25))
+    found = loss(output, output.score, attention_weight=0.0, order_penalty=order_penalty)
+    assert found.item() == pytest.approx(wanted)
+
+
 def test_the_test_heads_attend_to_some_positions_more_than_to_others() -> None:
     maps = make_head().eval()(make_features()).maps
     assert maps.max() > 5 / L  # or the comparisons above would not see a wrong Eq. 8

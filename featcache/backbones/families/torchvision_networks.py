@@ -8,8 +8,15 @@ from typing import Any
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from featcache.backbones import weights as weights_module
-from featcache.backbones.extractor import IMAGENET_MEAN, IMAGENET_STD, Extractor, as_map, no_such_layer, state_of
+from featcache.backbones.families import weights as weights_module
+from featcache.backbones.families.extractor import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Extractor,
+    as_map,
+    no_such_layer,
+    state_of,
+)
 from featcache.base.errors import InvalidSettings
 
 

@@ -9,16 +9,16 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from featcache.backbones import weights as weights_module
-from featcache.backbones.extractor import Extractor, as_map, no_such_layer, state_of
-from featcache.backbones.sizes import SCHEMES, of_size
-from featcache.backbones.torchvision_networks import TORCHVISION
+from featcache.backbones.families import weights as weights_module
+from featcache.backbones.families.extractor import Extractor, as_map, no_such_layer, state_of
+from featcache.backbones.families.sizes import SCHEMES, of_size
+from featcache.backbones.families.torchvision_networks import TORCHVISION
 from featcache.base.errors import BadInput, InvalidSettings, first_line
 from featcache.settings import ViewSettings
 
 LITE0 = "efficientnet_lite0"
 _LITE0_IN_TIMM = "tf_efficientnet_lite0"
-NAMES = (*TORCHVISION, LITE0, "timm:NAME", "hf-hub:OWNER/NAME", "local-dir:FOLDER")
+NAMES = (*TORCHVISION, LITE0, "timm:NAME", "hf-hub:OWNER/NAME", "local-dir:FOLDER", "descriptors:NAME,...")
 _INTERPOLATIONS = {"bilinear": "bilinear-antialias", "bicubic": "bicubic-antialias"}
 
 

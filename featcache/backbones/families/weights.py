@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from featcache.base.commands import command
 from featcache.base.errors import BadInput, CorruptFile, HostileFile, Mismatch, printable, refuse
 from featcache.base.files import digest_of_file, reading_errors
-from featcache.settings import ExtractSettings
 
 _PICKLE_MAGIC = b"\x80"
 _TORCH_MAGIC = (b"PK", _PICKLE_MAGIC)  # a zip file since torch 1.6, a pickle before
@@ -236,9 +235,3 @@ def seeded(seed: int, build: Callable[[], Built]) -> Built:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build()
-
-
-def source_of_weights(settings: ExtractSettings) -> str:
-    """Return 'imagenet', 'random', or the absolute path of the weights file."""
-    known = settings.weights in ("imagenet", "random")
-    return settings.weights if known else str(Path(settings.weights).resolve())

@@ -1,0 +1,1 @@
+"""Families of backbones: each makes an extractor of a name, a module that gives the layers asked for."""
