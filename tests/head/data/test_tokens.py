@@ -1,6 +1,7 @@
 """Vectors as tokens: positions without a place behind those of a map, for heads that attend once, and what is shown."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -220,7 +221,7 @@ def test_a_run_is_trained_scored_and_predicts_from_files_what_the_cache_gives(
 
 
 def test_a_run_of_before_keeps_its_repeated_vectors(
-    cache: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, cache: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as before:
         before.setitem(KINDS, "ep", replace(KINDS["ep"], reads=lambda settings: "maps"))
@@ -233,6 +234,9 @@ def test_a_run_of_before_keeps_its_repeated_vectors(
     np.testing.assert_allclose(maps.sum(axis=(2, 3)), 1, rtol=1e-5)
     with pytest.raises(Mismatch, match="pooling: 'maps' there, 'tokens' asked for"):
         trained(cache, tmp_path / "old")
+    shutil.copytree(folder / "runs/float16/ep,layer=cls+blocks.5/split-1", tmp_path / "old" / "split-2")
+    with pytest.raises(InvalidSettings, match="its 2 finished runs are not of one head"):
+        Predictor.load(tmp_path / "old")
 
 
 # what is shown
