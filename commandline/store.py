@@ -51,9 +51,8 @@ def fetch(name: str, root: Path | None, url: str, file: Path | None, sha256: str
 @click.option("--backbone", default="resnet50", show_default=True,
               help="resnet50, efficientnet_lite0, timm:NAME, ..., or descriptors:gist,sift,..., or "
               "NETWORK+descriptors:...")  # fmt: skip
-@click.option("--layer", "layers", multiple=True,
-              help="Map to keep, or cls, registers, pooled, embedding, or a module; may be repeated.  "
-              "[default: last map of stride 16]")  # fmt: skip
+@options.layer_option("Maps to keep, or cls, registers, pooled, embedding, or modules.  "
+                      "[default: last map of stride 16]")  # fmt: skip
 @click.option("--final-norm/--no-final-norm", default=None,
               help="Keep the last map as the network's own last norm leaves it.  "
               "[default: where it has one]")  # fmt: skip
