@@ -74,6 +74,9 @@ def fetch(name: str, root: Path | None, url: str, file: Path | None, sha256: str
               help="What runs the backbone; auto is the fastest there is for so many views.")  # fmt: skip
 @click.option("--encoding", default="float16", show_default=True, type=click.Choice(settings.ENCODINGS),
               help="How features are stored; uint8 is half the size and not exact.")  # fmt: skip
+@click.option("--compression", default="auto", show_default=True, type=click.Choice(settings.COMPRESSIONS),
+              help="How features are compressed; auto is as the cache has it, else zstd for each layer that it makes "
+              "a tenth smaller.")  # fmt: skip
 @click.option("--calibrate-like", default="", metavar="DIR",
               help="Take uint8's constants from that cache, to merge later.")  # fmt: skip
 @options.DEVICE

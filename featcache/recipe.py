@@ -15,7 +15,7 @@ from featcache.base.errors import CorruptFile, Mismatch, refuse
 from featcache.base.files import canonical_json
 from featcache.settings import CENTER_FRACTION, ENCODINGS, FLIP_PROBABILITY, INTERPOLATION, ViewSettings
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 1  # of features and their recipe; how shards store them has versions of its own
 _LEFT_OUT = {
     "calibration": "",
     "pre_squash": 0,
