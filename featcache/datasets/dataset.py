@@ -171,7 +171,7 @@ def open_dataset(
         found = {target: without_duplicates(splits, same) for target, splits in found.items()}
     notes = [
         *source.read.notes,
-        *([f"scores by other people, of test images in {len(others):,} splits (others_K.txt)"] if others else []),
+        *_of_others(others),
         *(_how_drawn(found) if drawing else []),
         *SAME_FILE.notes(names, same),
         *_dropped(given, found),
@@ -231,6 +231,12 @@ def _as_good(changed: Splits, splits: Splits) -> bool:
 def _how_drawn(ratings: Ratings) -> list[str]:
     """Return how the splits of each target that was rated were drawn."""
     return [_of_target(target, how_drawn(splits)) for target, splits in ratings.items() if splits]
+
+
+def _of_others(others: Mapping[str, Sequence[Line]]) -> list[str]:
+    """Return how many splits have scores by other people, if any."""
+    having = "1 split has" if len(others) == 1 else f"{len(others):,} splits have"
+    return [f"{having} scores of test images by other people (others_K.txt)"] if others else []
 
 
 def _of_parts(names: Sequence[str], ratings: Ratings, groups: Sequence[Sequence[int]], likeness: Likeness) -> list[str]:
