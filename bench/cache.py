@@ -12,7 +12,7 @@ from featcache.images.identity import ImageRow
 from featcache.images.views import Box, View
 from featcache.recipe import Recipe
 from featcache.store.shards.encoding import digest_of_constants, encode
-from featcache.store.shards.format import Block, Target
+from featcache.store.shards.format import Block, Target, codec_named, codecs_of
 from featcache.store.shards.writer import ShardWriter
 from featcache.store.writer import CacheWriter
 
@@ -26,10 +26,11 @@ def make_cache(
     views: int,
     rows_per_shard: int = 64,
     constants: Any = None,
+    compression: str = "zstd",
     splits: Splits | None = None,
 ) -> Path:
-    """Write and seal a cache of features (N * views, L, D); uint8 if constants are given."""
-    target = _target(features.shape[1:], constants)
+    """Write and seal a cache of features (N * views, L, D), compressed as asked; uint8 if constants are given."""
+    target = _target(features.shape[1:], constants, compression)
     rows = len(features) // views
     with CacheWriter(folder) as writer:
         for start in range(0, rows, rows_per_shard):
@@ -40,7 +41,7 @@ def make_cache(
     return folder
 
 
-def _target(shape: tuple[int, ...], constants: Any) -> Target:
+def _target(shape: tuple[int, ...], constants: Any, compression: str) -> Target:
     side = int(shape[0] ** 0.5)
     by_layer = {} if constants is None else {LAYER: constants}
     recipe = Recipe(
@@ -58,16 +59,18 @@ def _target(shape: tuple[int, ...], constants: Any) -> Target:
         encoding="float16" if constants is None else "uint8",
         calibration=digest_of_constants(by_layer),
     )
-    return Target(recipe, by_layer)
+    codec = codec_named(compression, recipe.encoding)
+    return Target(recipe, codecs_of(recipe, {LAYER: codec}), by_layer)
 
 
 def _shard(features: NDArray[np.float16], block: Block, views: int, target: Target) -> bytes:
-    writer = ShardWriter(target.recipe, block, target.constants)
+    writer = ShardWriter(target, block)
     for i, row in enumerate(range(*block.rows)):
         writer.set_image(i, ImageRow(f"{row:06d}.jpg", f"{row:064x}", 640, 480), [View(Box(0, 0, 1, 1), False)] * views)
         own = torch.from_numpy(features[row * views : (row + 1) * views]).float()
         encoded = encode(own, target.constants.get(LAYER))
         for j in range(views):
-            writer.set_stored(f"features/{LAYER}", i, j, writer.encode(f"features/{LAYER}", encoded.features[j]))
-            writer.set_stored(f"pooled/{LAYER}", i, j, writer.encode(f"pooled/{LAYER}", encoded.pooled[j]))
+            of_view = {f"features/{LAYER}": encoded.features[j], f"pooled/{LAYER}": encoded.pooled[j]}
+            for array in writer.codecs:
+                writer.set_stored(array, i, j, writer.encode(array, of_view[array]))
     return writer.finish()

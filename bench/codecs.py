@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from bench.features import as_encoding, drawn, real
 from featcache.settings import ENCODINGS
 from featcache.store.shards.codec import Codec
+from featcache.store.shards.format import codec_named
 
 REPEATS = 3
 
@@ -55,10 +56,11 @@ def filters(encoding: str) -> dict[str, dict[str, Any]]:
 
 def own_codecs(encoding: str) -> dict[str, Codec]:
     """Return the candidates that this project's reader decodes itself."""
+    own = {"none": Codec("none"), "lz4": Codec("lz4")}
+    own |= {f"zstd {level}": Codec("zstd", level) for level in (1, 3, 9)}
     if not ENCODINGS[encoding].shuffle:
-        return {f"zstd {level}": Codec(level, shuffle=False) for level in (1, 3, 9)}
-    own = {f"shuffle + zstd {level}": Codec(level) for level in (1, 3, 9)}
-    return {**own, **{f"zstd {level}": Codec(level, shuffle=False) for level in (1, 3, 9)}}
+        return own
+    return {**own, **{f"shuffle + zstd {level}": Codec("zstd", level, shuffle=True) for level in (1, 3, 9)}}
 
 
 def best_seconds(work: Callable[[], Any]) -> float:
@@ -132,7 +134,7 @@ def measure(features: NDArray[np.float16], folder: Path) -> Iterator[tuple[str, 
 @click.option("--views", default=24, show_default=True)
 def main(images: Path | None, views: int) -> None:
     """Print one JSON line: per kind of features, encoding and filter, share of raw float16 and MB/s."""
-    chosen = {name: str(Codec(encoding.zstd_level, encoding.shuffle)) for name, encoding in ENCODINGS.items()}
+    chosen = {name: str(codec_named("zstd", name)) for name in ENCODINGS}
     result: dict[str, Any] = {"chosen": chosen}
     with tempfile.TemporaryDirectory() as folder:
         for name, features in {"drawn, 70% zeros": drawn(views), **real(images, views)}.items():

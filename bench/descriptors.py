@@ -42,7 +42,7 @@ def whole(descriptor: Descriptor, pixels: list[Pixels]) -> Callable[[Pixels], Ve
     if descriptor.word_channels is None:
         return descriptor.describe
     grids = (descriptor.describe(one) for one in pixels)
-    words = learn_words(np.concatenate([sample_of(grid, None, 200, seed) for seed, grid in enumerate(grids)]), WORDS)
+    words = learn_words(np.concatenate([sample_of(grid, 200, seed) for seed, grid in enumerate(grids)]), WORDS)
     return lambda one: bag_of_words(descriptor.describe(one), words)
 
 

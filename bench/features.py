@@ -65,7 +65,7 @@ def photographs(folder: Path | None, views: int) -> NDArray[np.uint8]:
 
 
 def real(folder: Path | None, views: int) -> Mapping[str, NDArray[np.float16]]:
-    """Return features (views, L, D) of photographs: EfficientNet-Lite0 (trained) and ResNet50 layer3 (untrained)."""
+    """Return features (views, L, D) of photographs: EfficientNet-Lite0 (trained), ResNet50 and a transformer (not)."""
     import torch
 
     from featcache.backbones.backbone import build_backbone
@@ -77,9 +77,11 @@ def real(folder: Path | None, views: int) -> Mapping[str, NDArray[np.float16]]:
     last = lite0(pixels)
     hidden = torch.cat(relu)[:views].flatten(2).transpose(1, 2)  # (views, L, D)
     resnet50 = build_backbone("resnet50", weights="random")(pixels)
+    transformer = build_backbone("timm:vit_tiny_patch16_224", weights="random")(pixels)
     found = {
         "efficientnet_lite0, last map of stride 16": last[lite0.layers[0]],
         "efficientnet_lite0, a ReLU6 of stride 16": hidden,
         "resnet50 layer3, untrained": resnet50["layer3"],
+        "vit_tiny_patch16_224, last block, untrained": transformer["blocks.11"],
     }
     return {name: values.half().contiguous().numpy() for name, values in found.items()}

@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 from PIL import Image
 
+from commandline.options import layer_option
 from featcache.datasets.dataset import open_dataset
 from featcache.extraction.extract import extract
 from featcache.images.decode import SUFFIXES
@@ -40,7 +41,7 @@ def write_copies(path: Path, stem: Path) -> None:
 @click.option("--backbone", default="efficientnet_lite0", show_default=True)
 @click.option("--eval-view", default="center", show_default=True, type=click.Choice(["center", "squash"]))
 @click.option("--image-size", default=224, show_default=True)
-@click.option("--layer", "layers", multiple=True)
+@layer_option()
 def main(images: Path, backbone: str, eval_view: str, image_size: int, layers: tuple[str, ...]) -> None:
     """Print one JSON line: the share of copies in a group with their photograph, and pairs of different photographs."""
     paths = sorted(path for path in images.iterdir() if path.suffix.lower() in SUFFIXES)

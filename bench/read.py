@@ -5,7 +5,10 @@ figures are medians over rounds. The DataLoader reads them all at once, after th
 dataset open; its figure is the mean without its first batch and what it had ready by then. The file cache is warm.
 Digests are checked by this reader on every read.
 
+With --photographs, features of photographs are read as each codec stores them, in caches that take turns in each round.
+
 Example: python -m bench.read
+Example: python -m bench.read --photographs photos/ --images 64
 """
 
 import json
@@ -24,11 +27,12 @@ import torch
 from numpy.typing import NDArray
 
 from bench.cache import LAYER, make_cache
-from bench.features import constants_of, drawn
-from featcache.settings import ENCODINGS
+from bench.features import as_encoding, constants_of, drawn, real
+from featcache.extraction.calibration import WORTH_IT, gain
+from featcache.settings import COMPRESSIONS, ENCODINGS
 from featcache.store.cache import FeatureCache, open_cache
 from featcache.store.folder import INDEX_NAME, existing_shards, shard_path
-from featcache.store.shards.format import chunk_digest
+from featcache.store.shards.format import chunk_digest, codec_named
 from featcache.store.shards.shard import opened
 
 Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
@@ -158,13 +162,66 @@ def measure(folder: Path, features: NDArray[np.float16], *, views: int, encoding
     }
 
 
+def compare_codecs(
+    folder: Path, features: NDArray[np.float16], *, views: int, encoding: str, batch: int, rounds: int
+) -> Any:
+    """Return views/s and bytes of caches of the same features, one for each codec; auto is what extract takes."""
+    constants = constants_of(features) if ENCODINGS[encoding].calibrated else None
+    names = [name for name in COMPRESSIONS if name != "auto"]
+    paths = {
+        name: make_cache(folder / name, features, views=views, constants=constants, compression=name) for name in names
+    }
+    ways = {(name, threads): open_cache(path, threads=threads) for name, path in paths.items() for threads in (1, 2)}
+    rng = np.random.default_rng(0)
+    first = ways["zstd", 1]
+    out, expected = (np.empty((batch, *features.shape[1:]), first.read(0, 0).dtype) for _ in range(2))
+    times: dict[tuple[str, int], list[float]] = {way: [] for way in ways}
+    for number in range(rounds + 1):
+        pairs = rng.integers(0, first.rows, batch), rng.integers(0, views, batch)
+        first.read(*pairs, out=expected)
+        for way, cache in ways.items():
+            started = time.perf_counter()
+            cache.read(*pairs, out=out)
+            elapsed = time.perf_counter() - started
+            if number:  # the first opens files and warms up
+                times[way].append(elapsed)
+            if not np.array_equal(out, expected):
+                raise AssertionError(f"{way} read other values")
+    seconds = {way: median(values) for way, values in times.items()}
+    sizes = {name: sum(entry.bytes for entry in ways[name, 1].manifest.shards) for name in names}
+    worth = gain(as_encoding(features[:16], encoding), codec_named("zstd", encoding))
+    return {
+        "auto": "zstd" if worth >= WORTH_IT else "none",
+        "views_per_second": {f"{name}, {threads} threads": round(batch / s) for (name, threads), s in seconds.items()},
+        "times_zstd": {name: round(seconds["zstd", 2] / seconds[name, 2], 2) for name in names},
+        "bytes": sizes,
+        "bytes_to_zstd": {name: round(size / sizes["zstd"], 3) for name, size in sizes.items()},
+    }
+
+
+def _of_photographs(photographs: Path, images: int, **how: int) -> Any:
+    """Return what `compare_codecs` finds for each kind of real features and each encoding."""
+    found: dict[str, Any] = {"images": images, **how}
+    for kind, features in real(photographs, images * how["views"]).items():
+        found[kind] = {}
+        for encoding in ENCODINGS:
+            with tempfile.TemporaryDirectory() as folder:
+                found[kind][encoding] = compare_codecs(Path(folder), features, encoding=encoding, **how)
+    return found
+
+
 @click.command()
+@click.option("--photographs", type=click.Path(exists=True, file_okay=False, path_type=Path),
+              help="Folder of photographs: compare codecs on their features.")  # fmt: skip
 @click.option("--images", default=256, show_default=True)
 @click.option("--views", default=4, show_default=True)
 @click.option("--batch", default=256, show_default=True)
 @click.option("--rounds", default=9, show_default=True)
-def main(images: int, views: int, batch: int, rounds: int) -> None:
+def main(photographs: Path | None, images: int, views: int, batch: int, rounds: int) -> None:
     """Print one JSON line of figures for both encodings, on drawn features of which 70% are zero."""
+    if photographs:
+        click.echo(json.dumps(_of_photographs(photographs, images, views=views, batch=batch, rounds=rounds)))
+        return
     features = drawn(images * views)
     result: dict[str, Any] = {"views": images * views, "batch": batch, "rounds": rounds, "zeros": 0.7}
     with tempfile.TemporaryDirectory() as folder:

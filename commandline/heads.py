@@ -34,8 +34,7 @@ from head.settings import HEADS, KERNELS, POOLED, PRECISIONS, PROTOCOLS, SELECTI
 @click.option("--no-attention", is_flag=True, help="The same as --attention off (Eq. 9).")
 @setting("pooling", click.Choice(POOLED), "What a baseline reads.")
 @setting("kernel", click.Choice(KERNELS), "How svr compares images; product: a kernel for each layer.")
-@click.option("--layer", "layers", multiple=True,
-              help="Layer to read, or all; several are joined.  [default: the cache's last]")  # fmt: skip
+@options.layer_option("Layers to read together, or all.  [default: the cache's last]")
 @setting("steps", click.INT, "Looks at the image, T.")
 @setting("hidden_size", click.INT, "Size of the LSTM's state.")
 @setting("queries", click.INT, "Queries of ep, each with a map.")
@@ -72,7 +71,7 @@ def train_head(
     Of a cache with several ratings each is trained on, or --target alone, in RUNS/CACHE/TARGET/NAME/split-K/.
 
     Options with ,... take several values, with commas between: every combination is trained, once, under a name
-    that says what is not the default.
+    that says what is not the default. Those of --layer are no alternatives: one head reads them all.
 
     \b
     Example: amnet train-head --split all --cache cache/lamem
@@ -184,7 +183,8 @@ def predict(
         tell(f"maps are written as .npy alone; drawing them needs: {pip_install('figures')}")
     with progress_bar() as progress:
         predicted = predictor.predict(paths, map_files=files, draw=draw, on_progress=progress)
-    found = Predictions(predicted, to_score.folders, len(predictor.members), predictor.score_range)
+    about = (len(predictor.members), predictor.score_range, predictor.run.tokens)
+    found = Predictions(predicted, to_score.folders, *about)
     if csv_path is not None:
         found.write_csv(csv_path)
     if as_json or csv_path is None:

@@ -1,6 +1,7 @@
 """What commands share: types and options, how they print, and how they tell progress."""
 
 import contextlib
+import itertools
 import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -111,9 +112,23 @@ class Several(click.ParamType):  # type: ignore[type-arg]  # generic since click
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
         parts = [part.strip() for part in value.split(",")]
+        if parts == [""]:
+            self.fail("nothing is named", param, ctx)
         if not all(parts):
             self.fail(f"{value!r} has a comma with nothing before or after it", param, ctx)
         return tuple(self._one.convert(part, param, ctx) for part in parts)
+
+
+def layer_option(text: str = "") -> Decorator:
+    """Return the option `--layer` as the argument layers: names with commas between, repeated, or both."""
+    return click.option(
+        "--layer",
+        "layers",
+        multiple=True,
+        type=Several(click.STRING, "NAME"),
+        callback=lambda context, option, given: tuple(itertools.chain.from_iterable(given)),
+        help=text,
+    )
 
 
 def setting(

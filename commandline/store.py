@@ -48,16 +48,18 @@ def fetch(name: str, root: Path | None, url: str, file: Path | None, sha256: str
               help="Folder with images/ and splits/ of lamem or sun, or of a CSV's paths.  "
               "[default: data/NAME; the CSV's]")  # fmt: skip
 @click.option("--augs", default=0, show_default=True, metavar="K", help="Augmented views per image.")
-@click.option("--backbone", default="resnet50", show_default=True, help="resnet50, efficientnet_lite0, timm:NAME, ...")
-@click.option("--layer", "layers", multiple=True,
-              help="Map to keep, or cls, registers, pooled, embedding, or a module; may be repeated.  "
-              "[default: last map of stride 16]")  # fmt: skip
+@click.option("--backbone", default="resnet50", show_default=True,
+              help="resnet50, efficientnet_lite0, timm:NAME, ..., or descriptors:gist,sift,..., or "
+              "NETWORK+descriptors:...")  # fmt: skip
+@options.layer_option("Maps to keep, or cls, registers, pooled, embedding, or modules.  "
+                      "[default: last map of stride 16]")  # fmt: skip
 @click.option("--final-norm/--no-final-norm", default=None,
               help="Keep the last map as the network's own last norm leaves it.  "
               "[default: where it has one]")  # fmt: skip
 @click.option("--image-size", type=int,
               help="Side of a view in pixels.  [default: 224; the model's own with --recipe model]")  # fmt: skip
-@click.option("--weights", default="imagenet", show_default=True, help="imagenet, a weights file, or random.")
+@click.option("--weights", default="imagenet", show_default=True,
+              help="imagenet, a weights file, or random; of descriptors a dictionary, by default learnt.")  # fmt: skip
 @click.option("--recipe", default="paper", show_default=True, type=click.Choice(settings.VIEW_RECIPES),
               help="Views as in the paper, as in its authors' code, which squashes images first, or as the "
               "model's weights expect them: size, crop, interpolation.")  # fmt: skip
@@ -72,6 +74,9 @@ def fetch(name: str, root: Path | None, url: str, file: Path | None, sha256: str
               help="What runs the backbone; auto is the fastest there is for so many views.")  # fmt: skip
 @click.option("--encoding", default="float16", show_default=True, type=click.Choice(settings.ENCODINGS),
               help="How features are stored; uint8 is half the size and not exact.")  # fmt: skip
+@click.option("--compression", default="auto", show_default=True, type=click.Choice(settings.COMPRESSIONS),
+              help="How features are compressed; auto is as the cache has it, else zstd for each layer that it makes "
+              "a tenth smaller.")  # fmt: skip
 @click.option("--calibrate-like", default="", metavar="DIR",
               help="Take uint8's constants from that cache, to merge later.")  # fmt: skip
 @options.DEVICE

@@ -15,7 +15,7 @@ from featcache.base.errors import CorruptFile, Mismatch, refuse
 from featcache.base.files import canonical_json
 from featcache.settings import CENTER_FRACTION, ENCODINGS, FLIP_PROBABILITY, INTERPOLATION, ViewSettings
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 1  # of features and their recipe; how shards store them has versions of its own
 _LEFT_OUT = {
     "calibration": "",
     "pre_squash": 0,
@@ -25,7 +25,10 @@ _LEFT_OUT = {
 
 @dataclass(frozen=True)
 class LayerShape:
-    """A feature map of height x width positions and channels D; L = height * width, row-major."""
+    """A feature map of height x width positions and channels D; L = height * width, row-major.
+
+    A vector of an image is one of 1 x 1, and several vectors of one layer are one of n x 1.
+    """
 
     height: int
     width: int
@@ -35,6 +38,11 @@ class LayerShape:
     def positions(self) -> int:
         """L."""
         return self.height * self.width
+
+    @property
+    def is_map(self) -> bool:
+        """Whether positions are places in the image, which those of vectors are not."""
+        return self.width > 1
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ VIEW_RECIPES = ("paper", "published", "model")
 EVAL_VIEWS = ("center", "squash", "squash-center")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 RUNTIMES = ("auto", "torch", "compile", "openvino")
+COMPRESSIONS = ("auto", "none", "lz4", "zstd")
 BAD_IMAGE_POLICIES = ("skip", "stop")
 LARGEST_BATCH = 4096  # views
 FLIP_PROBABILITY = 0.5
@@ -21,7 +22,7 @@ PRE_SQUASH_FRACTION = 264 / 224  # the published code crops 224 from 264
 
 @dataclass(frozen=True)
 class Encoding:
-    """How features are stored: NumPy's name of their type, the filters of a chunk, and whether constants go with them.
+    """How features are stored: NumPy's name of their type, how zstd compresses it, and whether constants go with them.
 
     calibrated encodings have a scale and a zero point for each channel, taken from a sample.
     """
@@ -32,7 +33,7 @@ class Encoding:
     calibrated: bool
 
 
-ENCODINGS = {  # filters chosen by bench/codecs.py on real features: the fastest to read that are also small
+ENCODINGS = {  # level and shuffle of zstd chosen by bench/codecs.py on real features: the fastest to read and small
     "float16": Encoding("<f2", zstd_level=1, shuffle=True, calibrated=False),
     "uint8": Encoding("u1", zstd_level=1, shuffle=False, calibrated=True),
 }
@@ -85,8 +86,9 @@ class ExtractSettings:
     is 'imagenet', a file, or 'random'; layers may be empty for the backbone's default. final_norm is whether the
     last map is stored as the network's own last norm leaves it, None: where it has one.
     calibrate_like is
-    a cache whose uint8 constants are taken, so that the two can be merged; '' calibrates on the dataset. force
-    starts although the disk seems too small.
+    a cache whose uint8 constants are taken, so that the two can be merged; '' calibrates on the dataset. compression is
+    how features are compressed: 'auto' is what the cache has already, and of a new one what a sample of each layer is
+    best stored with. force starts although the disk seems too small.
     """
 
     augs: int = 0
@@ -101,6 +103,7 @@ class ExtractSettings:
     batch_size: int = 16
     on_bad_image: str = "skip"
     encoding: str = "float16"
+    compression: str = "auto"
     calibrate_like: str = ""
     force: bool = False
 
@@ -113,6 +116,8 @@ class ExtractSettings:
             raise InvalidSettings(f"--on-bad-image must be skip or stop, found {self.on_bad_image!r}")
         if self.encoding not in ENCODINGS:
             raise InvalidSettings(f"--encoding must be {' or '.join(ENCODINGS)}, found {self.encoding!r}")
+        if self.compression not in COMPRESSIONS:
+            raise InvalidSettings(f"--compression must be {' or '.join(COMPRESSIONS)}, found {self.compression!r}")
         if self.calibrate_like and not ENCODINGS[self.encoding].calibrated:
             fitting = " or ".join(name for name, encoding in ENCODINGS.items() if encoding.calibrated)
             raise InvalidSettings(f"--calibrate-like goes with --encoding {fitting}: {self.encoding} has no constants")

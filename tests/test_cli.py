@@ -420,6 +420,11 @@ def test_a_head_that_fails_to_load_does_not_hide_the_others(trained: Path) -> No
         ),
         (["--steps", "0,30"], "  --steps must be 1 to 20, found 0\n  --steps must be 1 to 20, found 30\n"),
         (["--layer", "a", "--layer", "layer3"], "has no layer a; it has layer3"),
+        (["--layer", "layer3,a"], "has no layer a; it has layer3"),
+        (["--layer", "all,layer3"], "--layer all names every layer"),
+        (["--layer", "layer3, layer3"], "--layer layer3: named twice"),
+        (["--layer", "layer3,"], "Invalid value for '--layer': 'layer3,' has a comma with nothing before or after it"),
+        (["--layer", "layer3", "--layer", " "], "Invalid value for '--layer': nothing is named"),
         (["--name", "a/b"], "--name must be letters, digits and"),
     ],
 )

@@ -52,6 +52,7 @@ MAY_IMPORT = {  # a folder, or a module that stands alone, and what it may impor
     "head/show/figures": TO_RUNS | {"head/evaluation", "head/prediction", "head/show"},
     "head/show/page": HEAD - {"head/demo", "head/training", "head/show/page", "head/show/page/live"},
     "head/show/page/live": HEAD - {"head/demo", "head/training", "head/show/page/live"},
+    "head/paper": HEAD - {"head/demo"},
     "head/demo": HEAD - {"head/demo"},
 }
 MOST_ROOMS = 11

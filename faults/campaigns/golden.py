@@ -188,7 +188,7 @@ def _write_cache(folder: Path, arrays: stub.Contents, target: Target) -> None:
 
 
 def _shard(arrays: stub.Contents, block: Block, target: Target) -> bytes:
-    writer = ShardWriter(target.recipe, block, target.constants)
+    writer = ShardWriter(target, block)
     views = range(*block.views)
     for i, row in enumerate(range(*block.rows)):
         writer.set_image(i, _image(row), [_view(row, view) for view in views] if row != ABSENT else [])

@@ -118,7 +118,7 @@ def _samples(
 
     def samples_of(image: LoadedImage) -> list[Words]:
         seed = _draw(image.row.name) ^ settings.views.seed
-        return [sample_of(descriptors()[layer].describe(image.pixels[0]), None, each, seed) for layer in counting]
+        return [sample_of(descriptors()[layer].describe(image.pixels[0]), each, seed) for layer in counting]
 
     found: dict[str, list[Words]] = {layer: [] for layer in counting}
     with ThreadPoolExecutor(usable_threads(None), thread_name_prefix="describe") as pool:

@@ -12,7 +12,7 @@ from featcache.backbones.networks import Asked, settled
 from featcache.base.errors import BadInput
 from featcache.base.progress import duration
 from featcache.datasets.dataset import Dataset, refuse_untrainable
-from featcache.extraction.calibration import settle_target
+from featcache.extraction.calibration import COMPRESSED_IMAGES, settle_target
 from featcache.extraction.dictionary import settle_dictionary
 from featcache.extraction.extract import follow
 from featcache.extraction.pipeline import build_shards, load_for
@@ -26,9 +26,10 @@ from featcache.store.shards.format import Block, Target
 class Forecast:
     """views are to be computed, of images x views_per_image in all.
 
-    raw_bytes is before compression, bytes what they take at the encoding, by the share that a few views compressed
-    to; both count all views, bytes_to_write those to be computed. execution says how the backbone runs and why.
-    missing_weights is '' or why the extraction itself would stop now. dataset_notes are those of the dataset.
+    codecs say how each layer is to be compressed. raw_bytes is before that, bytes what they take at the encoding, by
+    the share that a few views took; both count all views, bytes_to_write those to be computed. execution says how the
+    backbone runs and why. missing_weights is '' or why the extraction itself would stop now. dataset_notes are those of
+    the dataset.
     """
 
     images: int
@@ -39,6 +40,7 @@ class Forecast:
     raw_bytes_per_view: int
     raw_bytes: int
     encoding: str
+    codecs: dict[str, str]
     bytes: int
     bytes_to_write: int
     free_bytes: int
@@ -65,7 +67,8 @@ class Forecast:
             f"layers  {layers}",
             f"bytes   {self.raw_bytes:,} raw, before compression: {self.raw_bytes / 1e9:,.1f} GB, "
             f"{self.raw_bytes_per_view:,} a view",
-            f"        about {self.bytes / 1e9:,.1f} GB as {self.encoding}, compressed as the views timed here",
+            f"        about {self.bytes / 1e9:,.1f} GB as {self.encoding}, stored as the views timed here",
+            *(f"stored  {name} {codec}" for name, codec in self.codecs.items()),
             f"disk    {self.free_bytes / 1e9:,.1f} GB free{too_small}",
             f"runs    {self.execution}",
             f"time    {duration(self.seconds)} at {self.views_per_second:,.1f} views/s, timed here just now, "
@@ -93,7 +96,7 @@ def forecast(dataset: Dataset, settings: ExtractSettings, out: Path) -> Forecast
     start_seconds = time.perf_counter() - started
     asked = settled(settings.backbone, Asked(settings.device, settings.precision, settings.runtime))
     shards = [] if missing else existing_shards(out)
-    target = settle_target(backbone, settings, shards, dataset, sample=1)
+    target = settle_target(backbone, settings, shards, dataset, sample=COMPRESSED_IMAGES)
     recipe = target.recipe
     refuse_other_recipes(shards, recipe, out)
     plan = make_plan(shards, dataset.names, dataset.images, views=1 + settings.augs, recipe=recipe)
@@ -109,6 +112,7 @@ def forecast(dataset: Dataset, settings: ExtractSettings, out: Path) -> Forecast
         raw_bytes_per_view=recipe.bytes_per_view(),
         raw_bytes=total * recipe.bytes_per_view(),
         encoding=recipe.encoding,
+        codecs={layer: str(target.codecs[f"features/{layer}"]) for layer in recipe.layer_names},
         bytes=round(total * bytes_per_view),
         bytes_to_write=round(plan.views_to_do * bytes_per_view),
         free_bytes=shutil.disk_usage(there).free,

@@ -105,7 +105,7 @@ class _OpenShard:
     def __init__(self, block: Block, target: Target) -> None:
         self.block, self.times = block, StageTimes()
         self.notes: list[tuple[str, str]] = []
-        self.writer = ShardWriter(target.recipe, block, target.constants)
+        self.writer = ShardWriter(target, block)
         self.batch: list[_PendingView] = []  # not handed to the backbone yet
         self._waiting: deque[_PendingView | tuple[int, StoredRow]] = deque()
         self._rows_left = block.shape[0]
@@ -231,9 +231,9 @@ class _Pipeline:
             for layer, values in encoded.items():
                 if not values.storable[k]:
                     raise BadInput(self._not_storable(shard.block, view, layer))
-                for kind, chunk in (("features", values.features[k]), ("pooled", values.pooled[k])):
-                    stored = self._codec.submit(_compressed, shard, f"{kind}/{layer}", chunk)
-                    chunks[k].append((f"{kind}/{layer}", stored))
+                of_view = {f"features/{layer}": values.features[k], f"pooled/{layer}": values.pooled[k]}
+                for array in filter(shard.writer.codecs.__contains__, of_view):
+                    chunks[k].append((array, self._codec.submit(_compressed, shard, array, of_view[array])))
         return chunks
 
     def _pixels(self, views: list[_PendingView]) -> Tensor:

@@ -1,15 +1,20 @@
 """What a cache folder holds, sealed or not, as text and as one JSON object."""
 
+import contextlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from featcache.base.errors import FeatcacheError
 from featcache.datasets.splits import each_part
-from featcache.store.cache import FeatureCache, open_cache
+from featcache.store.cache import FeatureCache, open_cache, open_listed_shard
 from featcache.store.folder import MANIFEST_NAME, shard_paths
 from featcache.store.manifest import Manifest
+from featcache.store.shards.format import array_specs
 from featcache.store.shards.opening import open_shard
+from featcache.store.shards.shard import Shard
 
 _FEW = 5  # names in a line, of images that look alike
 
@@ -39,7 +44,8 @@ class CacheInfo:
             done = f"{info['images_done']:,} images so far"
             return "\n".join([f"{info['cache']}: not complete, {done}; run the same extract command again", *common])
         layers = [
-            f"layer        {name}: {layer['height']}x{layer['width']}x{layer['channels']} (L = {layer['positions']})"
+            f"layer        {name}: {layer['height']}x{layer['width']}x{layer['channels']} (L = {layer['positions']}), "
+            f"{_stored(layer)}"
             for name, layer in info["layers"].items()
         ]
         by_target = info.get("targets") or {"": info["splits"]}
@@ -84,6 +90,7 @@ def read_info(folder: Path) -> CacheInfo:
             }
         )
     cache = open_cache(folder)
+    stored_as = _bytes_of_layers(cache)
     return CacheInfo(
         {
             "cache": str(folder),
@@ -92,6 +99,7 @@ def read_info(folder: Path) -> CacheInfo:
             "views": cache.views,
             "layers": {
                 name: {"positions": height * width, "height": height, "width": width, "channels": channels}
+                | stored_as[name]
                 for name, height, width, channels in cache.recipe.layers
             },
             "shards": len(cache.manifest.shards),
@@ -108,6 +116,39 @@ def read_info(folder: Path) -> CacheInfo:
             "versions": cache.manifest.versions,
         }
     )
+
+
+def _bytes_of_layers(cache: FeatureCache) -> dict[str, dict[str, Any]]:
+    """Return how each layer is stored: codecs of its features, bytes of their chunks, raw_bytes that these decode to.
+
+    pooled_bytes are those of its pooled vectors, 0 where they are computed on reading. Shards that cannot be opened
+    are left out: what is wrong with them is for verify-cache to say.
+    """
+    opened: list[Shard] = []
+    for entry in cache.manifest.shards:
+        with contextlib.suppress(FeatcacheError):
+            opened.append(open_listed_shard(cache.path, entry, cache.recipe))
+    found, specs = {}, array_specs(cache.recipe)
+    for layer in cache.recipe.layer_names:
+        features = [shard.arrays[f"features/{layer}"] for shard in opened]
+        pooled = [shard.arrays[f"pooled/{layer}"] for shard in opened if f"pooled/{layer}" in shard.arrays]
+        spec = specs[f"features/{layer}"]
+        found[layer] = {
+            "codecs": sorted({str(index.codec or "filters of HDF5") for index in features}),
+            "bytes": sum(int(index.sizes.sum()) for index in features),
+            "raw_bytes": sum(int((index.offsets >= 0).sum()) for index in features)
+            * math.prod(spec.chunk_shape)
+            * spec.dtype.itemsize,
+            "pooled_bytes": sum(int(index.sizes.sum()) for index in pooled),
+        }
+    return found
+
+
+def _stored(layer: dict[str, Any]) -> str:
+    """Return how a layer is stored, in words."""
+    share = f" ({layer['bytes'] / layer['raw_bytes']:.2f} of its raw bytes)" if layer["raw_bytes"] else ""
+    vectors = f", pooled vectors {layer['pooled_bytes'] / 1e6:,.1f} MB" if layer["pooled_bytes"] else ""
+    return f"{' and '.join(layer['codecs'])}, {layer['bytes'] / 1e6:,.1f} MB{share}{vectors}"
 
 
 def _counts(manifest: Manifest) -> dict[str, Any]:

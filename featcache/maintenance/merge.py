@@ -101,7 +101,7 @@ def merge_caches(out: Path, inputs: Sequence[Path], *, on_progress: OnProgress =
             shard = item.rows[0].shard
             with opened(shard) as descriptor:
                 rows = (shard.read_row(descriptor, place.k) for place in item.rows)
-                data = copied_shard(Target(shard.recipe, shard.constants), item.block, rows)
+                data = copied_shard(Target(shard.recipe, shard.codecs, shard.constants), item.block, rows)
             writer.commit(item.block, data)
             on_progress(Progress("merge", done, len(planned), "shards"))
         _copy_dictionary(sources, out)

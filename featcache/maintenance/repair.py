@@ -6,7 +6,7 @@ repair goes on where it was: each shard is replaced at once or not at all.
 
 import contextlib
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,8 @@ from featcache.store.folder import (
     weights_of_cache,
 )
 from featcache.store.manifest import Manifest, read_manifest
-from featcache.store.shards.format import Target
+from featcache.store.shards.encoding import Constants
+from featcache.store.shards.format import Target, codecs_of_version_1, shard_name
 from featcache.store.shards.shard import StoredRow, opened
 from featcache.store.shards.writer import copied_shard
 from featcache.store.writer import CacheWriter, Committed
@@ -101,8 +102,8 @@ def repair_cache(
             return _set_aside(folder, seen)
         images = images_of(seen.manifest.source, root)
         jobs, repaired, unrepairable = plan_repair(folder, seen.manifest, seen, images)
-        target = Target(seen.manifest.recipe, constants_of(folder, seen))
-        repairer = _Repairer(writer, seen.manifest, target, images, weights=weights, device=device)
+        constants = constants_of(folder, seen)
+        repairer = _Repairer(writer, seen.manifest, constants, images, weights=weights, device=device)
         repaired |= repairer.repair(jobs, on_progress)
         unrepairable += repairer.conclude(seen, repaired)
         unrepairable += [problem for problem in seen.report.problems if problem.file == DICTIONARY_NAME]
@@ -138,9 +139,18 @@ class _Repairer:
     """Makes damaged shards anew and seals the cache; loads the backbone when the first row has to be computed."""
 
     def __init__(
-        self, writer: CacheWriter, manifest: Manifest, target: Target, images: Path, *, weights: str | None, device: str
+        self,
+        writer: CacheWriter,
+        manifest: Manifest,
+        constants: Mapping[str, Constants],
+        images: Path,
+        *,
+        weights: str | None,
+        device: str,
     ) -> None:
-        self.writer, self.manifest, self.target, self.images = writer, manifest, target, images
+        self.writer, self.manifest, self.recipe, self.images = writer, manifest, manifest.recipe, images
+        codecs = manifest.codecs or (codecs_of_version_1(self.recipe),)
+        self.targets = [Target(self.recipe, one, constants) for one in codecs]
         self.weights, self.device = weights or weights_of_cache(writer.folder, manifest.source), device
 
     def repair(self, jobs: Sequence[RepairJob], on_progress: OnProgress) -> dict[str, Committed]:
@@ -152,17 +162,32 @@ class _Repairer:
         return repaired
 
     def _rebuilt(self, job: RepairJob) -> bytes:
-        """Return the bytes of a shard whose good rows are copied and whose lost ones are computed."""
+        """Return the bytes of a shard whose good rows are copied and whose lost ones are computed.
+
+        Which of the cache's codecs a file had that cannot be opened shows when the same file comes out.
+        """
+        if job.shard:
+            return self._built(job, replace(self.targets[0], codecs=job.shard.codecs))
+        first = b""
+        for target in self.targets:
+            data = self._built(job, target)
+            if shard_name(job.entry.block, data) == job.entry.file:
+                return data
+            first = first or data
+        return first
+
+    def _built(self, job: RepairJob, target: Target) -> bytes:
+        """Return the bytes of a shard, made with target."""
         with opened(job.shard) if job.shard else contextlib.nullcontext(-1) as descriptor:
             rows = self._rows(job, descriptor)
             if job.rows:
-                return next(build_shards(rows, [job.entry.block], self._backbone, self.target)).data
-            return copied_shard(self.target, job.entry.block, (row for row in rows if isinstance(row, StoredRow)))
+                return next(build_shards(rows, [job.entry.block], self._backbone, target)).data
+            return copied_shard(target, job.entry.block, (row for row in rows if isinstance(row, StoredRow)))
 
     def _rows(self, job: RepairJob, descriptor: int) -> Iterator[LoadedImage | StoredRow]:
         """Yield each row of the shard: copied, or loaded from its image where it is to be computed."""
         work = [(job.images[row].name, job.entry.block.views) for row in job.rows]
-        loaded = load_for(self._backbone, self.images, work, self.target.recipe) if work else iter(())
+        loaded = load_for(self._backbone, self.images, work, self.recipe) if work else iter(())
         for i, row in enumerate(range(*job.entry.block.rows)):
             if row in job.rows:
                 image = next(loaded)
@@ -179,7 +204,7 @@ class _Repairer:
     @functools.cached_property
     def _backbone(self) -> Backbone:
         return backbone_of(
-            self.target.recipe,
+            self.recipe,
             weights=self.weights,
             batch_size=int(self.manifest.source["batch_size"]),
             runtime=available_runtime(self.manifest.source.get("runtime", "torch"), self.device),
@@ -202,7 +227,7 @@ class _Repairer:
             return [Problem(file, what) for file in waiting]
         self.writer.listed = dict(repaired.get(file, (file, sha256)) for file, sha256 in listed.items())
         self.writer.seal(
-            self.target.recipe,
+            self.recipe,
             rows=manifest.rows,
             views=manifest.views,
             ratings=manifest.ratings,

@@ -18,7 +18,7 @@ from featcache.base.errors import CorruptFile, Mismatch
 from featcache.base.files import canonical_json, reading_errors
 from featcache.datasets.splits import Ratings
 from featcache.images.identity import ImageRow, is_same_image
-from featcache.recipe import FORMAT_VERSION, Recipe
+from featcache.recipe import Recipe
 from featcache.store.folder import shard_place
 from featcache.store.shards.encoding import Constants
 from featcache.store.shards.format import CONSTANTS_GROUP, array_specs, common_tables, image_rows
@@ -87,12 +87,14 @@ def build_index(
                     file.create_dataset(f"{home}/{split}/{name}/row", data=part.rows)
                     file.create_dataset(f"{home}/{split}/{name}/score", data=part.scores)
         for array, spec in array_specs(recipe).items():
+            if not all(array in shard.arrays for shard in shards):  # where a source lacks it, HDF5 would read NaN
+                continue
             sources = [(shard_place(shard.path.name), (*shard.block.rows, *shard.block.views)) for shard in shards]
             create_virtual(file, array, (rows, views, *spec.chunk_shape), spec.dtype, sources)
         set_attributes(
             file,
             {
-                "format_version": FORMAT_VERSION,
+                "format_version": newest_version(shards),
                 "fingerprint": recipe.fingerprint,
                 "recipe": canonical_json(recipe.as_json()),
                 "versions": canonical_json(versions),
@@ -101,6 +103,11 @@ def build_index(
         file.flush()
         image: bytes = file.id.get_file_image()
     return image
+
+
+def newest_version(shards: Iterable[Shard]) -> int:
+    """Return the format version of a cache of shards: a program that reads it reads each of them."""
+    return max((shard.format_version for shard in shards), default=1)
 
 
 def read_tables(path: Path, sha256: str) -> Tables | None:

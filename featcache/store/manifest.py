@@ -5,7 +5,7 @@ import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,11 @@ from featcache.base.commands import amnet
 from featcache.base.errors import CacheIncomplete, CorruptFile, FeatcacheError, HostileFile, Mismatch
 from featcache.base.files import canonical_json, read_json, write_durably
 from featcache.datasets.splits import PARTS, Others, Part, Ratings, each_part, natural_key
-from featcache.recipe import FORMAT_VERSION, Recipe, recipe_from_json
+from featcache.recipe import Recipe, recipe_from_json
 from featcache.settings import LARGEST_BATCH
 from featcache.store.folder import MANIFEST_NAME, NAME_PATTERN, shard_paths, shards_folder
-from featcache.store.shards.format import Block
+from featcache.store.shards.codec import Codec
+from featcache.store.shards.format import NEWEST_VERSION, Block, Codecs, array_specs
 
 Groups = tuple[tuple[int, ...], ...]  # of rows
 _FEWEST_BYTES = 17  # a box of four int32 and a flip, for each view
@@ -41,8 +42,9 @@ class Manifest:
 
     source holds facts that change no feature: dataset and its folder, and where the weights came from. groups are rows
     of the same group of a table; near_duplicates are rows whose images look alike, None where nobody has looked.
-    others[split] are rows of the split's test part with their scores by other people. digest is that of the manifest's
-    own text, '' before it is written.
+    others[split] are rows of the split's test part with their scores by other people. format_version is the newest of
+    its shards; codecs are those that its shards have, each set once, none where the version is 1. digest is that of the
+    manifest's own text, '' before it is written.
     """
 
     recipe: Recipe
@@ -56,6 +58,8 @@ class Manifest:
     groups: Groups = ()
     near_duplicates: Groups | None = None
     others: Others = field(default_factory=dict)
+    format_version: int = 1
+    codecs: tuple[Codecs, ...] = ()
     digest: str = ""
 
     @property
@@ -72,7 +76,7 @@ class Manifest:
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Seal the cache in folder: replace its manifest at once, durably."""
     body = {
-        "format_version": FORMAT_VERSION,
+        "format_version": manifest.format_version,
         "recipe": manifest.recipe.as_json(),
         "fingerprint": manifest.recipe.fingerprint,
         "rows": manifest.rows,
@@ -85,6 +89,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         "index_sha256": manifest.index_sha256,
         "source": manifest.source,
         "versions": manifest.versions,
+        **({"codecs": list(map(_codecs_as_json, manifest.codecs))} if manifest.codecs else {}),
         **({"groups": manifest.groups} if manifest.groups else {}),
         **({"others": {one: _part_as_json(part) for one, part in manifest.others.items()}} if manifest.others else {}),
         **({} if manifest.near_duplicates is None else {"near_duplicates": manifest.near_duplicates}),
@@ -110,8 +115,8 @@ def read_manifest(folder: Path) -> Manifest:
         if digest != _digest(body):
             raise CorruptFile(f"{path}: it does not have its digest; run extract again to make it anew")
         version = body["format_version"]
-        if type(version) is int and version > FORMAT_VERSION:
-            raise Mismatch(f"{path}: format version {version}, this program reads up to {FORMAT_VERSION}; upgrade it")
+        if type(version) is int and version > NEWEST_VERSION:
+            raise Mismatch(f"{path}: format version {version}, this program reads up to {NEWEST_VERSION}; upgrade it")
         recipe = recipe_from_json(body["recipe"], str(path))
         manifest = Manifest(
             recipe=recipe,
@@ -125,6 +130,8 @@ def read_manifest(folder: Path) -> Manifest:
             groups=_groups(body.get("groups", [])) or (),
             near_duplicates=_groups(body.get("near_duplicates")),
             others=_parts(body.get("others", {}), sorted(body.get("others", {}), key=natural_key)),
+            format_version=version,
+            codecs=tuple(_codecs_from_json(codecs, recipe) for codecs in body.get("codecs", [])),
             digest=digest,
         )
         _check(manifest)
@@ -235,6 +242,17 @@ def _parts(found: dict[str, dict[str, list[float]]], order: Iterable[str]) -> di
 
 def _groups(found: list[list[int]] | None) -> Groups | None:
     return None if found is None else tuple(map(tuple, found))
+
+
+def _codecs_as_json(codecs: Codecs) -> dict[str, list[Any]]:
+    return {array: list(astuple(codec)) for array, codec in codecs.items()}
+
+
+def _codecs_from_json(found: dict[str, list[Any]], recipe: Recipe) -> Codecs:
+    arrays = array_specs(recipe)
+    if not {array for array in arrays if array.startswith("features/")} <= found.keys() <= arrays.keys():
+        raise ValueError("codecs of other arrays than the recipe's")
+    return {array: Codec(*found[array]) for array in arrays if array in found}
 
 
 def _entry(path: Path, entry: dict[str, Any]) -> ShardEntry:

@@ -3,8 +3,10 @@
 Nothing is kept between calls, neither threads nor open files: safe in any thread, and after any fork.
 """
 
+import contextlib
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import cycle, groupby
@@ -19,6 +21,10 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 _END: Any = object()
 _PIECES_PER_THREAD = 4  # so that no thread waits long for the last one
+_QUICK, _HEAD_START = (
+    100e-6,
+    1e-3,
+)  # seconds a chunk, and more, that one thread may take before others help (bench/read.py)
 
 
 @dataclass(frozen=True)
@@ -32,10 +38,14 @@ class ChunkPlace:
 
 
 def read_chunks(places: Sequence[ChunkPlace], array: str, out: NDArray[Any], *, threads: int) -> None:
-    """Fill out[position] with the chunk of each place; every digest is checked. Opens at most `threads` files."""
-    ordered = sorted(places, key=lambda place: (place.shard.path, place.shard.arrays[array].offsets[place.i, place.j]))
-    if threads == 1 or len(ordered) <= 1:
-        _read_piece(ordered, array, out)
+    """Fill out[position] with the chunk of each place; every digest is checked. Opens at most `threads` files.
+
+    One thread reads as long as chunks come quickly, not compressed and from the file cache: to hand Python's lock over
+    would take longer. The others help where chunks are decompressed or fetched from a disk.
+    """
+    ordered = sorted(places, key=lambda place: (place.shard.path, _offset(place, array)))
+    ordered = ordered[_read_while_quick(ordered, array, out, always=threads == 1) :]
+    if not ordered:
         return
     size = -(-len(ordered) // (threads * _PIECES_PER_THREAD))
     pieces = [ordered[start : start + size] for start in range(0, len(ordered), size)]
@@ -44,13 +54,34 @@ def read_chunks(places: Sequence[ChunkPlace], array: str, out: NDArray[Any], *, 
             done.result()
 
 
+def _offset(place: ChunkPlace, array: str) -> int:
+    return int(place.shard.arrays[place.shard.stored_as(array)].offsets[place.i, place.j])
+
+
+def _read_while_quick(places: Sequence[ChunkPlace], array: str, out: NDArray[Any], *, always: bool) -> int:
+    """Read chunk after chunk, always or until they take long; return how many are read."""
+    started, done = time.perf_counter(), 0
+    with contextlib.closing(_read_each(places, array, out)) as reading:
+        for done, _ in enumerate(reading, start=1):
+            if not always and time.perf_counter() - started > _HEAD_START + done * _QUICK:
+                break
+    return done
+
+
 def _read_piece(places: Sequence[ChunkPlace], array: str, out: NDArray[Any]) -> None:
+    for _ in _read_each(places, array, out):
+        pass
+
+
+def _read_each(places: Sequence[ChunkPlace], array: str, out: NDArray[Any]) -> Generator[None, None, None]:
+    """Read the chunk of each place, one whenever the next is asked for."""
     decompressor = zstandard.ZstdDecompressor()
     for _, group in groupby(places, key=lambda place: place.shard.path):
         in_one_file = list(group)
         with opened(in_one_file[0].shard) as descriptor:
             for place in in_one_file:
                 place.shard.read_chunk(descriptor, array, place.i, place.j, out[place.position], decompressor)
+                yield
 
 
 def ahead(work: Iterable[Item], do: Callable[[int, Item], Result], *, prefetch: int) -> Iterator[Result]:

@@ -10,9 +10,9 @@ from featcache.base.lock import writer_lock
 from featcache.datasets.splits import Others, Ratings
 from featcache.recipe import Recipe
 from featcache.store.folder import FAILURES_NAME, INDEX_NAME, shard_path, shards_folder
-from featcache.store.index import Tables, build_index, gather_tables
+from featcache.store.index import Tables, build_index, gather_tables, newest_version
 from featcache.store.manifest import Groups, Manifest, ShardEntry, write_manifest
-from featcache.store.shards.format import Block, shard_name
+from featcache.store.shards.format import Block, Codecs, shard_name
 from featcache.store.shards.opening import open_shard
 from featcache.store.shards.shard import Shard
 
@@ -100,11 +100,31 @@ class CacheWriter:
         index = build_index(recipe, tables, ratings, shards, versions)
         index_sha256 = write_durably(self.folder / INDEX_NAME, index)
         manifest = Manifest(
-            recipe, rows, views, ratings, entries, index_sha256, source, versions, groups, near_duplicates, others or {}
+            recipe,
+            rows,
+            views,
+            ratings,
+            entries,
+            index_sha256,
+            source,
+            versions,
+            groups,
+            near_duplicates,
+            others or {},
+            format_version=newest_version(shards),
+            codecs=_codecs_of(shards),
         )
         write_manifest(self.folder, manifest)
         _write_failures(self.folder / FAILURES_NAME, tables)
         return manifest, tables
+
+
+def _codecs_of(shards: Sequence[Shard]) -> tuple[Codecs, ...]:
+    """Return each set of codecs that some shard has; none where all are of version 1, whose codecs are known."""
+    if newest_version(shards) == 1:
+        return ()
+    known = [shard.codecs for shard in shards if all(index.codec for index in shard.arrays.values())]
+    return tuple(codecs for number, codecs in enumerate(known) if codecs not in known[:number])
 
 
 def _write_failures(path: Path, tables: Tables) -> None:

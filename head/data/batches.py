@@ -216,9 +216,10 @@ def epoch_batches(
 def feature_scale(cache: FeatureCache, part: Part, *, source: HeadInput, seed: int) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation of each channel (D) over positions and one view of each image of part.
 
-    Of a single layer, and of means, they follow from what the cache has pooled; joined maps are read once.
+    A token counts as one position more, like every place. Of a single layer, and of means, they follow from what the
+    cache has pooled; joined maps, and maps with tokens, are read once.
     """
-    joined = source.pooling == "maps" and len(source.layers) > 1
+    joined = not source.pooled and len(source.layers) > 1
     batches = list(epoch_batches(part, views=cache.views, seed=seed, epoch=0, batch_size=64 if joined else 1024))
     total, squares = 0.0, 0.0
     for rows, views, _ in batches:

@@ -1,4 +1,4 @@
-"""What a head reads of an image: whole feature maps of one layer, or pooled vectors of one or several."""
+"""What a head reads of an image: feature maps, with or without tokens that have no place, or pooled vectors."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,15 +17,18 @@ from featcache.store.cache import FeatureCache
 from featcache.store.reading import ahead
 from featcache.store.shards.encoding import Constants, decode, encode
 
-POOLINGS = ("maps", "mean", "mean+deviation")
+POOLINGS = ("maps", "tokens", "mean", "mean+deviation")
+_IN_WORDS = {"cls": "the class token"}
 
 
 @dataclass(frozen=True)
 class HeadInput:
-    """layers in order, and how each is seen: as 'maps' (B, L, D), or pooled over its positions (B, 1, D).
+    """layers in order, and how each is seen: as 'maps' (B, L, D), as 'tokens', or pooled over its positions (B, 1, D).
 
     Several layers are joined, D the sum of theirs (twice that with deviation); maps in the shape of the smallest of
-    them, the others averaged down to it, and layers of one vector repeated at every position.
+    them, the others averaged down to it, and layers of one vector repeated at every position. As 'tokens' vectors are
+    not joined: in the order of their layers they are n more positions behind the L places of the maps, (B, L + n, D),
+    each as wide as the joined maps.
     """
 
     layers: tuple[str, ...]
@@ -37,22 +40,53 @@ class HeadInput:
         if not self.layers:
             raise InvalidSettings("a head reads at least one layer")
 
+    @property
+    def pooled(self) -> bool:
+        """Whether it is vectors pooled over positions, and no positions."""
+        return self.pooling not in ("maps", "tokens")
+
+    def token_layers(self, recipe: Recipe) -> tuple[str, ...]:
+        """Return the layers whose vectors are tokens, and not joined."""
+        vectors = tuple(layer for layer in self.layers if not recipe.layer_shape(layer).is_map)
+        return vectors if self.pooling == "tokens" else ()
+
+    def tokens_in_words(self, recipe: Recipe) -> str:
+        """Return what attention can go to that has no place: 'the class token and 4 registers'; '' for nothing."""
+        counts = {layer: recipe.layer_shape(layer).positions for layer in self.token_layers(recipe)}
+        return " and ".join(_IN_WORDS.get(name, name) if n == 1 else f"{n} {name}" for name, n in counts.items())
+
+    def tokens(self, recipe: Recipe) -> int:
+        """Return n, how many tokens are read."""
+        return sum(recipe.layer_shape(layer).positions for layer in self.token_layers(recipe))
+
+    def positions(self, recipe: Recipe) -> int:
+        """Return how many positions a head reads: L, or L + n with tokens, or 1 of pooled vectors."""
+        return 1 if self.pooled else self.map_shape(recipe).positions + self.tokens(recipe)
+
+    def places(self, maps: NDArray[np.float32], recipe: Recipe) -> NDArray[np.float32]:
+        """Return attention (..., L) or (..., L + n) on the places alone (..., H, W); see `on_tokens` for the rest."""
+        shape = self.map_shape(recipe)
+        return maps[..., : shape.positions].reshape(*maps.shape[:-1], shape.height, shape.width)
+
     def map_shape(self, recipe: Recipe) -> LayerShape:
         """Return the shape of the maps, all channels together; of pooled vectors, that of the smallest map."""
-        shapes = [recipe.layer_shape(layer) for layer in self.layers]
+        bands = self.bands(recipe)
+        shapes = [recipe.layer_shape(layer) for layer in bands]
         maps = [shape for shape in shapes if shape.positions > 1] or shapes
         smallest = min(maps, key=lambda shape: shape.positions)
-        return LayerShape(smallest.height, smallest.width, self.bands(recipe)[self.layers[-1]].stop)
+        return LayerShape(smallest.height, smallest.width, max(band.stop for band in bands.values()))
 
     def bands(self, recipe: Recipe) -> dict[str, slice]:
-        """Return which of the joined channels are those of each layer."""
+        """Return which of the joined channels are those of each layer that is joined."""
         each = 2 if self.pooling == "mean+deviation" else 1
-        stops = list(itertools.accumulate(each * recipe.layer_shape(layer).channels for layer in self.layers))
-        return {layer: slice(*pair) for layer, pair in zip(self.layers, itertools.pairwise([0, *stops]), strict=True)}
+        tokens = self.token_layers(recipe)
+        joined = [layer for layer in self.layers if layer not in tokens]
+        stops = itertools.accumulate(each * recipe.layer_shape(layer).channels for layer in joined)
+        return {layer: slice(*pair) for layer, pair in zip(joined, itertools.pairwise([0, *stops]), strict=True)}
 
     def read(self, cache: FeatureCache, rows: NDArray[np.int64], views: NDArray[np.int64] | int) -> Tensor:
-        """Return features of (row, view) pairs, float32: (B, L, D) or pooled (B, 1, D)."""
-        if self.pooling == "maps":
+        """Return features of (row, view) pairs, float32: (B, L, D), with tokens (B, L + n, D), or pooled (B, 1, D)."""
+        if not self.pooled:
             stored = {layer: torch.from_numpy(cache.read(rows, views, layer)) for layer in self.layers}
             return self._join_maps({k: decode(v, cache.constants(k)) for k, v in stored.items()}, cache.recipe)
         return self._join([torch.from_numpy(cache.read_pooled(rows, views, layer)) for layer in self.layers])
@@ -73,17 +107,19 @@ class HeadInput:
     def of_maps(self, maps: Mapping[str, Tensor], constants: Mapping[str, Constants], recipe: Recipe) -> Tensor:
         """Return what `read` would, had the maps (B, L, D) of each layer been stored with these constants."""
         stored = {layer: encode(maps[layer], constants.get(layer)) for layer in self.layers}
-        if self.pooling == "maps":
+        if not self.pooled:
             features = {layer: torch.from_numpy(stored[layer].features) for layer in self.layers}
             return self._join_maps({k: decode(v, constants.get(k)) for k, v in features.items()}, recipe)
         return self._join([torch.from_numpy(stored[layer].pooled) for layer in self.layers])
 
     def _join_maps(self, maps: Mapping[str, Tensor], recipe: Recipe) -> Tensor:
-        """Join maps (B, L, D) of each layer in one shape."""
+        """Join maps (B, L, D) of each layer in one shape, tokens behind them."""
         if len(self.layers) == 1:
             return maps[self.layers[0]]
         side = (self.map_shape(recipe).height, self.map_shape(recipe).width)
-        return torch.cat([_averaged(maps[layer], recipe.layer_shape(layer), side) for layer in self.layers], dim=2)
+        joined = [_averaged(maps[layer], recipe.layer_shape(layer), side) for layer in self.bands(recipe)]
+        places, tokens = torch.cat(joined, dim=2), [maps[layer] for layer in self.token_layers(recipe)]
+        return torch.cat([places, *tokens], dim=1) if tokens else places
 
     def _join(self, pooled: list[Tensor]) -> Tensor:
         """Join mean and deviation (B, 2, D) of each layer."""
@@ -98,6 +134,12 @@ class HeadInput:
     def as_json(self) -> dict[str, Any]:
         """Return a JSON object that `input_from_json` takes."""
         return {"layers": list(self.layers), "pooling": self.pooling}
+
+
+def on_tokens(places: NDArray[np.float32]) -> list[float]:
+    """Return the share of attention (T) that is on tokens: what that on the places (T, H, W) lacks of 1."""
+    shares: list[float] = np.clip(1 - places.sum(axis=(1, 2), dtype=np.float64), 0, 1).tolist()
+    return shares
 
 
 def _averaged(features: Tensor, shape: LayerShape, side: tuple[int, int]) -> Tensor:

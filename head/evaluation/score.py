@@ -144,10 +144,13 @@ def predictions_csv(scored: Scored) -> bytes:
 
 
 def attention_of(cache: FeatureCache, run: Run, rows: NDArray[np.int64]) -> Iterator[NDArray[np.float32]] | None:
-    """Return where a run's head looks in the evaluation view of rows, in batches (B, T, H, W); None if it does not."""
+    """Return where a run's head looks in the evaluation view of rows, in batches (B, T, H, W); None if it does not.
+
+    What the sum of a map lacks of 1 is on tokens.
+    """
     if not run.attends:
         return None
-    head, map_shape = load_head(run), run.input.map_shape(run.recipe)
+    head = load_head(run)
     batches = (rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH))
     maps = (head.predict(run.input.read(cache, batch, EVAL_VIEW))[2].numpy() for batch in batches)  # (B, T, L)
-    return (batch.reshape(len(batch), -1, map_shape.height, map_shape.width) for batch in maps)
+    return (run.input.places(batch, run.recipe) for batch in maps)

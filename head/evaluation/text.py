@@ -19,7 +19,7 @@ def format_table(scored: Sequence[Scored]) -> str:
         ("run", lambda s: s.run.name),
         ("split", lambda s: s.run.split),
         ("rho", lambda s: shown(s.metrics.rho)),
-        ("95% interval", lambda s: _interval(json_number(s.metrics.rho_low), json_number(s.metrics.rho_high))),
+        ("95% interval", lambda s: interval(json_number(s.metrics.rho_low), json_number(s.metrics.rho_high))),
         ("MSE", lambda s: f"{s.metrics.mse:.5f}"),
         ("n", lambda s: str(s.metrics.n)),
         ("pred. sd", lambda s: f"{s.metrics.prediction_sd:.3f}"),
@@ -39,10 +39,10 @@ def _summary(summaries: Sequence[HeadSummary]) -> str:
     columns: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
         ("mean over splits", lambda summary: str(summary["name"])),
         ("val rho", lambda summary: shown(summary["val_rho_mean"]) + ("*" if summary["optimistic"] else "")),
-        (f"{first['part']} rho", lambda summary: _mean_and_sd(summary, "rho", 3)),
-        ("95% interval", lambda summary: _interval(summary["rho_low"], summary["rho_high"])),
+        (f"{first['part']} rho", lambda summary: mean_and_sd(summary, "rho", 3)),
+        ("95% interval", lambda summary: interval(summary["rho_low"], summary["rho_high"])),
         ("seed sd", lambda summary: "-" if summary["rho_seed_sd"] is None else f"{summary['rho_seed_sd']:.3f}"),
-        ("MSE", lambda summary: _mean_and_sd(summary, "mse", 5)),
+        ("MSE", lambda summary: mean_and_sd(summary, "mse", 5)),
         ("splits", lambda summary: str(summary["splits"])),
         ("seeds", lambda summary: str(summary["seeds"])),
     ]
@@ -78,28 +78,32 @@ def format_comparisons(comparisons: Sequence[Comparison]) -> str:
     lines = [[title, "difference", "95% interval", "p", "Holm p", "splits", "seeds"]]
     for one in comparisons:
         difference = "undefined" if math.isnan(one.difference) else f"{one.difference:+.3f}"
-        interval = _interval(json_number(one.low), json_number(one.high), sign="+")
+        bounds = interval(json_number(one.low), json_number(one.high), sign="+")
         counts = [str(one.splits), str(one.seeds)]
-        lines.append([one.name, difference, interval, _p(one.p), _p(one.p_holm), *counts])
+        lines.append([one.name, difference, bounds, shown_p(one.p), shown_p(one.p_holm), *counts])
     return f"{aligned(lines)}\npaired by split; 95% and p: {CORRECTION}"
 
 
-def _mean_and_sd(summary: dict[str, Any], key: str, digits: int) -> str:
+def mean_and_sd(summary: dict[str, Any], key: str, digits: int) -> str:
+    """Return mean and deviation over splits of what `HeadSummary.as_json` calls key."""
     mean, deviation = summary[f"{key}_mean"], summary[f"{key}_sd"]
     if mean is None:
         return "undefined"
     return f"{mean:.{digits}f}" + ("" if deviation is None else f" +- {deviation:.{digits}f}")
 
 
-def _interval(low: float | None, high: float | None, *, sign: str = "") -> str:
+def interval(low: float | None, high: float | None, *, sign: str = "") -> str:
+    """Return an interval in words, '-' where there is none."""
     return "-" if low is None or high is None else f"{low:{sign}.3f} to {high:{sign}.3f}"
 
 
-def _p(value: float) -> str:
+def shown_p(value: float) -> str:
+    """Return p with three digits, '-' for NaN."""
     return "-" if math.isnan(value) else "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """Return lines of cells as a table whose columns begin one under the other."""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines

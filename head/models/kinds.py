@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from featcache.base.errors import InvalidSettings
+from featcache.base.commands import command
+from featcache.base.errors import InvalidSettings, refuse
+from featcache.recipe import LayerShape
 from featcache.store.cache import FeatureCache
 from head.data.inputs import HeadInput
 from head.models import amnet, banded, baselines, kernels, probes, published, svr
@@ -47,10 +49,10 @@ class Kind:
     title is what a model card calls it. module is built of shape, whose fields are sizes and fields of settings. reads
     gives for settings the pooling of its `HeadInput`. scale gives for a module the mean and deviation by which it
     standardises its channels, None where it does not. attends is whether it has maps of where it looks, which baselines
-    have not; without attention they are uniform, 1/L. looks says of a shape in words how it looks. target gives the
-    scale of training scores. coverage gives for T the constant of Eq. 15: how much attention a position should get in
-    all T steps together. baseline is how scikit-learn fits it; a head without one is trained by gradients and, if it
-    standardises, is told mean and deviation by its `set_feature_scale`.
+    have not; without attention they are uniform, 1/L. looks says of a shape in words how it looks, and look is what one
+    of its T steps is called. target gives the scale of training scores. coverage gives for T the constant of Eq. 15:
+    how much attention a position should get in all T steps together. baseline is how scikit-learn fits it; a head
+    without one is trained by gradients and, if it standardises, is told mean and deviation by its `set_feature_scale`.
     """
 
     title: str
@@ -60,6 +62,7 @@ class Kind:
     scale: Callable[[Any], _Scale] = lambda head: (head.standardise.mean, head.standardise.deviation)
     attends: bool = False
     looks: Callable[[Any], str] = lambda shape: ""
+    look: str = "look"
     target: Callable[[NDArray[np.float64]], TargetScale] = _to_deviation
     coverage: Callable[[int], float] = lambda steps: 1.0
     baseline: baselines.Baseline | None = None
@@ -94,17 +97,18 @@ KINDS = {  # a run stores the first name of its kind
         "efficient probing (Psomas et al., 2026)",
         probes.EfficientShape,
         probes.EfficientProbe,
-        reads=lambda settings: "maps",
+        reads=lambda settings: "tokens",
         attends=True,
         looks=lambda shape: (
             f"{shape.queries} {'query' if shape.queries == 1 else 'queries'} of {shape.value_size} values"
         ),
+        look="query",
     ),
     "probe": Kind(
         "attentive probing by a block of cross-attention, as of V-JEPA (Bardes et al., 2024)",
         probes.AttentiveShape,
         probes.AttentiveProbe,
-        reads=lambda settings: "maps",
+        reads=lambda settings: "tokens",
         attends=True,
         looks=lambda shape: f"1 query, {shape.attention_heads} heads of attention",
     ),
@@ -166,17 +170,60 @@ def head_as_json(module: nn.Module) -> dict[str, Any]:
 
 
 def input_of(cache: FeatureCache, settings: TrainSettings) -> HeadInput:
-    """Return what the head that settings ask for reads; raise `InvalidSettings` for layers that it cannot read."""
+    """Return what the head that settings ask for reads; raise `InvalidSettings` for layers that it cannot read.
+
+    One that reads tokens and is given maps alone reads 'maps', which is the same.
+    """
     names = cache.recipe.layer_names if settings.layers == ("all",) else settings.layers
     layers = tuple(cache.layer(name) for name in names) or (cache.layer(),)
-    found = HeadInput(layers, kind_for(settings).reads(settings))
-    if found.pooling == "maps" and found.map_shape(cache.recipe).positions == 1:
-        raise InvalidSettings(
-            f"a head of the kind {settings.head} looks at places, and "
-            f"{', '.join(layers)} of {cache.path} is one vector an image: "
-            "use --head ridge, svr or mlp, or --no-attention, or name a map with --layer"
-        )
-    return found
+    pooling = kind_for(settings).reads(settings)
+    if pooling in ("maps", "tokens"):
+        shapes = {layer: cache.recipe.layer_shape(layer) for layer in layers}
+        _check_layers(cache, settings, shapes, as_tokens=pooling == "tokens")
+        pooling = "maps" if all(shape.is_map for shape in shapes.values()) else pooling
+    return HeadInput(layers, pooling)
+
+
+def _check_layers(
+    cache: FeatureCache, settings: TrainSettings, shapes: dict[str, LayerShape], *, as_tokens: bool
+) -> None:
+    """Raise `InvalidSettings` unless a head has a map to look at, and can read the vectors that are named with it."""
+    vectors = {layer: shape for layer, shape in shapes.items() if not shape.is_map}
+    maps = {name: shape for name in cache.recipe.layer_names if (shape := cache.recipe.layer_shape(name)).is_map}
+    if len(vectors) == len(shapes):
+        raise InvalidSettings(_without_map(cache, settings, vectors, maps))
+    if as_tokens:
+        read = {layer: shape.channels for layer, shape in shapes.items() if shape.is_map}
+        width, parts = sum(read.values()), " + ".join(f"{layer} {channels}" for layer, channels in read.items())
+        problems = [_unfit(layer, shape, maps) for layer, shape in vectors.items() if shape.channels != width]
+        title = f"{settings.head} reads vectors as tokens beside a map, of as many channels as that, {width} ({parts}):"
+        way_out = "Name layers that fit. Heads amnet, ridge, svr and mlp join vectors of any width."
+    else:
+        problems = [f"{layer}: {shape.positions} vectors" for layer, shape in vectors.items() if shape.positions > 1]
+        title = f"{settings.head} reads no more than one vector of a layer, at every position of a map:"
+        way_out = "Leave it out, or use --head ep or probe, which read each vector as a token."
+    refuse(InvalidSettings, f"{cache.path}: {title}", problems, way_out)
+
+
+def _without_map(
+    cache: FeatureCache, settings: TrainSettings, vectors: dict[str, LayerShape], maps: dict[str, LayerShape]
+) -> str:
+    """Return that layers are vectors alone, which have no place to look at, and the way out."""
+    widths = {shape.channels for shape in vectors.values()}
+    fitting = [name for name, shape in maps.items() if {shape.channels} == widths] or list(maps)
+    named = command("--layer", ",".join([*vectors, *fitting[-1:]]))
+    way_out = f"name a map as well, {named}" if maps else "extract a map as well"
+    plain = "use --head ridge, svr or mlp" + (", or --no-attention" if "attention" in HEADS[settings.head] else "")
+    return (
+        f"a head of the kind {settings.head} looks at places, and {', '.join(vectors)} of {cache.path} has none, as "
+        f"vectors of an image: {way_out}, or {plain}"
+    )
+
+
+def _unfit(layer: str, shape: LayerShape, maps: dict[str, LayerShape]) -> str:
+    fitting = [name for name, other in maps.items() if other.channels == shape.channels]
+    fits = f"fits one of these maps alone: {', '.join(fitting)}" if fitting else "no map of this cache has as many"
+    return f"{layer} has {shape.channels}; {fits}"
 
 
 def shape_of(cache: FeatureCache, settings: TrainSettings) -> Any:

@@ -2,6 +2,7 @@
 
 Both pool features by attention before they project them, which is the same as projecting all positions first and takes
 a fraction of the products: attention weights sum to 1 and projections are linear. docs/heads.md has the equations.
+Nothing in them depends on where a position is, so tokens, which are nowhere, are among the L positions.
 """
 
 from dataclasses import dataclass

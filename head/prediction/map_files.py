@@ -56,7 +56,7 @@ def map_files(folder: Path, paths: Sequence[Path], arguments: Sequence[Path]) ->
 
 
 def write_maps(path: Path, maps: NDArray[np.float32]) -> None:
-    """Write the maps of one image (T, H, W), or of several (n, T, H, W), at once, durably."""
+    """Write the maps of one image (T, H, W), or of several (n, T, H, W), at once, durably; tokens are not in them."""
     data = io.BytesIO()
     np.save(data, np.ascontiguousarray(maps, np.float32), allow_pickle=False)
     make_folder(path.parent)

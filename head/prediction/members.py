@@ -105,8 +105,10 @@ def _without_copies(runs: Sequence[Run]) -> list[Run]:
 
 
 def _of_one_head(runs: Sequence[Run]) -> bool:
-    """Return whether runs differ in split and seed alone, and are of the same features and scores."""
-    return len({(run.config.fingerprint, run.data_name) for run in runs}) == 1 and len(named_groups(runs)) == 1
+    """Return whether runs differ in split and seed alone, and are of the same features and scores, read alike."""
+    return (
+        len({(run.config.fingerprint, run.data_name, run.input) for run in runs}) == 1 and len(named_groups(runs)) == 1
+    )
 
 
 def _heads(folder: Path, runs: Sequence[Run]) -> list[tuple[Path, int]]:

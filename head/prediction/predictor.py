@@ -19,6 +19,7 @@ from featcache.base.files import write_durably
 from featcache.base.progress import OnProgress, Progress, silent
 from featcache.images.decode import decode_file, decode_image, image_of_array
 from featcache.images.loading import load_decoded
+from head.data.inputs import on_tokens
 from head.evaluation.marks import ScoreRange, score_range
 from head.prediction.map_files import write_maps
 from head.prediction.members import Features, Member, find_members, left_out, predict_each
@@ -36,6 +37,7 @@ class Prediction:
     path is its file, if it has one. in_training says that a member was trained on this very image, so that its score
     says nothing; None that nobody knows, as for an image that is no file. attention holds its attention maps (T, H, W),
     which a head without attention does not have, and maps is the file they were written to, if that was asked for.
+    on_tokens (T) is the share of attention that is on tokens, which have no place in a map, where the head reads such.
     notes say what to know of an image that was read all the same, each as 'KIND: detail'. outside_range says that the
     score is outside the range of those that members were trained on; None where they do not tell it.
 
@@ -54,6 +56,7 @@ class Prediction:
     deviation: float | None = None
     trained_members: int = 0
     outside_range: bool | None = None
+    on_tokens: tuple[float, ...] = ()
 
     def __float__(self) -> float:
         """Return the score; raise `BadInput` if there is none."""
@@ -68,6 +71,7 @@ class Prediction:
             "score": self.score,
             "deviation": self.deviation,
             "step_scores": list(self.step_scores),
+            "on_tokens": list(self.on_tokens),
             "in_training": self.in_training,
             "outside_range": self.outside_range,
             "problem": self.problem,
@@ -253,13 +257,14 @@ class Predictor:
         """Return the prediction of an image from its scores (M), step scores (M, T) and maps (M, T, H, W)."""
         if not np.isfinite(scores).all():
             return replace(image.result, problem="the score is not finite")
-        score = float(scores.mean())
+        score, attention = float(scores.mean()), maps.mean(axis=0)
         return replace(
             image.result,
             score=score,
             step_scores=tuple(steps.mean(axis=0).tolist()),
             in_training=self.in_training(image.sha256),
-            attention=maps.mean(axis=0) if self.run.attends else None,
+            attention=attention if self.run.attends else None,
+            on_tokens=tuple(on_tokens(attention)) if self.run.tokens else (),
             deviation=float(scores.std(ddof=1)) if len(scores) > 1 else None,
             trained_members=self.trained_members(image.sha256),
             outside_range=None if self.score_range is None else not self.score_range.has(score),
@@ -277,8 +282,7 @@ class Predictor:
         predicted = predict_each(self.members, read)
         scores, steps, looks = (torch.stack(column, dim=1).numpy() for column in zip(*predicted, strict=True))
         if self.run.attends:
-            shape = self.run.input.map_shape(self.run.recipe)
-            looks = looks.reshape(*looks.shape[:3], shape.height, shape.width)
+            looks = self.run.input.places(looks, self.run.recipe)
         return scores, steps, looks
 
     def _read(self, features: Mapping[str, Tensor], member: Member) -> Tensor:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from featcache.base.errors import list_problems, printable
 from featcache.base.files import csv_bytes, write_output
 from featcache.images.notes import describe, some_of
@@ -20,13 +22,15 @@ from head.prediction.predictor import Prediction
 class Predictions:
     """One prediction an image, in order, what was found in each folder that they are from, and of how many members.
 
-    score_range is that of the scores that the members were trained on, None where they do not tell it.
+    score_range is that of the scores that the members were trained on, None where they do not tell it. tokens are in
+    words what attention can go to that has no place in maps.
     """
 
     of_images: Sequence[Prediction]
     folders: Sequence[Folder] = ()
     members: int = 1
     score_range: ScoreRange | None = None
+    tokens: str = ""
 
     @property
     def unread(self) -> int:
@@ -67,7 +71,13 @@ class Predictions:
         """Return where the table of all images and the maps of those that were scored are, where they were written."""
         lines = f"{table}: the table, {len(self.of_images):,} lines, the last column the problem of what was not scored"
         mapped = sum(one.maps is not None for one in self.of_images)
-        return [*([lines] if table else []), *([f"{maps}{os.sep}: maps of {mapped:,} images"] if maps else [])]
+        told = f"{maps}{os.sep}: maps of {mapped:,} images{self._on_tokens()}"
+        return [*([lines] if table else []), *([told] if maps else [])]
+
+    def _on_tokens(self) -> str:
+        """Return how much of the attention is on tokens, as the mean over images and steps; '' where there are none."""
+        shares = [share for one in self.of_images for share in one.on_tokens]
+        return f"; {np.mean(shares):.0%} of attention, which they lack, is on {self.tokens}" if shares else ""
 
     def _trained_on(self) -> list[str]:
         """Return on how many images the head was trained, and how many of its members on how many of them."""

@@ -48,7 +48,10 @@ class TrainedHead:
 
     @torch.inference_mode()
     def predict(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Map features (B, L, D) to scores (B), step scores (B, T) that add up to them, and maps (B, T, L)."""
+        """Map features (B, L, D) to scores (B), step scores (B, T) that add up to them, and maps (B, T, L).
+
+        L counts tokens as well; `head.data.inputs.HeadInput.places` cuts them off.
+        """
         output = self.module(features)
         share = self.target_mean / self.steps
         found = output.step_scores

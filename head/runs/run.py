@@ -114,6 +114,11 @@ class Run:
         return attends(str(self.settings["head"]), attention=bool(self.settings["attention"]))
 
     @property
+    def tokens(self) -> str:
+        """What its attention can go to that has no place, in words, such as 'the class token'; '' for nothing."""
+        return self.input.tokens_in_words(self.recipe)
+
+    @property
     def chosen(self) -> str:
         """What selection chose: 'epoch 12', of a baseline its own hyperparameters, such as 'C=1, gamma=0.01'."""
         hyperparameters = self.result.hyperparameters

@@ -208,7 +208,8 @@ def _head_facts(members: Sequence[Member]) -> dict[str, str]:
         "head": ", ".join(part for part in (title, kernel, attention, looks) if part),
         "backbone": f"{recipe.backbone}, frozen; layer {layers}",
         "reads": f"feature maps, {map_shape.height} x {map_shape.width} positions of {map_shape.channels} channels"
-        if seen == "maps"
+        f"{f', and {run.tokens}, as wide, without a place' if run.tokens else ''}"
+        if not run.input.pooled
         else f"{seen.replace('+', ' and ')} over the positions of each feature map, {map_shape.channels} numbers",
         "trained on": trained + (" each" if several else "") + _of_splits(members),
         "selected on": run.config.selected_on,
@@ -278,9 +279,8 @@ def _is_honest(run: Run) -> bool:
 
 def _inputs(run: Run, facts: CardFacts) -> dict[str, str]:
     """Return what each graph takes."""
-    map_shape, size = run.input.map_shape(run.recipe), run.recipe.image_size
-    positions = map_shape.positions if run.input.pooling == "maps" else 1
-    inputs = {"`head.onnx`": f"features (B, {positions}, {map_shape.channels}) float32"}
+    size, channels = run.recipe.image_size, run.input.map_shape(run.recipe).channels
+    inputs = {"`head.onnx`": f"features (B, {run.input.positions(run.recipe)}, {channels}) float32"}
     if "model.onnx" in facts.files:
         inputs["`model.onnx`"] = f"pixels (B, {size}, {size}, 3) uint8, red, green, blue"
     return inputs
@@ -289,8 +289,13 @@ def _inputs(run: Run, facts: CardFacts) -> dict[str, str]:
 def _maps(run: Run, head: TrainedHead) -> str:
     """Return what graphs give besides scores, where the head has it."""
     even = "" if run.attends else ", 1/L throughout as this head has no attention"
-    positions = run.input.map_shape(run.recipe).positions
-    return f", maps (B, {head.steps}, {positions}), row by row{even}" if kind_of(head.module).attends else ""
+    if not kind_of(head.module).attends:
+        return ""
+    shape = run.input.map_shape(run.recipe)
+    sizes = f"(B, {head.steps}, {shape.positions + run.input.tokens(run.recipe)})"
+    if run.tokens:
+        return f", maps {sizes}: {shape.height} x {shape.width} places row by row, then {run.tokens}"
+    return f", maps {sizes}, row by row{even}"
 
 
 def _deviation(members: Sequence[Member]) -> str:

@@ -18,7 +18,10 @@ from head.runs.run import Run
 
 
 class HeadGraph(nn.Module):
-    """Features (B, L, D) float32 to score (B), step_scores (B, T) and, where the head has them, maps (B, T, L)."""
+    """Features (B, L, D) float32 to score (B), step_scores (B, T) and, where the head has them, maps (B, T, L).
+
+    L counts tokens as well.
+    """
 
     def __init__(self, head: TrainedHead) -> None:
         super().__init__()
@@ -95,24 +98,29 @@ class Reading(nn.Module):
         self.rounded = not run.imported  # whoever trained an imported head did not round
         map_shape = run.input.map_shape(run.recipe)
         smallest = (map_shape.height, map_shape.width)
-        for k, layer in enumerate(self.input.layers):
+        tokens = run.input.token_layers(run.recipe)
+        self.layers = (*run.input.bands(run.recipe), *tokens)  # those that are joined, then tokens
+        self.joined = len(self.layers) - len(tokens)
+        for k, layer in enumerate(self.layers):
             shape = run.recipe.layer_shape(layer)
             one = torch.eye(shape.positions).reshape(shape.positions, shape.height, shape.width)
             share = functional.adaptive_avg_pool2d(one, smallest).flatten(1).t()  # (L of the smallest, L)
-            same = (shape.height, shape.width) == smallest
-            self.register_buffer(f"share{k}", None if same or self.input.pooling != "maps" else share)
+            as_is = (shape.height, shape.width) == smallest or self.input.pooled or layer in tokens
+            self.register_buffer(f"share{k}", None if as_is else share)
             values = constants.get(layer)
             self.register_buffer(f"constants{k}", None if values is None else torch.from_numpy(values))
 
     def forward(self, maps: Mapping[str, Tensor]) -> Tensor:
-        """Map each layer's map to features (B, L, D), or (B, 1, D) where they are pooled."""
-        return torch.cat([self._read(k, maps[layer]) for k, layer in enumerate(self.input.layers)], dim=2)
+        """Map each layer's map to features (B, L, D), L + n with tokens, or (B, 1, D) where they are pooled."""
+        read = [self._read(k, maps[layer]) for k, layer in enumerate(self.layers)]
+        joined, tokens = torch.cat(read[: self.joined], dim=2), read[self.joined :]
+        return torch.cat([joined, *tokens], dim=1) if tokens else joined
 
     def _read(self, k: int, fmap: Tensor) -> Tensor:
         features = fmap.flatten(2).transpose(1, 2)  # (B, L, D)
         if self.rounded:
             features = _stored(features, getattr(self, f"constants{k}"))
-        if self.input.pooling == "maps":
+        if not self.input.pooled:
             share = getattr(self, f"share{k}")
             return features if share is None else share @ features
         mean = features.mean(dim=1, keepdim=True)  # (B, 1, D)

@@ -80,6 +80,7 @@ def facts_of(members: Sequence[Member]) -> dict[str, str]:
         "pooling": run.input.pooling,
         "split": run.split,
         "steps": str(head.steps),
+        **({"tokens": canonical_json(list(run.input.token_layers(recipe)))} if run.tokens else {}),
         "view": canonical_json({name: getattr(recipe, name) for name in _OF_VIEW}),
     }
     if len(members) == 1:
@@ -264,9 +265,8 @@ def drawn_images(count: int, size: int) -> NDArray[np.uint8]:
 
 def _drawn_features(run: Run, head: TrainedHead) -> NDArray[np.float32]:
     """Return features (B, L, D) as far apart as those the head was trained on, where it tells."""
-    map_shape, rng = run.input.map_shape(run.recipe), np.random.default_rng(20180618)
-    positions = map_shape.positions if run.input.pooling == "maps" else 1
-    drawn = rng.normal(size=(_CHECKED, positions, map_shape.channels))
+    rng = np.random.default_rng(20180618)
+    drawn = rng.normal(size=(_CHECKED, run.input.positions(run.recipe), run.input.map_shape(run.recipe).channels))
     if scale := kind_of(head.module).scale(head.module):
         drawn = scale[0].numpy() + scale[1].numpy() * drawn
     return drawn.astype(np.float32)

@@ -16,9 +16,10 @@ from featcache.images.decode import decode_file
 from featcache.images.views import Box, view_of
 from featcache.settings import ViewSettings
 from head.data.batches import EVAL_VIEW
+from head.data.inputs import on_tokens
 from head.prediction.predictor import Prediction
 from head.runs.run import Run
-from head.show.style import GREY, INK, LEAST_SCALE, WIDTH, as_png, new_figure, shortened, styled
+from head.show.style import GREY, INK, LEAST_SCALE, WIDTH, as_png, new_figure, shortened, styled, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,6 +32,7 @@ OPACITY = 0.65  # of a map over the image in grey
 CONTRAST = 0.6  # of that grey, so that colours keep their lightness
 DIMMED = 0.3  # how much is left of what the head did not see
 _BAR, _LABELS, _TITLE, _GAP = 1.0, 0.42, 0.32, 0.06  # inches beside, below, above and between images
+_LINE, _LONGEST_LINE = 0.15, 20  # inches of one more line of a label, and characters of it
 _LEAST_SIDE = 0.9  # inches, of a panel: as its labels need
 _LONGEST_SIDE = 512  # pixels of the image as it is drawn
 _COLUMNS = 5
@@ -46,8 +48,11 @@ def draw_maps(
     truth: float | None = None,
     title: str = "",
     box: Box | None = None,
+    tokens: str = "",
 ) -> "Figure":
     """Return a figure of an image and beside it its maps (T, H, W), step score m_t under each.
+
+    tokens says in words what else attention can go to: then the share of it that a map lacks is written under it.
 
     image is upright, RGB or grey, (height, width, 3) or (height, width) uint8 as an array. box is what the head saw of
     it, in its pixels, as `seen_box` gives it; by default all of it. Colours are attention over uniform attention,
@@ -63,11 +68,15 @@ def draw_maps(
     smooth = [upsampled(one, *seen) for one in relative]
     top = max(LEAST_SCALE, *(float(one.max()) for one in smooth))
     with styled():
-        figure, panels, bar = _panels(1 + len(maps), drawn.width / drawn.height, titled=bool(title))
+        labels = _LABELS + (_LINE * (1 + len(wrapped(tokens, _LONGEST_LINE).splitlines())) if tokens else 0)
+        figure, panels, bar = _panels(1 + len(maps), drawn.width / drawn.height, titled=bool(title), labels=labels)
         known = f"\ntrue {truth:.3f}" if truth is not None and math.isfinite(truth) else ""
         _show(panels[0], dimmed(np.asarray(drawn), place), place, f"score {score:.3f}{known}")
-        for number, (axes, one, step) in enumerate(zip(panels[1:], smooth, step_scores, strict=True), start=1):
+        shares = on_tokens(maps) if tokens else [0.0] * len(maps)
+        panels_of = zip(panels[1:], smooth, step_scores, shares, strict=True)
+        for number, (axes, one, step, share) in enumerate(panels_of, start=1):
             label = f"m{str(number).translate(_LOWERED)} {step:.3f}"
+            label += f"\n{share:.0%} on\n{wrapped(tokens, _LONGEST_LINE)}" if tokens else ""
             _show(axes, overlaid(np.asarray(drawn), one, place, top=top), place, label)
         _add_scale(bar, top)
         if title:
@@ -158,22 +167,25 @@ def _spline_integral(x: Map) -> Map:
     return found
 
 
-def _panels(count: int, aspect: float, *, titled: bool) -> "tuple[Figure, list[Axes], Axes]":
-    """Return a figure, count panels for images of an aspect, width over height, and the axes of the bar of colours."""
+def _panels(count: int, aspect: float, *, titled: bool, labels: float) -> "tuple[Figure, list[Axes], Axes]":
+    """Return a figure, count panels for images of an aspect, width over height, and the axes of the bar of colours.
+
+    labels are the inches below each panel.
+    """
     most = max(1, min(_COLUMNS, int(2 * WIDTH / (_LEAST_SIDE * aspect))))  # of a wide image they stand above each other
     rows = -(-count // most)
     columns = -(-count // rows)
     height = min(max(min((WIDTH - _BAR) / columns - _GAP, 1.9) / aspect, _LEAST_SIDE), 2.8)
     width = min(max(height * aspect, _LEAST_SIDE), WIDTH) + _GAP
-    line = height + _LABELS  # of panels, in inches
+    line = height + labels  # of panels, in inches
     tall, wide = rows * line + (_TITLE if titled else _GAP), columns * width + _BAR
     figure = new_figure(tall, width=wide, laid_out=False)
     axes = []
     for number in range(count):
         row, column = divmod(number, columns)
-        left, bottom = column * width + _GAP, line * (rows - 1 - row) + _LABELS
+        left, bottom = column * width + _GAP, line * (rows - 1 - row) + labels
         axes.append(figure.add_axes((left / wide, bottom / tall, (width - _GAP) / wide, height / tall)))
-    bar = (columns * width + 0.12) / wide, _LABELS / tall, 0.13 / wide, (rows * line - _LABELS) / tall
+    bar = (columns * width + 0.12) / wide, labels / tall, 0.13 / wide, (rows * line - labels) / tall
     return figure, axes, figure.add_axes(bar)
 
 
@@ -218,6 +230,7 @@ def draw_prediction(run: Run, prediction: Prediction) -> bytes:
         step_scores=prediction.step_scores,
         score=prediction.score,
         title=prediction.path.name,
+        tokens=run.tokens,
         box=seen_box(run.recipe.view_settings, width=image.width, height=image.height),
     )
     return as_png(figure)

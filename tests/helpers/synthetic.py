@@ -12,7 +12,7 @@ from featcache.images.identity import ImageRow
 from featcache.images.views import Box, View
 from featcache.recipe import Recipe
 from featcache.store.folder import shard_path, shards_folder
-from featcache.store.shards.format import Block, array_specs
+from featcache.store.shards.format import Block, Codecs, Target, array_specs, codecs_of_version_1
 from featcache.store.shards.writer import ShardWriter
 from featcache.store.writer import CacheWriter, commit
 
@@ -52,15 +52,15 @@ def image(row: int) -> ImageRow:
     return ImageRow(f"dir/{row:03d} é.jpg", f"{row:064x}", 100 + row, 200 + row)
 
 
-def build_shard_bytes(arrays: Arrays, block: Block, *, recipe: Recipe = RECIPE) -> bytes:
-    """Return the file of one block of arrays."""
-    writer = ShardWriter(recipe, block)
+def build_shard_bytes(arrays: Arrays, block: Block, *, recipe: Recipe = RECIPE, codecs: Codecs | None = None) -> bytes:
+    """Return the file of one block of arrays; of version 1 unless codecs are given."""
+    writer = ShardWriter(Target(recipe, codecs or codecs_of_version_1(recipe)), block)
     for i, row in enumerate(range(*block.rows)):
         present = row != ABSENT
         views = [View(Box(v, row, v + 3, row + 7), bool(v % 2)) for v in range(*block.views)]
         writer.set_image(i, image(row), views if present else [])
         for j, view in enumerate(range(*block.views)) if present else ():
-            for array in array_specs(recipe):
+            for array in writer.codecs:
                 writer.set_stored(array, i, j, writer.encode(array, arrays[array][row, view]))
     return writer.finish()
 

@@ -1,6 +1,7 @@
 """Loops over pixels that are compiled for the CPU: how, and the one that several descriptors share."""
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import numba
@@ -14,11 +15,20 @@ def compiled(function: Callable[..., None]) -> Callable[..., None]:
     The sums keep the order in which they are written, so that they are the same on every processor. The machine code is
     kept beside the module or in the user's cache folder; where neither takes files, each process compiles it again.
     """
+    anew: Callable[..., None] = numba.njit(nogil=True, error_model="numpy")(function)
     try:
-        kept: Callable[..., None] = numba.njit(nogil=True, cache=True, error_model="numpy")(function)
+        kept = numba.njit(nogil=True, cache=True, error_model="numpy")(function)
     except RuntimeError:  # Numba found no folder that takes files
-        kept = numba.njit(nogil=True, error_model="numpy")(function)
-    return kept
+        return anew
+
+    @wraps(function)
+    def loop(*arguments: Any) -> None:
+        try:
+            kept(*arguments)
+        except OSError:  # the disk is full, say; nothing has run before the machine code is kept
+            anew(*arguments)
+
+    return loop
 
 
 def window_sums(planes: NDArray[np.float32], taps: NDArray[np.float32]) -> NDArray[np.float32]:

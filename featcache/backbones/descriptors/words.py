@@ -32,34 +32,26 @@ def learn_words(samples: NDArray[np.float32], words: int = WORDS, seed: int = 0)
     return np.ascontiguousarray(found.cluster_centers_, np.float32)
 
 
-def sample_of(grid: NDArray[np.float32], kept: NDArray[np.bool_] | None, count: int, seed: int) -> NDArray[np.float32]:
-    """Return count descriptors (count, d) of a grid (h, w, d), drawn without repeats from those that are kept.
-
-    kept is (h, w), or None where all are. All of them are returned if they are fewer than count.
-    """
+def sample_of(grid: NDArray[np.float32], count: int, seed: int) -> NDArray[np.float32]:
+    """Return count descriptors (count, d) of a grid (h, w, d), drawn without repeats; all if there are fewer."""
     flat = grid.reshape(-1, grid.shape[-1])
-    places = np.arange(len(flat)) if kept is None else np.flatnonzero(kept)
     drawn: NDArray[np.float32] = flat[
-        np.random.default_rng(seed).choice(places, min(count, len(places)), replace=False)
+        np.random.default_rng(seed).choice(len(flat), min(count, len(flat)), replace=False)
     ]
     return drawn
 
 
-def bag_of_words(
-    grid: NDArray[np.float32], words: NDArray[np.float32], kept: NDArray[np.bool_] | None = None
-) -> NDArray[np.float32]:
+def bag_of_words(grid: NDArray[np.float32], words: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return how often each word is the nearest one, (5 words,), in an image's descriptors (h, w, d); it sums to 1.
 
-    First the whole image, then its quarters row by row; both levels weigh half (Lazebnik and others, CVPR 2006). kept
-    (h, w) tells which descriptors count. If none do, all is 0.
+    First the whole image, then its quarters row by row; both levels weigh half (Lazebnik and others, CVPR 2006).
     """
     height, width, _ = grid.shape
     nearest = nearest_words(grid.reshape(height * width, -1), words).reshape(height, width)
     quarters = (2 * np.arange(height) // height)[:, None] * 2 + 2 * np.arange(width) // width
-    cells = quarters * len(words) + nearest
-    counts = np.bincount(cells.ravel() if kept is None else cells[kept], minlength=4 * len(words))
+    counts = np.bincount((quarters * len(words) + nearest).ravel(), minlength=4 * len(words))
     pyramid = np.concatenate([counts.reshape(4, -1).sum(axis=0), counts])
-    return np.asarray(pyramid / max(pyramid.sum(), 1), np.float32)
+    return np.asarray(pyramid / pyramid.sum(), np.float32)
 
 
 def nearest_words(descriptors: NDArray[np.float32], words: NDArray[np.float32]) -> NDArray[np.int64]:

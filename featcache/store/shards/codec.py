@@ -1,38 +1,62 @@
 """How one chunk becomes stored bytes and back, outside HDF5 but byte for byte as its filters would do it.
 
-Chunks of features: byte shuffle, zstd, Fletcher-32. Chunks of pooled vectors: Fletcher-32 alone. Any HDF5
-program with the registered zstd filter reads both. Knows nothing of places: digests are those of `shard`.
+Chunks of features: byte shuffle and zstd, or lz4, or neither, then Fletcher-32. Chunks of pooled vectors: Fletcher-32
+alone. Any HDF5 program with the registered filters reads all. Knows nothing of places: digests are those of `shard`.
 """
 
+import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import h5py
 import hdf5plugin
+import lz4.block
 import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
 from featcache.base.errors import CorruptFile
 
-ZSTD_FILTER: int = hdf5plugin.Zstd.filter_id  # 32015; the import registers it with HDF5
+FILTERS: dict[str, int] = {"lz4": hdf5plugin.LZ4.filter_id, "zstd": hdf5plugin.Zstd.filter_id}  # 32004, 32015
 CHECKSUM_BYTES = 4
 _BLOCK_WORDS = 1 << 16
+_LZ4_HEADER, _LZ4_SIZE = struct.Struct(">QI"), struct.Struct(">I")
+_LZ4_BLOCK = 1 << 30  # bytes; the filter's own default
 
 
 @dataclass(frozen=True)
 class Codec:
-    """The filters of one array: a zstd level, or None for no compression, and byte shuffle before it or none."""
+    """The filters of one array: compression is 'none', 'lz4' or 'zstd', level is zstd's.
 
-    zstd_level: int | None
-    shuffle: bool = True
+    With shuffle, the first bytes of all numbers are compressed before their second bytes, and so on. Raises
+    `ValueError` for values of other types, or that mean nothing.
+    """
+
+    compression: str
+    level: int = 0
+    shuffle: bool = False
+
+    def __post_init__(self) -> None:
+        levels = range(1, 23) if self.compression == "zstd" else range(1)
+        if self.compression not in ("none", *FILTERS) or type(self.shuffle) is not bool:
+            raise ValueError(f"no codec: {self}")
+        if type(self.level) is not int or self.level not in levels or (self.shuffle and self.compression == "none"):
+            raise ValueError(f"no codec: {self}")
+
+    def __str__(self) -> str:
+        name = "not compressed" if self.compression == "none" else self.compression
+        return f"{name}{f' {self.level}' if self.level else ''}{', shuffled' if self.shuffle else ''}"
 
     def encode(self, chunk: NDArray[np.generic]) -> bytes:
         """Return the stored bytes of a chunk of any shape, in C order."""
         flat = np.ascontiguousarray(chunk).reshape(-1).view(np.uint8)
         if self._shuffles(chunk.itemsize):
             flat = flat.reshape(-1, chunk.itemsize).T.reshape(-1)
-        data = flat.tobytes()
-        stored = data if self.zstd_level is None else zstandard.ZstdCompressor(level=self.zstd_level).compress(data)
+        stored = flat.tobytes()
+        if self.compression == "zstd":
+            stored = zstandard.ZstdCompressor(level=self.level).compress(stored)
+        elif self.compression == "lz4":
+            stored = b"".join(_lz4_parts(stored))
         return stored + fletcher32(stored)
 
     def decode_into(
@@ -40,33 +64,35 @@ class Codec:
     ) -> None:
         """Fill out, C-contiguous, with the chunk stored; raise `CorruptFile` unless it fits exactly.
 
-        The work is done without Python's lock. A decompressor serves one thread; given, its state is reused.
+        The work is done without Python's lock. A decompressor of zstd serves one thread; given, its state is reused.
         """
         payload = memoryview(stored)[:-CHECKSUM_BYTES]
-        if self.zstd_level is None:
-            data = np.frombuffer(payload, np.uint8)
-            if data.nbytes != out.nbytes:
-                raise CorruptFile(f"a chunk of {data.nbytes:,} bytes, expected {out.nbytes:,}")
-            out.reshape(-1).view(np.uint8)[:] = data
-        elif self._shuffles(out.itemsize):
-            planes = np.empty((out.itemsize, out.size), np.uint8)
-            _decompress(payload, planes.reshape(-1), decompressor or zstandard.ZstdDecompressor())
-            _unshuffle(planes, out)
+        planes = np.empty((out.itemsize, out.size), np.uint8) if self._shuffles(out.itemsize) else None
+        flat = out.reshape(-1).view(np.uint8) if planes is None else planes.reshape(-1)
+        if self.compression == "zstd":
+            _decompress_zstd(payload, flat, decompressor or zstandard.ZstdDecompressor())
+        elif self.compression == "lz4":
+            _decompress_lz4(payload, flat)
+        elif len(payload) != flat.nbytes:
+            raise CorruptFile(f"a chunk of {len(payload):,} bytes, expected {flat.nbytes:,}")
         else:
-            _decompress(payload, out.reshape(-1).view(np.uint8), decompressor or zstandard.ZstdDecompressor())
+            flat[:] = np.frombuffer(payload, np.uint8)
+        if planes is not None:
+            _unshuffle(planes, out)
 
     def _shuffles(self, itemsize: int) -> bool:
-        return self.shuffle and self.zstd_level is not None and itemsize > 1
+        return self.shuffle and itemsize > 1
 
     def creation_properties(self, chunk_shape: tuple[int, ...]) -> h5py.h5p.PropDCID:
         """Return HDF5 dataset creation properties that name the same filters."""
         properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         properties.set_chunk(chunk_shape)
         properties.set_obj_track_times(False)  # the same features give the same file, byte for byte
-        if self.zstd_level is not None:
-            if self.shuffle:
-                properties.set_shuffle()
-            properties.set_filter(ZSTD_FILTER, h5py.h5z.FLAG_MANDATORY, (self.zstd_level,))
+        if self.shuffle:
+            properties.set_shuffle()
+        if self.compression in FILTERS:
+            values = (self.level,) if self.compression == "zstd" else ()
+            properties.set_filter(FILTERS[self.compression], h5py.h5z.FLAG_MANDATORY, values)
         properties.set_fletcher32()
         return properties
 
@@ -75,11 +101,13 @@ def codec_of(properties: h5py.h5p.PropDCID) -> Codec | None:
     """Return the codec that stored HDF5 creation properties name, or None for filters that only HDF5 knows."""
     filters = [properties.get_filter(i)[:3:2] for i in range(properties.get_nfilters())]
     names = [code for code, _ in filters]
-    shuffle = names[:1] == [h5py.h5z.FILTER_SHUFFLE]
     if names == [h5py.h5z.FILTER_FLETCHER32]:
-        return Codec(None)
-    if names[shuffle:] == [ZSTD_FILTER, h5py.h5z.FILTER_FLETCHER32] and filters[shuffle][1]:
-        return Codec(int(filters[shuffle][1][0]), shuffle)
+        return Codec("none")
+    shuffle = names[:1] == [h5py.h5z.FILTER_SHUFFLE]
+    if names[shuffle:] == [FILTERS["lz4"], h5py.h5z.FILTER_FLETCHER32]:
+        return Codec("lz4", shuffle=shuffle)  # the size of its blocks stands in each chunk
+    if names[shuffle:] == [FILTERS["zstd"], h5py.h5z.FILTER_FLETCHER32] and filters[shuffle][1]:
+        return Codec("zstd", int(filters[shuffle][1][0]), shuffle)
     return None
 
 
@@ -96,7 +124,7 @@ def _unshuffle(planes: NDArray[np.uint8], out: NDArray[np.generic]) -> None:
         out.reshape(-1).view(np.uint8).reshape(-1, len(planes))[:] = planes.T
 
 
-def _decompress(payload: memoryview, out: NDArray[np.uint8], decompressor: zstandard.ZstdDecompressor) -> None:
+def _decompress_zstd(payload: memoryview, out: NDArray[np.uint8], decompressor: zstandard.ZstdDecompressor) -> None:
     """Fill out with one zstd frame; a frame that states another size is never unpacked."""
     try:
         size = zstandard.frame_content_size(payload)
@@ -107,6 +135,41 @@ def _decompress(payload: memoryview, out: NDArray[np.uint8], decompressor: zstan
             raise CorruptFile(f"a chunk that is not one zstd frame of {out.nbytes:,} bytes")
     except zstandard.ZstdError as error:
         raise CorruptFile(f"a chunk that zstd cannot decompress: {error}") from error
+
+
+def _lz4_parts(data: bytes) -> Iterator[bytes]:
+    """Yield what HDF5's lz4 filter writes: sizes of all and of a block, then each block behind its stored size.
+
+    A block that lz4 does not make smaller is stored as it is. All sizes are big-endian.
+    """
+    yield _LZ4_HEADER.pack(len(data), min(len(data), _LZ4_BLOCK))
+    for start in range(0, len(data), _LZ4_BLOCK):
+        block = data[start : start + _LZ4_BLOCK]
+        packed = lz4.block.compress(block, store_size=False)
+        stored = packed if len(packed) < len(block) else block
+        yield _LZ4_SIZE.pack(len(stored))
+        yield stored
+
+
+def _decompress_lz4(payload: memoryview, out: NDArray[np.uint8]) -> None:
+    """Fill out with what `_lz4_parts` yields; no block is unpacked beyond the bytes that out has left for it."""
+    try:
+        total, block = _LZ4_HEADER.unpack_from(payload)
+        if total != out.nbytes or not block:
+            raise CorruptFile(f"an lz4 chunk of {total} bytes in blocks of {block}, expected {out.nbytes}")
+        done, place = 0, _LZ4_HEADER.size
+        while done < total:
+            (size,), wanted = _LZ4_SIZE.unpack_from(payload, place), min(block, total - done)
+            stored = payload[place + _LZ4_SIZE.size : place + _LZ4_SIZE.size + size]
+            found = stored if size == wanted else lz4.block.decompress(stored, uncompressed_size=wanted)
+            if len(stored) != size or len(found) != wanted:
+                raise CorruptFile(f"an lz4 chunk with a block of {len(found):,} bytes, expected {wanted:,}")
+            out[done : done + wanted] = np.frombuffer(found, np.uint8)
+            done, place = done + wanted, place + _LZ4_SIZE.size + size
+        if place != len(payload):
+            raise CorruptFile(f"an lz4 chunk with {len(payload) - place:,} bytes behind its end")
+    except (struct.error, OverflowError, lz4.block.LZ4BlockError) as error:
+        raise CorruptFile(f"a chunk that lz4 cannot decompress: {error}") from error
 
 
 def fletcher32(data: bytes) -> bytes:

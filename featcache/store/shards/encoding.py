@@ -96,8 +96,17 @@ def encode(features: Tensor, constants: Constants | None) -> Encoded:
 def _encode_view(values: Tensor, constants: Constants | None) -> tuple[Tensor, Tensor, Tensor]:
     """Return features (L, D) of one view as stored (L, D), mean and deviation (2, D), and whether they can be."""
     stored = values.to(torch.float16) if constants is None else quantize(values.float(), constants)
+    stored = stored.contiguous()  # the order in memory decides the last bits of the sums
+    pooled = pool(stored, constants)
+    finite = torch.isfinite(pooled[0] if constants is None else values.float().mean(dim=0)).all()  # NaN and inf spread
+    return stored, pooled, finite
+
+
+def pool(stored: Tensor, constants: Constants | None) -> Tensor:
+    """Return mean and standard deviation (divisor L) over positions, (2, D) float32, of stored features (L, D).
+
+    They are the same bits for the same features in row-major order, whether before they are written or after.
+    """
     decoded = decode(stored, constants)
     mean = decoded.mean(dim=0)
-    deviation = decoded.sub_(mean).square_().mean(dim=0).sqrt_()
-    finite = torch.isfinite(mean if constants is None else values.float().mean(dim=0)).all()  # NaN and inf spread
-    return stored, torch.stack([mean, deviation]), finite
+    return torch.stack([mean, decoded.sub_(mean).square_().mean(dim=0).sqrt_()])

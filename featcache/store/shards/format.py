@@ -1,6 +1,6 @@
 """What a shard consists of: its block, its rows, its chunked arrays, and the digests that bind them to their place."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,11 @@ from featcache.store.shards.hdf5 import text_column
 CONSTANTS_GROUP = "encoding"
 _IMAGE_COLUMNS = ("name", "sha256", "width", "height", "absent")  # of an ImageRow, in its order
 _TEXT_COLUMNS = ("name", "sha256", "absent")
-POOLED_CODEC = Codec(zstd_level=None)
+POOLED_CODEC = Codec("none")
+POOLED_ABOVE = 16  # positions: pooled vectors of smaller maps are as quickly computed as read (docs/storage.md)
+NEWEST_VERSION = 2  # of shards and manifests: 1 has zstd and every pooled vector, 2 other codecs, and some not stored
+
+Codecs = Mapping[str, Codec]  # of the arrays that a shard stores, features/LAYER and pooled/LAYER
 
 
 @dataclass(frozen=True)
@@ -67,31 +71,58 @@ def common_tables(
     }
 
 
-def table_names(recipe: Recipe) -> list[str]:
-    """Return the path of every table that a shard of this recipe holds."""
+def table_names(recipe: Recipe, arrays: Iterable[str]) -> list[str]:
+    """Return the path of every table that a shard of this recipe and these arrays holds."""
     images = [f"images/{column}" for column in _IMAGE_COLUMNS]
     constants = [f"{CONSTANTS_GROUP}/{layer}" for layer in recipe.layer_names if recipe.calibration]
-    return [*images, "views/box", "views/flip", *constants, *(f"digests/{array}" for array in array_specs(recipe))]
+    return [*images, "views/box", "views/flip", *constants, *(f"digests/{array}" for array in arrays)]
 
 
 @dataclass(frozen=True)
 class ArraySpec:
-    """One chunked array of a shard: a chunk is one view of one image."""
+    """One array of chunks: a chunk is one view of one image."""
 
     chunk_shape: tuple[int, int]
     dtype: np.dtype[Any]
-    codec: Codec
 
 
 def array_specs(recipe: Recipe) -> dict[str, ArraySpec]:
-    """Return the arrays that a shard of this recipe holds: features/LAYER (L, D) and pooled/LAYER (2, D)."""
-    encoding, specs = ENCODINGS[recipe.encoding], {}
-    dtype, codec = np.dtype(encoding.dtype), Codec(encoding.zstd_level, encoding.shuffle)
+    """Return the arrays that can be read of a shard of this recipe: features/LAYER (L, D) and pooled/LAYER (2, D)."""
+    dtype, specs = np.dtype(ENCODINGS[recipe.encoding].dtype), {}
     for layer in recipe.layer_names:
         shape = recipe.layer_shape(layer)
-        specs[f"features/{layer}"] = ArraySpec((shape.positions, shape.channels), dtype, codec)
-        specs[f"pooled/{layer}"] = ArraySpec((2, shape.channels), np.dtype("<f4"), POOLED_CODEC)
+        specs[f"features/{layer}"] = ArraySpec((shape.positions, shape.channels), dtype)
+        specs[f"pooled/{layer}"] = ArraySpec((2, shape.channels), np.dtype("<f4"))
     return specs
+
+
+def codec_named(compression: str, encoding: str) -> Codec:
+    """Return the codec of features in an encoding that are to be compressed by 'none', 'lz4' or 'zstd'."""
+    kind = ENCODINGS[encoding]
+    return Codec("zstd", kind.zstd_level, kind.shuffle) if compression == "zstd" else Codec(compression)
+
+
+def codecs_of(recipe: Recipe, features: Mapping[str, Codec], pooled: Iterable[str] | None = None) -> Codecs:
+    """Return the codec of each array of new shards: of each layer's features as given, and of what is pooled.
+
+    pooled are the layers whose pooled vectors are stored; by default those of more than `POOLED_ABOVE` positions.
+    """
+    if pooled is None:
+        pooled = [layer for layer in recipe.layer_names if recipe.layer_shape(layer).positions > POOLED_ABOVE]
+    codecs = {f"features/{layer}": codec for layer, codec in features.items()}
+    codecs |= {f"pooled/{layer}": POOLED_CODEC for layer in pooled}
+    return {array: codecs[array] for array in array_specs(recipe) if array in codecs}
+
+
+def codecs_of_version_1(recipe: Recipe) -> Codecs:
+    """Return the codecs of a shard of version 1: zstd, and pooled vectors of every layer."""
+    layers = recipe.layer_names
+    return codecs_of(recipe, dict.fromkeys(layers, codec_named("zstd", recipe.encoding)), layers)
+
+
+def version_of(recipe: Recipe, codecs: Codecs) -> int:
+    """Return the lowest format version that a shard with these codecs can have."""
+    return 1 if codecs == codecs_of_version_1(recipe) else 2
 
 
 def chunk_digest(stored: bytes, *, fingerprint: str, array: str, name: str, view: int) -> int:
@@ -111,7 +142,11 @@ def tables_digest(attributes: dict[str, Any], tables: dict[str, NDArray[Any]]) -
 
 @dataclass(frozen=True)
 class Target:
-    """What shards are made with: the recipe, and each layer's constants (2, D) if its encoding is calibrated."""
+    """What shards are made with: the recipe, the arrays they store, and constants (2, D) if its encoding is calibrated.
+
+    codecs has a codec for each array that is stored; of pooled/LAYER that it lacks the vectors are computed on reading.
+    """
 
     recipe: Recipe
+    codecs: Codecs
     constants: Mapping[str, Constants] = field(default_factory=dict)

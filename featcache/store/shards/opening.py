@@ -1,7 +1,7 @@
 """Open a shard: its attributes, tables and chunk index, each checked. Features themselves are read by `shard`."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.base.errors import CorruptFile, FeatcacheError, HostileFile, Mismatch, StorageError
-from featcache.recipe import FORMAT_VERSION, Recipe, recipe_from_json
+from featcache.recipe import Recipe, recipe_from_json
 from featcache.store.shards.codec import codec_of
 from featcache.store.shards.encoding import digest_of_constants
 from featcache.store.shards.format import (
     CONSTANTS_GROUP,
+    NEWEST_VERSION,
     ArraySpec,
     Block,
     array_specs,
@@ -48,10 +49,12 @@ def open_shard(path: Path, recipe: Recipe | None = None) -> Shard:
 def _read_shard(path: Path, file: h5py.File, recipe: Recipe | None) -> Shard:
     attributes = {name: _attribute(value) for name, value in file.attrs.items()}
     stored_digest = attributes.pop("tables_digest")
-    if attributes["format_version"] > FORMAT_VERSION:
-        raise Mismatch(f"{path}: format version {attributes['format_version']}, this program reads {FORMAT_VERSION}")
+    version = attributes["format_version"]
+    if version > NEWEST_VERSION:
+        raise Mismatch(f"{path}: format version {version}, this program reads up to {NEWEST_VERSION}; upgrade it")
     own_recipe = recipe_from_json(json.loads(attributes["recipe"]), str(path))
-    tables = dict(_read_tables(path, file, own_recipe))
+    specs = {name: spec for name, spec in array_specs(own_recipe).items() if version == 1 or _is_stored(file, name)}
+    tables = dict(_read_tables(path, file, table_names(own_recipe, specs)))
     if tables_digest(attributes, tables) != stored_digest:
         raise CorruptFile(
             f"{path}: its tables do not have their digest; the file is damaged. {way_out(cache_of(path))}"
@@ -73,11 +76,12 @@ def _read_shard(path: Path, file: h5py.File, recipe: Recipe | None) -> Shard:
         flip=tables["views/flip"],
         arrays={
             array: _read_index(path, file, array, spec, digests=tables[f"digests/{array}"], present=present)
-            for array, spec in array_specs(own_recipe).items()
+            for array, spec in specs.items()
         },
         constants=constants,
         fingerprint=attributes["fingerprint"],
         recipe=own_recipe,
+        format_version=version,
     )
 
 
@@ -85,8 +89,18 @@ def _attribute(value: Any) -> Any:
     return value.decode() if isinstance(value, bytes) else value.tolist() if hasattr(value, "tolist") else value
 
 
-def _read_tables(path: Path, file: h5py.File, recipe: Recipe) -> Iterator[tuple[str, NDArray[Any]]]:
-    for name in table_names(recipe):
+def _is_stored(file: h5py.File, array: str) -> bool:
+    """Whether a shard says that it has an array: features always; of pooled vectors it has the digests, or not."""
+    group, _, layer = array.partition("/")
+    for name in ("digests", f"digests/{group}", f"digests/{group}/{layer}"):
+        link = file.get(name, getlink=True)
+        if link is None or not isinstance(link, h5py.HardLink):  # what is no hard link is refused when it is read
+            return group == "features" or link is not None
+    return True
+
+
+def _read_tables(path: Path, file: h5py.File, names: Sequence[str]) -> Iterator[tuple[str, NDArray[Any]]]:
+    for name in names:
         dataset = _plain_dataset(path, file, name)
         if dataset.dtype.kind not in "fiuS" or dataset.nbytes > path.stat().st_size:
             raise HostileFile(f"{path}: {name} claims type {dataset.dtype} and shape {dataset.shape}")

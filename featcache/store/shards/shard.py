@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from zstandard import ZstdDecompressor
 
@@ -19,8 +20,8 @@ from featcache.images.identity import ImageRow
 from featcache.images.views import Box, View
 from featcache.recipe import Recipe
 from featcache.store.shards.codec import Codec
-from featcache.store.shards.encoding import Constants
-from featcache.store.shards.format import Block, chunk_digest
+from featcache.store.shards.encoding import Constants, pool
+from featcache.store.shards.format import Block, Codecs, array_specs, chunk_digest
 from featcache.store.shards.hdf5 import open_hdf5
 
 
@@ -61,8 +62,8 @@ class StoredRow:
 class Shard:
     """An opened shard: identity of its rows and places of its chunks, in memory. Holds no file descriptor.
 
-    box (n, v, 4) int32 and flip (n, v) uint8 are the views; arrays maps 'features/LAYER' and 'pooled/LAYER';
-    constants (2, D) of each layer are those of encoding uint8.
+    box (n, v, 4) int32 and flip (n, v) uint8 are the views; arrays maps 'features/LAYER' and, where it is stored,
+    'pooled/LAYER'; constants (2, D) of each layer are those of encoding uint8.
     """
 
     path: Path
@@ -74,14 +75,33 @@ class Shard:
     constants: dict[str, Constants]
     fingerprint: str
     recipe: Recipe
+    format_version: int
+
+    @property
+    def codecs(self) -> Codecs:
+        """The codec of each stored array; raise `Mismatch` for filters that only HDF5 knows."""
+        found = {array: index.codec for array, index in self.arrays.items()}
+        if unknown := [array for array, codec in found.items() if codec is None]:
+            raise Mismatch(
+                f"{self.path}: {unknown[0]} has filters that this program reads but does not write; upgrade it"
+            )
+        return {array: codec for array, codec in found.items() if codec is not None}
+
+    def stored_as(self, array: str) -> str:
+        """Return the array whose chunks are read for array: itself, or the features that are pooled on reading."""
+        return array if array in self.arrays else array.replace("pooled/", "features/", 1)
 
     def read_chunk(
         self, descriptor: int, array: str, i: int, j: int, out: NDArray[np.generic], decompressor: ZstdDecompressor
     ) -> None:
         """Fill out (chunk shape, C-contiguous) with row start + i, view start + j, its digest checked.
 
-        descriptor is an open file of `path`. Raises `BadInput` for an absent image, `CorruptFile` for damage.
+        Pooled vectors that are not stored are computed from the features. descriptor is an open file of `path`. Raises
+        `BadInput` for an absent image, `CorruptFile` for damage.
         """
+        if array not in self.arrays:
+            self._pool_into(descriptor, self.stored_as(array), i, j, out, decompressor)
+            return
         stored = self.read_stored(descriptor, array, i, j)
         codec = self.arrays[array].codec
         try:
@@ -91,6 +111,15 @@ class Shard:
                 codec.decode_into(stored, out, decompressor)
         except CorruptFile as error:
             raise CorruptFile(f"{self.place(array, i, j)}: {error}") from error
+
+    def _pool_into(
+        self, descriptor: int, array: str, i: int, j: int, out: NDArray[np.generic], decompressor: ZstdDecompressor
+    ) -> None:
+        """Fill out (2, D) with mean and deviation of a chunk of features."""
+        spec = array_specs(self.recipe)[array]
+        features = np.empty(spec.chunk_shape, spec.dtype)
+        self.read_chunk(descriptor, array, i, j, features, decompressor)
+        out[:] = pool(torch.from_numpy(features), self.constants.get(array.partition("/")[2])).numpy()
 
     def read_stored(self, descriptor: int, array: str, i: int, j: int) -> bytes:
         """Return the stored bytes of a chunk, as HDF5's filters left them, digest checked; raises as `read_chunk`."""

@@ -2,8 +2,7 @@
 
 import contextlib
 import uuid
-from collections.abc import Iterable, Mapping
-from types import MappingProxyType
+from collections.abc import Iterable
 
 import h5py
 import numpy as np
@@ -12,9 +11,15 @@ from numpy.typing import NDArray
 from featcache.base.files import canonical_json
 from featcache.images.identity import ImageRow
 from featcache.images.views import View
-from featcache.recipe import FORMAT_VERSION, Recipe
-from featcache.store.shards.encoding import Constants
-from featcache.store.shards.format import Block, Target, array_specs, chunk_digest, common_tables, tables_digest
+from featcache.store.shards.format import (
+    Block,
+    Target,
+    array_specs,
+    chunk_digest,
+    common_tables,
+    tables_digest,
+    version_of,
+)
 from featcache.store.shards.hdf5 import create_chunked, set_attributes
 from featcache.store.shards.shard import StoredRow
 
@@ -22,20 +27,22 @@ from featcache.store.shards.shard import StoredRow
 class ShardWriter:
     """A shard in memory while it grows; `finish` returns the bytes of its file.
 
-    Constants of each layer come with encoding uint8. All methods are for one thread, but for `encode`.
+    codecs are those of the arrays that it stores, in the order of chunks. All methods are for one thread, but for
+    `encode`.
     """
 
-    def __init__(self, recipe: Recipe, block: Block, constants: Mapping[str, Constants] = MappingProxyType({})) -> None:
+    def __init__(self, target: Target, block: Block) -> None:
         n, v = block.shape
-        self._block, self._constants = block, constants
+        recipe, specs = target.recipe, array_specs(target.recipe)
+        self.codecs = {array: target.codecs[array] for array in specs if array in target.codecs}
+        self._block, self._constants = block, target.constants
         self._fingerprint = recipe.fingerprint
-        self._specs = array_specs(recipe)
         self.rows: list[ImageRow] = [ImageRow("")] * n
         self._box = np.zeros((n, v, 4), "<i4")
         self._flip = np.zeros((n, v), "u1")
-        self._digests = {array: np.zeros((n, v), "<u8") for array in self._specs}
+        self._digests = {array: np.zeros((n, v), "<u8") for array in self.codecs}
         self._attributes = {
-            "format_version": FORMAT_VERSION,
+            "format_version": version_of(recipe, self.codecs),
             "fingerprint": self._fingerprint,
             "recipe": canonical_json(recipe.as_json()),
             "rows": list(block.rows),
@@ -44,8 +51,8 @@ class ShardWriter:
         name = uuid.uuid4().hex  # HDF5 knows files in memory by name, and there may be several
         self._file = h5py.File(name, "w", driver="core", backing_store=False, libver="latest")
         self._datasets = {
-            array: create_chunked(self._file, array, (n, v, *spec.chunk_shape), spec.dtype, spec.codec)
-            for array, spec in self._specs.items()
+            array: create_chunked(self._file, array, (n, v, *specs[array].chunk_shape), specs[array].dtype, codec)
+            for array, codec in self.codecs.items()
         }
 
     def set_image(self, i: int, image: ImageRow, views: list[View]) -> None:
@@ -56,7 +63,7 @@ class ShardWriter:
 
     def encode(self, array: str, values: NDArray[np.generic]) -> bytes:
         """Return values as `set_stored` takes them; without Python's lock, in any thread."""
-        return self._specs[array].codec.encode(values)
+        return self.codecs[array].encode(values)
 
     def set_stored(self, array: str, i: int, j: int, stored: bytes) -> None:
         """Store the chunk of row start + i and view start + j, encoded; `set_image` comes first.
@@ -87,7 +94,7 @@ class ShardWriter:
 
 def copied_shard(target: Target, block: Block, rows: Iterable[StoredRow]) -> bytes:
     """Return the bytes of a shard of stored rows alone: the same rows in the same block give the same file."""
-    with contextlib.closing(ShardWriter(target.recipe, block, target.constants)) as writer:
+    with contextlib.closing(ShardWriter(target, block)) as writer:
         for i, row in enumerate(rows):
             writer.set_image(i, row.row, row.views)
             for array, j, stored in row.chunks:

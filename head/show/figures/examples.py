@@ -70,14 +70,16 @@ def _drawing(
         score=float(scored.prediction[place]),
         truth=float(scored.truth[place]),
         title=scored.names[place],
+        tokens=run.tokens,
         box=seen_box(cache.recipe.view_settings, width=picture.width, height=picture.height),
     )
     seen = (
         "which it saw whole" if cache.recipe.eval_view == "squash" else "of which it saw the middle; the rest is dark"
     )
+    lacks = f" What is on {run.tokens}, which has no place, is told in percent." if run.tokens else ""
     caption = (
         f"Attention of {shortened(run.name, 60)}, split {printable(run.split)}, over {printable(scored.names[place])} "
         f"of the {scored.part} part, {seen}. Colours are attention over uniform attention, on one "
-        "scale; step scores m_t add up to the score."
+        f"scale; step scores m_t add up to the score.{lacks}"
     )
     return Drawing(name, "Attention maps", figure, caption)

@@ -7,6 +7,7 @@ from featcache.store.cache import FeatureCache
 from head.evaluation.evaluate import Evaluation
 from head.evaluation.statistics import OF_MEAN_RHO
 from head.evaluation.summary import HeadSummary
+from head.models.kinds import kind_for
 from head.runs.run import Run
 
 _OF_RESULT = ("split", "n", "absent", "rho", "rho_low", "rho_high", "mse")
@@ -57,6 +58,8 @@ def run_facts(run: Run) -> dict[str, Any]:
         "split": run.split,
         "trained_on": run.trained_on,
         "estimate": run.estimate,
+        "look": kind_for(run.train_settings).look,
+        "tokens": run.tokens,
         "seed": run.seed,
         "selected_on": config.selected_on,
         "train_images": config.train_images,

@@ -17,6 +17,7 @@ from featcache.base.errors import InvalidSettings
 from featcache.datasets.splits import natural_key
 from featcache.store.cache import FeatureCache
 from head.data.batches import present_part
+from head.data.inputs import on_tokens
 from head.evaluation.evaluate import Evaluation
 from head.evaluation.metrics import json_number
 from head.evaluation.score import Scored, attention_of
@@ -25,15 +26,19 @@ from head.runs.run import Run
 
 LARGEST_ENTRIES = 16_000_000  # bytes of all entries of a page with their maps
 _QUANTILES = 101
-_LABELS = 60  # bytes around the levels of an entry's maps
+_LABELS = 80  # bytes around the levels of an entry's maps
 
 
 @dataclass(frozen=True)
 class PackedMaps:
-    """Attention maps of one image, levels uint8 (T, H, W): 0 is none and 255 is high, in all T alike."""
+    """Attention maps of one image, levels uint8 (T, H, W): 0 is none and 255 is high, in all T alike.
+
+    on_tokens (T) is the share of attention that is on no place.
+    """
 
     levels: NDArray[np.uint8]
     high: float
+    on_tokens: Sequence[float]
 
     def as_json(self) -> dict[str, Any]:
         """Return a JSON object; high is in even shares, 1/L, which every place has without attention."""
@@ -42,18 +47,20 @@ class PackedMaps:
             "shape": [T, H, W],
             "levels": base64.b64encode(self.levels.tobytes()).decode(),
             "high": round(self.high * H * W, 4),
+            "on_tokens": [round(share, 4) for share in self.on_tokens],
         }
 
 
 def pack_maps(maps: NDArray[np.float32]) -> PackedMaps | None:
-    """Round the maps of one image (T, H, W), which sum to 1, to 256 levels from 0 to their largest value.
+    """Round the maps of one image (T, H, W), which sum to 1 less what is on tokens, to 256 levels up to the largest.
 
     None if they are not finite.
     """
     high = float(maps.max())
     if not math.isfinite(high):
         return None
-    return PackedMaps(np.rint(maps.astype(np.float64) / high * 255).astype(np.uint8), high)
+    shares = maps.astype(np.float64) / (high or 1.0)
+    return PackedMaps(np.rint(shares * 255).astype(np.uint8), high, on_tokens(maps))
 
 
 @dataclass(frozen=True)
@@ -172,7 +179,7 @@ def _map_bytes(first: dict[str, Scored], entries: Sequence[Entry]) -> int:
     for split, scored in first.items():
         if scored.run.attends:
             steps, positions = scored.step_scores.shape[1], scored.run.input.map_shape(scored.run.recipe).positions
-            taken += counts[split] * (-(-steps * positions // 3) * 4 + 12 * steps + _LABELS)  # base64 has 4 for 3
+            taken += counts[split] * (-(-steps * positions // 3) * 4 + 20 * steps + _LABELS)  # base64 has 4 for 3
     return taken
 
 

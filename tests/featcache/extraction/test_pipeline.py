@@ -28,7 +28,7 @@ from featcache.images.loading import LoadedImage, load_ahead
 from featcache.images.views import Box, View
 from featcache.settings import view_settings_of
 from featcache.store.shards.encoding import calibrate, decode, digest_of_constants
-from featcache.store.shards.format import Block, Target
+from featcache.store.shards.format import Block, Target, codecs_of_version_1
 from featcache.store.shards.opening import open_shard
 from featcache.store.shards.shard import Shard, StoredRow, opened
 from featcache.store.shards.writer import ShardWriter
@@ -47,7 +47,8 @@ def backbone(batch_size: int = 4, threads: int = 2) -> Backbone:
 
 
 def target_of(made_by: Backbone, recipe: str = "paper") -> Target:
-    return Target(recipe_of(made_by, view_settings_of(recipe, image_size=SIZE)))
+    found = recipe_of(made_by, view_settings_of(recipe, image_size=SIZE))
+    return Target(found, codecs_of_version_1(found))
 
 
 def image(row: int, views: int = VIEWS) -> LoadedImage:
@@ -200,7 +201,7 @@ def test_uint8_shards_hold_the_features_to_half_a_step(tmp_path: Path) -> None:
     features = by(torch.from_numpy(np.concatenate([row.pixels for row in rows if isinstance(row, LoadedImage)])))
     constants = {layer: calibrate([values]) for layer, values in features.items()}
     recipe = replace(target_of(by).recipe, encoding="uint8", calibration=digest_of_constants(constants))
-    (built,) = made(rows, blocks, by, Target(recipe, constants))
+    (built,) = made(rows, blocks, by, Target(recipe, codecs_of_version_1(recipe), constants))
     shard = opened_shard(built, tmp_path)
     for layer, values in features.items():
         for k, wanted in enumerate(values):

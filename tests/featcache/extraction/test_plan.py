@@ -34,6 +34,7 @@ def shard(rows: tuple[int, int], views: tuple[int, int], *, absent: str = "", pr
         fingerprint=RECIPE.fingerprint,
         recipe=RECIPE,
         constants={},
+        format_version=1,
     )
 
 

@@ -16,11 +16,11 @@ from PIL import Image
 import featcache.extraction.plan
 from cli import main
 from featcache.backbones.backbone import Backbone, load_backbone
-from featcache.backbones.of_recipe import recipe_of
 from featcache.base.errors import BadInput, CacheIncomplete, Mismatch, StorageError
 from featcache.base.jobs import Workers
 from featcache.base.progress import Progress
 from featcache.datasets.dataset import open_dataset
+from featcache.extraction.calibration import settle_target
 from featcache.extraction.extract import extract
 from featcache.extraction.log import ExtractReport
 from featcache.extraction.plan import make_plan
@@ -29,7 +29,6 @@ from featcache.maintenance.merge import merge_caches
 from featcache.settings import ExtractSettings
 from featcache.store.cache import open_cache
 from featcache.store.folder import TIMINGS_NAME as TIMINGS
-from featcache.store.shards.format import Target
 from tests.helpers.clusters import RunningCluster, running_cluster
 from tests.helpers.tiny import QUICK_EXTRACT
 
@@ -160,9 +159,10 @@ def task_for(dataset: Path, out: Path, number: int = 0, **changes: object) -> Sh
     settings = replace(QUICK_EXTRACT, precision="fp32", runtime="torch", device="cpu")
     backbone = load_backbone(settings)
     found = open_dataset(str(dataset))
-    recipe = replace(recipe_of(backbone, settings.views), **changes)
-    plan = make_plan([], found.names, found.root / "images", views=3, recipe=recipe)
-    job = ExtractionJob(found.root / "images", out, settings, Target(recipe), room_for=0)
+    target = settle_target(backbone, settings, [], found)
+    target = replace(target, recipe=replace(target.recipe, **changes))
+    plan = make_plan([], found.names, found.root / "images", views=3, recipe=target.recipe)
+    job = ExtractionJob(found.root / "images", out, settings, target, room_for=0)
     block = plan.todo[number]
     return ShardJob(job, block, tuple(plan.names[slice(*block.rows)]), 1)
 

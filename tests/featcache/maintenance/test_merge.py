@@ -44,7 +44,7 @@ from featcache.recipe import Recipe
 from featcache.store.cache import FeatureCache, open_cache
 from featcache.store.folder import shard_paths, shards_folder
 from featcache.store.manifest import read_manifest
-from featcache.store.shards.format import Block, array_specs
+from featcache.store.shards.format import Block, Codecs, Target, array_specs, codecs_of_version_1
 from featcache.store.shards.opening import open_shard
 from featcache.store.shards.writer import ShardWriter
 from featcache.store.writer import CacheWriter, commit
@@ -73,11 +73,12 @@ def make_shards(
     absent: Sequence[str] = (),
     contents: Mapping[str, str] | None = None,
     recipe: Recipe = RECIPE,
+    codecs: Codecs | None = None,
 ) -> Path:
     """Write the shards of blocks of an extraction whose row i is names[i]."""
     make_folder(shards_folder(folder))
     for block in blocks:
-        writer = ShardWriter(recipe, block)
+        writer = ShardWriter(Target(recipe, codecs or codecs_of_version_1(recipe)), block)
         for i, name in enumerate(names[slice(*block.rows)]):
             if name in absent:
                 writer.set_image(i, ImageRow(name, absent="truncated: cut short"), [])
@@ -85,7 +86,7 @@ def make_shards(
             views = [View(Box(view, 0, len(name), 9), view % 2 == 1) for view in range(*block.views)]
             writer.set_image(i, identity(name, (contents or {}).get(name, "")), views)
             for j, view in enumerate(range(*block.views)):
-                for array in array_specs(recipe):
+                for array in writer.codecs:
                     writer.set_stored(array, i, j, writer.encode(array, features_of(name, array, view)))
         commit(folder, block, writer.finish())
     return folder
@@ -102,12 +103,13 @@ def make(
     absent: Sequence[str] = (),
     contents: Mapping[str, str] | None = None,
     recipe: Recipe = RECIPE,
+    codecs: Codecs | None = None,
     versions: Mapping[str, str] | None = None,
 ) -> Path:
     """Write and seal a cache whose row i is names[i]."""
     starts = range(0, len(names), rows_per_shard)
     blocks = [Block((row, min(row + rows_per_shard, len(names))), views) for row in starts for views in view_ranges]
-    make_shards(folder, names, blocks, absent=absent, contents=contents, recipe=recipe)
+    make_shards(folder, names, blocks, absent=absent, contents=contents, recipe=recipe, codecs=codecs)
     row_of = {name: row for row, name in enumerate(names)}
 
     def part_of(scores: Scores) -> Part:

@@ -89,7 +89,7 @@ def test_a_shard_that_cannot_be_opened_is_computed_whole(own: Path, tiny_cache: 
     elif damage == "cut":
         path.write_bytes(whole[: len(whole) // 2])
     else:
-        at = whole.index(int(open_shard(path).arrays["pooled/layer3"].digests[3, 0]).to_bytes(8, "little"))
+        at = whole.index(int(open_shard(path).arrays["features/layer3"].digests[3, 0]).to_bytes(8, "little"))
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
     report = repair_cache(own)
     assert report.rows_computed == 41

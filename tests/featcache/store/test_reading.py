@@ -30,7 +30,7 @@ from featcache.recipe import Recipe
 from featcache.store.cache import FeatureCache, open_cache
 from featcache.store.shards.codec import Codec
 from featcache.store.shards.encoding import digest_of_constants
-from featcache.store.shards.format import Block, array_specs, chunk_digest, tables_digest
+from featcache.store.shards.format import Block, Target, array_specs, chunk_digest, codecs_of_version_1, tables_digest
 from featcache.store.shards.hdf5 import set_attributes
 from featcache.store.shards.opening import open_shard
 from featcache.store.shards.shard import read_exactly
@@ -54,9 +54,9 @@ FILTERS: dict[str, dict[str, Any]] = {
     "lz4": dict(hdf5plugin.LZ4()),
 }
 OUTSIDE_HDF5 = {
-    "shuffle, zstd, checksum": Codec(3),
-    "zstd, checksum": Codec(3, shuffle=False),
-    "checksum": Codec(None),
+    "shuffle, zstd, checksum": Codec("zstd", 3, shuffle=True),
+    "zstd, checksum": Codec("zstd", 3),
+    "checksum": Codec("none"),
 }
 UNKNOWN_FILTER = {"compression": 40_000, "allow_unknown_filter": True}
 
@@ -64,7 +64,7 @@ UNKNOWN_FILTER = {"compression": 40_000, "allow_unknown_filter": True}
 def shard_bytes(recipe: Recipe, arrays: Arrays, block: Block) -> bytes:
     """Return the shard of a block, none of whose images is absent."""
     constants = {name: constants_of(recipe, name) for name in recipe.layer_names if recipe.calibration}
-    writer = ShardWriter(recipe, block, constants)
+    writer = ShardWriter(Target(recipe, codecs_of_version_1(recipe), constants), block)
     for i, row in enumerate(range(*block.rows)):
         views = [View(Box(0, 0, 3 + view, 5), False) for view in range(*block.views)]
         writer.set_image(i, replace(image(row), name=f"{row}.jpg", sha256=f"{row:064x}", absent=""), views)

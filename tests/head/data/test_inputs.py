@@ -81,5 +81,5 @@ def test_a_head_on_several_layers_predicts_from_files_what_the_cache_gives(
 def test_a_head_reads_something() -> None:
     with pytest.raises(InvalidSettings, match="at least one layer"):
         HeadInput((), "maps")
-    with pytest.raises(InvalidSettings, match="pooling must be maps, mean, mean"):
+    with pytest.raises(InvalidSettings, match="pooling must be maps, tokens, mean, mean"):
         HeadInput(("layer3",), "max")

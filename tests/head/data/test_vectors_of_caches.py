@@ -14,8 +14,8 @@ from tests.helpers.command_line import amnet
 from tests.helpers.tiny import TINY_TRAIN
 
 EXTRACT = (
-    "--backbone", "timm:test_vit", "--weights", "random", "--image-size", "64", "--layer", "blocks.5", "--layer", "cls",
-    "--layer", "pooled", "--augs", "1",
+    "--backbone", "timm:test_vit", "--weights", "random", "--image-size", "64",
+    "--layer", "blocks.5,cls,pooled", "--augs", "1",
 )  # fmt: skip
 QUICK = ("--epochs", "1", "--hidden-size", str(TINY_TRAIN.hidden_size), "--split", "1")
 
@@ -59,7 +59,7 @@ def test_joined_with_a_map_a_vector_is_at_every_position(cache: FeatureCache) ->
 def test_heads_that_look_at_places_refuse_one_vector(cache: FeatureCache) -> None:
     said = amnet("train-head", "--layer", "cls", *QUICK, status=2).stderr
     assert "a head of the kind amnet looks at places, and cls of" in said
-    assert "use --head ridge, svr or mlp, or --no-attention, or name a map with --layer" in said
+    assert "name a map as well, --layer cls,blocks.5, or use --head ridge, svr or mlp, or --no-attention" in said
     assert not Path("runs").exists()
 
 

@@ -117,6 +117,7 @@ def test_a_prediction_is_json(tmp_path: Path) -> None:
         "deviation": None,
         "step_scores": [0.25, 0.25],
         "in_training": True,
+        "on_tokens": [],
         "outside_range": None,
         "problem": "",
         "maps": None,

@@ -131,6 +131,17 @@ def test_step_scores_score_and_truth_are_written_below() -> None:
         assert labels(draw_maps(GREY, maps, step_scores=[0.25, 0.125], score=0.375, truth=unknown))[0] == "score 0.375"
 
 
+def test_attention_on_tokens_is_told_in_percent_and_drawn_nowhere() -> None:
+    maps = maps_with_peak(2, 5, 7, (1, 1)) * np.array([1, 0.875], np.float32).reshape(2, 1, 1)
+    figure = draw_maps(GREY, maps, step_scores=[0.25, 0.125], score=0.375, tokens="the class token")
+    assert labels(figure) == [
+        "score 0.375", "m\u2081 0.250\n0% on\nthe class token", "m\u2082 0.125\n12% on\nthe class token",
+    ]  # fmt: skip
+    nothing = draw_maps(GREY, np.zeros((1, 5, 7), np.float32), step_scores=[0.4], score=0.4, tokens="pooled")
+    assert labels(nothing)[1].endswith("100% on\npooled")
+    assert len(np.unique(shown(nothing, 1).reshape(-1, 3), axis=0)) == 1
+
+
 @pytest.mark.parametrize("steps", [1, 4, 12])
 @pytest.mark.parametrize("size", [(1, 1), (5, 200), (200, 5)])
 def test_any_number_of_steps_and_any_shape_can_be_drawn(steps: int, size: tuple[int, int]) -> None:
@@ -141,11 +152,11 @@ def test_any_number_of_steps_and_any_shape_can_be_drawn(steps: int, size: tuple[
     assert as_png(figure, 50).startswith(b"\x89PNG")
 
 
-def test_nothing_overlaps_and_nothing_is_cut_off() -> None:
+@pytest.mark.parametrize("tokens", ["", "pooled", "the class token and 4 registers"])
+def test_nothing_overlaps_and_nothing_is_cut_off(tokens: str) -> None:
     for steps in (1, 3, 4, 7):
-        figure = draw_maps(
-            GREY, maps_with_peak(steps, 5, 7, (1, 1)), step_scores=[-0.125] * steps, score=0.5, truth=0.5
-        )
+        maps = maps_with_peak(steps, 5, 7, (1, 1))
+        figure = draw_maps(GREY, maps, step_scores=[-0.125] * steps, score=0.5, truth=0.5, tokens=tokens)
         figure.draw_without_rendering()
         boxes = [axes.get_tightbbox() for axes in figure.axes]
         width, height = figure.bbox.size

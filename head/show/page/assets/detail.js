@@ -18,7 +18,7 @@ function openDetail(list, start, row, scale, closed) {
         el("div", { class: "rated" }, el("dt", {}, "Rated by people"), el("dd", { id: "rated" }, number(entry.truth))),
         el("div", { class: "predicted" }, el("dt", {}, `Predicted by ${data.scores.rows[row].name}`), el("dd", { id: "predicted" }, number(predicted))),
         el("div", {}, el("dt", {}, "Error"), el("dd", {}, number(predicted - entry.truth, 3, { sign: true })))),
-      looksOf(image, surfaces, entry.steps), lookNotes(entry, surfaces), predictionsOf(entry, row, scale));
+      looksOf(image, surfaces, entry.steps, data.scores.rows[data.gallery.shown].runs[0]), lookNotes(entry, surfaces), predictionsOf(entry, row, scale));
     dialog.scrollTop = 0;
   }
 

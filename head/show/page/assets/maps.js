@@ -49,7 +49,7 @@ function surfacesOf(image, maps) {
   const shares = Float32Array.from(atob(maps.levels), (char) => (char.charCodeAt(0) / 255) * maps.high);
   const looks = Array.from({ length: T }, (_, t) => upsampled(shares.subarray(t * H * W, (t + 1) * H * W), H, W, height, width));
   const most = looks.reduce((most, look) => look.reduce((one, other) => Math.max(one, other), most), 0);
-  return { width, height, looks, top: Math.max(LEAST_TOP, most) };
+  return { width, height, looks, top: Math.max(LEAST_TOP, most), onTokens: maps.on_tokens };
 }
 
 function drawMap(canvas, surface, top) {
@@ -101,16 +101,19 @@ function legend(top, name) {
   });
   context.clearRect(Math.floor(255 / top), 0, 2, 1);
   return el("p", { class: "legend" }, `Attention of ${name} `, el("span", {}, "0"), bar,
-    el("span", {}, `${number(top, 2)}\u00d7`), " an even share, where the line is; one scale for all looks");
+    el("span", {}, `${number(top, 2)}\u00d7`), " an even share, where the line is; one scale for all maps");
 }
 
-// The picture, then each look over it with its m_t below, as figure 5 of the paper has them.
-function looksOf(image, surfaces, steps) {
+// The picture, then each look over it with its m_t below, as figure 5 of the paper has them. run says what a look is
+// called, and which tokens have a share of its attention: they have no place to be drawn at.
+function looksOf(image, surfaces, steps, run) {
   const panels = [el("figure", {}, picture(image, null, 0, image.name), el("figcaption", {}, shareSeen(image) < 1 ? "Framed: what the head saw" : "The image"))];
   if (surfaces)
-    for (let t = 0; t < surfaces.looks.length; t++)
-      panels.push(el("figure", {}, picture(image, surfaces, t, `Where look ${t + 1} goes; m${t + 1} is ${number(steps[t])}`),
-        el("figcaption", {}, `Look ${t + 1}`, el("b", {}, `m${subscript(t + 1)} ${number(steps[t])}`))));
+    for (let t = 0; t < surfaces.looks.length; t++) {
+      const rest = run.tokens ? `${(100 * surfaces.onTokens[t]).toFixed(0)}% on ${run.tokens}` : null;
+      panels.push(el("figure", {}, picture(image, surfaces, t, `Where ${run.look} ${t + 1} goes; m${t + 1} is ${number(steps[t])}${rest ? `; ${rest}` : ""}`),
+        el("figcaption", {}, `${run.look[0].toUpperCase()}${run.look.slice(1)} ${t + 1}`, rest && el("span", {}, rest), el("b", {}, `m${subscript(t + 1)} ${number(steps[t])}`))));
+    }
   return el("div", { class: "looks" }, panels);
 }
 

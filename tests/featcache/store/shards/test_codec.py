@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from featcache.base.errors import CorruptFile
 from featcache.store.shards.codec import CHECKSUM_BYTES, Codec, codec_of, fletcher32
 
-RAW, ZSTD = Codec(None), Codec(3)
-CODECS = st.sampled_from([RAW, Codec(1), ZSTD])
+RAW, ZSTD, LZ4 = Codec("none"), Codec("zstd", 3, shuffle=True), Codec("lz4")
+CODECS = st.sampled_from([RAW, Codec("zstd", 1, shuffle=True), ZSTD, LZ4, Codec("lz4", shuffle=True)])
 CHUNKS = st.sampled_from(["<f2", "<f4", "|u1"]).flatmap(
     lambda dtype: hnp.arrays(np.dtype(dtype), hnp.array_shapes(max_dims=4, max_side=13))
 )
@@ -118,7 +118,9 @@ def test_zeros_are_small() -> None:
     assert len(ZSTD.encode(np.zeros((1, 1, 196, 1024), "<f2"))) < 200
 
 
-@pytest.mark.parametrize("codec", [RAW, Codec(1), Codec(19)])
+@pytest.mark.parametrize(
+    "codec", [RAW, Codec("zstd", 1), Codec("zstd", 19, shuffle=True), LZ4, Codec("lz4", shuffle=True)]
+)
 def test_creation_properties_name_their_codec(codec: Codec) -> None:
     properties = codec.creation_properties((1, 1, 5, 7))
     assert codec_of(properties) == codec
@@ -214,7 +216,7 @@ def test_any_bytes_are_decoded_or_corrupt(stored: bytes) -> None:
 
 @pytest.mark.parametrize("dtype", ["u1", "<f2"])
 def test_zstd_without_shuffle_is_read_by_hdf5_and_by_its_own_name(dtype: str) -> None:
-    codec, chunk = Codec(1, shuffle=False), np.arange(15).astype(dtype).reshape(3, 5)
+    codec, chunk = Codec("zstd", 1), np.arange(15).astype(dtype).reshape(3, 5)
     with h5py.File("no shuffle", "w", driver="core", backing_store=False) as file:
         properties = codec.creation_properties((3, 5))
         space, kind = h5py.h5s.create_simple((3, 5)), h5py.h5t.py_create(np.dtype(dtype))

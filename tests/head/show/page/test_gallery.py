@@ -75,6 +75,14 @@ def test_packed_maps_are_in_units_of_an_even_share() -> None:
     assert base64.b64decode(packed["levels"]) == b"\x80" * 29 + b"\xff"
 
 
+def test_packed_maps_have_what_is_on_tokens_beside_them() -> None:
+    maps = np.stack([np.full((3, 5), 0.75 / 15, np.float32), np.zeros((3, 5), np.float32)])
+    packed = pack_maps(maps).as_json()
+    assert packed["on_tokens"] == [0.25, 1]
+    assert base64.b64decode(packed["levels"]) == b"\xff" * 15 + b"\0" * 15
+    assert pack_maps(np.zeros((1, 3, 5), np.float32)).as_json()["on_tokens"] == [1]
+
+
 def test_images_are_as_many_as_their_maps_have_room_for(cache: FeatureCache, evaluation: Evaluation) -> None:
     shown = shown_summary(evaluation, "paper")
     every = gallery_of(cache, evaluation, shown=shown)

@@ -153,7 +153,8 @@ def test_maps_are_drawn_as_figures_draw_them(maps_script: Any) -> None:
 @needs_chromium
 def test_noise_around_an_even_share_has_one_colour(maps_script: Any) -> None:
     even = 128 + np.arange(16) % 2
-    maps = {"shape": [1, 4, 4], "levels": base64.b64encode(even.astype(np.uint8).tobytes()).decode(), "high": 2}
+    levels = base64.b64encode(even.astype(np.uint8).tobytes()).decode()
+    maps = {"shape": [1, 4, 4], "levels": levels, "high": 2, "on_tokens": [0]}
     drawn = maps_script("""(() => {
       const image = {box: [0, 0, 8, 4], size: [8, 4], picture: "", problem: ""}, surfaces = surfacesOf(image, given);
       const canvas = picture(image, surfaces, 0, "").querySelector("canvas");
@@ -162,6 +163,28 @@ def test_noise_around_an_even_share_has_one_colour(maps_script: Any) -> None:
     })()""", maps)  # fmt: skip
     assert (drawn["size"], drawn["top"]) == ([256, 128], 2)
     assert np.ptp(drawn["colours"]) <= 2
+
+
+@needs_chromium
+@pytest.mark.parametrize(("look", "tokens", "wanted"), [
+    ("look", "", "Look 1m\u2081 0.500"),
+    ("query", "the class token", "Query 112% on the class tokenm\u2081 0.500"),
+])  # fmt: skip
+def test_a_map_is_called_what_its_head_calls_it_and_says_what_is_on_tokens(
+    maps_script: Any, look: str, tokens: str, wanted: str
+) -> None:
+    levels = base64.b64encode(bytes(16)).decode()
+    found = maps_script("""(() => {
+      const image = {name: "a.jpg", box: [0, 0, 8, 4], size: [8, 4], picture: "", problem: "gone"};
+      const looks = looksOf(image, surfacesOf(image, given.maps), [0.5], given.run);
+      return [looks.querySelectorAll("figcaption")[1].textContent, looks.querySelector("canvas").ariaLabel];
+    })()""", {
+        "maps": {"shape": [1, 4, 4], "levels": levels, "high": 2, "on_tokens": [0.1234]},
+        "run": {"look": look, "tokens": tokens},
+    })  # fmt: skip
+    assert found[0] == wanted
+    assert found[1].startswith(f"Where {look} 1 goes; m1 is 0.500")
+    assert ("12% on the class token" in found[1]) == bool(tokens)
 
 
 BRIGHTEST = """canvas => {
