@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import xxhash
+from numpy.typing import NDArray
 
 from featcache.backbones.backbone import Backbone, load_backbone
 from featcache.backbones.execution import check_computable, has_openvino, split_arithmetic
@@ -29,7 +30,7 @@ from featcache.base.files import digest_of_file
 from featcache.base.jobs import Workers
 from featcache.base.progress import OnProgress, Progress, silent
 from featcache.datasets.dataset import Dataset, refuse_untrainable
-from featcache.datasets.splits import Part, Ratings, Splits, each_part
+from featcache.datasets.splits import Others, Part, Ratings, Splits, each_part
 from featcache.extraction.calibration import settle_target
 from featcache.extraction.dictionary import settle_dictionary
 from featcache.extraction.log import ExtractionLog, ExtractReport
@@ -204,6 +205,7 @@ def _seal(
         versions=made_by,
         groups=_with_rows_of(plan.names, dataset),
         near_duplicates=alike,
+        others=_others_by_row(dataset, plan.names),
         opened=shards,
     )
     for shard in plan.superseded:
@@ -278,9 +280,19 @@ def _digest_of_unlisted(path: Path) -> str:
 
 def _ratings_by_row(dataset: Dataset, names: list[str]) -> Ratings:
     """Return the dataset's ratings with its rows turned into the cache's."""
-    row_of = {name: row for row, name in enumerate(names)}
-    new_row = np.array([row_of[name] for name in dataset.names], np.int64)
+    new_row = _rows_by_row(dataset, names)
     return each_part(dataset.ratings, lambda part: Part(new_row[part.rows], part.scores))
+
+
+def _others_by_row(dataset: Dataset, names: list[str]) -> Others:
+    """Return the dataset's scores by other people with its rows turned into the cache's."""
+    new_row = _rows_by_row(dataset, names)
+    return {split: Part(new_row[part.rows], part.scores) for split, part in dataset.others.items()}
+
+
+def _rows_by_row(dataset: Dataset, names: list[str]) -> NDArray[np.int64]:
+    row_of = {name: row for row, name in enumerate(names)}
+    return np.array([row_of[name] for name in dataset.names], np.int64)
 
 
 def versions() -> dict[str, str]:
