@@ -15,6 +15,7 @@ from featcache.extraction.extract import extract
 from featcache.settings import ExtractSettings
 from featcache.store.cache import FeatureCache, open_cache
 from head.evaluation.compare import compare
+from head.evaluation.people import human_consistency
 from head.evaluation.score import Scored, score_run, write_scores
 from head.evaluation.summary import HeadSummary
 from head.paper.systems import OF_PAPER, REFERENCE, System, features_of, systems_of
@@ -96,7 +97,9 @@ def paper_tables(
         results, errors = _results(systems, of_target, how, runs, workers, on_progress)
         rows, notes = _compared(systems, results, how)
         name = f"{dataset.name}, {target}" if target else dataset.name
-        tables.append(PaperTable(name, rows, errors, notes, seconds, time.monotonic() - begun))
+        splits = dict.fromkeys(one.run.split for summary in results.values() for one in summary.scored)
+        people = human_consistency(next(iter(of_target.values())), splits)
+        tables.append(PaperTable(name, rows, errors, notes, people, seconds, time.monotonic() - begun))
     return tables
 
 

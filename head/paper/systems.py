@@ -101,7 +101,7 @@ def _of_global_features(seed: int) -> dict[str, System]:
 
 
 def _of_networks(seed: int) -> dict[str, System]:
-    frozen = "frozen; ImageNet's weights instead of Hybrid-CNN's"
+    frozen = "frozen; Hybrid-CNN's weights are not to be had"
     return {
         **{
             f"hybrid-{layer}": System(

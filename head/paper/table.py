@@ -7,6 +7,7 @@ from typing import Any
 from featcache.base.errors import FeatcacheError
 from featcache.base.progress import duration
 from head.evaluation.compare import Comparison
+from head.evaluation.people import HumanConsistency
 from head.evaluation.statistics import OF_MEAN_RHO
 from head.evaluation.summary import HeadSummary
 from head.evaluation.text import aligned, format_comparisons, interval, mean_and_sd
@@ -51,12 +52,16 @@ def published(system: System, dataset: str) -> PublishedResult | None:
 
 @dataclass(frozen=True)
 class PaperTable:
-    """The rows, errors of those that could not be made, and how many seconds features and heads took in this run."""
+    """The rows, errors of those that could not be made, and how many seconds features and heads took in this run.
+
+    people is how far people agree with people on the test images, where the dataset tells it.
+    """
 
     dataset: str
     rows: Sequence[Row]
     errors: Sequence[FeatcacheError]
     notes: Sequence[str]
+    people: HumanConsistency | None
     extraction_seconds: float
     training_seconds: float
 
@@ -67,6 +72,7 @@ class PaperTable:
             "source": SOURCE,
             "rows": [row.as_json() for row in self.rows],
             "notes": list(self.notes),
+            **({"human_consistency": self.people.as_json()} if self.people else {}),
             "problems": [str(error) for error in self.errors],
             "extraction_seconds": self.extraction_seconds,
             "training_seconds": self.training_seconds,
@@ -98,8 +104,9 @@ class PaperTable:
                 ]
             )
         first = self.rows[0].summary.as_json()
+        people = f"\n{self.people.as_text()}" if self.people else ""
         return (
-            f"{aligned(lines)}\nSUN, LaMem: rho that the paper prints ({SOURCE}); test part, "
+            f"{aligned(lines)}{people}\nSUN, LaMem: rho that the paper prints ({SOURCE}); test part, "
             f"{first['splits']} splits, seed {self.rows[0].system.settings.seed}; 95%: {OF_MEAN_RHO}"
         )
 

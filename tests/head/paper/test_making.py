@@ -1,5 +1,6 @@
 """The paper's table on a dataset of 41 images with random networks: every row, what it says of itself, made once."""
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from head.paper.making import Making, paper_tables
 from head.paper.systems import REFERENCE, Features, System, features_of, systems_of
 from head.paper.table import PaperTable, published
 from head.show.figures.paper_tables import TABLES
+from tests.helpers.others import write_others
 from tests.helpers.tiny import ROOT
 
 HOW = Making("timm:test_resnet", weights={"": "random"}, augs=1)
@@ -132,3 +134,16 @@ def test_rows_and_networks_that_are_not_there_are_refused(how: Making, message: 
     with pytest.raises(InvalidSettings) as refused:
         how.systems("tiny")
     assert message in str(refused.value)
+
+
+def test_how_far_people_agree_is_told_where_the_dataset_has_it(tiny_dataset: Path, tmp_path: Path, quick: None) -> None:
+    folder = tmp_path / "tiny"
+    shutil.copytree(tiny_dataset, folder)
+    for split in ("1", "2"):
+        write_others(folder, split)
+    (found,) = paper_tables(
+        open_dataset(str(folder)), replace(HOW, rows=("amnet",)), caches=tmp_path / "cache", runs=tmp_path / "runs"
+    )
+    assert found.people is not None
+    assert found.people.as_text() in found.as_text()
+    assert found.as_json()["human_consistency"] == found.people.as_json()
