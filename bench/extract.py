@@ -242,7 +242,7 @@ def processor() -> str:
 @click.option("--rounds", default=3, show_default=True)
 def main(images: Path | None, limit: int, rounds: int, **options: Any) -> None:
     """Print one JSON line: views/s of every side, ours over plain and over the limit, and peak megabytes."""
-    from featcache.extraction.extract import versions
+    from featcache.extraction.seal import versions
 
     found = []
     with tempfile.TemporaryDirectory() as home:

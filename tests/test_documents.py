@@ -87,6 +87,8 @@ def run(arguments: list[str], *, address: str = "") -> None:
     if given[0] == "extract":
         given += [] if "--image-size" in given else SMALL
         given += [] if "--weights" in given or "efficientnet_lite0" in given else ["--weights", "random"]
+    if given[0] == "paper-table":
+        given += ["--weights", "random", "--augs", "0", "--rows", "isola-pixels,hybrid-fc6,amnet"]
     if given[0] == "explore":
         serve_and_stop(given)
     else:

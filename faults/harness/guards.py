@@ -153,7 +153,7 @@ MUTANTS = (
     Mutant(
         "an unlisted shard's name is not checked",
         "flips",
-        (("extraction/extract.py", 'if xxhash.xxh3_64_hexdigest(data) != path.stem.partition("-")[2]:', "if False:"),),
+        (("extraction/seal.py", 'if xxhash.xxh3_64_hexdigest(data) != path.stem.partition("-")[2]:', "if False:"),),
     ),
     Mutant(
         "the manifest's digest is not checked",

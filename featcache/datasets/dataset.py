@@ -6,7 +6,7 @@ score in another split.
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ from featcache.datasets.duplicates import (
 from featcache.datasets.image_files import find_image_files
 from featcache.datasets.ratings import ReadRatings, read_ratings
 from featcache.datasets.split_files import Line, read_split_files
-from featcache.datasets.splits import Part, Ratings, Splits, each_part, weak_parts, why_untrainable
+from featcache.datasets.splits import Others, Part, Ratings, Splits, each_part, weak_parts, why_untrainable
 from featcache.datasets.table import is_table
 
 KNOWN = ("lamem", "sun")
@@ -38,9 +38,11 @@ class Dataset:
 
     The target is '' where there is one rating without a name; then splits are its splits. root is the folder of images/
     and splits/, None for a table of ratings; drawing is what its splits were drawn from, if it gave none. same are
-    rows of the same file, groups those of the same group of a table, and drop_duplicates says that train and val have
-    given up those that a later part has. ignored names what was not read: other files in splits/, other columns of a
-    table. notes tells what was read as what, how splits were drawn, and which parts are too weak to judge by.
+    rows of the same file, groups those of the same group of a table. others[split] are rows of a split's test part with
+    their scores by other people; nothing is trained, selected or tested on those. drop_duplicates says that train and
+    val have given up images that a later part has. ignored names what was not read: other files in splits/, other
+    columns of a table. notes tells what was read as what, how splits were drawn, and which parts are too weak to judge
+    by.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Dataset:
     drawing: Drawing | None = None
     same: tuple[tuple[int, ...], ...] = ()
     groups: tuple[tuple[int, ...], ...] = ()
+    others: Others = field(default_factory=dict)
     drop_duplicates: bool = False
     ignored: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -127,32 +130,39 @@ def open_dataset(
     """Read every score of a dataset; rows are the distinct image names, sorted.
 
     name_or_path is 'lamem' or 'sun', found in root (default: data/NAME), a folder that holds images/ and
-    splits/{train,val,test}_K.txt with lines `NAME SCORE`, or a table FILE.csv, FILE.tsv or FILE.txt as
-    `featcache.datasets.ratings` reads it, its paths relative to root (default: the table's folder); path_column and
-    score_columns name its columns where it calls them otherwise, several scores several targets. An image has the name
-    of its file, which in the table may be in another Unicode form. drop_duplicates takes images out of train and
-    val whose file is in a later part under another name. Raises `BadInput` with every problem of every file,
-    each with file and line, and `InvalidSettings` for a column that is not there.
+    splits/{train,val,test}_K.txt with lines `NAME SCORE`, and others_K.txt where there is one, or a table FILE.csv,
+    FILE.tsv or FILE.txt as `featcache.datasets.ratings` reads it, its paths relative to root (default: the table's
+    folder); path_column and score_columns name its columns where it calls them otherwise, several scores several
+    targets. An image has the name of its file, which in the table may be in another Unicode form. drop_duplicates takes
+    images out of train and val whose file is in a later part under another name. Raises `BadInput` with every problem
+    of every file, each with file and line, and `InvalidSettings` for a column that is not there.
     """
     problems: list[str] = []
     source = _read(name_or_path, root, path_column, score_columns, problems)
     by_target, drawing, images = source.read.ratings, source.read.drawing, source.read.images
+    others = source.read.others
     lines = _lines_of(by_target, drawing, in_order=source.is_table)
     missing: list[str] = []
     own_names = find_image_files(images, lines, missing, home=source.folder if source.is_table else None)
     if own_names:
         by_target = each_part(by_target, lambda lines: _renamed(lines, own_names))
+        others = {split: _renamed(lines, own_names) for split, lines in others.items()}
         if drawing:
             rated = {target: _renamed(lines, own_names) for target, lines in drawing.lines.items()}
             drawing = replace(drawing, lines=rated)
         lines = _lines_of(by_target, drawing, in_order=source.is_table)
-    held = [{"table": lines}] if source.is_table else by_target[""].values()
+    held = (
+        [{"table": lines}]
+        if source.is_table
+        else [*by_target[""].values(), *({"others": each} for each in others.values())]
+    )
     twice = [problem for parts in held for problem in _images_twice(parts)]
     problems += dict.fromkeys([*twice, *missing])
     title = f"{name_or_path if source.is_table else source.folder}: {len(problems):,} problems in the dataset:"
     way_out = "Mend or remove these lines, then run the same command again; nothing was computed."
     refuse(BadInput, title, problems, way_out)
     names = tuple(sorted({line.name for line in lines}))
+    row_of = {name: row for row, name in enumerate(names)}
     same = find_duplicates([images / name for name in names])
     drawn = drawing.draw([[names[row] for row in group] for group in same]) if drawing else {}
     found = _with_rows(drawn or by_target, names)
@@ -161,6 +171,7 @@ def open_dataset(
         found = {target: without_duplicates(splits, same) for target, splits in found.items()}
     notes = [
         *source.read.notes,
+        *_of_others(others),
         *(_how_drawn(found) if drawing else []),
         *SAME_FILE.notes(names, same),
         *_dropped(given, found),
@@ -175,7 +186,8 @@ def open_dataset(
         root=None if source.is_table else source.folder,
         drawing=drawing,
         same=tuple(map(tuple, same)),
-        groups=_grouped(lines, source.read.groups, names),
+        groups=_grouped(lines, source.read.groups, row_of),
+        others={split: _part(each, row_of) for split, each in others.items()},
         drop_duplicates=drop_duplicates,
         ignored=source.read.ignored,
         notes=tuple(notes),
@@ -203,9 +215,10 @@ def _read(
     if path_column or score_columns:
         raise InvalidSettings(f"--path-column and --score-column are of a table, FILE.csv; {name_or_path} is none")
     folder = _find(name_or_path, root)
-    splits, ignored = read_split_files(folder / "splits", problems)
+    files = read_split_files(folder / "splits", problems)
     name = name_or_path if name_or_path in KNOWN else _name_of(folder)
-    return _Source(name, False, folder, ReadRatings(folder / "images", {"": splits}, None, {}, ignored, ()))
+    read = ReadRatings(folder / "images", {"": files.splits}, None, {}, files.ignored, (), files.others)
+    return _Source(name, False, folder, read)
 
 
 def _as_good(changed: Splits, splits: Splits) -> bool:
@@ -218,6 +231,12 @@ def _as_good(changed: Splits, splits: Splits) -> bool:
 def _how_drawn(ratings: Ratings) -> list[str]:
     """Return how the splits of each target that was rated were drawn."""
     return [_of_target(target, how_drawn(splits)) for target, splits in ratings.items() if splits]
+
+
+def _of_others(others: Mapping[str, Sequence[Line]]) -> list[str]:
+    """Return how many splits have scores by other people, if any."""
+    having = "1 split has" if len(others) == 1 else f"{len(others):,} splits have"
+    return [f"{having} scores of test images by other people (others_K.txt)"] if others else []
 
 
 def _of_parts(names: Sequence[str], ratings: Ratings, groups: Sequence[Sequence[int]], likeness: Likeness) -> list[str]:
@@ -298,9 +317,10 @@ def _images_twice(parts: Mapping[str, Iterable[Line]]) -> list[str]:
     return problems
 
 
-def _grouped(lines: Iterable[Line], groups: Mapping[str, str], names: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+def _grouped(
+    lines: Iterable[Line], groups: Mapping[str, str], row_of: Mapping[str, int]
+) -> tuple[tuple[int, ...], ...]:
     """Return the rows of each group that holds several images; groups has that of each line by its place."""
-    row_of = {name: row for row, name in enumerate(names)}
     found = defaultdict[str, list[int]](list)
     for line in lines:
         if line.place in groups:
@@ -311,12 +331,12 @@ def _grouped(lines: Iterable[Line], groups: Mapping[str, str], names: Sequence[s
 def _with_rows(ratings: Mapping[str, Mapping[str, Mapping[str, Sequence[Line]]]], names: Sequence[str]) -> Ratings:
     """Return ratings whose lines are rows, those of names."""
     row_of = {name: row for row, name in enumerate(names)}
+    return each_part(ratings, lambda lines: _part(lines, row_of))
 
-    def part(lines: Sequence[Line]) -> Part:
-        rows = np.array([row_of[line.name] for line in lines], dtype=np.int64)
-        return Part(rows, np.array([line.score for line in lines], dtype=np.float64))
 
-    return each_part(ratings, part)
+def _part(lines: Sequence[Line], row_of: Mapping[str, int]) -> Part:
+    rows = np.array([row_of[line.name] for line in lines], dtype=np.int64)
+    return Part(rows, np.array([line.score for line in lines], dtype=np.float64))
 
 
 def _name_of(folder: Path) -> str:

@@ -32,7 +32,8 @@ class ReadRatings(NamedTuple):
     """The images' folder, the parts of each split of each target, columns that were not read, what was read as what.
 
     Where there are no splits, ratings is empty and drawing is what they are drawn from. groups says by place of a line
-    what is in its column 'group', where there is anything.
+    what is in its column 'group', where there is anything. others, of split files alone, are scores of the images of
+    each split's test part by other people.
     """
 
     images: Path
@@ -41,6 +42,7 @@ class ReadRatings(NamedTuple):
     groups: dict[str, str]
     ignored: tuple[str, ...]
     notes: tuple[str, ...]
+    others: Mapping[str, list[Line]]
 
 
 def read_ratings(
@@ -101,7 +103,7 @@ def read_ratings(
         {row.line.place: f"group {row.group}" if row.group else row.written for row in named},
     )
     groups = {row.line.place: row.group for row in named if row.group}
-    return ReadRatings(images, ratings, drawing if drawn else None, groups, columns.ignored, tuple(notes))
+    return ReadRatings(images, ratings, drawing if drawn else None, groups, columns.ignored, tuple(notes), {})
 
 
 def _row(

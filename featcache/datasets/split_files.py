@@ -1,6 +1,11 @@
-"""Split files of the LaMem layout, {train,val,test}_K.txt with lines `NAME SCORE`, and what is wrong with them."""
+"""Split files of the LaMem layout, {train,val,test}_K.txt with lines `NAME SCORE`, and what is wrong with them.
+
+others_K.txt has the same lines: scores of the images of test_K.txt by other people than those whose scores are there.
+"""
 
 import re
+import unicodedata
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,6 +13,7 @@ from featcache.base.errors import BadInput
 from featcache.datasets.splits import PARTS, natural_key
 
 _SPLIT_FILE = re.compile(r"(train|val|test)_(\w+)\.txt")
+_OTHERS_FILE = re.compile(r"others_(\w+)\.txt")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 LARGEST_SCORE = 1e15  # on either side of 0; squares and sums of larger ones leave the range of floats
 
@@ -23,11 +29,16 @@ class Line(NamedTuple):
 LineSplits = dict[str, dict[str, list[Line]]]
 
 
-def read_split_files(folder: Path, problems: list[str]) -> tuple[LineSplits, tuple[str, ...]]:
-    """Return the good lines of each part of each split in folder, in order, and the names of all other files there.
+class SplitFiles(NamedTuple):
+    """The good lines of each part of each split, in order; by split those of others_K.txt; the names of other files."""
 
-    Append to problems what is wrong with the lines that are not good.
-    """
+    splits: LineSplits
+    others: dict[str, list[Line]]
+    ignored: tuple[str, ...]
+
+
+def read_split_files(folder: Path, problems: list[str]) -> SplitFiles:
+    """Return what is in the files of folder; append to problems what is wrong with the lines that are not good."""
     files = sorted(folder.iterdir())
     found = [(match[2], match[1], path) for path in files if (match := _SPLIT_FILE.fullmatch(path.name))]
     if not found:
@@ -35,7 +46,39 @@ def read_split_files(folder: Path, problems: list[str]) -> tuple[LineSplits, tup
     splits: LineSplits = {}
     for split, part, path in sorted(found, key=lambda file: (natural_key(file[0]), PARTS.index(file[1]))):
         splits.setdefault(split, {})[part] = _read_split_file(path, problems)
-    return splits, tuple(path.name for path in files if not _SPLIT_FILE.fullmatch(path.name))
+    by_others = {match[1]: path for path in files if (match := _OTHERS_FILE.fullmatch(path.name))}
+    others = _read_others(by_others, splits, problems)
+    read = {*(path for _, _, path in found), *by_others.values()}
+    return SplitFiles(splits, others, tuple(path.name for path in files if path not in read))
+
+
+def _read_others(paths: Mapping[str, Path], splits: LineSplits, problems: list[str]) -> dict[str, list[Line]]:
+    """Return by split the good lines of others_K.txt, of images that test_K.txt has; tell of all others."""
+    others = {}
+    for split in sorted(paths, key=natural_key):
+        if "test" in splits.get(split, {}):
+            lines = _read_split_file(paths[split], problems)
+            others[split] = _of_test(lines, splits[split]["test"], f"test_{split}.txt", problems)
+        else:
+            problems.append(f"{paths[split]}: there is no test_{split}.txt, of whose images these are other scores")
+    return others
+
+
+def _of_test(others: Sequence[Line], test: Sequence[Line], where: str, problems: list[str]) -> list[Line]:
+    """Return those of others whose image is in test, called as it is there, maybe in another Unicode form."""
+    named = {_composed(line.name): line.name for line in test} | {line.name: line.name for line in test}
+    found = []
+    for line in others:
+        name = named.get(line.name, named.get(_composed(line.name)))
+        if name is None:
+            problems.append(f"{line.place}: {line.name} is in no good line of {where}")
+        else:
+            found.append(line._replace(name=name))
+    return found
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def _read_split_file(path: Path, problems: list[str]) -> list[Line]:

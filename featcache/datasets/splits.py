@@ -21,6 +21,7 @@ class Part:
 
 Splits = dict[str, dict[str, Part]]
 Ratings = dict[str, Splits]  # by target: what was rated, such as beauty; '' where that is one thing alone
+Others = Mapping[str, Part]  # by split: scores of images of its test part by other people; no part of it
 PARTS = ("train", "val", "test")
 Of = TypeVar("Of")
 Found = TypeVar("Found")
@@ -57,6 +58,33 @@ def merge_splits(inputs: Sequence[tuple[Splits, Mapping[int, str]]], row_of: Map
 
     Raises `BadInput` that lists every contradiction: two scores of an image in one part, or an image in two parts.
     """
+    scores, problems = _joined_scores(inputs)
+    for split, by_part in scores.items():
+        seen: set[str] = set()
+        for part in PARTS:
+            problems += [
+                f"split {split}: {name} is in {part} and in another part" for name in by_part[part] if name in seen
+            ]
+            seen |= set(by_part[part])
+    _refuse_contradictions(problems)
+    return {
+        split: {part: _as_rows(found, row_of) for part in PARTS if (found := scores[split][part])}
+        for split in sorted(scores, key=natural_key)
+    }
+
+
+def merge_others(inputs: Sequence[tuple[Others, Mapping[int, str]]], row_of: Mapping[str, int]) -> Others:
+    """Return the union of scores by other people, as `merge_splits` does that of splits, and with its errors."""
+    as_parts = [({split: {"others": part} for split, part in others.items()}, names) for others, names in inputs]
+    scores, problems = _joined_scores(as_parts)
+    _refuse_contradictions(problems)
+    return {split: _as_rows(scores[split]["others"], row_of) for split in sorted(scores, key=natural_key)}
+
+
+def _joined_scores(
+    inputs: Sequence[tuple[Splits, Mapping[int, str]]],
+) -> tuple[dict[str, dict[str, dict[str, float]]], list[str]]:
+    """Return the score of each image by split and part, and a problem for each that has two in one part."""
     scores: dict[str, dict[str, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
     problems = []
     for splits, names in inputs:
@@ -66,22 +94,15 @@ def merge_splits(inputs: Sequence[tuple[Splits, Mapping[int, str]]], row_of: Map
                     name = names[row]
                     if scores[split][part].setdefault(name, score) != score:
                         problems.append(f"{part}_{split}: {name} has two scores")
-    for split, by_part in scores.items():
-        seen: set[str] = set()
-        for part in PARTS:
-            problems += [
-                f"split {split}: {name} is in {part} and in another part" for name in by_part[part] if name in seen
-            ]
-            seen |= set(by_part[part])
+    return scores, problems
+
+
+def _refuse_contradictions(problems: Sequence[str]) -> None:
     refuse(BadInput, "the splits of the inputs contradict each other:", problems, "Mend the split files.")
-    return {
-        split: {
-            part: Part(np.array([row_of[name] for name in found], np.int64), np.array(list(found.values()), np.float64))
-            for part in PARTS
-            if (found := scores[split][part])
-        }
-        for split in sorted(scores, key=natural_key)
-    }
+
+
+def _as_rows(scores: Mapping[str, float], row_of: Mapping[str, int]) -> Part:
+    return Part(np.array([row_of[name] for name in scores], np.int64), np.array([*scores.values()], np.float64))
 
 
 def why_untrainable(splits: Splits, *, drawn: bool) -> list[str]:

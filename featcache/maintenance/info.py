@@ -60,11 +60,16 @@ class CacheInfo:
                 ),
             )
         ]
+        others = (
+            [f"others       scores by other people of test images of splits {', '.join(info['others'])}"]
+            if "others" in info
+            else []
+        )
         absent = [f"absent       {name}: {reason}" for name, reason in info["absent"].items()]
         head = f"{info['cache']}: {info['images']:,} images x {info['views']} views, complete"
         same = [f"same file    {' = '.join(names)}" for names in info["duplicates"]]
         alike = [f"look alike   {_some(names)}" for names in info["near_duplicates"] or ()]
-        return "\n".join([head, *common, *layers, *splits, *same, *alike, *absent])
+        return "\n".join([head, *common, *layers, *splits, *others, *same, *alike, *absent])
 
 
 def read_info(folder: Path) -> CacheInfo:
@@ -104,6 +109,7 @@ def read_info(folder: Path) -> CacheInfo:
             "near_duplicates": _near_duplicates(cache),
             "absent": {image.name: image.absent for image in cache.images if image.absent},
             **_counts(cache.manifest),
+            **({"others": {split: len(part.rows) for split, part in cache.others.items()}} if cache.others else {}),
             "fingerprint": cache.fingerprint,
             "recipe": cache.recipe.as_json(),
             "source": cache.manifest.source,

@@ -15,7 +15,7 @@ from featcache.base.errors import CacheIncomplete, InvalidSettings, refuse
 from featcache.base.files import refuse_full_disk, write_durably
 from featcache.base.progress import OnProgress, Progress, silent
 from featcache.datasets.duplicates import LOOK_ALIKE, joined, of_parts
-from featcache.datasets.splits import Ratings, merge_ratings
+from featcache.datasets.splits import Others, Ratings, merge_others, merge_ratings
 from featcache.images.decode import DECODED
 from featcache.images.identity import is_same_image
 from featcache.maintenance.merge_plan import Planned, Source, assign_rows, choose_pieces, held_images, plan_merge
@@ -86,11 +86,12 @@ def merge_caches(out: Path, inputs: Sequence[Path], *, on_progress: OnProgress =
     pieces = choose_pieces(held, views)
     row_of = assign_rows(sources, held)
     ratings = merge_ratings([(source.manifest.ratings, source.names) for source in sources if source.manifest], row_of)
+    others = merge_others([(source.manifest.others, source.names) for source in sources if source.manifest], row_of)
     planned = list(plan_merge(pieces, row_of))
     decoded = _decoders_that_differ(sources)
     said = [f"{kind} with {' and '.join(found)}" for kind, found in decoded.items()]
     if (out / MANIFEST_NAME).exists():
-        _refuse_another(out, planned, ratings)
+        _refuse_another(out, planned, ratings, others)
         return MergeReport(str(out), len(row_of), views, len(planned), True, said)
     _refuse_unknown_shards(out, planned)
     with CacheWriter(out) as writer:
@@ -127,6 +128,7 @@ def merge_caches(out: Path, inputs: Sequence[Path], *, on_progress: OnProgress =
                     )
                 ),
                 near_duplicates=groups,
+                others=others,
                 opened=shards,
             )
             alike = tuple(_said_of(tables, ratings, groups or ()))
@@ -167,7 +169,7 @@ def _refuse_out(out: Path, inputs: Sequence[Path]) -> None:
     refuse_unknown_files(out)
 
 
-def _refuse_another(out: Path, planned: Sequence[Planned], ratings: Ratings) -> None:
+def _refuse_another(out: Path, planned: Sequence[Planned], ratings: Ratings, others: Others) -> None:
     """Raise `InvalidSettings` unless out is the finished result of this very merge."""
     there = open_cache(out)
     wanted = {row: image for item in planned for row, image in enumerate(item.images, start=item.block.rows[0])}
@@ -177,6 +179,7 @@ def _refuse_another(out: Path, planned: Sequence[Planned], ratings: Ratings) -> 
         and blocks == {item.block for item in planned}
         and all(is_same_image(image, wanted[row]) for row, image in enumerate(there.images))
         and _parts_of(there.manifest.ratings) == _parts_of(ratings)
+        and there.others.keys() == others.keys()
     )
     if not same:
         raise InvalidSettings(f"{out} is a finished cache of something else; give a new folder")

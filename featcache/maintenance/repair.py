@@ -235,6 +235,7 @@ class _Repairer:
             versions=manifest.versions,
             groups=manifest.groups,
             near_duplicates=manifest.near_duplicates,
+            others=manifest.others,
         )
         for file in set(listed) - set(self.writer.listed):
             shard_path(self.writer.folder, file).unlink(missing_ok=True)

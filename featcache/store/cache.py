@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from featcache.base.cores import usable_threads
 from featcache.base.errors import BadInput, CorruptFile, InvalidSettings, Mismatch
-from featcache.datasets.splits import Splits
+from featcache.datasets.splits import Others, Splits
 from featcache.images.identity import ImageRow, is_same_image
 from featcache.recipe import Recipe
 from featcache.store.folder import INDEX_NAME, SHARDS_NAME, shard_path
@@ -68,6 +68,11 @@ class FeatureCache:
                 f"{self.path} has several ratings: choose one of {', '.join(self.targets)} (--target)"
             )
         return self.manifest.ratings[self.target]
+
+    @property
+    def others(self) -> Others:
+        """Rows of test parts with their scores by other people, by split: none but for such datasets of one rating."""
+        return self.manifest.others
 
     def of_target(self, target: str | None = None) -> "FeatureCache":
         """Return the same cache with the splits of one target; the only one if there is but one.

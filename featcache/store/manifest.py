@@ -5,7 +5,7 @@ import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from featcache.base.commands import amnet
 from featcache.base.errors import CacheIncomplete, CorruptFile, FeatcacheError, HostileFile, Mismatch
 from featcache.base.files import canonical_json, read_json, write_durably
-from featcache.datasets.splits import PARTS, Part, Ratings, each_part, natural_key
+from featcache.datasets.splits import PARTS, Others, Part, Ratings, each_part, natural_key
 from featcache.recipe import Recipe, recipe_from_json
 from featcache.settings import LARGEST_BATCH
 from featcache.store.folder import MANIFEST_NAME, NAME_PATTERN, shard_paths, shards_folder
@@ -42,8 +42,9 @@ class Manifest:
 
     source holds facts that change no feature: dataset and its folder, and where the weights came from. groups are rows
     of the same group of a table; near_duplicates are rows whose images look alike, None where nobody has looked.
-    format_version is the newest of its shards; codecs are those that its shards have, each set once,
-    none where the version is 1. digest is that of the manifest's own text, '' before it is written.
+    others[split] are rows of the split's test part with their scores by other people. format_version is the newest of
+    its shards; codecs are those that its shards have, each set once, none where the version is 1. digest is that of the
+    manifest's own text, '' before it is written.
     """
 
     recipe: Recipe
@@ -56,6 +57,7 @@ class Manifest:
     versions: dict[str, str]
     groups: Groups = ()
     near_duplicates: Groups | None = None
+    others: Others = field(default_factory=dict)
     format_version: int = 1
     codecs: tuple[Codecs, ...] = ()
     digest: str = ""
@@ -89,6 +91,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         "versions": manifest.versions,
         **({"codecs": list(map(_codecs_as_json, manifest.codecs))} if manifest.codecs else {}),
         **({"groups": manifest.groups} if manifest.groups else {}),
+        **({"others": {one: _part_as_json(part) for one, part in manifest.others.items()}} if manifest.others else {}),
         **({} if manifest.near_duplicates is None else {"near_duplicates": manifest.near_duplicates}),
     }
     write_durably(folder / MANIFEST_NAME, canonical_json({**body, "digest": _digest(body)}).encode())
@@ -126,6 +129,7 @@ def read_manifest(folder: Path) -> Manifest:
             versions=body["versions"],
             groups=_groups(body.get("groups", [])) or (),
             near_duplicates=_groups(body.get("near_duplicates")),
+            others=_parts(body.get("others", {}), sorted(body.get("others", {}), key=natural_key)),
             format_version=version,
             codecs=tuple(_codecs_from_json(codecs, recipe) for codecs in body.get("codecs", [])),
             digest=digest,
@@ -169,12 +173,15 @@ def _check(manifest: Manifest) -> None:
             raise ValueError("groups of rows that are not there, or that are named twice")
     if not manifest.ratings or ("" in manifest.ratings and len(manifest.ratings) > 1):
         raise ValueError("ratings of no target, or with and without one")
-    for splits in manifest.ratings.values():
-        for part in [part for parts in splits.values() for part in parts.values()]:
-            if part.rows.shape != part.scores.shape or part.rows.ndim != 1 or not np.isfinite(part.scores).all():
-                raise ValueError("a split without a score for each row")
-            if len(part.rows) and not 0 <= part.rows.min() <= part.rows.max() < manifest.rows:
-                raise ValueError("a split of rows that are not there")
+    parts = [part for splits in manifest.ratings.values() for parts in splits.values() for part in parts.values()]
+    for part in [*parts, *manifest.others.values()]:
+        if part.rows.shape != part.scores.shape or part.rows.ndim != 1 or not np.isfinite(part.scores).all():
+            raise ValueError("a split without a score for each row")
+        if len(part.rows) and not 0 <= part.rows.min() <= part.rows.max() < manifest.rows:
+            raise ValueError("a split of rows that are not there")
+    for split, part in manifest.others.items():
+        if not np.isin(part.rows, manifest.ratings[""][split]["test"].rows).all():
+            raise ValueError("scores by other people of images that are not in the test part")
 
 
 def _tiles(ranges: Iterable[tuple[int, int]], stop: int) -> bool:
@@ -209,23 +216,27 @@ def _digest(body: dict[str, Any]) -> str:
 
 def _ratings_as_json(ratings: Ratings) -> dict[str, Any]:
     """Return the one rating as 'splits'; several, each with the name of its target, as 'targets' besides."""
-    found = each_part(ratings, lambda part: {"row": part.rows.tolist(), "score": part.scores.tolist()})
+    found = each_part(ratings, _part_as_json)
     return {"splits": found[""]} if "" in found else {"splits": {}, "targets": found}
 
 
 def _ratings_from_json(body: dict[str, Any]) -> Ratings:
     found = body.get("targets") or {"": body["splits"]}
     return {
-        target: {split: _parts(splits[split]) for split in sorted(splits, key=natural_key)}
+        target: {split: _parts(splits[split], PARTS) for split in sorted(splits, key=natural_key)}
         for target, splits in found.items()
     }
 
 
-def _parts(parts: dict[str, dict[str, list[float]]]) -> dict[str, Part]:
+def _part_as_json(part: Part) -> dict[str, list[float]]:
+    return {"row": part.rows.tolist(), "score": part.scores.tolist()}
+
+
+def _parts(found: dict[str, dict[str, list[float]]], order: Iterable[str]) -> dict[str, Part]:
     return {
-        part: Part(np.array(parts[part]["row"], np.int64), np.array(parts[part]["score"], np.float64))
-        for part in PARTS
-        if part in parts
+        name: Part(np.array(found[name]["row"], np.int64), np.array(found[name]["score"], np.float64))
+        for name in order
+        if name in found
     }
 
 

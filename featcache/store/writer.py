@@ -7,7 +7,7 @@ from typing import NamedTuple, Self
 
 from featcache.base.files import csv_bytes, make_folder, remove_temporaries, write_durably
 from featcache.base.lock import writer_lock
-from featcache.datasets.splits import Ratings
+from featcache.datasets.splits import Others, Ratings
 from featcache.recipe import Recipe
 from featcache.store.folder import FAILURES_NAME, INDEX_NAME, shard_path, shards_folder
 from featcache.store.index import Tables, build_index, gather_tables, newest_version
@@ -83,6 +83,7 @@ class CacheWriter:
         versions: dict[str, str],
         groups: Groups = (),
         near_duplicates: Groups | None = None,
+        others: Others | None = None,
         opened: Sequence[Shard] = (),
     ) -> tuple[Manifest, Tables]:
         """Write cache.h5 and the manifest over the listed shards, which cover rows x views; return both.
@@ -109,6 +110,7 @@ class CacheWriter:
             versions,
             groups,
             near_duplicates,
+            others or {},
             format_version=newest_version(shards),
             codecs=_codecs_of(shards),
         )

@@ -12,6 +12,7 @@ from featcache.store.cache import FeatureCache
 from head.data.batches import FULL, is_all_images
 from head.evaluation.compare import Comparison, check_against, compare
 from head.evaluation.marks import marks_of_head
+from head.evaluation.people import HumanConsistency, human_consistency
 from head.evaluation.score import Scored, score_run, write_scores
 from head.evaluation.summary import HeadSummary, summaries_of, without_seed
 from head.evaluation.text import format_comparisons, format_table
@@ -27,7 +28,8 @@ class Evaluation:
 
     of_other_data are runs that were left out, each with how its data differ from the cache's, and on_all_images those
     that nothing is left to score on. to_fit_all is the command that fits the best to all images, after those that
-    finish its runs on the splits where some are not; empty if there is none.
+    finish its runs on the splits where some are not; empty if there is none. people is how far people agree with people
+    on the test parts that were scored, where the cache has scores by others.
     """
 
     runs: Sequence[Run]
@@ -38,6 +40,7 @@ class Evaluation:
     of_other_data: Sequence[tuple[Run, str]] = ()
     on_all_images: Sequence[Run] = ()
     to_fit_all: Sequence[str] = ()
+    people: HumanConsistency | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return it as a JSON object."""
@@ -45,6 +48,7 @@ class Evaluation:
             "runs": [result.as_json() for result in self.scored],
             "summary": [summary.as_json() for summary in self.summaries],
             "comparisons": [comparison.as_json() for comparison in self.comparisons],
+            **({"human_consistency": self.people.as_json()} if self.people else {}),
             "to_fit_all": [] if self._on_all() else list(self.to_fit_all),
             "marks": self.marks(),
             "left_out": [{"run": str(run.folder), "reason": reason} for run, reason in self._left_out()],
@@ -53,7 +57,9 @@ class Evaluation:
 
     def as_text(self) -> str:
         """Return the tables of results and of comparisons, and how to use the best; empty if nothing was scored."""
-        tables = [format_table(self.scored) if self.scored else "", format_comparisons(self.comparisons), self._use()]
+        people = f"\n{self.people.as_text()}" if self.people else ""
+        results = format_table(self.scored) + people if self.scored else ""
+        tables = [results, format_comparisons(self.comparisons), self._use()]
         return "\n\n".join(filter(None, tables))
 
     def _use(self) -> str:
@@ -124,8 +130,9 @@ def evaluate(
     except InvalidSettings as error:
         errors.append(error)
     to_fit_all = _to_fit_all(cache, summaries, found.unfinished, runs)
+    people = human_consistency(cache, [one.run.split for one in scored]) if part == "test" else None
     return Evaluation(
-        found.runs, scored, summaries, comparisons, errors, found.of_other_data, found.on_all_images, to_fit_all
+        found.runs, scored, summaries, comparisons, errors, found.of_other_data, found.on_all_images, to_fit_all, people
     )
 
 

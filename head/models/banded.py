@@ -3,7 +3,7 @@
 Its first candidates have one penalty for all layers: they are those of ridge.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,28 +34,33 @@ def _candidates(task: Task) -> Iterator[Candidate]:
         scale = np.empty(task.vectors.x.shape[1])
         for band, ratio in zip(bands.values(), ratios, strict=True):
             scale[band] = ratio**-0.5
-        x = task.vectors.x * scale
-        products = _products(x)
+        fit = _fit(task.vectors.x * scale, task.y)
         for alpha in RIDGE_ALPHAS:
             penalties = {f"alpha {layer}": alpha * ratio for layer, ratio in zip(bands, ratios, strict=True)}
-            yield Candidate(penalties, _head(task, x, products, scale, alpha))
+            yield Candidate(penalties, _head(task, fit, scale, alpha))
 
 
-def _products(x: Array) -> Array:
-    """Return x^T x (D, D) or, of fewer vectors than channels, the kernel x x^T (n, n)."""
-    return x @ x.T if len(x) < x.shape[1] else x.T @ x
+def _fit(x: Array, y: Array) -> Callable[[float], Array]:
+    """Return a call that gives the weights (D) of ridge regression of y (n) on x (n, D) for a penalty.
 
-
-def _head(task: Task, x: Array, products: Array, scale: Array, alpha: float) -> Iterator[LinearHead]:
+    One decomposition serves all penalties: of x^T x or, of fewer vectors than channels, of x x^T.
+    """
     from scipy import linalg
 
-    penalised = products.copy()
-    penalised.flat[:: len(penalised) + 1] += alpha
-    if len(x) < x.shape[1]:
-        weight = x.T @ linalg.solve(penalised, task.y, assume_a="pos", overwrite_a=True)
-    else:
-        weight = linalg.solve(penalised, x.T @ task.y, assume_a="pos", overwrite_a=True)
-    yield filled(LinearHead(LinearShape(x.shape[1])), task.vectors, {"weight": weight * scale})
+    few = len(x) < x.shape[1]
+    values, vectors = linalg.eigh(x @ x.T if few else x.T @ x)
+    projected = vectors.T @ (y if few else x.T @ y)
+
+    def weights(alpha: float) -> Array:
+        found: Array = vectors @ (projected / (np.maximum(values, 0) + alpha))
+        return x.T @ found if few else found
+
+    return weights
+
+
+def _head(task: Task, fit: Callable[[float], Array], scale: Array, alpha: float) -> Iterator[LinearHead]:
+    shape = LinearShape(task.vectors.x.shape[1])
+    yield filled(LinearHead(shape), task.vectors, {"weight": fit(alpha) * scale})
 
 
 BANDED_RIDGE = Baseline(_candidates, lambda task: len(ratios_of(len(task.vectors.bands))) * len(RIDGE_ALPHAS))

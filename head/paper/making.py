@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from featcache.backbones.families.descriptor_networks import parts_of_name
+from featcache.base.commands import command
 from featcache.base.errors import FeatcacheError, InvalidSettings, collected
 from featcache.base.jobs import Workers
 from featcache.base.progress import OnProgress, silent
@@ -49,7 +50,9 @@ class Making:
             raise InvalidSettings(f"--rows {','.join(unknown)}: no such row; there are {', '.join(known)}")
         networks = [self._network(name) for name in features_of(self.backbone)]
         if unknown := [name for name in self.weights if name and name not in networks]:
-            raise InvalidSettings(f"--weights {unknown[0]}=...: the networks are {', '.join(networks)}")
+            raise InvalidSettings(
+                f"{command('--weights', f'{unknown[0]}=...')}: the networks are {', '.join(networks)}"
+            )
         return {name: system for name, system in known.items() if name in self.rows or not self.rows}
 
     def extraction(self, features: str) -> ExtractSettings:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from featcache.backbones.families import weights as weights_module
 from featcache.backbones.families.extractor import Extractor
+from featcache.base.commands import command
 from featcache.base.errors import BadInput, InvalidSettings
 from featcache.settings import ViewSettings
 
@@ -121,7 +122,9 @@ def build_descriptors(
     if counting and not weights:
         raise BadInput(f"{counting} count visual words: pass the dictionary of a cache as --weights FILE")
     if not counting and weights not in ("", NO_WORDS, "random"):
-        raise InvalidSettings(f"--weights {weights}: {', '.join(layers)} count no words, so there is nothing to load")
+        raise InvalidSettings(
+            f"{command('--weights', weights)}: {', '.join(layers)} count no words, so nothing is to be loaded"
+        )
     if counting and weights != "random":
         state = weights_module.read_weights_file(Path(weights))
         weights_module.load_into(module, {**state, "version": module.version}, weights)

@@ -2,7 +2,8 @@
 
 The archive of "What makes an image memorable?" (Isola et al., CVPR 2011) has a layout of its own. Its README says:
 Data/Image data/target_images.mat holds the images, Data/Random splits/ the 25 halves and the hit rates of the paper,
-of one half of the participants for train (subject_hrs1) and of the other for test (subject_hrs2).
+of one half of the participants for train (subject_hrs1) and of the other for test (subject_hrs2). What the first half
+says of the test images is kept in others_K.txt: how far people agree with people.
 """
 
 import re
@@ -99,19 +100,21 @@ def make_isola_dataset(source: Path, target: Path, *, on_progress: OnProgress = 
 
     Image i of target_images.mat (from 1) becomes images/000i.png, without loss; the score of an image in train_K is
     row K of subject_hrs1, in test_K row K of subject_hrs2: hits / (hits + misses) of half of the participants, false
-    alarms not counted. Raises `CorruptFile` for a .mat file that is not what the archive's README says.
+    alarms not counted. others_K has the images of test_K with row K of subject_hrs1, where that is a number. Raises
+    `CorruptFile` for a .mat file that is not what the archive's README says.
     """
     pixels = _pixels(source / _IMAGES)
     indices = {part: _matrix(source / name, name) for part, name in _INDICES.items()}
     scores = {part: _matrix(source / name, name) for part, name in _SCORES.items()}
     used = _used(indices, scores, pixels.shape[3])
     make_folder(target / "splits")
-    for part in ("train", "test"):
+    for file, part, people in (("train", "train", "train"), ("test", "test", "test"), ("others", "test", "train")):
         for split in range(_SPLITS):
-            rows = indices[part][split].astype(np.int64)
-            lines = [f"{row:04d}.png {scores[part][split, row - 1]:.6f}\n" for row in rows.tolist()]
+            rows, rates = indices[part][split].astype(np.int64), scores[people][split]
+            kept = rows[np.isfinite(rates[rows - 1])] if file == "others" else rows
+            lines = [f"{row:04d}.png {rates[row - 1]:.6f}\n" for row in kept.tolist()]
             with storage_errors(target / "splits"):
-                (target / "splits" / f"{part}_{split + 1}.txt").write_text("".join(lines))
+                (target / "splits" / f"{file}_{split + 1}.txt").write_text("".join(lines))
     _write_images(pixels, make_folder(target / "images"), used, on_progress)
 
 
@@ -121,7 +124,7 @@ def _used(
     """Return the numbers of all images that stand in a split; raise `CorruptFile` for matrices that do not fit."""
     for part in ("train", "test"):
         rows, rates = indices[part], scores[part]
-        largest = min(images, rates.shape[1])
+        largest = min(images, *(found.shape[1] for found in scores.values()))
         if len(rows) < _SPLITS or len(rates) < _SPLITS or not rows.size:
             raise CorruptFile(
                 f"{_INDICES[part]}, {_SCORES[part]}: expected {_SPLITS} rows or more, "

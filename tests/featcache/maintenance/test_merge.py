@@ -99,6 +99,7 @@ def make(
     rows_per_shard: int = 3,
     view_ranges: Sequence[tuple[int, int]] = ((0, 2),),
     splits: Mapping[str, Mapping[str, Scores]] | None = None,
+    others: Mapping[str, Scores] | None = None,
     absent: Sequence[str] = (),
     contents: Mapping[str, str] | None = None,
     recipe: Recipe = RECIPE,
@@ -110,12 +111,12 @@ def make(
     blocks = [Block((row, min(row + rows_per_shard, len(names))), views) for row in starts for views in view_ranges]
     make_shards(folder, names, blocks, absent=absent, contents=contents, recipe=recipe, codecs=codecs)
     row_of = {name: row for row, name in enumerate(names)}
+
+    def part_of(scores: Scores) -> Part:
+        return Part(np.array([row_of[name] for name in scores], np.int64), np.array([*scores.values()], np.float64))
+
     parts = {
-        split: {
-            part: Part(np.array([row_of[name] for name in scores], np.int64), np.array([*scores.values()], np.float64))
-            for part, scores in by_part.items()
-        }
-        for split, by_part in (splits or {}).items()
+        split: {part: part_of(scores) for part, scores in by_part.items()} for split, by_part in (splits or {}).items()
     }
     with CacheWriter(folder) as writer:
         writer.listed = {path.name: digest_of_file(path) for path in shard_paths(folder)}
@@ -126,6 +127,7 @@ def make(
             ratings={"": parts},
             source={"dataset": folder.name, "root": "nowhere", "weights": "random", "batch_size": "16"},
             versions=dict(versions or {"torch": "0"}),
+            others={split: part_of(scores) for split, scores in (others or {}).items()},
         )
     return folder
 
@@ -387,6 +389,25 @@ def test_contradicting_splits_are_refused_and_all_listed(tmp_path: Path) -> None
     assert problems[0] == "  train_1: a has two scores"
     assert [problem.split(":")[1].split()[0] for problem in problems[1:]] == ["c", "d"]
     assert not (tmp_path / "out").exists()
+
+
+def test_scores_by_other_people_are_joined_and_contradictions_refused(tmp_path: Path) -> None:
+    splits = {"1": {"test": {"a": 0.5, "c": 0.25, "d": 1.0}}, "2": {"test": {"a": 1.0, "c": 2.0, "d": 0.0}}}
+    first = make(tmp_path / "first", A, splits=splits, others={"1": {"a": 0.5, "c": 1.0}})
+    second = make(tmp_path / "second", A, splits=splits, others={"1": {"c": 1.0, "d": 3.0}, "2": {"a": 4.0}})
+    third = make(tmp_path / "third", A, splits=splits, others={"1": {"a": 0.75, "c": 2.0}})
+    merge_caches(tmp_path / "out", [first, second])
+    cache = open_cache(tmp_path / "out")
+    assert {
+        split: {cache.images[row].name: score for row, score in zip(part.rows, part.scores, strict=True)}
+        for split, part in cache.others.items()
+    } == {"1": {"a": 0.5, "c": 1.0, "d": 3.0}, "2": {"a": 4.0}}
+    with pytest.raises(BadInput, match="the splits of the inputs contradict each other") as caught:
+        merge_caches(tmp_path / "not", [first, third])
+    assert str(caught.value).split("\n")[1:-1] == ["  others_1: a has two scores", "  others_1: c has two scores"]
+    assert not (tmp_path / "not").exists()
+    with pytest.raises(InvalidSettings, match="is a finished cache of something else"):
+        merge_caches(tmp_path / "out", [first, make(tmp_path / "plain", A, splits=splits)])
 
 
 def test_different_numbers_of_views_are_refused_and_all_images_listed(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from featcache.base.errors import CacheIncomplete, CorruptFile, HostileFile, Mismatch
 from featcache.base.files import canonical_json
-from featcache.store.manifest import _digest, read_manifest
+from featcache.store.manifest import _digest, read_manifest, write_manifest
 from tests.helpers.synthetic import BLOCKS, RECIPE, ROWS, VIEWS, make_arrays, make_cache
 
 
@@ -42,6 +42,17 @@ def test_its_fields_are_the_documented_ones(cache: Path) -> None:
     }  # fmt: skip
     assert set(body["shards"][0]) == {"file", "rows", "views", "bytes", "sha256"}
     assert (cache / "manifest.json").read_text() == canonical_json(body)
+
+
+def test_scores_by_other_people_are_a_field_where_there_are_any(cache: Path) -> None:
+    assert read_manifest(cache).others == {}
+    rewrite(cache, others={"1": {"row": [4, 5], "score": [0.5, 1.5]}})
+    others = read_manifest(cache).others
+    assert list(others) == ["1"]
+    assert (others["1"].rows.tolist(), others["1"].scores.tolist()) == ([4, 5], [0.5, 1.5])
+    before = (cache / "manifest.json").read_bytes()
+    write_manifest(cache, read_manifest(cache))
+    assert (cache / "manifest.json").read_bytes() == before
 
 
 def test_no_manifest_means_no_cache_yet(tmp_path: Path) -> None:
@@ -116,6 +127,13 @@ def test_missing_fields_are_corrupt(cache: Path) -> None:
         {"index_sha256": 7},
         {"splits": {"1": {"train": {"row": [0, ROWS], "score": [0, 1]}}}},
         {"splits": {"1": {"train": {"row": [0, 1], "score": [0]}}}},
+        {"others": {"1": {"row": [5, ROWS], "score": [0, 1]}}},
+        {"others": {"1": {"row": [5, 0], "score": [0, 1]}}},
+        {"others": {"1": {"row": [5, 4], "score": [0]}}},
+        {"others": {"1": {"row": [5], "score": ["NaN"]}}},
+        {"others": {"2": {"row": [5], "score": [0]}}},
+        {"others": {"1": {"row": [5]}}},
+        {"others": [5]},
         {"near_duplicates": [[0, ROWS]]},
         {"near_duplicates": [[0, 1], [1, 2]]},
         {"near_duplicates": [[0, 1.5]]},

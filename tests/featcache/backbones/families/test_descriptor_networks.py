@@ -103,7 +103,7 @@ def test_what_features_depend_on_is_in_the_digest(
         ("descriptors:gist", "none", {"precision": "bf16"}, "descriptors cannot have --precision bf16; leave it out"),
         ("descriptors:gist", "none", {"device": "cuda", "runtime": "openvino"}, "--device cuda, --runtime openvino"),
         (f"{NETWORK}+descriptors:gist", "random", {"runtime": "compile"}, "cannot have --runtime compile"),
-        ("descriptors:gist", "a.pth", {}, "--weights a.pth: gist count no words, so there is nothing to load"),
+        ("descriptors:gist", "a.pth", {}, "--weights a.pth: gist count no words, so nothing is to be loaded"),
     ],
 )
 def test_what_descriptors_cannot_is_refused(name: str, weights: str, how: dict[str, Any], message: str) -> None:

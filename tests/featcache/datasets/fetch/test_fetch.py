@@ -130,6 +130,12 @@ def test_sun_in_the_lamem_layout_is_taken_too(tmp_path: Path) -> None:
     assert files_in(tmp_path / "sun") == FILES
 
 
+def test_scores_by_other_people_are_taken_from_an_archive(tmp_path: Path) -> None:
+    more = {"lamem/splits/test_9.txt": b"1.jpg 0.25\n", "lamem/splits/others_9.txt": b"1.jpg 0.75\n"}
+    fetch("lamem", tmp_path / "root", file=archive_file(tmp_path, tar_of({**DATASET, **more})))
+    assert open_dataset("lamem", root=tmp_path / "root").others["9"].scores.tolist() == [0.75]
+
+
 def test_a_split_file_that_names_a_missing_image_keeps_all_of_it_out(tmp_path: Path) -> None:
     data = tar_of(DATASET | {"lamem/splits/test_1.txt": b"3.jpg 0.5\n"})
     with pytest.raises(

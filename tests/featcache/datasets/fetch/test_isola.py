@@ -31,6 +31,9 @@ def test_pixels_splits_and_scores_are_those_of_the_files(tmp_path: Path) -> None
             found = dataset.splits[str(split + 1)][part]
             assert found.rows.tolist() == rows.tolist()
             assert found.scores == pytest.approx(values[rates][split][rows], abs=5e-7)
+        of_test, others = dataset.splits[str(split + 1)]["test"].rows, dataset.others[str(split + 1)]
+        assert others.rows.tolist() == of_test.tolist()
+        assert others.scores == pytest.approx(values["subject_hrs1"][split][of_test], abs=5e-7)
     assert (seen[-1].done, seen[-1].total) == (ANALYSED, ANALYSED)
 
 
@@ -45,6 +48,7 @@ def test_pixels_splits_and_scores_are_those_of_the_files(tmp_path: Path) -> None
         ("image_test_indices", np.full((25, 5), 1.5), "expected numbers of images"),
         ("image_test_indices", np.full((25, 5), np.nan), "expected numbers of images"),
         ("image_test_indices", np.ones((24, 5)), r"expected 25 rows or more, found \(24, 5\)"),
+        ("subject_hrs1", np.ones((25, 9)), "image_train_indices.mat: expected numbers of images from 1 to 9"),
         ("subject_hrs1", np.ones((24, 11)), r"expected 25 rows or more, found .* and \(24, 11\)"),
         ("subject_hrs2", np.array([["a"]], dtype=object), "something else under this name; expected subject_hrs2"),
     ],
@@ -62,6 +66,16 @@ def test_a_variable_that_is_missing_is_told(tmp_path: Path) -> None:
     savemat(raw / NAMES[3], {"other": np.ones((25, 11))})
     with pytest.raises(CorruptFile, match="holds no subject_hrs1"):
         make_isola_dataset(raw, tmp_path / "sun")
+
+
+def test_a_test_image_that_the_other_half_did_not_see_is_left_out_of_others(tmp_path: Path) -> None:
+    values = matrices()
+    unseen, *seen = (values["image_test_indices"][3].astype(int) - 1).tolist()
+    values["subject_hrs1"][3, unseen] = np.nan
+    make_isola_dataset(write(tmp_path / "raw", values), tmp_path / "sun")
+    dataset = open_dataset("sun", root=tmp_path / "sun")
+    assert dataset.others["4"].rows.tolist() == seen
+    assert dataset.splits["4"]["test"].rows.tolist() == [unseen, *seen]
 
 
 @pytest.mark.parametrize("name", NAMES)
