@@ -261,7 +261,7 @@ def test_any_bytes_of_lz4_are_decoded_or_corrupt(stored: bytes) -> None:
 
 @pytest.mark.parametrize(
     "values",
-    [("gzip", 0, False), ("zstd", 0, True), ("zstd", 1, 1), ("lz4", 1, False), ("none", 0, True), ("zstd", "1")],
+    [("gzip", 0, False), ("zstd", 23, True), ("zstd", 1, 1), ("lz4", 1, False), ("none", 0, True), ("zstd", "1")],
 )
 def test_no_codec_is_made_of_nonsense(values: tuple[Any, ...]) -> None:
     with pytest.raises(ValueError, match="no codec"):
