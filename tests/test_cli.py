@@ -97,7 +97,13 @@ def test_every_command_prints_one_json_document(trained: Path, tiny_dataset: Pat
     assert [run["split"] for run in documents["train"]] == ["1", "2"]
     assert [run["n"] for run in documents["score"]["runs"]] == [11, 11]
     assert documents["score"]["summary"][0]["splits"] == 2
-    assert documents["info"]["layers"]["layer3"] == {"positions": 16, "height": 4, "width": 4, "channels": 256}
+    layer = documents["info"]["layers"]["layer3"]
+    assert [layer[key] for key in ("positions", "height", "width", "channels")] == [16, 4, 4, 256]
+    assert (layer["raw_bytes"], layer["codecs"], layer["pooled_bytes"]) == (
+        41 * 3 * 16 * 256 * 2,
+        ["zstd 1, shuffled"],
+        0,
+    )
     assert documents["info"]["splits"]["2"] == {"train": 23, "val": 7, "test": 11}
     assert documents["predict"][0]["path"].endswith("00.jpg")
     assert documents["forecast"]["raw_bytes"] == 41 * 3 * 16 * 256 * 2  # the cache has 3 views

@@ -18,8 +18,11 @@ from faults.harness.trial import Campaign, Size, Verdict, exact_or
 from featcache.base.errors import BadInput, CorruptFile, FeatcacheError, HostileFile, Mismatch
 from featcache.store.cache import open_cache
 from featcache.store.folder import INDEX_NAME, MANIFEST_NAME, shard_paths, shard_place
+from featcache.store.shards.format import codec_named
+from featcache.store.shards.opening import open_shard
 
 IMAGES = 8  # the last is absent
+CODECS = [codec_named(name, "float16") for name in ("none", "lz4", "zstd")]
 ANSWERS_WITHIN = 20.0  # seconds
 
 
@@ -74,9 +77,9 @@ def _make(campaign: Campaign) -> Target:
     alike = stub.make_dataset(campaign.folder("alike") / "drawn", images=IMAGES, bad=True, seed=1)
     named = stub.make_dataset(campaign.folder("named") / "drawn", images=IMAGES, bad=True, prefix="other")
     folder, *others = (campaign.scratch / name for name in ("cache", "twin", "renamed", "other"))
-    stub.run(dataset, folder)
+    stub.run_mixed(dataset, folder)
     for source, out, seed in zip((alike, named, dataset), others, (0, 0, 1), strict=True):
-        stub.run(source, out, seed=seed)
+        stub.run_mixed(source, out, seed=seed)
     twin, renamed, other = others
     target = Target(folder, dataset, stub.checked_contents(folder), _files(folder), twin, renamed, other)
     for name in _shards(target):
@@ -98,7 +101,8 @@ def _counts(size: Size) -> dict[str, int]:
         "file grown": size.cuts // 3,
         "file missing": 4,
         **dict.fromkeys(
-            (kind for kind in KINDS if kind in MOVES or kind.startswith(("file of", "chunk missing"))), size.moves
+            (kind for kind in KINDS if kind in MOVES or kind.startswith(("file of", "chunk missing", "chunks of"))),
+            size.moves,
         ),
         "damaged before the seal": size.moves // 2,
         "absent image": 4,
@@ -221,8 +225,9 @@ def _missing(target: Target, rng: random.Random, kind: str) -> Verdict:
 
 def _moved(target: Target, rng: random.Random, kind: str) -> Verdict:
     """Put a chunk where another belongs, in a file that is well formed in every other way."""
-    name = rng.choice(_shards(target))
-    pairs = MOVES[kind](target, name)
+    pairs_of = {name: pairs for name in _shards(target) if (pairs := MOVES[kind](target, name))}
+    name = rng.choice(sorted(pairs_of))  # chunks that are not compressed are all of one size
+    pairs = pairs_of[name]
     first, second = rng.choice(pairs)
     signed = "signed" in kind
     placed = [(first, second), (second, first)] if "swapped" in kind else [(first, second)]
@@ -230,6 +235,17 @@ def _moved(target: Target, rng: random.Random, kind: str) -> Verdict:
     if signed:
         surgery.sign_manifest(target.folder)
     return _judge(target, kind, CorruptFile, signed=signed)
+
+
+def _relabelled(target: Target, rng: random.Random, kind: str) -> Verdict:
+    """Have an array of a shard claim another compression than its chunks have, in a file signed anew."""
+    name = rng.choice(_shards(target))
+    array = rng.choice(sorted({chunk.array for chunk in target.chunks[name] if chunk.array.startswith("features/")}))
+    has = open_shard(target.folder / name).codecs[array]
+    claimed = rng.choice([codec for codec in CODECS if codec.compression != has.compression])
+    surgery.relabel(target.folder / name, array, claimed)
+    surgery.sign_manifest(target.folder)
+    return _judge(target, kind, CorruptFile, signed=True)
 
 
 Pairs = list[tuple[Chunk, Chunk]]
@@ -360,6 +376,7 @@ KINDS: dict[str, Callable[[Target, random.Random, str], Verdict]] = {
     "file of the same names": _file_of("twin"),
     "file of other names": _file_of("renamed"),
     "chunk missing, signed": _chunk_missing,
+    "chunks of another codec, signed": _relabelled,
     "damaged before the seal": _before_the_seal,
     "absent image": _absent,
 }

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from faults.harness import stub
@@ -24,8 +25,9 @@ from featcache.recipe import Recipe
 from featcache.settings import ENCODINGS
 from featcache.store.cache import open_cache
 from featcache.store.folder import MANIFEST_NAME, shard_paths
-from featcache.store.shards.encoding import digest_of_constants
-from featcache.store.shards.format import Block, Target, array_specs
+from featcache.store.shards.codec import Codec
+from featcache.store.shards.encoding import digest_of_constants, pool
+from featcache.store.shards.format import NEWEST_VERSION, Block, Target, array_specs, codecs_of
 from featcache.store.shards.writer import ShardWriter
 from featcache.store.writer import CacheWriter
 
@@ -69,9 +71,8 @@ def _difference(folder: Path) -> str:
         return f"holds {sorted(found)}, expected {sorted(expected)}"
     if different := [name for name in found if not np.array_equal(found[name], expected[name])]:
         return f"differs in {different}"
-    if not stub.same(
-        stub.arrays_by_hdf5(folder), {n: a for n, a in found.items() if n.startswith(("features", "pooled"))}
-    ):
+    by_hdf5 = stub.arrays_by_hdf5(folder)
+    if not by_hdf5 or not stub.same(by_hdf5, {name: found[name] for name in by_hdf5}):
         return "HDF5 reads other arrays through cache.h5"
     report = verify_cache(folder, threads=1)
     return "" if report.ok else f"verify says {report.problems}"
@@ -89,7 +90,7 @@ def _newer_manifest(folder: Path, copy: Path) -> Path:
     shutil.copytree(folder, copy)
     body: dict[str, Any] = json.loads((copy / MANIFEST_NAME).read_text())
     del body["digest"]
-    body["format_version"] += 1
+    body["format_version"] = NEWEST_VERSION + 1
     digest = hashlib.sha256(canonical_json(body).encode()).hexdigest()
     (copy / MANIFEST_NAME).write_text(canonical_json({**body, "digest": digest}))
     return copy
@@ -101,7 +102,7 @@ def _newer_shard(folder: Path, copy: Path) -> Path:
 
     shutil.copytree(folder, copy)
     with h5py.File(shard_paths(copy)[0], "r+", libver="latest", locking=False) as file:
-        file.attrs.modify("format_version", file.attrs["format_version"] + 1)
+        file.attrs.modify("format_version", NEWEST_VERSION + 1)
     return copy
 
 
@@ -109,7 +110,7 @@ def _judge_newer(campaign: Campaign, name: str, folder: Path) -> None:
     try:
         stub.contents(folder)
     except Mismatch as error:
-        if "version 2" in str(error):
+        if f"version {NEWEST_VERSION + 1}" in str(error):
             campaign.good("newer version: Mismatch")
         else:
             campaign.bad(f"{name}: refused for another reason: {error}")
@@ -120,12 +121,17 @@ def _judge_newer(campaign: Campaign, name: str, folder: Path) -> None:
 
 
 def make_golden(home: Path) -> None:
-    """Write a cache of each encoding into home, and NAME.npz beside it with all that must be read from it."""
+    """Write a cache of each encoding into home, and NAME.npz beside it with all that must be read from it.
+
+    One layer is not compressed and has no pooled vectors, the other is compressed with lz4 and has them.
+    """
     for encoding, kind in ENCODINGS.items():
         rng = np.random.default_rng(1)
         constants = {layer: _constants(rng, channels) for layer, _, _, channels in LAYERS} if kind.calibrated else {}
-        target = Target(_recipe(encoding, digest_of_constants(constants)), constants)
-        arrays = _arrays(rng, target.recipe)
+        recipe = _recipe(encoding, digest_of_constants(constants))
+        codecs = codecs_of(recipe, {"first": Codec("none"), "second.bn": Codec("lz4")}, ["second.bn"])
+        target = Target(recipe, codecs, constants)
+        arrays = _arrays(rng, target)
         _write_cache(home / encoding, arrays, target)
         expected: stub.Contents = {f"constants/{layer}": values for layer, values in constants.items()}
         expected |= {**_expected(arrays), "fingerprint": np.array(target.recipe.fingerprint)}
@@ -154,10 +160,13 @@ def _constants(rng: np.random.Generator, channels: int) -> NDArray[np.float32]:
     return np.stack([rng.uniform(0.01, 1, channels), rng.integers(0, 256, channels)]).astype("<f4")
 
 
-def _arrays(rng: np.random.Generator, recipe: Recipe) -> stub.Contents:
-    """Draw contents (N, V, ...) for every array, the smallest and largest numbers of its type among them."""
+def _arrays(rng: np.random.Generator, target: Target) -> stub.Contents:
+    """Draw contents (N, V, ...) for every array, the smallest and largest numbers of its type among them.
+
+    Vectors that are not stored are those of the features.
+    """
     arrays = {}
-    for name, spec in array_specs(recipe).items():
+    for name, spec in array_specs(target.recipe).items():
         shape = (ROWS, VIEWS, *spec.chunk_shape)
         if spec.dtype.kind == "u":
             arrays[name] = rng.integers(0, 256, shape).astype(spec.dtype)
@@ -165,6 +174,11 @@ def _arrays(rng: np.random.Generator, recipe: Recipe) -> stub.Contents:
             info = np.finfo(spec.dtype)
             arrays[name] = rng.normal(size=shape).astype(spec.dtype)
             arrays[name][0, 0].flat[:5] = info.max, info.min, info.smallest_subnormal, 0.0, -0.0
+    for layer in target.recipe.layer_names:
+        if f"pooled/{layer}" not in target.codecs:
+            features, constants = arrays[f"features/{layer}"], target.constants.get(layer)
+            for i, j in np.ndindex(ROWS, VIEWS):
+                arrays[f"pooled/{layer}"][i, j] = pool(torch.from_numpy(features[i, j]), constants).numpy()
     return arrays
 
 
@@ -193,7 +207,7 @@ def _shard(arrays: stub.Contents, block: Block, target: Target) -> bytes:
     for i, row in enumerate(range(*block.rows)):
         writer.set_image(i, _image(row), [_view(row, view) for view in views] if row != ABSENT else [])
         for j, view in enumerate(views) if row != ABSENT else ():
-            for array in array_specs(target.recipe):
+            for array in writer.codecs:
                 writer.set_stored(array, i, j, writer.encode(array, arrays[array][row, view]))
     return writer.finish()
 

@@ -17,9 +17,10 @@ from featcache.datasets.dataset import open_dataset
 from featcache.extraction.log import ExtractReport
 from featcache.settings import ExtractSettings, ViewSettings
 from featcache.store.cache import open_cache
-from featcache.store.folder import INDEX_NAME, shard_path, shard_paths
+from featcache.store.folder import INDEX_NAME, MANIFEST_NAME, shard_path, shard_paths
 
-BACKBONE, IMAGE_SIZE, ROWS_PER_SHARD = "timm:test_vit", 48, 3
+BACKBONE, IMAGE_SIZE, ROWS_PER_SHARD = "timm:test_vit", 80, 3
+LAYERS = ("blocks.5", "cls")  # 5x5 positions, whose pooled vectors are stored, and 1, whose are not
 Contents = dict[str, NDArray[Any]]
 
 
@@ -46,17 +47,23 @@ def small_shards() -> None:
     featcache.extraction.plan.ROWS_PER_SHARD = ROWS_PER_SHARD
 
 
-def settings_for(*, augs: int = 1, seed: int = 0) -> ExtractSettings:
-    """Return what `command` asks for."""
+def settings_for(*, augs: int = 1, seed: int = 0, compression: str = "auto") -> ExtractSettings:
+    """Return what `command` asks for, or with another compression."""
     return ExtractSettings(
-        augs=augs, backbone=BACKBONE, weights="random", views=ViewSettings(image_size=IMAGE_SIZE, seed=seed)
+        augs=augs,
+        backbone=BACKBONE,
+        layers=LAYERS,
+        weights="random",
+        views=ViewSettings(image_size=IMAGE_SIZE, seed=seed),
+        compression=compression,
     )
 
 
 def command(dataset: Path, out: Path, *, augs: int = 1) -> list[str]:
     """Return the arguments of the command line that extracts dataset into out."""
     options = ["--backbone", BACKBONE, "--weights", "random", "--image-size", str(IMAGE_SIZE), "--augs", str(augs)]
-    return ["extract", "--dataset", str(dataset), "--out", str(out), *options, "--json"]
+    layers = [word for layer in LAYERS for word in ("--layer", layer)]
+    return ["extract", "--dataset", str(dataset), "--out", str(out), *options, *layers, "--json"]
 
 
 def run_command(arguments: list[str]) -> int:
@@ -71,11 +78,22 @@ def run_command(arguments: list[str]) -> int:
     return 0
 
 
-def run(dataset: Path, out: Path, *, augs: int = 1, seed: int = 0) -> ExtractReport:
+def run(dataset: Path, out: Path, *, augs: int = 1, seed: int = 0, compression: str = "auto") -> ExtractReport:
     """Extract in this process, as the command does, with a backbone that is built once."""
     small_shards()
     featcache.extraction.extract.load_backbone = _load_backbone
-    return featcache.extraction.extract.extract(open_dataset(str(dataset)), settings_for(augs=augs, seed=seed), out)
+    settings = settings_for(augs=augs, seed=seed, compression=compression)
+    return featcache.extraction.extract.extract(open_dataset(str(dataset)), settings, out)
+
+
+def run_mixed(dataset: Path, out: Path, *, seed: int = 0) -> None:
+    """Extract a cache whose first shards are compressed with zstd, the next with lz4, and the others not at all."""
+    for number, compression in enumerate(("zstd", "lz4", "none")):
+        (out / MANIFEST_NAME).unlink(missing_ok=True)
+        for path in shard_paths(out):
+            if int(path.name.partition("-")[0]) >= number * ROWS_PER_SHARD:
+                path.unlink()
+        run(dataset, out, seed=seed, compression=compression)
 
 
 _build_backbone = featcache.extraction.extract.load_backbone

@@ -11,6 +11,7 @@ import numpy as np
 
 from featcache.store.folder import shard_path
 from featcache.store.manifest import read_manifest, write_manifest
+from featcache.store.shards.codec import Codec
 from featcache.store.shards.format import tables_digest
 
 
@@ -71,19 +72,35 @@ def drop_chunk(path: Path, dropped: Chunk) -> None:
     """Take one chunk out of a shard, as if it had never been written, and sign the tables anew."""
 
     def edit(file: h5py.File) -> None:
-        old = file[dropped.array]
-        kept = {
-            place: old.id.read_direct_chunk(place)[1]
-            for k in range(old.id.get_num_chunks())
-            if (place := old.id.get_chunk_info(k).chunk_offset)[:2] != (dropped.i, dropped.j)
-        }
-        properties, space, kind = old.id.get_create_plist(), old.id.get_space(), old.id.get_type()
-        del file[dropped.array]
-        new = h5py.h5d.create(file.id, dropped.array.encode(), kind, space, properties)
-        for place, stored in kept.items():
-            new.write_direct_chunk(place, stored, 0)
+        kept = _stored_chunks(file[dropped.array])
+        kept = {place: stored for place, stored in kept.items() if place[:2] != (dropped.i, dropped.j)}
+        _make_anew(file, dropped.array, file[dropped.array].id.get_create_plist(), kept)
 
     _edit(path, edit, signed=True)
+
+
+def relabel(path: Path, array: str, codec: Codec) -> None:
+    """Have an array claim the filters of another codec; its chunks stay what they are, and have their digests."""
+
+    def edit(file: h5py.File) -> None:
+        properties = codec.creation_properties(file[array].chunks)
+        _make_anew(file, array, properties, _stored_chunks(file[array]))
+
+    _edit(path, edit, signed=True)
+
+
+def _stored_chunks(dataset: h5py.Dataset) -> dict[tuple[int, ...], bytes]:
+    places = [dataset.id.get_chunk_info(k).chunk_offset for k in range(dataset.id.get_num_chunks())]
+    return {place: dataset.id.read_direct_chunk(place)[1] for place in places}
+
+
+def _make_anew(file: h5py.File, array: str, properties: Any, stored: dict[tuple[int, ...], bytes]) -> None:
+    """Replace a dataset by one of other creation properties and chunks."""
+    space, kind = file[array].id.get_space(), file[array].id.get_type()
+    del file[array]
+    new = h5py.h5d.create(file.id, array.encode(), kind, space, properties)
+    for place, chunk in stored.items():
+        new.write_direct_chunk(place, chunk, 0)
 
 
 def sign_manifest(folder: Path) -> None:

@@ -37,7 +37,7 @@ class Codec:
     shuffle: bool = False
 
     def __post_init__(self) -> None:
-        levels = range(1, 23) if self.compression == "zstd" else range(1)
+        levels = range(23) if self.compression == "zstd" else range(1)
         if self.compression not in ("none", *FILTERS) or type(self.shuffle) is not bool:
             raise ValueError(f"no codec: {self}")
         if type(self.level) is not int or self.level not in levels or (self.shuffle and self.compression == "none"):

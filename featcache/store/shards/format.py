@@ -20,7 +20,9 @@ CONSTANTS_GROUP = "encoding"
 _IMAGE_COLUMNS = ("name", "sha256", "width", "height", "absent")  # of an ImageRow, in its order
 _TEXT_COLUMNS = ("name", "sha256", "absent")
 POOLED_CODEC = Codec("none")
-POOLED_ABOVE = 16  # positions: pooled vectors of smaller maps are as quickly computed as read (docs/storage.md)
+POOLED_ABOVE = (
+    16  # positions: of smaller maps they take a fifth of the bytes or more, and 0.1 ms to compute (docs/storage.md)
+)
 NEWEST_VERSION = 2  # of shards and manifests: 1 has zstd and every pooled vector, 2 other codecs, and some not stored
 
 Codecs = Mapping[str, Codec]  # of the arrays that a shard stores, features/LAYER and pooled/LAYER

@@ -24,6 +24,8 @@ from featcache.store.shards.encoding import Constants, pool
 from featcache.store.shards.format import Block, Codecs, array_specs, chunk_digest
 from featcache.store.shards.hdf5 import open_hdf5
 
+_POOLED_AT_ONCE = 1024  # channels: of more, torch would start threads of its own in each of the reader's
+
 
 def cache_of(shard: Path) -> Path:
     """Return the folder of the cache that a shard's file is in."""
@@ -119,7 +121,10 @@ class Shard:
         spec = array_specs(self.recipe)[array]
         features = np.empty(spec.chunk_shape, spec.dtype)
         self.read_chunk(descriptor, array, i, j, features, decompressor)
-        out[:] = pool(torch.from_numpy(features), self.constants.get(array.partition("/")[2])).numpy()
+        constants = self.constants.get(array.partition("/")[2])
+        for start in range(0, out.shape[1], _POOLED_AT_ONCE):
+            some = np.s_[:, start : start + _POOLED_AT_ONCE]
+            out[some] = pool(torch.from_numpy(features[some]), None if constants is None else constants[some]).numpy()
 
     def read_stored(self, descriptor: int, array: str, i: int, j: int) -> bytes:
         """Return the stored bytes of a chunk, as HDF5's filters left them, digest checked; raises as `read_chunk`."""

@@ -9,6 +9,7 @@ import pytest
 from featcache.base.errors import CacheIncomplete, CorruptFile, HostileFile, Mismatch
 from featcache.base.files import canonical_json
 from featcache.store.manifest import _digest, read_manifest, write_manifest
+from featcache.store.shards.codec import Codec
 from tests.helpers.synthetic import BLOCKS, RECIPE, ROWS, VIEWS, make_arrays, make_cache
 
 
@@ -99,6 +100,18 @@ def test_a_shard_outside_the_folder_is_hostile(cache: Path, name: str) -> None:
     rewrite(cache, shards=[entry])
     with pytest.raises(HostileFile, match="is not the name of a shard"):
         read_manifest(cache)
+
+
+def test_codecs_are_read_back_and_nonsense_is_corrupt(cache: Path) -> None:
+    assert "codecs" not in json.loads((cache / "manifest.json").read_text())  # of version 1, whose codecs are known
+    sound = {"features/first": ["lz4", 0, False], "features/second.bn": ["zstd", 1, True]}
+    rewrite(cache, format_version=2, codecs=[sound])
+    (found,) = read_manifest(cache).codecs
+    assert found == {"features/first": Codec("lz4"), "features/second.bn": Codec("zstd", 1, shuffle=True)}
+    for wrong in ({}, {**sound, "features/x": ["lz4", 0, False]}, {**sound, "features/first": ["gzip", 0, False]}, 3):
+        rewrite(cache, codecs=[wrong])
+        with pytest.raises(CorruptFile, match="not a manifest of this version"):
+            read_manifest(cache)
 
 
 def test_a_newer_version_is_a_mismatch(cache: Path) -> None:

@@ -1,5 +1,6 @@
 """Threads, filters and failing disks: what a cache reads is what plain HDF5 reads from its shards, or an error."""
 
+import contextlib
 import errno
 import hashlib
 import io
@@ -19,21 +20,31 @@ import h5py
 import hdf5plugin
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+import featcache.store.reading
 from featcache.base.cores import usable_threads
 from featcache.base.errors import BadInput, CorruptFile, InvalidSettings, Mismatch, StorageError
 from featcache.images.views import Box, View
 from featcache.recipe import Recipe
 from featcache.store.cache import FeatureCache, open_cache
 from featcache.store.shards.codec import Codec
-from featcache.store.shards.encoding import digest_of_constants
-from featcache.store.shards.format import Block, Target, array_specs, chunk_digest, codecs_of_version_1, tables_digest
+from featcache.store.shards.encoding import digest_of_constants, encode
+from featcache.store.shards.format import (
+    Block,
+    Target,
+    array_specs,
+    chunk_digest,
+    codecs_of,
+    codecs_of_version_1,
+    tables_digest,
+)
 from featcache.store.shards.hdf5 import set_attributes
 from featcache.store.shards.opening import open_shard
-from featcache.store.shards.shard import read_exactly
+from featcache.store.shards.shard import Shard, read_exactly
 from featcache.store.shards.writer import ShardWriter
 from featcache.store.writer import CacheWriter
 from tests.helpers.processes import run_forked
@@ -52,11 +63,13 @@ FILTERS: dict[str, dict[str, Any]] = {
     "gzip": {"compression": "gzip"},
     "bitshuffle, checksum": {"fletcher32": True, **hdf5plugin.Bitshuffle()},
     "lz4": dict(hdf5plugin.LZ4()),
+    "lz4, checksum": {"fletcher32": True, **hdf5plugin.LZ4()},
 }
 OUTSIDE_HDF5 = {
     "shuffle, zstd, checksum": Codec("zstd", 3, shuffle=True),
     "zstd, checksum": Codec("zstd", 3),
     "checksum": Codec("none"),
+    "lz4, checksum": Codec("lz4"),
 }
 UNKNOWN_FILTER = {"compression": 40_000, "allow_unknown_filter": True}
 
@@ -503,3 +516,46 @@ def test_a_buffer_that_cannot_be_written_is_refused(cache: FeatureCache) -> None
     with pytest.raises(InvalidSettings, match="out must be"):
         cache.read([0], 0, "first", out)
     assert not out.any()
+
+
+@pytest.mark.parametrize("encoding", ["float16", "uint8"])
+@pytest.mark.parametrize("positions", [1, 7, 16])
+def test_vectors_that_are_not_stored_are_the_bits_that_are_stored_otherwise(
+    tmp_path: Path, encoding: str, positions: int
+) -> None:
+    recipe = made_recipe(encoding, (("it", positions, 1, 2_500),))
+    constants = {"it": constants_of(recipe, "it")} if recipe.calibration else {}
+    features = torch.from_numpy(np.random.default_rng(3).normal(size=(4, positions, 2_500)).astype("f4"))
+    expected = encode(features, constants.get("it"))
+    codecs = codecs_of(recipe, {"it": Codec("none")})
+    assert list(codecs) == ["features/it"]
+    with (
+        CacheWriter(tmp_path / "c") as cache,
+        contextlib.closing(ShardWriter(Target(recipe, codecs, constants), Block((0, 4), (0, 1)))) as writer,
+    ):
+        for i in range(4):
+            writer.set_image(i, replace(image(i), name=f"{i}.jpg", absent=""), [View(Box(0, 0, 3, 5), False)])
+            writer.set_stored("features/it", i, 0, writer.encode("features/it", expected.features[i]))
+        cache.commit(Block((0, 4), (0, 1)), writer.finish())
+        cache.seal(recipe, rows=4, views=1, ratings={"": {}}, source=SOURCE, versions={})
+    for threads in (1, 3):
+        found = open_cache(tmp_path / "c", threads=threads).read_pooled([3, 0, 2], 0)
+        assert found.tobytes() == expected.pooled[[3, 0, 2]].tobytes()
+
+
+def test_other_threads_help_only_where_chunks_take_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = open_cache(make_cache(tmp_path / "c", make_arrays(), BLOCKS), threads=3)
+    rows = np.flatnonzero(cache.present)
+    for quick, alone in ((1.0, True), (-1.0, False)):
+        seen: set[str] = set()
+        read_chunk = Shard.read_chunk
+
+        def noting(shard: Shard, *rest: Any, read_chunk: Any = read_chunk, seen: set[str] = seen) -> None:
+            seen.add(threading.current_thread().name.partition("_")[0])
+            read_chunk(shard, *rest)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Shard, "read_chunk", noting)
+            patch.setattr(featcache.store.reading, "_QUICK", quick)
+            cache.read(rows, 0)
+        assert ("read" not in seen) == alone

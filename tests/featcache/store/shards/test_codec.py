@@ -1,5 +1,6 @@
 """Chunks are byte for byte what HDF5's own filters write, and what is damaged or foreign is refused."""
 
+import contextlib
 import gzip
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,6 +8,7 @@ from typing import Any
 
 import h5py
 import hdf5plugin
+import lz4.block
 import numpy as np
 import pytest
 import zstandard
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
+import featcache.store.shards.codec
 from featcache.base.errors import CorruptFile
 from featcache.store.shards.codec import CHECKSUM_BYTES, Codec, codec_of, fletcher32
 
@@ -182,6 +185,87 @@ def summed(payload: bytes) -> bytes:
 def test_what_does_not_fit_exactly_is_corrupt(codec: Codec, stored: bytes, message: str) -> None:
     with pytest.raises(CorruptFile, match=message):
         decoded(codec, stored, CHUNK)
+
+
+def lz4_chunk(total: int, block: int, *stored: bytes) -> bytes:
+    """Return a chunk as HDF5's lz4 filter frames it, with its checksum."""
+    framed = b"".join(len(one).to_bytes(4, "big") + one for one in stored)
+    return summed(total.to_bytes(8, "big") + block.to_bytes(4, "big") + framed)
+
+
+PACKED = lz4.block.compress(bytes(286), store_size=False)
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        b"",
+        summed(b""),
+        summed(CHUNK.tobytes()),
+        ZSTD.encode(CHUNK),
+        LZ4.encode(CHUNK[:-1]),
+        LZ4.encode(np.zeros(2**27, np.uint8)),
+        lz4_chunk(286, 0, PACKED),
+        lz4_chunk(286, 286),
+        lz4_chunk(286, 286, PACKED[:-1]),
+        lz4_chunk(286, 286, PACKED + b"0"),
+        lz4_chunk(286, 286, PACKED, b""),
+        lz4_chunk(286, 286, lz4.block.compress(bytes(285), store_size=False)),
+        lz4_chunk(286, 286, lz4.block.compress(bytes(287), store_size=False)),
+        lz4_chunk(286, 143, PACKED),
+        summed(lz4_chunk(286, 286, CHUNK.tobytes())[:-5]),
+        summed(lz4_chunk(286, 286, PACKED)[:14]),
+    ],
+    ids=[
+        "empty", "nothing but a checksum", "not compressed", "zstd", "smaller", "bomb", "blocks of nothing", "no block",
+        "truncated", "longer", "trailing block", "block too small", "block too large", "one block of two",
+        "cut in a block that is not compressed", "cut in a size",
+    ],
+)  # fmt: skip
+def test_an_lz4_chunk_that_does_not_fit_exactly_is_corrupt(stored: bytes) -> None:
+    with pytest.raises(CorruptFile, match="lz4"):
+        decoded(LZ4, stored, CHUNK)
+
+
+def test_an_lz4_chunk_is_framed_as_hdf5_frames_it() -> None:
+    noise = np.random.default_rng(7).integers(0, 256, 286, np.uint8)  # which lz4 does not make smaller
+    assert LZ4.encode(noise) == stored_by_hdf5(LZ4, noise) == lz4_chunk(286, 286, noise.tobytes())
+    assert lz4_chunk(286, 286, PACKED) == LZ4.encode(np.zeros(286, np.uint8))
+
+
+@pytest.mark.parametrize("block", [1, 100, 286, 1000])
+def test_lz4_in_blocks_of_any_size_is_read(block: int) -> None:
+    values = np.arange(143, dtype="<f2") // 9
+    with dataset_of(values.shape, values.dtype, fletcher32=True, **hdf5plugin.LZ4(nbytes=block)) as dataset:
+        dataset[...] = values
+        dataset.flush()
+        codec, stored = codec_of(dataset.id.get_create_plist()), bytes(dataset.id.read_direct_chunk((0,))[1])
+    assert codec == LZ4
+    assert decoded(LZ4, stored, values).tobytes() == values.tobytes()
+
+
+def test_large_chunks_are_several_blocks_of_lz4(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(featcache.store.shards.codec, "_LZ4_BLOCK", 100)
+    with dataset_of_codec(LZ4, CHUNK) as dataset:
+        dataset.id.write_direct_chunk((0, 0), LZ4.encode(CHUNK))
+        np.testing.assert_array_equal(dataset[...], CHUNK)
+    assert decoded(LZ4, LZ4.encode(CHUNK), CHUNK).tobytes() == CHUNK.tobytes()
+
+
+@settings(deadline=None, max_examples=200)
+@given(stored=st.binary(max_size=64) | st.binary(max_size=64).map(lambda tail: LZ4.encode(CHUNK)[:16] + tail))
+def test_any_bytes_of_lz4_are_decoded_or_corrupt(stored: bytes) -> None:
+    with contextlib.suppress(CorruptFile):
+        assert decoded(LZ4, stored, CHUNK).shape == CHUNK.shape
+
+
+@pytest.mark.parametrize(
+    "values",
+    [("gzip", 0, False), ("zstd", 23, True), ("zstd", 1, 1), ("lz4", 1, False), ("none", 0, True), ("zstd", "1")],
+)
+def test_no_codec_is_made_of_nonsense(values: tuple[Any, ...]) -> None:
+    with pytest.raises(ValueError, match="no codec"):
+        Codec(*values)
 
 
 @pytest.mark.parametrize("claimed", [100, 200, 255])
