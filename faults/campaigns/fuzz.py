@@ -27,9 +27,9 @@ IMAGES = 8
 SLOWEST = 1.0  # seconds
 MEMORY = 1 << 30  # bytes more than the process has already
 FUZZED = ("manifest", "signed manifest", "shard elsewhere", "recipe", "split file", "run configuration")
-RUN = {"run_format_version": 1, "name": "paper", "cache": "drawn", "split": "1", "layer": "blocks.5", "settings": {},
+RUN = {"run_format_version": 1, "name": "paper", "cache": "drawn", "split": "1", "settings": {},
        "selected_on": "the val part", "weights_source": "random", "batch_size": 16, "fingerprint": "0" * 64,
-       "shape": {"attention": True},
+       "input": {"layers": ["blocks.5"], "pooling": "maps"},
        "result": {"head_sha256": "0" * 64, "best_epoch": 1, "lowest_mse_epoch": 1}}  # fmt: skip
 
 

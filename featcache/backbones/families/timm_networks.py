@@ -182,7 +182,9 @@ def _as_image(model: Any, values: Tensor, side: Sequence[int]) -> Tensor:
     """Return tokens (B, N, D), or a map with channels last, as (B, D, height, width); tokens before positions go."""
     if values.ndim == 3:
         places = values[:, values.shape[1] - side[0] * side[1] :]
-        return places.transpose(1, 2).reshape(len(values), -1, *side)
+        return places.transpose(1, 2).reshape(
+            values.shape[0], -1, *side
+        )  # len would fix the size of batches in an export
     last = values.ndim == 4 and getattr(model, "output_fmt", "NCHW") == "NHWC"
     return values.permute(0, 3, 1, 2) if last else values
 

@@ -4,7 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -287,31 +287,58 @@ def test_heads_without_tokens_say_nothing_of_them(cache: FeatureCache, tmp_path:
     assert (found.on_tokens, found.as_json()["on_tokens"], plain.tokens) == ((), [], "")
 
 
+class Network(NamedTuple):
+    """A network whose last map has side x side places, and as a token one vector of as many channels."""
+
+    name: str
+    map_layer: str
+    token: str
+    in_words: str
+    side: int
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        Network("timm:test_resnet", "layer4", "pooled", "pooled", 2),
+        Network("timm:test_vit", "blocks.5", "cls", "the class token", 4),
+    ],
+    ids=lambda network: network.name,
+)
+def network(request: pytest.FixtureRequest) -> Network:
+    found: Network = request.param
+    return found
+
+
 @pytest.fixture(scope="module")
-def exported(folder: Path, tiny_dataset: Path) -> Path:
-    """The export of a run that reads the last map of a convolutional network, and its mean as a token."""
-    layers = ("--backbone", "timm:test_resnet", "--layer", "layer4,pooled")
-    amnet("extract", "--dataset", tiny_dataset, "--out", folder / "cache/conv", *EXTRACT[2:6], *layers)
-    run = trained(open_cache(folder / "cache/conv"), folder / "runs/conv/ep", layers=("pooled", "layer4"))
-    amnet("export-head", "--run", run.folder, "--out", folder / "export")
-    return folder / "export"
+def exported(folder: Path, tiny_dataset: Path, network: Network) -> Path:
+    """The export of a run that reads the last map of a network, and a token."""
+    home = folder / network.token
+    layers = ("--backbone", network.name, "--layer", f"{network.map_layer},{network.token}")
+    amnet("extract", "--dataset", tiny_dataset, "--out", home / "cache/c", *EXTRACT[2:6], *layers)
+    run = trained(open_cache(home / "cache/c"), home / "runs/c/ep", layers=(network.token, network.map_layer))
+    amnet("export-head", "--run", run.folder, "--out", home / "export")
+    return home / "export"
 
 
-def test_an_export_gives_attention_on_tokens_behind_that_on_places(exported: Path) -> None:
-    run, pixels = read_run(exported), drawn_images(3, 64)
+def test_an_export_gives_attention_on_tokens_behind_that_on_places(exported: Path, network: Network) -> None:
+    run, pixels, places = read_run(exported), drawn_images(3, 64), network.side**2
     wanted = torch_outputs([Member(run, load_head(run))], networks_of(run)[1], pixels)
     data = (exported / "model.onnx").read_bytes()
     found = load_graph(data)(pixels)
-    assert found[2].shape == (3, 4, 5)
+    assert found[2].shape == (3, 4, places + 1)
     for values, other in zip(found, wanted, strict=True):
         np.testing.assert_allclose(values, other, atol=1e-4)
     facts = {one.key: one.value for one in onnx.load_from_string(data).metadata_props}
-    assert (facts["pooling"], facts["map_size"], facts["tokens"]) == ("tokens", "[2,2]", '["pooled"]')
+    side = network.side
+    assert (facts["pooling"], facts["map_size"]) == ("tokens", f"[{side},{side}]")
+    assert facts["tokens"] == f'["{network.token}"]'
     card = (exported / "README.md").read_text()
     channels = run.input.map_shape(run.recipe).channels
-    assert f"features (B, 5, {channels}) float32" in card
-    assert "maps (B, 4, 5): 2 x 2 places row by row, then pooled" in card
-    assert f"feature maps, 2 x 2 positions of {channels} channels, and pooled, as wide, without a place" in card
+    assert f"features (B, {places + 1}, {channels}) float32" in card
+    assert f"maps (B, 4, {places + 1}): {side} x {side} places row by row, then {network.in_words}" in card
+    said = f"feature maps, {side} x {side} positions of {channels} channels, and {network.in_words}, as wide"
+    assert f"{said}, without a place" in card
 
 
 # what is refused
