@@ -32,7 +32,7 @@ from featcache.base.progress import OnProgress, Progress, silent
 from featcache.datasets.dataset import Dataset
 from featcache.images.loading import LoadedImage, load_ahead
 from featcache.settings import ExtractSettings
-from featcache.store.folder import dictionary_path
+from featcache.store.folder import dictionary_path, shard_paths
 
 MOST_IMAGES = 223  # Isola et al. took every tenth of their 2,222 images,
 SAMPLES = 4460  # and 20 descriptors of each
@@ -45,24 +45,30 @@ def settle_dictionary(
 ) -> ExtractSettings:
     """Return settings whose weights name the dictionary that their descriptors need: that of the cache in out.
 
-    It is learnt now, and written there, if there is none; without learn it is then 'random'. Settings that
-    name one, or need none, stay. Raises `Locked` if another process is writing there, `BadInput` if images give
-    too few descriptors.
+    It is learnt now, and written there, unless shards there count its words already: what an extraction left that was
+    killed before its first shard may be of other settings. Without learn it is then 'random'. Settings that name one,
+    or need none, stay. Raises `Locked` if another process is writing there, `BadInput` if images give too few
+    descriptors.
     """
     parts = parts_of_weights(settings.backbone, settings.weights)
     counting = with_words(described_layers(settings.backbone, settings.layers))
     if not parts_of_name(settings.backbone).described or parts.described:
         return settings
-    path, source = dictionary_path(out), ""
-    if counting and (path.is_file() or learn):
-        source = str(path)
-        make_folder(out)
-        with writer_lock(out):
-            if not path.is_file():
-                write_durably(path, safetensors.numpy.save(_learnt(counting, settings, dataset, on_progress)))
-    elif counting:
-        source = "random"
+    source = str(dictionary_path(out)) if counting else ""
+    if counting and not _is_counted(out):
+        source = source if learn else "random"
+        if learn:
+            make_folder(out)
+            with writer_lock(out):
+                if not _is_counted(out):  # by a process that has written there meanwhile
+                    learnt = safetensors.numpy.save(_learnt(counting, settings, dataset, on_progress))
+                    write_durably(dictionary_path(out), learnt)
     return replace(settings, weights=joined_weights(Parts(parts.network, source)))
+
+
+def _is_counted(out: Path) -> bool:
+    """Whether out has a dictionary, and features that count its words."""
+    return dictionary_path(out).is_file() and bool(shard_paths(out))
 
 
 def images_to_learn_on(dataset: Dataset) -> list[str]:

@@ -95,12 +95,13 @@ def seal(
 
 def _made_with(folder: Path, job: ExtractionJob, backbone: Backbone) -> dict[str, str]:
     """Return what the features are made with that is in no recipe, for the manifest's source."""
+    weights = source_of_weights(job.settings)
     found = {
-        "weights": as_own_dictionary(folder, source_of_weights(job.settings)),
+        "weights": as_own_dictionary(folder, weights),
         "batch_size": str(job.settings.batch_size),
         "runtime": backbone.execution.runtime,
     }
-    if dictionary_path(folder).is_file():
+    if found["weights"] != weights:  # they are in the cache itself
         found[DICTIONARY_DIGEST] = digest_of_file(dictionary_path(folder))
     return found
 

@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from featcache.backbones.families.descriptor_networks import Parts, joined_weights, parts_of_weights
 from featcache.backbones.networks import layers_that_know
 from featcache.base.commands import amnet
 from featcache.base.errors import CacheIncomplete, InvalidSettings, refuse
-from featcache.base.files import refuse_full_disk, write_durably
+from featcache.base.files import digest_of_file, refuse_full_disk, write_durably
 from featcache.base.progress import OnProgress, Progress, silent
 from featcache.datasets.duplicates import LOOK_ALIKE, joined, of_parts
 from featcache.datasets.splits import Others, Ratings, merge_others, merge_ratings
@@ -22,6 +23,8 @@ from featcache.maintenance.merge_plan import Planned, Source, assign_rows, choos
 from featcache.settings import ENCODINGS
 from featcache.store.cache import open_cache, open_listed_shard
 from featcache.store.folder import (
+    DICTIONARY_DIGEST,
+    DICTIONARY_NAME,
     MANIFEST_NAME,
     dictionary_path,
     existing_shards,
@@ -29,7 +32,7 @@ from featcache.store.folder import (
     refuse_unknown_files,
 )
 from featcache.store.index import Tables
-from featcache.store.manifest import read_manifest
+from featcache.store.manifest import Manifest, read_manifest
 from featcache.store.near_duplicates import find_near_duplicates
 from featcache.store.shards.format import Target
 from featcache.store.shards.shard import opened
@@ -104,12 +107,12 @@ def merge_caches(out: Path, inputs: Sequence[Path], *, on_progress: OnProgress =
                 data = copied_shard(Target(shard.recipe, shard.codecs, shard.constants), item.block, rows)
             writer.commit(item.block, data)
             on_progress(Progress("merge", done, len(planned), "shards"))
-        _copy_dictionary(sources, out)
+        dictionary = _copy_dictionary(sources, out)
         manifests = [source.manifest for source in sources if source.manifest]
         complete = len(manifests) == len(sources)
         alike: Sequence[str] = ()
         if complete:
-            first, names = manifests[0], dict.fromkeys(manifest.source["dataset"] for manifest in manifests)
+            first = manifests[0]
             shards = writer.listed_shards(first.recipe)
             known = layers_that_know(first.recipe.backbone, first.recipe.layer_names, first.source["weights"])
             groups = find_near_duplicates(shards, layers=known, on_progress=on_progress)
@@ -118,7 +121,7 @@ def merge_caches(out: Path, inputs: Sequence[Path], *, on_progress: OnProgress =
                 rows=len(row_of),
                 views=views,
                 ratings=ratings,
-                source={**first.source, "dataset": "+".join(names)},
+                source=_joined_source(manifests, dictionary),
                 versions=first.versions | {kind: " + ".join(found) for kind, found in decoded.items()},
                 groups=tuple(
                     joined(
@@ -135,11 +138,31 @@ def merge_caches(out: Path, inputs: Sequence[Path], *, on_progress: OnProgress =
     return MergeReport(str(out), len(row_of), views, len(planned), complete, said, alike)
 
 
-def _copy_dictionary(sources: Sequence[Source], out: Path) -> None:
-    """Copy the visual words that all count, as their recipe says, from the first that has them."""
-    there = [path for source in sources if (path := dictionary_path(source.folder)).is_file()]
-    if there:
-        write_durably(dictionary_path(out), there[0].read_bytes())
+def _copy_dictionary(sources: Sequence[Source], out: Path) -> str:
+    """Copy the visual words that all count, as their recipe says, from the first that has them; return their digest.
+
+    It is '' where none has them.
+    """
+    paths = [dictionary_path(source.folder) for source in sources if not _lost_dictionary(source)]
+    return write_durably(dictionary_path(out), paths[0].read_bytes()) if paths else ""
+
+
+def _joined_source(manifests: Sequence[Manifest], dictionary: str) -> dict[str, str]:
+    """Return what the features were made with; words by the digest of the dictionary that is in the cache itself."""
+    first, names = manifests[0], dict.fromkeys(manifest.source["dataset"] for manifest in manifests)
+    found = {**first.source, "dataset": "+".join(names)}
+    if dictionary:
+        network = parts_of_weights(first.recipe.backbone, first.source["weights"]).network
+        found |= {"weights": joined_weights(Parts(network, DICTIONARY_NAME)), DICTIONARY_DIGEST: dictionary}
+    return found
+
+
+def _lost_dictionary(source: Source) -> bool:
+    """Whether a source has no visual words of its own, or others than its manifest says."""
+    path = dictionary_path(source.folder)
+    if not path.is_file():
+        return True
+    return source.manifest is not None and digest_of_file(path) != source.manifest.source.get(DICTIONARY_DIGEST)
 
 
 def _said_of(tables: Tables, ratings: Ratings, groups: Sequence[Sequence[int]]) -> list[str]:

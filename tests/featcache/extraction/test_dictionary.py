@@ -65,6 +65,19 @@ def test_a_run_that_was_killed_behind_the_dictionary_goes_on_with_it(
     assert digests(out)[NAME] == digests(cache)[NAME]
 
 
+def test_a_dictionary_left_behind_by_other_settings_is_learnt_anew(
+    cache: Path, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    dataset, other = open_dataset(str(tiny_dataset)), replace(WORDS, views=replace(WORDS.views, seed=5))
+    for settings in (other, replace(WORDS, backbone="descriptors:ssim")):  # another seed; words that are not in it
+        left, new = (tmp_path / f"{settings.backbone[-4:]} {name}" for name in ("left", "new"))
+        _copy(cache, left)
+        for out in (left, new):
+            extract(dataset, settings, out)
+        assert digests(left) == digests(new)
+        assert digests(left)[NAME] != digests(cache)[NAME]
+
+
 def test_a_forecast_learns_nothing_and_writes_nothing(tiny_dataset: Path, tmp_path: Path) -> None:
     found = forecast(open_dataset(str(tiny_dataset)), WORDS, tmp_path / "cache")
     assert not found.warnings()
@@ -110,10 +123,15 @@ def test_caches_of_one_dictionary_are_merged_with_it_and_others_are_refused(
     halves = [_only(dataset, names) for names in (dataset.names[:20], dataset.names[20:])]
     given = replace(WORDS, weights=str(cache / NAME))
     for k, half in enumerate(halves):
-        extract(half, given if k else replace(WORDS, weights=str(_copy(cache, tmp_path / "first"))), tmp_path / str(k))
-    shutil.copy(cache / NAME, tmp_path / "0")
-    merge_caches(tmp_path / "both", [tmp_path / "0", tmp_path / "1"])
-    assert digests(tmp_path / "both")[NAME] == digests(cache)[NAME]
+        extract(half, given if k else replace(WORDS, weights=str(_copy(cache, tmp_path / "0"))), tmp_path / str(k))
+    for first in (0, 1):  # one that has the words, and one that took them from elsewhere
+        out = tmp_path / f"both {first}"
+        merge_caches(out, [tmp_path / str(first), tmp_path / str(1 - first)])
+        assert digests(out)[NAME] == digests(cache)[NAME]
+        assert open_cache(out).manifest.source["weights"] == NAME
+        assert verify_cache(out).ok
+        (out / NAME).unlink()
+        assert [problem.file for problem in verify_cache(out).problems] == [NAME]
     extract(halves[0], replace(WORDS, views=replace(WORDS.views, seed=5)), tmp_path / "other")
     with pytest.raises(Mismatch, match=r"weights: "):
         merge_caches(tmp_path / "wrong", [tmp_path / "other", tmp_path / "1"])
