@@ -11,7 +11,7 @@ from typing import Any
 
 from featcache.backbones.backbone import Backbone
 from featcache.backbones.execution import split_arithmetic
-from featcache.backbones.families.descriptor_networks import NO_FILES, all_in, parts_of_name
+from featcache.backbones.families.descriptor_networks import NO_FILES, NO_WORDS, all_in, parts_of_name
 from featcache.backbones.families.extractor import Extractor
 from featcache.backbones.networks import build_extractor
 from featcache.backbones.of_recipe import backbone_of
@@ -132,7 +132,9 @@ def export_head(
     _check_place(out, folder, runs)
     require_onnx()
     scores = read_scores(found.runs[0]) if len(members) == 1 else read_mean_scores(found.runs)
-    carried = with_backbone or any(run.config.weights_source not in NO_FILES for run in found.runs)
+    carried = _has_weights(found.runs[0]) and (
+        with_backbone or any(run.config.weights_source not in NO_FILES for run in found.runs)
+    )
     files = {f"{home}{HEAD_NAME}": _head_bytes(run) for home, run in runs.items()}
     graphs = {HEAD_GRAPH: head_graph(members)}
     if carried or whole:
@@ -149,6 +151,11 @@ def export_head(
     order = [*(f"{home}{name}" for home in homes for name in _OF_MEMBER), *_FILES] if len(runs) > 1 else list(_FILES)
     sizes = {name: (out / name).stat().st_size for name in order if (out / name).is_file()}
     return Exported(out, exported, sizes, differences, found.unfinished)
+
+
+def _has_weights(run: Run) -> bool:
+    """Whether features depend on any numbers in a file: those of some hand-made descriptors do not."""
+    return all_in(run.recipe.backbone, run.recipe.layer_names, BACKBONE_NAME) != NO_WORDS
 
 
 def _check_same_features(folder: Path, members: Sequence[Member]) -> None:
@@ -300,5 +307,5 @@ def _write_config(out: Path, home: str, run: Run, written: Mapping[str, str], *,
     own = {name.removeprefix(home): digest for name, digest in written.items() if name.startswith(home) and home}
     shared = {f"{up}{name}": digest for name, digest in written.items() if "/" not in name}
     file = f"{up}{BACKBONE_NAME}"
-    weights = {"weights_source": all_in(run.recipe.backbone, file)} if carried else {}
+    weights = {"weights_source": all_in(run.recipe.backbone, run.recipe.layer_names, file)} if carried else {}
     return write_config(out / home, {**run.config.document, **weights, "exported": {"sha256": own | shared}})

@@ -81,10 +81,10 @@ def located_weights(name: str, weights: str, locate: Callable[[str], Path]) -> s
     return joined_weights(Parts(*(one if one in NO_FILES else str(locate(one)) for one in found)))
 
 
-def all_in(name: str, file: str) -> str:
-    """Return the weights of a backbone of which one file holds all, its dictionary too."""
-    network, described = parts_of_name(name)
-    return joined_weights(Parts(file if network else "", file if described else ""))
+def all_in(name: str, layers: Sequence[str], file: str) -> str:
+    """Return the weights of a backbone, and of its layers, of which one file holds all, its dictionary too."""
+    counting = with_words(described_layers(name, layers))
+    return joined_weights(Parts(file if parts_of_name(name).network else "", file if counting else ""))
 
 
 def described_layers(name: str, layers: Sequence[str]) -> tuple[str, ...]:
