@@ -13,6 +13,7 @@ import click
 from head.settings import OF_HEADS, PROTOCOLS, option_of, settings_of
 
 if TYPE_CHECKING:
+    from featcache.datasets.dataset import Dataset
     from featcache.store.cache import FeatureCache
 
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
@@ -24,6 +25,23 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+_OF_DATASET = (
+    click.option(
+        "--path-column", default="", metavar="NAME", help="Column of a table's paths, if not found by its name."
+    ),
+    click.option(
+        "--score-column",
+        "score_columns",
+        multiple=True,
+        metavar="NAME",
+        help="Column of a table's scores, likewise; repeated: several ratings, each a target.",
+    ),
+    click.option(
+        "--drop-duplicates",
+        is_flag=True,
+        help="Take images out of train and val where a later part has their file, or a look-alike.",
+    ),
+)
 CLUSTER = click.option(
     "--cluster", default="", metavar="ADDRESS", help="Dask scheduler, tcp://HOST:8786, whose workers do it."
 )
@@ -117,6 +135,20 @@ class Several(click.ParamType):  # type: ignore[type-arg]  # generic since click
         if not all(parts):
             self.fail(f"{value!r} has a comma with nothing before or after it", param, ctx)
         return tuple(self._one.convert(part, param, ctx) for part in parts)
+
+
+def of_dataset(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of how `open_dataset` reads: columns of a table's paths and scores, and --drop-duplicates."""
+    for option in reversed(_OF_DATASET):
+        command = option(command)
+    return command
+
+
+def tell_of_dataset(dataset: "Dataset") -> None:
+    """Print what to know of a dataset that was read, and what of it was not."""
+    tell(*dataset.notes)
+    if dataset.ignored:
+        tell(f"{'columns' if dataset.root is None else 'not split files'}, ignored: {', '.join(dataset.ignored)}")
 
 
 def layer_option(text: str = "") -> Decorator:

@@ -1,5 +1,6 @@
 """The command of the paper: paper-table."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from featcache.settings import EVAL_VIEWS
 @click.command("paper-table")
 @click.option("--dataset", required=True, metavar="NAME_OR_PATH",
               help="sun, lamem, a folder with images/ and splits/, or FILE.csv, as extract takes them.")  # fmt: skip
+@options.of_dataset
 @click.option("--root", type=DIRECTORY, help="Where its images are, as extract takes it.")
 @click.option("--rows", default="", metavar="ROW,...", help="Rows to make.  [default: all]")
 @click.option("--backbone", default="resnet50", show_default=True, help="AMNet's; the paper's is resnet50.")
@@ -51,20 +53,24 @@ def paper_table(
     from head.paper.making import Making, paper_tables
 
     rows = tuple(filter(None, (row.strip() for row in given.pop("rows").split(","))))
+    columns = {name: given.pop(name) for name in ("path_column", "score_columns", "drop_duplicates")}
     how = Making(rows=rows, weights=_sources(given.pop("weights")), **given)
-    found = open_dataset(dataset, root=root)
+    found = open_dataset(dataset, root=root, **columns)
     how.systems(found.name)
-    tell(*found.notes)
+    options.tell_of_dataset(found)
     with progress_bar() as progress:
-        tables = paper_tables(
+        tables, extracted = paper_tables(
             found, how, caches=caches, runs=runs, workers=Workers(jobs, cluster), on_progress=progress
         )
     show([table.as_json() for table in tables] if as_json else "\n\n".join(table.as_text() for table in tables))
-    for table in tables:
-        tell(*table.warnings())
+    warnings = [*(report.warnings() for report in extracted), *(table.warnings() for table in tables)]
+    tell(*dict.fromkeys(itertools.chain.from_iterable(warnings)))
     if errors := [error for table in tables for error in table.errors]:
         title = f"{len(errors)} runs are missing in the table:"
         raise join_errors(errors, title, "Run the same command again for these alone; others are done.")
+    if absent := [report.count() for report in extracted if report.absent]:
+        tell(absent[0])
+        raise SystemExit(3)
 
 
 def _sources(given: Sequence[str]) -> dict[str, str]:

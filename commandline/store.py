@@ -39,11 +39,7 @@ def fetch(name: str, root: Path | None, url: str, file: Path | None, sha256: str
 @click.command()
 @click.option("--dataset", required=True, metavar="NAME_OR_PATH",
               help="lamem, sun, a folder with images/ and splits/, or FILE.csv of path,score,split.")  # fmt: skip
-@click.option("--path-column", default="", metavar="NAME", help="Column of a table's paths, if not found by its name.")
-@click.option("--score-column", "score_columns", multiple=True, metavar="NAME",
-              help="Column of a table's scores, likewise; repeated: several ratings, each a target.")  # fmt: skip
-@click.option("--drop-duplicates", is_flag=True,
-              help="Take images out of train and val where a later part has their file, or a look-alike.")  # fmt: skip
+@options.of_dataset
 @click.option("--root", type=DIRECTORY,
               help="Folder with images/ and splits/ of lamem or sun, or of a CSV's paths.  "
               "[default: data/NAME; the CSV's]")  # fmt: skip
@@ -112,9 +108,7 @@ def extract(dataset: str, root: Path | None, out: Path | None, dry_run: bool, as
         own = own_views(given["backbone"])
     settings = ExtractSettings(views=view_settings_of(recipe, own=own, **how_cut), **given)
     found = open_dataset(dataset, root=root, **columns)
-    tell(*found.notes)
-    if found.ignored:
-        tell(f"{'columns' if found.root is None else 'not split files'}, ignored: {', '.join(found.ignored)}")
+    options.tell_of_dataset(found)
     folder = out or Path("cache") / found.name
     if dry_run:
         from featcache.extraction.forecast import forecast

@@ -46,6 +46,26 @@ def trained(tiny_dataset: Path, tiny_cache: Path, tmp_path_factory: pytest.TempP
         yield folder
 
 
+def test_the_papers_table_tells_of_images_that_were_left_out_and_of_columns_that_were_not_read(
+    here: Path, tiny_dataset: Path
+) -> None:
+    shutil.copytree(tiny_dataset / "images", here / "images")
+    names = sorted(path.name for path in (here / "images").iterdir() if path.is_file())
+    parts = ("train", "train", "val", "test")
+    lines = [f"images/{name},{k % 7 / 7},{k % 5 / 5},{k % 3 / 3},{parts[k % 4]}" for k, name in enumerate(names)]
+    (here / "rated.csv").write_text("\n".join(["path,calm,odd,fear,split", *lines]))
+    (here / "images" / names[0]).write_bytes(b"no image")
+    made = ["--rows", "no-attention", "--backbone", "timm:test_resnet", "--weights", "random", "--augs", "0"]
+    columns = ["--score-column", "calm", "--score-column", "odd"]
+    done = amnet("paper-table", "--dataset", "rated.csv", *columns, *made, status=3)
+    assert f"images/{names[0]}: " in done.stderr
+    assert f"{len(names)} images: {len(names) - 1} extracted, 1 left out" in done.stderr
+    assert "columns, ignored: fear" in done.stderr
+    assert "rho on rated, calm" in done.stdout
+    assert "rho on rated, odd" in done.stdout
+    assert "test part, 1 split, seed 0" in done.stdout
+
+
 def test_the_whole_way_from_images_to_a_table(here: Path, tiny_dataset: Path) -> None:
     done = amnet(*EXTRACT, "--dataset", tiny_dataset, "--augs", "1")
     assert done.stdout.startswith("cache/tiny: 41 images x 2 views, 0.00 GB, 82 views computed now; fingerprint ")

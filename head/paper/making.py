@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from featcache.backbones.families.descriptor_networks import parts_of_name
 from featcache.base.commands import command
@@ -12,6 +13,7 @@ from featcache.base.jobs import Workers
 from featcache.base.progress import OnProgress, silent
 from featcache.datasets.dataset import Dataset
 from featcache.extraction.extract import extract
+from featcache.extraction.log import ExtractReport
 from featcache.settings import ExtractSettings
 from featcache.store.cache import FeatureCache, open_cache
 from head.evaluation.compare import compare
@@ -70,6 +72,13 @@ class Making:
         return parts_of_name(features_of(self.backbone)[features].backbone).network
 
 
+class Made(NamedTuple):
+    """A table for each rating of a dataset, and what the extraction of each cache has to say."""
+
+    tables: list[PaperTable]
+    extracted: list[ExtractReport]
+
+
 def paper_tables(
     dataset: Dataset,
     how: Making,
@@ -78,17 +87,17 @@ def paper_tables(
     runs: Path,
     workers: Workers = _ALONE,
     on_progress: OnProgress = silent,
-) -> list[PaperTable]:
+) -> Made:
     """Make what is missing of the caches and runs of a dataset's rows; return a table for each of its ratings.
 
     Caches are caches/DATASET-NAME, runs runs/DATASET-NAME/ROW/split-K; what is there is not made again. Raises what
     `extract` and `jobs_of` raise; errors of single runs are collected.
     """
     started, systems = time.monotonic(), how.systems(dataset.name)
-    opened = {}
+    opened, extracted = {}, []
     for name in dict.fromkeys(system.features for system in systems.values()):
         folder = caches / f"{dataset.name}-{name}"
-        extract(dataset, how.extraction(name), folder, workers=workers, on_progress=on_progress)
+        extracted.append(extract(dataset, how.extraction(name), folder, workers=workers, on_progress=on_progress))
         opened[name] = open_cache(folder)
     tables, seconds = [], time.monotonic() - started
     for target in next(iter(opened.values())).targets or (None,):
@@ -100,7 +109,7 @@ def paper_tables(
         splits = dict.fromkeys(one.run.split for summary in results.values() for one in summary.scored)
         people = human_consistency(next(iter(of_target.values())), splits)
         tables.append(PaperTable(name, rows, errors, notes, people, seconds, time.monotonic() - begun))
-    return tables
+    return Made(tables, extracted)
 
 
 def _results(

@@ -103,11 +103,11 @@ class PaperTable:
                     mean_and_sd(found, "mse", 5),
                 ]
             )
-        first = self.rows[0].summary.as_json()
+        splits, seed = self.rows[0].summary.as_json()["splits"], self.rows[0].system.settings.seed
         people = f"\n{self.people.as_text()}" if self.people else ""
         return (
             f"{aligned(lines)}{people}\nSUN, LaMem: rho that the paper prints ({SOURCE}); test part, "
-            f"{first['splits']} splits, seed {self.rows[0].system.settings.seed}; 95%: {OF_MEAN_RHO}"
+            f"{splits} {'split' if splits == 1 else 'splits'}, seed {seed}; 95%: {OF_MEAN_RHO}"
         )
 
     def _differences(self) -> str:

@@ -120,7 +120,10 @@ def build_descriptors(
     module = _Described(layers)
     counting = ", ".join(with_words(layers))
     if counting and not weights:
-        raise BadInput(f"{counting} count visual words: pass the dictionary of a cache as --weights FILE")
+        raise BadInput(
+            f"{counting} count visual words: pass the dictionary of a cache as {command('--weights', 'FILE')}, beside "
+            f"a network as {command('--weights', f'imagenet{PLUS}FILE')}"
+        )
     if not counting and weights not in ("", NO_WORDS, "random"):
         raise InvalidSettings(
             f"{command('--weights', weights)}: {', '.join(layers)} count no words, so nothing is to be loaded"

@@ -26,8 +26,7 @@ def homes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def made(dataset: Path, homes: Path, how: Making = HOW) -> PaperTable:
-    (found,) = paper_tables(open_dataset(str(dataset)), how, caches=homes / "cache", runs=homes / "runs")
-    return found
+    return paper_tables(open_dataset(str(dataset)), how, caches=homes / "cache", runs=homes / "runs").tables[0]
 
 
 @pytest.fixture(scope="module")
@@ -141,9 +140,7 @@ def test_how_far_people_agree_is_told_where_the_dataset_has_it(tiny_dataset: Pat
     shutil.copytree(tiny_dataset, folder)
     for split in ("1", "2"):
         write_others(folder, split)
-    (found,) = paper_tables(
-        open_dataset(str(folder)), replace(HOW, rows=("amnet",)), caches=tmp_path / "cache", runs=tmp_path / "runs"
-    )
+    found = made(folder, tmp_path, replace(HOW, rows=("amnet",)))
     assert found.people is not None
     assert found.people.as_text() in found.as_text()
     assert found.as_json()["human_consistency"] == found.people.as_json()
