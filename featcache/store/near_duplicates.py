@@ -52,7 +52,7 @@ def find_near_duplicates(
     if len(stored.rows) < 2:
         return ()
     pooled = stored.pooled(on_progress)
-    has_maps = stored.shape.positions > 1
+    has_maps = stored.shape.is_map
     pairs = likely_pairs(comparable(pooled.means), LIKELY if has_maps else ALIKE_VECTORS, on_progress)
     if has_maps:
         pairs = stored.with_equal_maps(pairs, pooled.deviation, on_progress)
@@ -73,7 +73,7 @@ class _Stored:
     def __init__(self, shards: Sequence[Shard], layers: Sequence[str]) -> None:
         first = [shard for shard in shards if shard.block.views[0] == 0]
         recipe = first[0].recipe
-        maps = [layer for layer in layers if recipe.layer_shape(layer).positions > 1]
+        maps = [layer for layer in layers if recipe.layer_shape(layer).is_map]
         self.layer = (maps or layers)[-1]
         self.shape: LayerShape = recipe.layer_shape(self.layer)
         self.images = _images(shards)

@@ -25,12 +25,16 @@ VECTORS = replace(RECIPE, layers=(("vector", 1, 1, CHANNELS),))
 
 
 def shards_of(folder: Path, features: NDArray[np.float32], recipe: Recipe) -> list[Shard]:
-    """Return the shards of a cache of features (N, L, D) in view 0, and noise in view 1."""
-    (layer,) = recipe.layer_names
-    noise = np.random.default_rng(1).normal(size=features.shape)
-    both = np.stack([features, noise], axis=1).astype(np.float16)
-    pooled = np.stack([both.astype("f4").mean(2), both.astype("f4").std(2)], axis=2)
-    arrays = {f"features/{layer}": both, f"pooled/{layer}": pooled}
+    """Return the shards of a cache of features (N, L, D) in view 0 of its first layer, and noise in all else."""
+    rng, arrays = np.random.default_rng(1), {}
+    for layer in recipe.layer_names:
+        shape = (ROWS, 2, recipe.layer_shape(layer).positions, CHANNELS)
+        both = rng.normal(size=shape)
+        if layer == recipe.layer_names[0]:
+            both[:, 0] = features
+        both = both.astype(np.float16)
+        arrays[f"features/{layer}"] = both
+        arrays[f"pooled/{layer}"] = np.stack([both.astype("f4").mean(2), both.astype("f4").std(2)], axis=2)
     blocks = [Block((17, ROWS), (0, 2)), Block((0, 17), (1, 2)), Block((0, 17), (0, 1))]
     return [
         open_shard(shard_path(folder, commit(folder, block, build_shard_bytes(arrays, block, recipe=recipe)).file))
@@ -75,6 +79,12 @@ def test_vectors_alone_are_compared_by_themselves(folder: Path) -> None:
     vectors[20] = vectors[3] + 0.05
     found = find_near_duplicates(shards_of(folder, vectors, VECTORS), layers=VECTORS.layer_names)
     assert found == ((3, 20),)
+
+
+def test_several_vectors_of_a_layer_are_no_map(folder: Path, maps: NDArray[np.float32]) -> None:
+    maps[20] = nearly(maps[3], 0)
+    beside = replace(RECIPE, layers=(*MAPS.layers, ("registers", 4, 1, CHANNELS)))
+    assert find_near_duplicates(shards_of(folder, maps, beside), layers=beside.layer_names) == ((3, 20),)
 
 
 def test_a_file_under_two_names_is_no_look_alike(
