@@ -147,10 +147,13 @@ def problems_of(values: Mapping[str, Any]) -> list[str]:
     return problems
 
 
-def used_fields(head: str, *, attention: bool = True) -> frozenset[str]:
-    """Return the fields that change anything about a head; lambda weighs what without attention is constant."""
-    used = _EVERY_HEAD | HEADS.get(head, _POOLED)
-    return used if attention else used - {"attention_weight"}
+def used_fields(head: str, *, attention: bool = True, steps: int = TrainSettings.steps) -> frozenset[str]:
+    """Return the fields that change anything about a head.
+
+    Lambda weighs what without attention is constant, and a single step is in no order.
+    """
+    idle = {"attention_weight": not attention, "order_penalty": steps == 1}
+    return (_EVERY_HEAD | HEADS.get(head, _POOLED)) - {name for name, is_idle in idle.items() if is_idle}
 
 
 def attends(head: str, *, attention: bool = True) -> bool:
@@ -173,7 +176,7 @@ def text_of(name: str, settings: TrainSettings) -> str:
 
 def options_of(settings: TrainSettings) -> list[str]:
     """Return the words of train-head's command line that ask for settings, without those that are its defaults."""
-    used = used_fields(settings.head, attention=settings.attention)
+    used = used_fields(settings.head, attention=settings.attention, steps=settings.steps)
     recipe = settings.recipe if "recipe" in used else "paper"
     usual = {**vars(settings_of(recipe, head=settings.head)), "recipe": "paper", "head": TrainSettings.head}
     words = []

@@ -62,7 +62,8 @@ def grid(given: Mapping[str, Sequence[Any]], *, name: str | None = None) -> list
 
 
 def _used(values: dict[str, Any]) -> dict[str, Any]:
-    used = used_fields(values.get("head", TrainSettings.head), attention=values.get("attention", True))
+    decide = {name: values.get(name, getattr(TrainSettings, name)) for name in ("attention", "steps")}
+    used = used_fields(values.get("head", TrainSettings.head), **decide)
     return {field: value for field, value in values.items() if field in used}
 
 
@@ -75,7 +76,8 @@ def _idle(given: Mapping[str, Sequence[Any]], chosen: Sequence[dict[str, Any]]) 
 
 def _kind(values: dict[str, Any]) -> str:
     head = command("--head", values.get("head", TrainSettings.head))
-    return head if values.get("attention", True) else f"{head} without attention"
+    without = "" if values.get("attention", True) else " without attention"
+    return f"{head}{without}{' in one step' if values.get('steps') == 1 else ''}"
 
 
 def _distinct(values: Iterable[Any]) -> list[Any]:

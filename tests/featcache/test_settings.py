@@ -77,6 +77,8 @@ def test_a_run_is_named_for_its_recipe_or_baseline_and_what_is_not_the_default()
 def test_lambda_is_of_no_use_without_attention_and_most_settings_to_baselines() -> None:
     assert "attention_weight" in used_fields("amnet")
     assert "attention_weight" not in used_fields("amnet", attention=False)
+    assert "order_penalty" in used_fields("amnet")
+    assert "order_penalty" not in used_fields("amnet", steps=1)
     every = [used_fields(head) for head in ("amnet", "ep", "probe", "svr")]
     assert frozenset().union(*every) == set(TrainSettings().as_json())
     assert used_fields("ridge") == {"head", "pooling", "layers", "select_on", "val_fraction", "seed"}

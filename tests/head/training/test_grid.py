@@ -183,3 +183,10 @@ def test_options_ask_for_settings_again() -> None:
     assert options_of(settings_of(head="mlp", pooling="mean", seed=4)) == [
         "--head", "mlp", "--pooling", "mean", "--seed", "4",
     ]  # fmt: skip
+
+
+def test_a_single_step_is_in_no_order() -> None:
+    points = grid({"steps": (1, 2), "order_penalty": (0.0, 1.0)})
+    assert [point.name for point in points] == ["paper,steps=1", "paper,steps=2", "paper,steps=2,order-penalty=1"]
+    with pytest.raises(InvalidSettings, match="--order-penalty: of no effect on --head amnet in one step"):
+        grid({"steps": (1,), "order_penalty": (1.0,)})
