@@ -7,6 +7,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from featcache.store.shards.encoding import Constants, pool
 from featcache.store.shards.format import Block, Codecs, array_specs, chunk_digest
 from featcache.store.shards.hdf5 import open_hdf5
 
-_POOLED_AT_ONCE = 1024  # channels: of more, torch would start threads of its own in each of the reader's
+_POOLED_AT_ONCE = 1024  # channels, less than twice as many at the end: of more, torch would start threads of its own
 
 
 def cache_of(shard: Path) -> Path:
@@ -117,13 +118,17 @@ class Shard:
     def _pool_into(
         self, descriptor: int, array: str, i: int, j: int, out: NDArray[np.generic], decompressor: ZstdDecompressor
     ) -> None:
-        """Fill out (2, D) with mean and deviation of a chunk of features."""
+        """Fill out (2, D) with mean and deviation of a chunk of features.
+
+        Few channels are never left for the end: torch sums them in another order than among many.
+        """
         spec = array_specs(self.recipe)[array]
         features = np.empty(spec.chunk_shape, spec.dtype)
         self.read_chunk(descriptor, array, i, j, features, decompressor)
         constants = self.constants.get(array.partition("/")[2])
-        for start in range(0, out.shape[1], _POOLED_AT_ONCE):
-            some = np.s_[:, start : start + _POOLED_AT_ONCE]
+        starts = range(0, max(1, out.shape[1] - _POOLED_AT_ONCE + 1), _POOLED_AT_ONCE)
+        for start, stop in pairwise([*starts, out.shape[1]]):
+            some = np.s_[:, start:stop]
             out[some] = pool(torch.from_numpy(features[some]), None if constants is None else constants[some]).numpy()
 
     def read_stored(self, descriptor: int, array: str, i: int, j: int) -> bytes:

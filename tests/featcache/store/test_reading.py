@@ -520,12 +520,13 @@ def test_a_buffer_that_cannot_be_written_is_refused(cache: FeatureCache) -> None
 
 @pytest.mark.parametrize("encoding", ["float16", "uint8"])
 @pytest.mark.parametrize("positions", [1, 7, 16])
+@pytest.mark.parametrize("channels", [1_031, 2_049, 2_500])  # a few more than are pooled at once
 def test_vectors_that_are_not_stored_are_the_bits_that_are_stored_otherwise(
-    tmp_path: Path, encoding: str, positions: int
+    tmp_path: Path, encoding: str, positions: int, channels: int
 ) -> None:
-    recipe = made_recipe(encoding, (("it", positions, 1, 2_500),))
+    recipe = made_recipe(encoding, (("it", positions, 1, channels),))
     constants = {"it": constants_of(recipe, "it")} if recipe.calibration else {}
-    features = torch.from_numpy(np.random.default_rng(3).normal(size=(4, positions, 2_500)).astype("f4"))
+    features = torch.from_numpy(np.random.default_rng(3).normal(size=(4, positions, channels)).astype("f4"))
     expected = encode(features, constants.get("it"))
     codecs = codecs_of(recipe, {"it": Codec("none")})
     assert list(codecs) == ["features/it"]
