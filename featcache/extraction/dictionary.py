@@ -1,5 +1,7 @@
 """The dictionary of visual words that a cache's descriptors count: learnt once, on images that splits train on."""
 
+import contextlib
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,14 +27,15 @@ from featcache.backbones.families.descriptor_networks import (
 )
 from featcache.backbones.of_recipe import recipe_of
 from featcache.base.cores import usable_threads
-from featcache.base.errors import BadInput, InvalidSettings
+from featcache.base.errors import BadInput, CorruptFile, FeatcacheError, InvalidSettings
 from featcache.base.files import make_folder, write_durably
 from featcache.base.lock import writer_lock
 from featcache.base.progress import OnProgress, Progress, silent
 from featcache.datasets.dataset import Dataset
 from featcache.images.loading import LoadedImage, load_ahead
 from featcache.settings import ExtractSettings
-from featcache.store.folder import dictionary_path, shard_paths
+from featcache.store.folder import DICTIONARY_DIGEST, dictionary_path, shard_paths
+from featcache.store.manifest import read_manifest
 
 MOST_IMAGES = 223  # Isola et al. took every tenth of their 2,222 images,
 SAMPLES = 4460  # and 20 descriptors of each
@@ -48,7 +51,7 @@ def settle_dictionary(
     It is learnt now, and written there, unless shards there count its words already: what an extraction left that was
     killed before its first shard may be of other settings. Without learn it is then 'random'. Settings that name one,
     or need none, stay. Raises `Locked` if another process is writing there, `BadInput` if images give too few
-    descriptors.
+    descriptors, `CorruptFile` if the dictionary of a finished cache is lost and cannot be learnt again.
     """
     parts = parts_of_weights(settings.backbone, settings.weights)
     counting = with_words(described_layers(settings.backbone, settings.layers))
@@ -62,8 +65,21 @@ def settle_dictionary(
             with writer_lock(out):
                 if not _is_counted(out):  # by a process that has written there meanwhile
                     learnt = safetensors.numpy.save(_learnt(counting, settings, dataset, on_progress))
+                    _refuse_other_words(out, learnt)
                     write_durably(dictionary_path(out), learnt)
     return replace(settings, weights=joined_weights(Parts(parts.network, source)))
+
+
+def _refuse_other_words(out: Path, learnt: bytes) -> None:
+    """Raise `CorruptFile` if the cache in out lost its dictionary, and these are not the words that were in it."""
+    digest = None
+    with contextlib.suppress(FeatcacheError):  # where no manifest can be read, the recipe of shards decides later
+        digest = read_manifest(out).source.get(DICTIONARY_DIGEST)
+    if digest not in (None, hashlib.sha256(learnt).hexdigest()):
+        raise CorruptFile(
+            f"{dictionary_path(out)}: missing, and the images that there are now give other words; copy it back from a "
+            f"cache of the same recipe (its sha256 is {digest}), or give another folder with --out"
+        )
 
 
 def _is_counted(out: Path) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featcache.base.errors import BadInput, Mismatch
+from featcache.base.errors import BadInput, CorruptFile, Mismatch
 from featcache.base.jobs import Workers
 from featcache.datasets.dataset import Dataset, open_dataset
 from featcache.datasets.splits import Part
@@ -114,6 +114,17 @@ def test_a_dictionary_that_is_lost_or_changed_is_a_problem_that_repair_leaves(
     assert [one.file for one in repair_cache(copy).unrepaired] == [NAME]
     shutil.copy(cache / NAME, copy)
     assert verify_cache(copy).ok
+
+
+def test_a_lost_dictionary_is_learnt_again_or_said_to_be_lost(cache: Path, tiny_dataset: Path, tmp_path: Path) -> None:
+    copy, dataset = tmp_path / "copy", open_dataset(str(tiny_dataset))
+    shutil.copytree(cache, copy)
+    (copy / NAME).unlink()
+    with pytest.raises(CorruptFile, match=rf"{NAME}: missing, and the images that there are now give other words"):
+        extract(_only(dataset, dataset.names[:20]), WORDS, copy)
+    assert not (copy / NAME).exists()
+    assert extract(dataset, WORDS, copy).views_computed == 0
+    assert digests(copy) == digests(cache)
 
 
 def test_caches_of_one_dictionary_are_merged_with_it_and_others_are_refused(
