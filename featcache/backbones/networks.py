@@ -12,6 +12,7 @@ from featcache.backbones.families.descriptor_networks import (
     VIEWS,
     beside,
     build_descriptors,
+    check_size,
     described_layers,
     located_weights,
     parts_of_name,
@@ -35,6 +36,9 @@ def build_extractor(
         raise InvalidSettings(f"--layer {', '.join(layers)}: none is of {network}; leave it out of --backbone")
     if others and not network:
         raise InvalidSettings(no_such_layer(name, others, described_layers(name, ())))
+
+    if described:
+        check_size(image_size)
 
     def build() -> Extractor:
         if not network:

@@ -25,6 +25,7 @@ from featcache.backbones.families.descriptor_networks import (
     with_words,
     words_name,
 )
+from featcache.backbones.networks import Asked, settled
 from featcache.backbones.of_recipe import recipe_of
 from featcache.base.cores import usable_threads
 from featcache.base.errors import BadInput, CorruptFile, FeatcacheError, InvalidSettings
@@ -53,6 +54,7 @@ def settle_dictionary(
     or need none, stay. Raises `Locked` if another process is writing there, `BadInput` if images give too few
     descriptors, `CorruptFile` if the dictionary of a finished cache is lost and cannot be learnt again.
     """
+    settled(settings.backbone, Asked(settings.device, settings.precision, settings.runtime))  # before any work
     parts = parts_of_weights(settings.backbone, settings.weights)
     counting = with_words(described_layers(settings.backbone, settings.layers))
     if not parts_of_name(settings.backbone).described or parts.described:

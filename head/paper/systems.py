@@ -85,7 +85,7 @@ def _of_global_features(seed: int) -> dict[str, System]:
         return System(title, method, _NETWORK, settings, faith, note)
 
     rows = {
-        f"isola-{name}": system(f"Isola et al. 2011, {name}", (name,), AFTER if name == "gist" else EXACT, note + _GRID)
+        f"isola-{name}": system(f"Isola et al. 2011, {name}", (name,), AFTER, note + _GRID)
         for name, note in singles.items()
     }
     product = f"the product of their kernels; {_GRID}"

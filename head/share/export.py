@@ -124,7 +124,7 @@ def export_head(
     _check_same_features(folder, members)
     if whole and parts_of_name(found.runs[0].recipe.backbone).described:
         raise InvalidSettings(
-            f"{folder}: its features are hand-made descriptors, of which there is no ONNX graph; export the head "
+            f"{folder}: its cache has hand-made descriptors, of which there is no ONNX graph; export the head "
             "alone, with --no-model"
         )
     homes = _homes(found.runs)

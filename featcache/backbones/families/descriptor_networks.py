@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from featcache.backbones.descriptors.pixels import SMALLEST_SIDE
 from featcache.backbones.families import weights as weights_module
 from featcache.backbones.families.extractor import Extractor
 from featcache.base.commands import command
@@ -103,6 +104,13 @@ def described_layers(name: str, layers: Sequence[str]) -> tuple[str, ...]:
     if len(set(names)) < len(names):
         raise InvalidSettings(f"--backbone {name}: names a descriptor twice")
     return tuple(one for one in layers or names if one in names)
+
+
+def check_size(image_size: int) -> None:
+    """Raise `InvalidSettings` for views that are too small to be described."""
+    if image_size < SMALLEST_SIDE:
+        smallest = command("--image-size", str(SMALLEST_SIDE))
+        raise InvalidSettings(f"descriptors need {smallest} or more, found {image_size} pixels")
 
 
 def with_words(layers: Sequence[str]) -> list[str]:

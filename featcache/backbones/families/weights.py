@@ -46,7 +46,9 @@ def read_weights_file(path: Path) -> State:
     not there, `HostileFile` when it wants to execute something, `CorruptFile` when it cannot be read.
     """
     if not path.is_file():
-        raise BadInput(f"{path}: no such weights file")
+        raise BadInput(
+            f"{path}: no such weights file; bring it there, or say where it is with {command('--weights', 'FILE')}"
+        )
     with reading_errors(path), path.open("rb") as file:
         start = file.read(4)
     try:

@@ -113,6 +113,8 @@ def make_isola_dataset(source: Path, target: Path, *, on_progress: OnProgress = 
             rows, rates = indices[part][split].astype(np.int64), scores[people][split]
             kept = rows[np.isfinite(rates[rows - 1])] if file == "others" else rows
             lines = [f"{row:04d}.png {rates[row - 1]:.6f}\n" for row in kept.tolist()]
+            if file == "others" and not lines:  # of no image they have a rate
+                continue
             with storage_errors(target / "splits"):
                 (target / "splits" / f"{file}_{split + 1}.txt").write_text("".join(lines))
     _write_images(pixels, make_folder(target / "images"), used, on_progress)

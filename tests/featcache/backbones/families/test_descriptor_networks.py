@@ -112,6 +112,11 @@ def test_what_descriptors_cannot_is_refused(name: str, weights: str, how: dict[s
     assert message in str(refused.value)
 
 
+def test_views_that_are_too_small_are_refused_with_the_size_that_is_needed() -> None:
+    with pytest.raises(InvalidSettings, match="descriptors need --image-size 64 or more, found 32 pixels"):
+        build_backbone("descriptors:gist", weights="none", image_size=32)
+
+
 def test_without_a_dictionary_or_with_another_descriptors_nothing_is_built(dictionary: str) -> None:
     with pytest.raises(BadInput, match=r"sift count visual words: pass the dictionary of a cache"):
         built("descriptors:sift", "imagenet")
@@ -130,7 +135,8 @@ def test_names_and_weights_fall_into_those_of_the_network_and_of_the_descriptors
     assert joined_weights(Parts("", "")) == "none"
     assert located_weights(both, "imagenet + d", lambda file: Path("/x") / file) == "imagenet + /x/d"
     assert located_weights(alone, "none", lambda file: Path("/x") / file) == "none"
-    assert [all_in(name, "f") for name in (both, alone, "resnet50")] == ["f + f", "f", "f"]
+    assert [all_in(name, [], "f") for name in (both, alone, "resnet50")] == ["f + f", "f", "f"]
+    assert all_in(both, ["gist"], "f") == "f"  # which counts no words
 
 
 def test_near_duplicates_are_looked_for_in_layers_of_a_trained_network_alone() -> None:
