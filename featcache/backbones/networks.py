@@ -34,6 +34,10 @@ def build_extractor(
     others = tuple(layer for layer in layers if layer not in described)
     if network and layers and not others:
         raise InvalidSettings(f"--layer {', '.join(layers)}: none is of {network}; leave it out of --backbone")
+    if network and layers and parts_of_name(name).described and not described:
+        raise InvalidSettings(
+            f"--layer {', '.join(layers)}: no descriptor of {name}; name one as well, or take {network} alone"
+        )
     if others and not network:
         raise InvalidSettings(no_such_layer(name, others, described_layers(name, ())))
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from featcache.backbones.backbone import build_backbone
 from featcache.backbones.families.descriptor_networks import (
+    NO_FILES,
     SCHEME,
     Parts,
     described_layers,
@@ -27,6 +28,7 @@ from featcache.backbones.families.descriptor_networks import (
 )
 from featcache.backbones.networks import Asked, settled
 from featcache.backbones.of_recipe import recipe_of
+from featcache.base.commands import command
 from featcache.base.cores import usable_threads
 from featcache.base.errors import BadInput, CorruptFile, FeatcacheError, InvalidSettings
 from featcache.base.files import make_folder, write_durably
@@ -59,6 +61,11 @@ def settle_dictionary(
     counting = with_words(described_layers(settings.backbone, settings.layers))
     if not parts_of_name(settings.backbone).described or parts.described:
         return settings
+    if parts.network not in NO_FILES and not Path(parts.network).is_file():
+        raise BadInput(
+            f"{parts.network}: no such weights file; of a network and a dictionary they are given as "
+            f"{command('--weights', joined_weights(Parts('imagenet', 'FILE')))}"
+        )
     source = str(dictionary_path(out)) if counting else ""
     if counting and not _is_counted(out):
         source = source if learn else "random"

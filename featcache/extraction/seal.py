@@ -114,7 +114,11 @@ def _near_duplicates(shards: Sequence[Shard], job: ExtractionJob, on_progress: O
 
 def _rescored(before: Manifest | None, now: Manifest) -> list[str]:
     """Return of how many images a target that the cache had before has no score any more that it had."""
-    notes = []
+    gone = [target for target in before.targets if target not in now.ratings] if before else []
+    notes = [
+        f"warning: no ratings {target} any more, so its heads are not found; extract with its column brings them back"
+        for target in gone
+    ]
     for target in now.ratings if before else ():
         then, found = (_scores_by_row(one.ratings.get(target, {})) for one in (before, now) if one)
         changed = sum(row in found and scores.isdisjoint(found[row]) for row, scores in then.items())

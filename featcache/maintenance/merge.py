@@ -9,9 +9,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from featcache.backbones.families.descriptor_networks import Parts, joined_weights, parts_of_weights
+from featcache.backbones.families.descriptor_networks import (
+    Parts,
+    described_layers,
+    joined_weights,
+    parts_of_weights,
+    with_words,
+)
 from featcache.backbones.networks import layers_that_know
-from featcache.base.commands import amnet
+from featcache.base.commands import amnet, command
 from featcache.base.errors import CacheIncomplete, InvalidSettings, refuse
 from featcache.base.files import digest_of_file, refuse_full_disk, write_durably
 from featcache.base.progress import OnProgress, Progress, silent
@@ -232,6 +238,8 @@ def _refuse_other_recipes(sources: Sequence[Source]) -> None:
     way_out = f"Only caches of the recipe of {sources[0].folder} can be merged with it."
     if ENCODINGS[encoding].calibrated:
         way_out += f" Parts in {encoding} need the same constants: extract them with --calibrate-like."
+    if with_words(described_layers(first.recipe.backbone, first.recipe.layer_names)):
+        way_out += f" Parts that count visual words need one dictionary: see {command('--weights')} of extract."
     for source in sources:
         refuse_other_recipes(source.shards, first.recipe, source.folder, way_out)
 

@@ -61,14 +61,17 @@ def parts_of_weights(name: str, weights: str) -> Parts:
     """Return where the weights of a backbone's network come from, and where its dictionary; '' for one not given.
 
     They are given as `NETWORK + DICTIONARY`; without descriptors all of it is the network's, without a network the
-    dictionary's.
+    dictionary's. Of several pluses, as in names of folders, that counts which stands between two that are there.
     """
     network, described = parts_of_name(name)
     if not described:
         return Parts(weights, "")
     if not network:
         return Parts("", "" if weights == LEARNT else weights)
-    return Parts(*weights.partition(PLUS)[::2])
+    pieces = weights.split(PLUS)
+    found = [Parts(PLUS.join(pieces[:k]), PLUS.join(pieces[k:])) for k in range(1, len(pieces))]
+    there = [parts for parts in found if all(one in NO_FILES or Path(one).is_file() for one in parts)]
+    return next(iter([*there, *found]), Parts(weights, ""))
 
 
 def joined_weights(parts: Parts) -> str:
@@ -128,14 +131,13 @@ def build_descriptors(
     module = _Described(layers)
     counting = ", ".join(with_words(layers))
     if counting and not weights:
-        raise BadInput(
-            f"{counting} count visual words: pass the dictionary of a cache as {command('--weights', 'FILE')}, beside "
-            f"a network as {command('--weights', f'imagenet{PLUS}FILE')}"
-        )
+        raise BadInput(f"{counting} count visual words: {_way_to_give_it()}")
     if not counting and weights not in ("", NO_WORDS, "random"):
         raise InvalidSettings(
             f"{command('--weights', weights)}: {', '.join(layers)} count no words, so nothing is to be loaded"
         )
+    if counting and weights != "random" and not Path(weights).is_file():
+        raise BadInput(f"{weights}: no such dictionary; {_way_to_give_it()}")
     if counting and weights != "random":
         state = weights_module.read_weights_file(Path(weights))
         weights_module.load_into(module, {**state, "version": module.version}, weights)
@@ -147,6 +149,11 @@ def build_descriptors(
         return [torch.from_numpy(found[layer])[:, :, None, None].to(x.device) for layer in layers]
 
     return Extractor(module, maps, layers, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+
+def _way_to_give_it() -> str:
+    alone, beside_network = command("--weights", "FILE"), command("--weights", f"imagenet{PLUS}FILE")
+    return f"pass the dictionary of a cache as {alone}, beside a network as {beside_network}"
 
 
 class _Described(nn.Module):

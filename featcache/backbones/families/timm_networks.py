@@ -18,7 +18,8 @@ from featcache.settings import ViewSettings
 
 LITE0 = "efficientnet_lite0"
 _LITE0_IN_TIMM = "tf_efficientnet_lite0"
-NAMES = (*TORCHVISION, LITE0, "timm:NAME", "hf-hub:OWNER/NAME", "local-dir:FOLDER", "descriptors:NAME,...")
+_OTHERS = ("timm:NAME", "hf-hub:OWNER/NAME", "local-dir:FOLDER", "descriptors:NAME,...", "NETWORK+descriptors:NAME,...")
+NAMES = (*TORCHVISION, LITE0, *_OTHERS)
 _INTERPOLATIONS = {"bilinear": "bilinear-antialias", "bicubic": "bicubic-antialias"}
 
 

@@ -144,8 +144,17 @@ def test_caches_of_one_dictionary_are_merged_with_it_and_others_are_refused(
         (out / NAME).unlink()
         assert [problem.file for problem in verify_cache(out).problems] == [NAME]
     extract(halves[0], replace(WORDS, views=replace(WORDS.views, seed=5)), tmp_path / "other")
-    with pytest.raises(Mismatch, match=r"weights: "):
+    with pytest.raises(Mismatch, match=r"(?s)weights: .*Parts that count visual words need one dictionary"):
         merge_caches(tmp_path / "wrong", [tmp_path / "other", tmp_path / "1"])
+
+
+def test_weights_of_the_network_that_are_not_there_are_told_before_words_are_learnt(
+    tiny_dataset: Path, tmp_path: Path
+) -> None:
+    wrong = replace(WORDS, backbone="timm:test_resnet+descriptors:sift", weights="imagenet+words.safetensors")
+    with pytest.raises(BadInput, match=r"imagenet\+words.safetensors: no such weights file; .* 'imagenet \+ FILE'"):
+        extract(open_dataset(str(tiny_dataset)), wrong, tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
 
 
 def _copy(cache: Path, folder: Path) -> Path:

@@ -521,6 +521,16 @@ def test_of_two_whole_shards_of_one_block_the_listed_one_stays(
     assert shard_digests(tmp_path / "copy") == listed
 
 
+def test_ratings_that_are_no_longer_there_are_told(tiny_dataset: Path, tmp_path: Path) -> None:
+    dataset = open_dataset(str(tiny_dataset))
+    two = dataclasses.replace(dataset, ratings=dict.fromkeys(("calm", "beauty"), dataset.splits))
+    one = dataclasses.replace(dataset, ratings={"calm": dataset.splits})
+    extract(two, QUICK_EXTRACT, tmp_path / "c")
+    (note,) = extract(one, QUICK_EXTRACT, tmp_path / "c").notes_of_ratings
+    assert note.startswith("warning: no ratings beauty any more, so its heads are not found")
+    assert extract(two, QUICK_EXTRACT, tmp_path / "c").notes_of_ratings == ()
+
+
 def test_scores_that_changed_since_are_told(tiny_dataset: Path, tmp_path: Path) -> None:
     dataset = open_dataset(str(tiny_dataset))
     assert extract(dataset, QUICK_EXTRACT, tmp_path / "c").notes_of_ratings == ()

@@ -102,6 +102,7 @@ def test_what_features_depend_on_is_in_the_digest(
         (f"{NETWORK}+descriptors:gist", "random", {"layers": ["gist"]}, f"none is of {NETWORK}; leave it out"),
         ("descriptors:gist", "none", {"precision": "bf16"}, "descriptors cannot have --precision bf16; leave it out"),
         ("descriptors:gist", "none", {"device": "cuda", "runtime": "openvino"}, "--device cuda, --runtime openvino"),
+        (f"{NETWORK}+descriptors:gist", "random", {"layers": ["layer3"]}, f"name one as well, or take {NETWORK} alone"),
         (f"{NETWORK}+descriptors:gist", "random", {"runtime": "compile"}, "cannot have --runtime compile"),
         ("descriptors:gist", "a.pth", {}, "--weights a.pth: gist count no words, so nothing is to be loaded"),
     ],
@@ -120,6 +121,8 @@ def test_views_that_are_too_small_are_refused_with_the_size_that_is_needed() -> 
 def test_without_a_dictionary_or_with_another_descriptors_nothing_is_built(dictionary: str) -> None:
     with pytest.raises(BadInput, match=r"sift count visual words: pass the dictionary of a cache"):
         built("descriptors:sift", "imagenet")
+    with pytest.raises(BadInput, match=r"gone.safetensors: no such dictionary; .*--weights 'imagenet \+ FILE'"):
+        built(f"{NETWORK}+descriptors:sift", "random + gone.safetensors")
     with pytest.raises(Mismatch, match=r"hog2x2_words: missing"):
         built("descriptors:hog2x2", dictionary)
 
@@ -137,6 +140,17 @@ def test_names_and_weights_fall_into_those_of_the_network_and_of_the_descriptors
     assert located_weights(alone, "none", lambda file: Path("/x") / file) == "none"
     assert [all_in(name, [], "f") for name in (both, alone, "resnet50")] == ["f + f", "f", "f"]
     assert all_in(both, ["gist"], "f") == "f"  # which counts no words
+
+
+def test_of_several_pluses_in_weights_that_counts_which_stands_between_files(tmp_path: Path) -> None:
+    network, words = tmp_path / "a + b" / "net.pth", tmp_path / "a + b" / "c + d.safetensors"
+    network.parent.mkdir()
+    for path in (network, words):
+        path.touch()
+    both = f"{NETWORK}+descriptors:sift"
+    assert parts_of_weights(both, f"{network} + {words}") == Parts(str(network), str(words))
+    assert parts_of_weights(both, f"imagenet + {words}") == Parts("imagenet", str(words))
+    assert parts_of_weights(both, "imagenet + gone/a + b") == Parts("imagenet", "gone/a + b")
 
 
 def test_near_duplicates_are_looked_for_in_layers_of_a_trained_network_alone() -> None:
