@@ -177,10 +177,11 @@ def input_of(cache: FeatureCache, settings: TrainSettings) -> HeadInput:
     """
     names = cache.recipe.layer_names if settings.layers == ("all",) else settings.layers
     layers = tuple(cache.layer(name) for name in names) or (cache.layer(),)
-    pooling = kind_for(settings).reads(settings)
+    kind = kind_for(settings)
+    if kind.attends and VIEWS_LAYER in layers:  # without attention too: its uniform maps have all these positions
+        raise InvalidSettings(_of_pixels(cache, settings, layers))
+    pooling = kind.reads(settings)
     if pooling in ("maps", "tokens"):
-        if VIEWS_LAYER in layers:
-            raise InvalidSettings(_of_pixels(cache, settings, layers))
         shapes = {layer: cache.recipe.layer_shape(layer) for layer in layers}
         _check_layers(cache, settings, shapes, as_tokens=pooling == "tokens")
         pooling = "maps" if all(shape.is_map for shape in shapes.values()) else pooling

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,20 +38,26 @@ def alone(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Featu
     return open_cache(out)
 
 
-@pytest.mark.parametrize(("recipe", "head"), [("paper", None), ("published", None), (None, "ep"), (None, "probe")])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"recipe": "paper"},
+        {"recipe": "published"},
+        {"recipe": "paper", "attention": False},
+        {"head": "ep"},
+        {"head": "probe"},
+    ],
+)
 def test_heads_that_look_at_places_refuse_pixels_and_name_what_they_read(
-    cache: FeatureCache, alone: FeatureCache, recipe: str | None, head: str | None
+    cache: FeatureCache, alone: FeatureCache, given: dict[str, Any]
 ) -> None:
-    given = {"head": head} if head else {}
+    message = r"pixels of views themselves, 64 x 64 .* name --layer layer3, or use"
     for layers in ((), ("views",), ("layer3", "views"), ("all",)):
-        settings = settings_of(recipe or "paper", layers=layers, **given)
-        with pytest.raises(
-            InvalidSettings, match=r"pixels of views themselves, 64 x 64 .* name --layer layer3, or use"
-        ):
-            input_of(cache, settings)
+        with pytest.raises(InvalidSettings, match=message):
+            input_of(cache, settings_of(layers=layers, **given))
     with pytest.raises(InvalidSettings, match="extract a layer of the network as well, or use --head ridge"):
-        input_of(alone, settings_of(recipe or "paper", **given))
-    assert input_of(cache, settings_of(recipe or "paper", layers=("layer3",), **given)).layers == ("layer3",)
+        input_of(alone, settings_of(**given))
+    assert input_of(cache, settings_of(layers=("layer3",), **given)).layers == ("layer3",)
 
 
 def test_nothing_is_written_where_a_head_is_refused(alone: FeatureCache, tmp_path: Path) -> None:
