@@ -59,7 +59,7 @@ def _target(shape: tuple[int, ...], constants: Any, compression: str) -> Target:
         encoding="float16" if constants is None else "uint8",
         calibration=digest_of_constants(by_layer),
     )
-    codec = codec_named(compression, recipe.encoding)
+    codec = codec_named(compression, recipe.encoding_of(LAYER))
     return Target(recipe, codecs_of(recipe, {LAYER: codec}), by_layer)
 
 

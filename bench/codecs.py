@@ -134,7 +134,7 @@ def measure(features: NDArray[np.float16], folder: Path) -> Iterator[tuple[str, 
 @click.option("--views", default=24, show_default=True)
 def main(images: Path | None, views: int) -> None:
     """Print one JSON line: per kind of features, encoding and filter, share of raw float16 and MB/s."""
-    chosen = {name: str(codec_named("zstd", name)) for name in ENCODINGS}
+    chosen = {name: str(codec_named("zstd", kind)) for name, kind in ENCODINGS.items()}
     result: dict[str, Any] = {"chosen": chosen}
     with tempfile.TemporaryDirectory() as folder:
         for name, features in {"drawn, 70% zeros": drawn(views), **real(images, views)}.items():

@@ -189,7 +189,7 @@ def compare_codecs(
                 raise AssertionError(f"{way} read other values")
     seconds = {way: median(values) for way, values in times.items()}
     sizes = {name: sum(entry.bytes for entry in ways[name, 1].manifest.shards) for name in names}
-    worth = gain(as_encoding(features[:16], encoding), codec_named("zstd", encoding))
+    worth = gain(as_encoding(features[:16], encoding), codec_named("zstd", ENCODINGS[encoding]))
     return {
         "auto": "zstd" if worth >= WORTH_IT else "none",
         "views_per_second": {f"{name}, {threads} threads": round(batch / s) for (name, threads), s in seconds.items()},

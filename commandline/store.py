@@ -47,7 +47,7 @@ def fetch(name: str, root: Path | None, url: str, file: Path | None, sha256: str
 @click.option("--backbone", default="resnet50", show_default=True,
               help="resnet50, efficientnet_lite0, timm:NAME, ..., or descriptors:gist,sift,..., or "
               "NETWORK+descriptors:...")  # fmt: skip
-@options.layer_option("Maps to keep, or cls, registers, pooled, embedding, or modules.  "
+@options.layer_option("Maps to keep, or cls, registers, pooled, embedding, modules, or views: the pixels themselves.  "
                       "[default: last map of stride 16]")  # fmt: skip
 @click.option("--final-norm/--no-final-norm", default=None,
               help="Keep the last map as the network's own last norm leaves it.  "

@@ -6,6 +6,7 @@ holds is not, so a cache can grow; neither is how chunks are compressed.
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -13,9 +14,18 @@ import numpy as np
 
 from featcache.base.errors import CorruptFile, Mismatch, refuse
 from featcache.base.files import canonical_json
-from featcache.settings import CENTER_FRACTION, ENCODINGS, FLIP_PROBABILITY, INTERPOLATION, ViewSettings
+from featcache.settings import (
+    CENTER_FRACTION,
+    ENCODINGS,
+    FLIP_PROBABILITY,
+    INTERPOLATION,
+    PIXELS,
+    VIEWS_LAYER,
+    Encoding,
+    ViewSettings,
+)
 
-FORMAT_VERSION = 1  # of features and their recipe; how shards store them has versions of its own
+FORMAT_VERSION = 2  # of features and their recipe; how shards store them has versions of its own
 _LEFT_OUT = {
     "calibration": "",
     "pre_squash": 0,
@@ -49,11 +59,12 @@ class LayerShape:
 class Recipe:
     """Flat and JSON-able. layers holds (name, height, width, D) of each map; mean and std normalise pixels in [0, 1].
 
+    The layer `views`, where there is one, is (S, S, 3): the pixels of the views themselves.
     weights is the sha256 of the parameters and buffers that are used; flip_probability is a constant of
     `featcache.settings`, here so that a later change of it shows. calibration is
     the digest of the constants of encoding uint8, '' for float16. pre_squash is the side of the square that augmented
     views are cut from, 0 if that is the image itself. final_norm is whether the last map is as the network's own last
-    norm leaves it.
+    norm leaves it. format_version is the one that `version_of_layers` says.
     """
 
     backbone: str
@@ -74,12 +85,13 @@ class Recipe:
     interpolation: str = INTERPOLATION
     center_fraction: float = CENTER_FRACTION
     flip_probability: float = FLIP_PROBABILITY
-    format_version: int = FORMAT_VERSION
+    format_version: int = 1
 
     def __post_init__(self) -> None:
         """Raise `ValueError` for a value of another type or range than such a field ever has."""
         texts = (self.backbone, self.weights, self.precision, self.eval_view, self.encoding, self.calibration)
         numbers = (*self.mean, *self.std, *self.crop_scale, *self.crop_ratio, self.center_fraction)
+        pixels = [self.image_size, self.image_size, 3]
         sizes = (self.image_size, self.format_version, *(side for layer in self.layers for side in layer[1:]))
         sound = (
             all(isinstance(text, str) for text in (*texts, self.interpolation, *self.layer_names))
@@ -93,6 +105,7 @@ class Recipe:
             and {len(layer) for layer in self.layers} == {4}
             and len(set(self.layer_names)) == len(self.layers)
             and self.encoding in ENCODINGS
+            and all(shape == pixels for name, *shape in self.layers if name == VIEWS_LAYER)
         )
         if not sound:
             raise ValueError(f"a recipe with impossible values: {self}")
@@ -115,6 +128,19 @@ class Recipe:
         """Return the shape of a layer's map; raise `KeyError` if the recipe has no such layer."""
         return {name: LayerShape(height, width, channels) for name, height, width, channels in self.layers}[layer]
 
+    def encoding_of(self, layer: str) -> Encoding:
+        """Return how a layer is stored: `views` as the pixels that they are, features in the recipe's encoding."""
+        return PIXELS if layer == VIEWS_LAYER else ENCODINGS[self.encoding]
+
+    def dtype_of(self, layer: str) -> np.dtype[Any]:
+        """Return the type of a layer's stored numbers."""
+        return np.dtype(self.encoding_of(layer).dtype)
+
+    @property
+    def calibrated_layers(self) -> tuple[str, ...]:
+        """The layers that are stored with constants."""
+        return tuple(layer for layer in self.layer_names if self.encoding_of(layer).calibrated)
+
     @property
     def view_settings(self) -> ViewSettings:
         """How views are cut."""
@@ -122,8 +148,14 @@ class Recipe:
 
     def bytes_per_view(self) -> int:
         """Return the uncompressed bytes of one view's features, all layers together."""
-        values = sum(height * width * channels for _, height, width, channels in self.layers)
-        return values * np.dtype(ENCODINGS[self.encoding].dtype).itemsize
+        return sum(
+            height * width * channels * self.dtype_of(layer).itemsize for layer, height, width, channels in self.layers
+        )
+
+
+def version_of_layers(layers: Sequence[str]) -> int:
+    """Return the format version of a recipe of these layers: 2 where `views` is one, which others took for features."""
+    return 2 if VIEWS_LAYER in layers else 1
 
 
 def recipe_from_json(value: Any, place: str) -> Recipe:
@@ -141,14 +173,15 @@ def recipe_from_json(value: Any, place: str) -> Recipe:
         raise CorruptFile(f"{place}: the recipe lacks fields: {sorted(missing)}")
     if not isinstance(value["encoding"], str) or value["encoding"] not in ENCODINGS:
         raise Mismatch(f"{place}: encoding {value['encoding']!r} is not one this version reads; upgrade it")
-    if ENCODINGS[value["encoding"]].calibrated != bool(value.get("calibration")):
-        found = value.get("calibration")
-        raise CorruptFile(f"{place}: a recipe of encoding {value['encoding']} with calibration {found!r}")
     try:
         recipe = Recipe(**{name: _frozen(item) for name, item in value.items()})
         recipe.fingerprint  # noqa: B018  text that is not UTF-8 and numbers that are not JSON show here
     except (TypeError, ValueError, IndexError) as error:
         raise CorruptFile(f"{place}: {error}") from error
+    if version != version_of_layers(recipe.layer_names):
+        raise CorruptFile(f"{place}: format version {version} of a recipe with layers {', '.join(recipe.layer_names)}")
+    if bool(recipe.calibrated_layers) != bool(recipe.calibration):
+        raise CorruptFile(f"{place}: a recipe of encoding {recipe.encoding} with calibration {recipe.calibration!r}")
     return recipe
 
 

@@ -22,7 +22,7 @@ PRE_SQUASH_FRACTION = 264 / 224  # the published code crops 224 from 264
 
 @dataclass(frozen=True)
 class Encoding:
-    """How features are stored: NumPy's name of their type, how zstd compresses it, and whether constants go with them.
+    """How a layer is stored: NumPy's name of its type, how zstd compresses it, and whether constants go with it.
 
     calibrated encodings have a scale and a zero point for each channel, taken from a sample.
     """
@@ -37,6 +37,8 @@ ENCODINGS = {  # level and shuffle of zstd chosen by bench/codecs.py on real fea
     "float16": Encoding("<f2", zstd_level=1, shuffle=True, calibrated=False),
     "uint8": Encoding("u1", zstd_level=1, shuffle=False, calibrated=True),
 }
+VIEWS_LAYER = "views"  # a layer of every backbone: the pixels of the views themselves, which no network has computed
+PIXELS = Encoding("u1", zstd_level=1, shuffle=False, calibrated=False)  # how it is stored, whatever features are
 
 
 @dataclass(frozen=True)

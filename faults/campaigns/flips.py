@@ -16,13 +16,14 @@ from faults.harness import children, stub, surgery
 from faults.harness.surgery import Chunk
 from faults.harness.trial import Campaign, Size, Verdict, exact_or
 from featcache.base.errors import BadInput, CorruptFile, FeatcacheError, HostileFile, Mismatch
+from featcache.settings import ENCODINGS
 from featcache.store.cache import open_cache
 from featcache.store.folder import INDEX_NAME, MANIFEST_NAME, shard_paths, shard_place
 from featcache.store.shards.format import codec_named
 from featcache.store.shards.opening import open_shard
 
 IMAGES = 8  # the last is absent
-CODECS = [codec_named(name, "float16") for name in ("none", "lz4", "zstd")]
+CODECS = [codec_named(name, ENCODINGS["float16"]) for name in ("none", "lz4", "zstd")]
 ANSWERS_WITHIN = 20.0  # seconds
 
 

@@ -19,14 +19,15 @@ from featcache.base.cores import usable_threads
 from featcache.base.devices import memory_errors, resolve_device
 from featcache.base.errors import InvalidSettings
 from featcache.recipe import LayerShape
-from featcache.settings import ExtractSettings
+from featcache.settings import VIEWS_LAYER, ExtractSettings
 
 
 class Backbone:
     """A frozen network on its device, ready to turn views into features; made by `build_backbone`.
 
     device, precision and streams are those of its execution: where it runs, its arithmetic (fp32, bf16 or fp16), and
-    how many batches it computes side by side.
+    how many batches it computes side by side. Of layers those that are computed are all but `views`, the pixels
+    themselves; where none is, the network is not run.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class Backbone:
         fall_back: bool = False,
     ) -> None:
         self.name, self.image_size, self.batch_size = name, image_size, batch_size
-        self.layers = extractor.layers
+        self.layers, self.computed = extractor.layers, extractor.computed
         self.mean, self.std, self.final_norm = extractor.mean, extractor.std, extractor.final_norm
         self.weights_sha256 = weights_module.digest_of_weights(extractor.module)
         self.module = extractor.module.eval().requires_grad_(False)
@@ -63,6 +64,7 @@ class Backbone:
     def __call__(self, pixels: Tensor) -> dict[str, Tensor]:
         """Map pixels (B, S, S, 3) uint8 to {layer: features (B, L, D) float32} on the backbone's device.
 
+        The layer `views` is the pixels (B, S * S, 3), uint8, where they are.
         The network always runs on batch_size views, the last batch padded with black ones: libraries choose
         kernels by shape (measured: between batches of 12 and 16, one thread, 0.9% of EfficientNet-Lite0's float16
         features differ in their last bit), and a feature must not depend on the views it happens to be among.
@@ -71,7 +73,7 @@ class Backbone:
         with self.stream():
             for part in torch.split(pixels, self.batch_size):
                 maps = self.maps(functional.pad(part, (0, 0, 0, 0, 0, 0, 0, self.batch_size - len(part))))
-                batches.append({layer: values[: len(part)].float().clone() for layer, values in maps.items()})
+                batches.append({layer: _kept(values[: len(part)]) for layer, values in maps.items()})
             return {layer: torch.cat([batch[layer] for batch in batches]) for layer in self.layers}
 
     def maps(self, pixels: Tensor) -> dict[str, Tensor]:
@@ -80,22 +82,23 @@ class Backbone:
         For any thread, best one of `pool`. The features may be overwritten by the same thread's next call.
         """
         with memory_errors(self.device, _batch(self.batch_size)):
-            return dict(zip(self.layers, self._runner(pixels), strict=True))
+            maps = dict(zip(self.computed, self._runner(pixels) if self.computed else (), strict=True))
+        return {layer: maps[layer] if layer in maps else pixels.flatten(1, 2) for layer in self.layers}
 
     def _probe(self, network: "_PixelsToMaps") -> dict[str, LayerShape]:
         """Return the shape of each layer's map, from one black image; raise `InvalidSettings` if one is no map."""
         size = self.image_size
+        shapes = {VIEWS_LAYER: LayerShape(size, size, 3)}
         try:
             with memory_errors(torch.device("cpu"), _batch(1)), torch.inference_mode():
                 maps = network.raw_maps(torch.zeros(1, size, size, 3, dtype=torch.uint8))
         except (RuntimeError, AssertionError) as error:
             raise InvalidSettings(f"{self.name} does not take {size}x{size} pixels: {error}") from error
-        shapes = {}
-        for layer, fmap in zip(self.layers, maps, strict=True):
+        for layer, fmap in zip(self.computed, maps, strict=True):
             if fmap.ndim != 4:
                 raise InvalidSettings(f"layer {layer} of {self.name} gives {tuple(fmap.shape)}, not a feature map")
             shapes[layer] = LayerShape(fmap.shape[2], fmap.shape[3], fmap.shape[1])
-        return shapes
+        return {layer: shapes[layer] for layer in self.layers}
 
 
 class _PixelsToMaps(nn.Module):
@@ -120,6 +123,11 @@ class _PixelsToMaps(nn.Module):
         return [fmap.flatten(2).transpose(1, 2) for fmap in self.raw_maps(pixels)]  # (B, L, D)
 
 
+def _kept(values: Tensor) -> Tensor:
+    """Return values that outlast what they were computed in: as float32, or pixels as they are."""
+    return (values if values.dtype == torch.uint8 else values.float()).clone()
+
+
 def _batch(views: int) -> str:
     return f"at a batch of {views}; use a smaller --batch-size"
 
@@ -141,6 +149,7 @@ def build_backbone(
 ) -> Backbone:
     """Return the backbone called name, reading the given layers (default: the last map of stride 16).
 
+    The layer `views` is the pixels themselves; with no other the network is built, for its weights, and not run.
     name is one of `timm_networks.NAMES`, or has descriptors behind it as `descriptor_networks` says; weights is
     'imagenet', a file, or 'random' (which depends on seed alone).
     views is how many there are to compute in all, which decides what runtime 'auto' is; threads defaults to the cores.
@@ -150,7 +159,7 @@ def build_backbone(
     """
     if len(set(layers)) != len(layers):
         raise InvalidSettings(f"--layer names a layer twice: {', '.join(layers)}")
-    device, precision, runtime = settled(name, Asked(device, precision, runtime))
+    device, precision, runtime = settled(name, layers, Asked(device, precision, runtime))
     target = resolve_device(device)
     resolved = resolve_precision(precision, target)
     execution = Execution(target, resolved, resolve_runtime(runtime, target, views, resolved), usable_threads(threads))

@@ -1,9 +1,11 @@
 """The networks behind backbones: the registry of names, and which family builds each.
 
-Only the layers up to the last one asked for are kept. Knows nothing of devices, batches or pixels.
+Only the layers up to the last one asked for are kept. Beside its own layers every backbone has `views`, the pixels
+that it is given. Knows nothing of devices or batches.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,17 +24,23 @@ from featcache.backbones.families.extractor import Extractor, no_such_layer
 from featcache.backbones.families.timm_networks import build_timm, timm_views
 from featcache.backbones.families.torchvision_networks import TORCHVISION, build_torchvision
 from featcache.base.errors import InvalidSettings
-from featcache.settings import ExtractSettings, ViewSettings
+from featcache.settings import VIEWS_LAYER, ExtractSettings, ViewSettings
+
+_WHOLE = "pooled"  # the layer before the classifier, which every network has
 
 
 def build_extractor(
     name: str, layers: Sequence[str], weights: str, *, seed: int, image_size: int = 224, final_norm: bool | None = None
 ) -> Extractor:
-    """Return the extractor of a backbone of any family, for images of a size; random weights depend on seed alone."""
+    """Return the extractor of a backbone of any family, for images of a size; random weights depend on seed alone.
+
+    With `views` and no layer of the network its weights are those down to its pooled output, so that what they were
+    is known to whoever begins with the pixels; descriptors that are not computed have none.
+    """
     network, sources = parts_of_name(name).network, parts_of_weights(name, weights)
     described = described_layers(name, layers)
-    others = tuple(layer for layer in layers if layer not in described)
-    if network and layers and not others:
+    others = tuple(layer for layer in layers if layer not in (*described, VIEWS_LAYER))
+    if network and layers and not others and VIEWS_LAYER not in layers:
         raise InvalidSettings(f"--layer {', '.join(layers)}: none is of {network}; leave it out of --backbone")
     if network and layers and parts_of_name(name).described and not described:
         raise InvalidSettings(
@@ -44,19 +52,27 @@ def build_extractor(
     if described:
         check_size(image_size)
 
+    def build_network() -> Extractor:
+        whole = bool(layers) and not others
+        wanted = (_WHOLE,) if whole else others
+        if network in TORCHVISION:  # which take every size, and have no norm behind their last map
+            found = build_torchvision(network, wanted, sources.network)
+        else:
+            found = build_timm(network, wanted, sources.network, image_size=image_size, final_norm=final_norm)
+        return replace(found, maps=lambda x: (), layers=()) if whole else found
+
     def build() -> Extractor:
         if not network:
             return build_descriptors(described, sources.described)
-        if network in TORCHVISION:  # which take every size, and have no norm behind their last map
-            found = build_torchvision(network, others, sources.network)
-        else:
-            found = build_timm(network, others, sources.network, image_size=image_size, final_norm=final_norm)
+        found = build_network()
         if not described:
             return found
         hand_made = build_descriptors(described, sources.described, mean=found.mean, std=found.std)
-        return beside(found, hand_made, layers or (*described, *found.layers))
+        computed = tuple(layer for layer in layers if layer != VIEWS_LAYER)
+        return beside(found, hand_made, computed or (*described, *found.layers))
 
-    return weights_module.seeded(seed, build)
+    found = weights_module.seeded(seed, build)
+    return replace(found, layers=tuple(layers) or found.layers)
 
 
 class Asked(NamedTuple):
@@ -67,33 +83,38 @@ class Asked(NamedTuple):
     runtime: str
 
 
-def settled(name: str, asked: Asked) -> Asked:
-    """Return what is left to choose for a backbone: hand-made descriptors run beside PyTorch, alone in float32 on CPUs.
+def settled(name: str, layers: Sequence[str], asked: Asked) -> Asked:
+    """Return what is left to choose for layers of a backbone.
 
-    Raises `InvalidSettings` for what they cannot.
+    Hand-made descriptors run beside PyTorch, alone in float32 on CPUs. Views alone are not computed, so whatever would
+    run the network they are the same: they count as float32 by PyTorch. Raises `InvalidSettings` for what cannot be.
     """
     network, described = parts_of_name(name)
-    if not described:
+    if set(layers) == {VIEWS_LAYER}:
+        fixed, what = Asked(asked.device, "fp32", "torch"), f"--layer {VIEWS_LAYER}: pixels that no network computes"
+    elif described:
+        fixed = Asked(asked.device, asked.precision, "torch") if network else Asked("cpu", "fp32", "torch")
+        what = f"--backbone {name}: descriptors"
+    else:
         return asked
-    fixed = Asked(asked.device, asked.precision, "torch") if network else Asked("cpu", "fp32", "torch")
     wrong = [
         f"--{field} {found}"
         for field, found, only in zip(Asked._fields, asked, fixed, strict=True)
         if found not in ("auto", only)
     ]
     if wrong:
-        raise InvalidSettings(f"--backbone {name}: descriptors cannot have {', '.join(wrong)}; leave it out")
+        raise InvalidSettings(f"{what} cannot have {', '.join(wrong)}; leave it out")
     return fixed
 
 
 def layers_that_know(name: str, layers: Sequence[str], weights: str) -> list[str]:
     """Return the layers in which copies of an image are near each other and nothing else is: a trained network's.
 
-    To random weights all images look alike; hand-made descriptors are as near in images of the same kind.
+    To random weights all images look alike; hand-made descriptors, and pixels, are as near in images of the same kind.
     """
     if parts_of_weights(name, weights).network == "random":
         return []
-    return [layer for layer in layers if layer not in described_layers(name, layers)]
+    return [layer for layer in layers if layer not in (*described_layers(name, layers), VIEWS_LAYER)]
 
 
 def own_views(name: str) -> ViewSettings:

@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 from featcache.backbones.backbone import Backbone, build_backbone
 from featcache.backbones.execution import available_runtime, check_computable, openvino_computes, split_arithmetic
 from featcache.base.devices import resolve_device
-from featcache.recipe import Recipe, check_same
+from featcache.recipe import Recipe, check_same, version_of_layers
 from featcache.settings import ViewSettings
 
 
@@ -21,6 +21,7 @@ def recipe_of(backbone: Backbone, views: ViewSettings, encoding: str = "float16"
         encoding=encoding,
         calibration=calibration,
         final_norm=backbone.final_norm,
+        format_version=version_of_layers(backbone.layers),
         **asdict(views),
     )
 

@@ -15,7 +15,7 @@ from featcache.base.errors import BadInput
 from featcache.datasets.dataset import Dataset
 from featcache.images.loading import load_ahead
 from featcache.recipe import Recipe, check_same
-from featcache.settings import ENCODINGS, ExtractSettings
+from featcache.settings import ExtractSettings
 from featcache.store.cache import open_cache, open_listed_shard
 from featcache.store.shards.codec import Codec
 from featcache.store.shards.encoding import Constants, calibrate, digest_of_constants, encode
@@ -51,7 +51,7 @@ def settle_target(
     Raises `Mismatch` if that cache was made with another recipe, `BadInput` if no image to calibrate on can be decoded.
     """
     recipe = recipe_of(backbone, settings.views, settings.encoding)
-    calibrated = ENCODINGS[recipe.encoding].calibrated
+    calibrated = recipe.calibrated_layers
     like = _first_shard(settings.calibrate_like, recipe) if settings.calibrate_like else next(iter(shards), None)
     taken = None
     if like is None and (calibrated or settings.compression == "auto"):
@@ -60,7 +60,7 @@ def settle_target(
     if calibrated and like:  # whether their recipe is the same in all else is for the caller to check
         constants = like.constants
     elif calibrated and taken:
-        constants = {layer: calibrate([ends]) for layer, ends in taken.ends.items()}
+        constants = {layer: calibrate([taken.ends[layer]]) for layer in calibrated}
     codecs = _settle_codecs(recipe, settings.compression, shards[0] if shards else like, taken, constants)
     return Target(replace(recipe, calibration=digest_of_constants(constants)), codecs, constants)
 
@@ -86,7 +86,7 @@ def _take_sample(backbone: Backbone, recipe: Recipe, dataset: Dataset, images: i
     """Compute the features of a sample of so many images; raise `BadInput` if a calibrated encoding finds none."""
     work = [(name, _SAMPLE_VIEWS) for name in sample_names(dataset.names, seed=recipe.seed, size=images)]
     pixels = [view for image in load_ahead(dataset.images, work, recipe) for view in image.pixels]
-    if not pixels and ENCODINGS[recipe.encoding].calibrated:
+    if not pixels and recipe.calibrated_layers:
         raise BadInput(
             f"{dataset.images}: none of the {len(work)} images to calibrate {recipe.encoding} on can be decoded"
         )
@@ -113,12 +113,12 @@ def _settle_codecs(
 
     Which pooled vectors are stored is as in like. What neither says is compressed with zstd.
     """
-    zstd, none = (codec_named(name, recipe.encoding) for name in ("zstd", "none"))
     chosen: dict[str, Codec] = {}
     for layer in recipe.layer_names:
+        zstd, none = (codec_named(name, recipe.encoding_of(layer)) for name in ("zstd", "none"))
         index = like.arrays.get(f"features/{layer}") if like else None
         if compression != "auto":
-            chosen[layer] = codec_named(compression, recipe.encoding)
+            chosen[layer] = codec_named(compression, recipe.encoding_of(layer))
         elif index and index.codec:
             chosen[layer] = index.codec
         else:

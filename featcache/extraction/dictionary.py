@@ -56,7 +56,8 @@ def settle_dictionary(
     or need none, stay. Raises `Locked` if another process is writing there, `BadInput` if images give too few
     descriptors, `CorruptFile` if the dictionary of a finished cache is lost and cannot be learnt again.
     """
-    settled(settings.backbone, Asked(settings.device, settings.precision, settings.runtime))  # before any work
+    asked = Asked(settings.device, settings.precision, settings.runtime)
+    settled(settings.backbone, settings.layers, asked)  # what cannot be is told before any work
     parts = parts_of_weights(settings.backbone, settings.weights)
     counting = with_words(described_layers(settings.backbone, settings.layers))
     if not parts_of_name(settings.backbone).described or parts.described:

@@ -94,7 +94,7 @@ def forecast(dataset: Dataset, settings: ExtractSettings, out: Path) -> Forecast
     except BadInput as error:
         backbone, missing = load_backbone(replace(settings, weights="random"), views=views), str(error)
     start_seconds = time.perf_counter() - started
-    asked = settled(settings.backbone, Asked(settings.device, settings.precision, settings.runtime))
+    asked = settled(settings.backbone, settings.layers, Asked(settings.device, settings.precision, settings.runtime))
     shards = [] if missing else existing_shards(out)
     target = settle_target(backbone, settings, shards, dataset, sample=COMPRESSED_IMAGES)
     recipe = target.recipe
@@ -111,7 +111,7 @@ def forecast(dataset: Dataset, settings: ExtractSettings, out: Path) -> Forecast
         layers={name: (height, width, channels) for name, height, width, channels in recipe.layers},
         raw_bytes_per_view=recipe.bytes_per_view(),
         raw_bytes=total * recipe.bytes_per_view(),
-        encoding=recipe.encoding,
+        encoding=" and ".join(dict.fromkeys(recipe.dtype_of(layer).name for layer in recipe.layer_names)),
         codecs={layer: str(target.codecs[f"features/{layer}"]) for layer in recipe.layer_names},
         bytes=round(total * bytes_per_view),
         bytes_to_write=round(plan.views_to_do * bytes_per_view),
@@ -119,7 +119,9 @@ def forecast(dataset: Dataset, settings: ExtractSettings, out: Path) -> Forecast
         views_per_second=views_per_second,
         seconds=plan.views_to_do / views_per_second,
         start_seconds=start_seconds,
-        execution=explain_execution(backbone.execution, asked.precision, asked.runtime, total),
+        execution=explain_execution(backbone.execution, asked.precision, asked.runtime, total)
+        if backbone.computed
+        else "no network: views are stored as they are cut",
         missing_weights=missing,
         dataset_notes=dataset.notes,
     )

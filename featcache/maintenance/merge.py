@@ -26,7 +26,6 @@ from featcache.datasets.splits import Others, Ratings, merge_others, merge_ratin
 from featcache.images.decode import DECODED
 from featcache.images.identity import is_same_image
 from featcache.maintenance.merge_plan import Planned, Source, assign_rows, choose_pieces, held_images, plan_merge
-from featcache.settings import ENCODINGS
 from featcache.store.cache import open_cache, open_listed_shard
 from featcache.store.folder import (
     DICTIONARY_DIGEST,
@@ -234,10 +233,9 @@ def _refuse_unknown_shards(out: Path, planned: Sequence[Planned]) -> None:
 def _refuse_other_recipes(sources: Sequence[Source]) -> None:
     """Raise `Mismatch`, naming the fields, if two shards have different recipes."""
     first = sources[0].shards[0]
-    encoding = first.recipe.encoding
     way_out = f"Only caches of the recipe of {sources[0].folder} can be merged with it."
-    if ENCODINGS[encoding].calibrated:
-        way_out += f" Parts in {encoding} need the same constants: extract them with --calibrate-like."
+    if first.recipe.calibrated_layers:
+        way_out += f" Parts in {first.recipe.encoding} need the same constants: extract them with --calibrate-like."
     if with_words(described_layers(first.recipe.backbone, first.recipe.layer_names)):
         way_out += f" Parts that count visual words need one dictionary: see {command('--weights')} of extract."
     for source in sources:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from featcache.base.commands import command
 from featcache.base.errors import InvalidSettings, refuse
 from featcache.recipe import LayerShape
+from featcache.settings import VIEWS_LAYER
 from featcache.store.cache import FeatureCache
 from head.data.inputs import HeadInput
 from head.models import amnet, banded, baselines, kernels, probes, published, svr
@@ -176,7 +177,10 @@ def input_of(cache: FeatureCache, settings: TrainSettings) -> HeadInput:
     """
     names = cache.recipe.layer_names if settings.layers == ("all",) else settings.layers
     layers = tuple(cache.layer(name) for name in names) or (cache.layer(),)
-    pooling = kind_for(settings).reads(settings)
+    kind = kind_for(settings)
+    if kind.attends and VIEWS_LAYER in layers:  # without attention too: its uniform maps have all these positions
+        raise InvalidSettings(_of_pixels(cache, settings, layers))
+    pooling = kind.reads(settings)
     if pooling in ("maps", "tokens"):
         shapes = {layer: cache.recipe.layer_shape(layer) for layer in layers}
         _check_layers(cache, settings, shapes, as_tokens=pooling == "tokens")
@@ -184,12 +188,27 @@ def input_of(cache: FeatureCache, settings: TrainSettings) -> HeadInput:
     return HeadInput(layers, pooling)
 
 
+def _of_pixels(cache: FeatureCache, settings: TrainSettings, layers: tuple[str, ...]) -> str:
+    """Return that no head looks at pixels, and the way out: other layers of the cache, or heads on pooled colours."""
+    named = [layer for layer in layers if layer != VIEWS_LAYER]
+    maps = [name for name in cache.recipe.layer_names if cache.recipe.layer_shape(name).is_map and name != VIEWS_LAYER]
+    fitting = named or maps[-1:]
+    shape = cache.recipe.layer_shape(VIEWS_LAYER)
+    other = f"name {command('--layer', ','.join(fitting))}" if fitting else "extract a layer of the network as well"
+    return (
+        f"a head of the kind {settings.head} looks at features, and {VIEWS_LAYER} of {cache.path} is the pixels of "
+        f"views themselves, {shape.height} x {shape.width} positions of 3 colours: {other}, or use --head ridge, svr "
+        "or mlp, which read mean and deviation of each colour"
+    )
+
+
 def _check_layers(
     cache: FeatureCache, settings: TrainSettings, shapes: dict[str, LayerShape], *, as_tokens: bool
 ) -> None:
     """Raise `InvalidSettings` unless a head has a map to look at, and can read the vectors that are named with it."""
     vectors = {layer: shape for layer, shape in shapes.items() if not shape.is_map}
-    maps = {name: shape for name in cache.recipe.layer_names if (shape := cache.recipe.layer_shape(name)).is_map}
+    others = [name for name in cache.recipe.layer_names if name != VIEWS_LAYER]
+    maps = {name: shape for name in others if (shape := cache.recipe.layer_shape(name)).is_map}
     if len(vectors) == len(shapes):
         raise InvalidSettings(_without_map(cache, settings, vectors, maps))
     if as_tokens:

@@ -12,7 +12,6 @@ from featcache.backbones.execution import split_arithmetic
 from featcache.base.errors import CorruptFile, printable
 from featcache.base.files import read_json
 from featcache.recipe import Recipe
-from featcache.settings import ENCODINGS
 from head.evaluation.statistics import OF_MEAN_RHO
 from head.evaluation.summary import without_seed
 from head.models.kinds import KINDS, kind_of
@@ -339,6 +338,6 @@ def _limits(members: Sequence[Member], facts: CardFacts) -> list[str]:
             "float32; in one measurement (bf16, 100 photographs) its scores differed from those by up to a tenth of "
             "their deviation, and ranked images all but alike."
         )
-    if ENCODINGS[run.recipe.encoding].calibrated and not run.imported:
+    if run.recipe.calibrated_layers and not run.imported:
         limits.append("It was trained on features of 8 bits; the same rounding is part of `model.onnx`.")
     return limits

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from featcache.backbones.families.extractor import Extractor
+from featcache.recipe import LayerShape
+from featcache.settings import VIEWS_LAYER
 from featcache.store.shards.encoding import LEVELS, Constants
 from head.data.inputs import HeadInput
 from head.runs.head_file import TrainedHead
@@ -75,7 +77,7 @@ class ModelGraph(nn.Module):
 
     def __init__(self, extractor: Extractor, run: Run, heads: Sequence[TrainedHead]) -> None:
         super().__init__()
-        self.network, self.maps_of, self.layers = extractor.module, extractor.maps, extractor.layers
+        self.network, self.maps_of, self.computed = extractor.module, extractor.maps, extractor.computed
         self.register_buffer("mean", 255 * torch.tensor(extractor.mean))
         self.register_buffer("std", 255 * torch.tensor(extractor.std))
         self.reading = Reading(run, heads[0].constants)
@@ -84,7 +86,9 @@ class ModelGraph(nn.Module):
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """Map pixels to outputs on the scale of the data, float32."""
         x = ((pixels.float() - self.mean) / self.std).permute(0, 3, 1, 2)  # (B, 3, S, S)
-        maps = dict(zip(self.layers, self.maps_of(x), strict=True))
+        maps = dict(zip(self.computed, self.maps_of(x), strict=True))
+        if VIEWS_LAYER in self.reading.layers:
+            maps[VIEWS_LAYER] = pixels.float().permute(0, 3, 1, 2)
         outputs: tuple[Tensor, ...] = self.head(self.reading(maps))
         return outputs
 
@@ -103,10 +107,8 @@ class Reading(nn.Module):
         self.joined = len(self.layers) - len(tokens)
         for k, layer in enumerate(self.layers):
             shape = run.recipe.layer_shape(layer)
-            one = torch.eye(shape.positions).reshape(shape.positions, shape.height, shape.width)
-            share = functional.adaptive_avg_pool2d(one, smallest).flatten(1).t()  # (L of the smallest, L)
             as_is = (shape.height, shape.width) == smallest or self.input.pooled or layer in tokens
-            self.register_buffer(f"share{k}", None if as_is else share)
+            self.register_buffer(f"share{k}", None if as_is else _shares(shape, smallest))
             values = constants.get(layer)
             self.register_buffer(f"constants{k}", None if values is None else torch.from_numpy(values))
 
@@ -127,6 +129,12 @@ class Reading(nn.Module):
         if self.input.pooling == "mean":
             return mean
         return torch.cat([mean, (features - mean).square().mean(dim=1, keepdim=True).sqrt()], dim=2)
+
+
+def _shares(shape: LayerShape, smallest: tuple[int, int]) -> Tensor:
+    """Return how much of each position of a map is in each of the smallest one's, (L of the smallest, L)."""
+    one = torch.eye(shape.positions).reshape(shape.positions, shape.height, shape.width)
+    return functional.adaptive_avg_pool2d(one, smallest).flatten(1).t()
 
 
 def _stored(features: Tensor, constants: Tensor | None) -> Tensor:

@@ -7,15 +7,18 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from featcache.backbones.families import weights as weights_module
+from featcache.settings import VIEWS_LAYER
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
 class Extractor:
-    """module holds exactly the weights that are used; maps gives one (B, D, height, width) for each layer.
+    """module holds exactly the weights that are used; maps gives one (B, D, height, width) for each computed layer.
 
-    A vector of an image is a map of 1 x 1. final_norm is whether the last map is as the network's own last norm left
+    A vector of an image is a map of 1 x 1. layers are all that were asked for, `views` too, which is for those to give
+    who have the pixels. Where no layer of a network is computed module is the network to its pooled output all the
+    same. final_norm is whether the last map is as the network's own last norm left
     it.
     """
 
@@ -25,6 +28,11 @@ class Extractor:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     final_norm: bool = False
+
+    @property
+    def computed(self) -> tuple[str, ...]:
+        """The layers that maps gives, in its order."""
+        return tuple(layer for layer in self.layers if layer != VIEWS_LAYER)
 
 
 def state_of(weights: str, imagenet: Callable[[], weights_module.State]) -> weights_module.State:

@@ -1,5 +1,7 @@
 """How a feature becomes a stored number and back: float16, or uint8 with a scale and a zero point for each channel.
 
+Pixels, which are uint8 to begin with, stay what they are.
+
 Knows nothing of files. 8 bits are asymmetric affine quantisation per channel: x = scale * (q - zero), so that a
 feature of 0, the most frequent one behind a ReLU, is stored exactly.
 """
@@ -63,7 +65,10 @@ def quantize(features: Tensor, constants: Constants) -> Tensor:
 
 
 def decode(stored: Tensor | NDArray[Any], constants: Constants | None) -> Tensor:
-    """Return stored features (..., D) as new float32 ones, on the device where they are; None stands for float16."""
+    """Return stored features (..., D) as new float32 ones, on the device where they are.
+
+    Without constants they are float16, or pixels, which become 0 to 255.
+    """
     stored = torch.as_tensor(stored)
     if constants is None:
         return stored.float()
@@ -75,6 +80,7 @@ def decode(stored: Tensor | NDArray[Any], constants: Constants | None) -> Tensor
 class Encoded:
     """A batch as it is stored: features (B, L, D), mean and deviation over L of what they decode to (B, 2, D) float32.
 
+    Features are float16 or uint8.
     storable (B) is False where a feature is NaN or infinite or, for float16, too large (above 65,504).
     """
 
@@ -86,6 +92,7 @@ class Encoded:
 def encode(features: Tensor, constants: Constants | None) -> Encoded:
     """Encode features (B, L, D): rounded to the nearest float16, or quantised where there are constants.
 
+    Those that come as uint8 are pixels, and stored as they are.
     View by view, so that what is decoded again to be pooled stays in the processor's cache.
     """
     views = [_encode_view(values, constants) for values in features]
@@ -95,7 +102,10 @@ def encode(features: Tensor, constants: Constants | None) -> Encoded:
 
 def _encode_view(values: Tensor, constants: Constants | None) -> tuple[Tensor, Tensor, Tensor]:
     """Return features (L, D) of one view as stored (L, D), mean and deviation (2, D), and whether they can be."""
-    stored = values.to(torch.float16) if constants is None else quantize(values.float(), constants)
+    if values.dtype == torch.uint8:
+        stored = values
+    else:
+        stored = values.to(torch.float16) if constants is None else quantize(values.float(), constants)
     stored = stored.contiguous()  # the order in memory decides the last bits of the sums
     pooled = pool(stored, constants)
     finite = torch.isfinite(pooled[0] if constants is None else values.float().mean(dim=0)).all()  # NaN and inf spread

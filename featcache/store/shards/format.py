@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from featcache.base.files import canonical_json
 from featcache.images.identity import ImageRow
 from featcache.recipe import Recipe
-from featcache.settings import ENCODINGS
+from featcache.settings import Encoding
 from featcache.store.shards.codec import Codec
 from featcache.store.shards.encoding import Constants
 from featcache.store.shards.hdf5 import text_column
@@ -76,7 +76,7 @@ def common_tables(
 def table_names(recipe: Recipe, arrays: Iterable[str]) -> list[str]:
     """Return the path of every table that a shard of this recipe and these arrays holds."""
     images = [f"images/{column}" for column in _IMAGE_COLUMNS]
-    constants = [f"{CONSTANTS_GROUP}/{layer}" for layer in recipe.layer_names if recipe.calibration]
+    constants = [f"{CONSTANTS_GROUP}/{layer}" for layer in recipe.calibrated_layers]
     return [*images, "views/box", "views/flip", *constants, *(f"digests/{array}" for array in arrays)]
 
 
@@ -90,18 +90,17 @@ class ArraySpec:
 
 def array_specs(recipe: Recipe) -> dict[str, ArraySpec]:
     """Return the arrays that can be read of a shard of this recipe: features/LAYER (L, D) and pooled/LAYER (2, D)."""
-    dtype, specs = np.dtype(ENCODINGS[recipe.encoding].dtype), {}
+    specs = {}
     for layer in recipe.layer_names:
         shape = recipe.layer_shape(layer)
-        specs[f"features/{layer}"] = ArraySpec((shape.positions, shape.channels), dtype)
+        specs[f"features/{layer}"] = ArraySpec((shape.positions, shape.channels), recipe.dtype_of(layer))
         specs[f"pooled/{layer}"] = ArraySpec((2, shape.channels), np.dtype("<f4"))
     return specs
 
 
-def codec_named(compression: str, encoding: str) -> Codec:
-    """Return the codec of features in an encoding that are to be compressed by 'none', 'lz4' or 'zstd'."""
-    kind = ENCODINGS[encoding]
-    return Codec("zstd", kind.zstd_level, kind.shuffle) if compression == "zstd" else Codec(compression)
+def codec_named(compression: str, encoding: Encoding) -> Codec:
+    """Return the codec of a layer in an encoding that is to be compressed by 'none', 'lz4' or 'zstd'."""
+    return Codec("zstd", encoding.zstd_level, encoding.shuffle) if compression == "zstd" else Codec(compression)
 
 
 def codecs_of(recipe: Recipe, features: Mapping[str, Codec], pooled: Iterable[str] | None = None) -> Codecs:
@@ -119,7 +118,7 @@ def codecs_of(recipe: Recipe, features: Mapping[str, Codec], pooled: Iterable[st
 def codecs_of_version_1(recipe: Recipe) -> Codecs:
     """Return the codecs of a shard of version 1: zstd, and pooled vectors of every layer."""
     layers = recipe.layer_names
-    return codecs_of(recipe, dict.fromkeys(layers, codec_named("zstd", recipe.encoding)), layers)
+    return codecs_of(recipe, {layer: codec_named("zstd", recipe.encoding_of(layer)) for layer in layers}, layers)
 
 
 def version_of(recipe: Recipe, codecs: Codecs) -> int:

@@ -61,9 +61,7 @@ def _read_shard(path: Path, file: h5py.File, recipe: Recipe | None) -> Shard:
         )
     if recipe is not None and attributes["fingerprint"] != recipe.fingerprint:
         raise Mismatch(f"{path}: fingerprint {attributes['fingerprint']}, expected {recipe.fingerprint}")
-    constants = {
-        layer: tables[f"{CONSTANTS_GROUP}/{layer}"] for layer in own_recipe.layer_names if own_recipe.calibration
-    }
+    constants = {layer: tables[f"{CONSTANTS_GROUP}/{layer}"] for layer in own_recipe.calibrated_layers}
     if digest_of_constants(constants) != own_recipe.calibration:
         raise CorruptFile(f"{path}: its constants are not those of its recipe. {way_out(cache_of(path))}")
     images = image_rows(tables)

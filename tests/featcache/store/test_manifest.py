@@ -115,8 +115,8 @@ def test_codecs_are_read_back_and_nonsense_is_corrupt(cache: Path) -> None:
 
 
 def test_a_newer_version_is_a_mismatch(cache: Path) -> None:
-    rewrite(cache, recipe={**RECIPE.as_json(), "format_version": 2})
-    with pytest.raises(Mismatch, match="format version 2, this program reads up to 1; upgrade it"):
+    rewrite(cache, recipe={**RECIPE.as_json(), "format_version": 3})
+    with pytest.raises(Mismatch, match="format version 3, this program reads up to 2; upgrade it"):
         read_manifest(cache)
 
 
