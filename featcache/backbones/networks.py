@@ -40,15 +40,7 @@ def build_extractor(
     network, sources = parts_of_name(name).network, parts_of_weights(name, weights)
     described = described_layers(name, layers)
     others = tuple(layer for layer in layers if layer not in (*described, VIEWS_LAYER))
-    if network and layers and not others and VIEWS_LAYER not in layers:
-        raise InvalidSettings(f"--layer {', '.join(layers)}: none is of {network}; leave it out of --backbone")
-    if network and layers and parts_of_name(name).described and not described:
-        raise InvalidSettings(
-            f"--layer {', '.join(layers)}: no descriptor of {name}; name one as well, or take {network} alone"
-        )
-    if others and not network:
-        raise InvalidSettings(no_such_layer(name, others, described_layers(name, ())))
-
+    _refuse_layers(name, layers, described, others)
     if described:
         check_size(image_size)
 
@@ -73,6 +65,19 @@ def build_extractor(
 
     found = weights_module.seeded(seed, build)
     return replace(found, layers=tuple(layers) or found.layers)
+
+
+def _refuse_layers(name: str, layers: Sequence[str], described: Sequence[str], others: Sequence[str]) -> None:
+    """Raise `InvalidSettings` for layers that are not there, or leave out the network or all descriptors."""
+    network, named = parts_of_name(name)
+    if network and layers and not others and VIEWS_LAYER not in layers:
+        raise InvalidSettings(f"--layer {', '.join(layers)}: none is of {network}; leave it out of --backbone")
+    if network and named and layers and not described:
+        raise InvalidSettings(
+            f"--layer {', '.join(layers)}: no descriptor of {name}; name one as well, or take {network} alone"
+        )
+    if others and not network:
+        raise InvalidSettings(no_such_layer(name, others, described_layers(name, ())))
 
 
 class Asked(NamedTuple):

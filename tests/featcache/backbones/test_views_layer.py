@@ -14,7 +14,7 @@ from tests.helpers.networks import SIZE, build, pixels
 NETWORKS = {"resnet18": "layer1", "timm:test_resnet": "layer2", "timm:test_vit": "blocks.0"}
 
 
-@pytest.mark.parametrize("name", [*NETWORKS, "descriptors:pixels", "resnet18+descriptors:pixels"])
+@pytest.mark.parametrize("name", [*NETWORKS, "descriptors:pixels"])
 def test_views_alone_are_the_pixels_and_nothing_is_run(name: str) -> None:
     size = 160 if name == "timm:test_vit" else SIZE
     given = pixels(5, size)
