@@ -21,10 +21,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 _END: Any = object()
 _PIECES_PER_THREAD = 4  # so that no thread waits long for the last one
-_QUICK, _HEAD_START = (
-    100e-6,
-    1e-3,
-)  # seconds a chunk, and more, that one thread may take before others help (bench/read.py)
+_QUICK = 100e-6  # seconds a chunk that one thread may take before others help, where zstd has no part (bench/read.py)
+_HEAD_START = 1e-3  # and so many more
 
 
 @dataclass(frozen=True)
@@ -40,11 +38,13 @@ class ChunkPlace:
 def read_chunks(places: Sequence[ChunkPlace], array: str, out: NDArray[Any], *, threads: int) -> None:
     """Fill out[position] with the chunk of each place; every digest is checked. Opens at most `threads` files.
 
-    One thread reads as long as chunks come quickly, not compressed and from the file cache: to hand Python's lock over
-    would take longer. The others help where chunks are decompressed or fetched from a disk.
+    Where zstd has nothing to do one thread reads as long as chunks come quickly, from the file cache: to hand Python's
+    lock over would take longer. Others help where chunks are decompressed, or fetched from a disk.
     """
     ordered = sorted(places, key=lambda place: (place.shard.path, _offset(place, array)))
-    ordered = ordered[_read_while_quick(ordered, array, out, always=threads == 1) :]
+    shards = {place.shard.path: place.shard for place in places}.values()
+    if threads == 1 or not any(_needs_zstd(shard, array) for shard in shards):
+        ordered = ordered[_read_while_quick(ordered, array, out, always=threads == 1) :]
     if not ordered:
         return
     size = -(-len(ordered) // (threads * _PIECES_PER_THREAD))
@@ -52,6 +52,11 @@ def read_chunks(places: Sequence[ChunkPlace], array: str, out: NDArray[Any], *, 
     with ThreadPoolExecutor(threads, thread_name_prefix="read") as pool:
         for done in [pool.submit(_read_piece, piece, array, out) for piece in pieces]:
             done.result()
+
+
+def _needs_zstd(shard: Shard, array: str) -> bool:
+    codec = shard.arrays[shard.stored_as(array)].codec
+    return codec is not None and codec.compression == "zstd"
 
 
 def _offset(place: ChunkPlace, array: str) -> int:

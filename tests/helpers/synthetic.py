@@ -71,15 +71,15 @@ def write_shard(folder: Path, arrays: Arrays, block: Block) -> Path:
     return shard_path(folder, commit(folder, block, build_shard_bytes(arrays, block)).file)
 
 
-def make_cache(folder: Path, arrays: Arrays, blocks: Sequence[Block]) -> Path:
-    """Write and seal a cache of ROWS x VIEWS in the given blocks."""
+def make_cache(folder: Path, arrays: Arrays, blocks: Sequence[Block], *, codecs: Codecs | None = None) -> Path:
+    """Write and seal a cache of ROWS x VIEWS in the given blocks; of version 1 unless codecs are given."""
     rows, views = arrays["features/first"].shape[:2]
     part = Part(np.arange(3), np.array([0.1, 0.5, 0.25]))
     splits = {"1": {"train": part, "test": Part(np.array([5, 4]), np.array([1.0, 0.0]))}}
     source = {"dataset": "synthetic", "root": "nowhere", "weights": "random", "batch_size": "16"}
     with CacheWriter(folder) as writer:
         for block in blocks:
-            writer.commit(block, build_shard_bytes(arrays, block))
+            writer.commit(block, build_shard_bytes(arrays, block, codecs=codecs))
         writer.seal(RECIPE, rows=rows, views=views, ratings={"": splits}, source=source, versions=VERSIONS)
     return folder
 

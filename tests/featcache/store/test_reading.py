@@ -38,6 +38,7 @@ from featcache.store.shards.format import (
     Target,
     array_specs,
     chunk_digest,
+    codec_named,
     codecs_of,
     codecs_of_version_1,
     tables_digest,
@@ -544,19 +545,23 @@ def test_vectors_that_are_not_stored_are_the_bits_that_are_stored_otherwise(
         assert found.tobytes() == expected.pooled[[3, 0, 2]].tobytes()
 
 
-def test_other_threads_help_only_where_chunks_take_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cache = open_cache(make_cache(tmp_path / "c", make_arrays(), BLOCKS), threads=3)
-    rows = np.flatnonzero(cache.present)
-    for quick, alone in ((1.0, True), (-1.0, False)):
-        seen: set[str] = set()
-        read_chunk = Shard.read_chunk
+@pytest.mark.parametrize(
+    ("compression", "quick", "alone"), [("none", 1.0, True), ("none", -1.0, False), ("zstd", 1.0, False)]
+)
+def test_other_threads_help_where_chunks_take_long_or_are_decompressed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compression: str, quick: float, alone: bool
+) -> None:
+    features = {layer: codec_named(compression, RECIPE.encoding_of(layer)) for layer in RECIPE.layer_names}
+    codecs = codecs_of(RECIPE, features, RECIPE.layer_names)
+    cache = open_cache(make_cache(tmp_path / "c", make_arrays(), BLOCKS, codecs=codecs), threads=3)
+    seen: set[str] = set()
+    read_chunk = Shard.read_chunk
 
-        def noting(shard: Shard, *rest: Any, read_chunk: Any = read_chunk, seen: set[str] = seen) -> None:
-            seen.add(threading.current_thread().name.partition("_")[0])
-            read_chunk(shard, *rest)
+    def noting(shard: Shard, *rest: Any) -> None:
+        seen.add(threading.current_thread().name.partition("_")[0])
+        read_chunk(shard, *rest)
 
-        with monkeypatch.context() as patch:
-            patch.setattr(Shard, "read_chunk", noting)
-            patch.setattr(featcache.store.reading, "_QUICK", quick)
-            cache.read(rows, 0)
-        assert ("read" not in seen) == alone
+    monkeypatch.setattr(Shard, "read_chunk", noting)
+    monkeypatch.setattr(featcache.store.reading, "_QUICK", quick)
+    cache.read(np.flatnonzero(cache.present), 0)
+    assert ("read" not in seen) == alone
