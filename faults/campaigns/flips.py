@@ -266,7 +266,10 @@ def _in_one_shard(same_size: bool) -> Callable[[Target, str], Pairs]:
 
 
 def _from_elsewhere(place: str) -> Callable[[Target, str], Pairs]:
-    """Return pairs of a chunk of a shard and one of another place: 'shard', 'view', or another cache's folder."""
+    """Return pairs of a chunk of a shard and one of another place.
+
+    That is another 'image' or 'view' in the same shard, another 'shard', or another cache's folder.
+    """
 
     def pairs(target: Target, name: str) -> Pairs:
         own = target.chunks[name]
@@ -274,6 +277,8 @@ def _from_elsewhere(place: str) -> Callable[[Target, str], Pairs]:
             others = [chunk for shard in _shards(target) if shard != name for chunk in target.chunks[shard]]
         elif place == "view":
             return [(a, b) for a in own for b in own if (a.array, a.i) == (b.array, b.i) and a.j != b.j]
+        elif place == "image":
+            return [(a, b) for a in own for b in own if (a.array, a.j) == (b.array, b.j) and a.i != b.i]
         else:
             folder = getattr(target, place)
             path = next(p for p in shard_paths(folder) if p.name[:5] == Path(name).name[:5])
@@ -289,6 +294,7 @@ MOVES: dict[str, Callable[[Target, str], Pairs]] = {
     "chunks swapped, signed": _in_one_shard(True),
     "chunk of another shard": _from_elsewhere("shard"),
     "chunk of another shard, signed": _from_elsewhere("shard"),
+    "chunk of another image, signed": _from_elsewhere("image"),
     "chunk of another view": _from_elsewhere("view"),
     "chunk of another view, signed": _from_elsewhere("view"),
     "chunk of another cache": _from_elsewhere("twin"),

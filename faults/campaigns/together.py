@@ -61,7 +61,7 @@ def run(campaign: Campaign) -> None:
     made = children.in_child(lambda: stub.run(dataset, reference, augs=MOST_AUGS) and stub.checked_contents(reference))
     if isinstance(made, children.Died):
         raise RuntimeError(f"making the reference: {made}")
-    features = made[next(name for name in made if name.startswith("features/"))]
+    features = made[f"features/{stub.LAYERS[-1]}"]  # the layer that a cache is read in where none is named
     rounds = campaign.folder("rounds")
     deadline = time.monotonic() + campaign.size.together_seconds
     writer = children.start(lambda: _write(dataset, rounds, deadline))
