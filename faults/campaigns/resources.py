@@ -25,7 +25,7 @@ from featcache.store.folder import MANIFEST_NAME
 IMAGES, MANY = 8, 70
 DESCRIPTORS = 64
 LITTLE_MEMORY = 400 << 20  # bytes more than the process has
-UNFIT = ["--backbone", "timm:test_efficientnet"]  # of so many pixels, 16 views do not fit into that
+UNFIT = "timm:test_efficientnet"  # of so many pixels, 16 views do not fit into that
 UNFIT_SIZES = (1024, 2048)
 
 
@@ -82,10 +82,14 @@ def _few_descriptors(campaign: Campaign) -> None:
         campaign.bad(f"{shards} shards with {DESCRIPTORS} descriptors: {found}; without the limit: {type(expected)}")
 
 
-def _status(ground: Ground, out: Path, before: Callable[[], object] = lambda: None, *more: str) -> object:
+def _status(ground: Ground, out: Path, before: Callable[[], object] = lambda: None) -> object:
+    return _status_of(stub.command(ground.dataset, out), before)
+
+
+def _status_of(command: list[str], before: Callable[[], object]) -> object:
     def work() -> int:
         before()
-        return stub.run_command([*stub.command(ground.dataset, out), *more])
+        return stub.run_command(command)
 
     return children.wait(children.fork(work))
 
@@ -109,11 +113,12 @@ def _little_memory(ground: Ground, out: Path, rng: random.Random) -> str:
     """Ask for views so large that a batch of them does not fit."""
 
     def before() -> None:  # what is imported takes as much: it is there before the limit
-        load_backbone(ExtractSettings(backbone=UNFIT[1], weights="random"), views=1)
+        load_backbone(ExtractSettings(backbone=UNFIT, weights="random"), views=1)
         children.limit_memory(LITTLE_MEMORY)
 
     for size in UNFIT_SIZES:
-        status = _status(ground, out, before, *UNFIT, "--image-size", str(size))
+        command = stub.command(ground.dataset, out, backbone=UNFIT, layers=())
+        status = _status_of([*command, "--image-size", str(size)], before)
         if status != ResourceError.exit_code:
             return f"at {size} pixels ended with {status}, expected {ResourceError.exit_code}"
         if stub.finals(out) or stub.temporaries(out):

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +60,13 @@ def settings_for(*, augs: int = 1, seed: int = 0, compression: str = "auto") -> 
     )
 
 
-def command(dataset: Path, out: Path, *, augs: int = 1) -> list[str]:
+def command(
+    dataset: Path, out: Path, *, augs: int = 1, backbone: str = BACKBONE, layers: Sequence[str] = LAYERS
+) -> list[str]:
     """Return the arguments of the command line that extracts dataset into out."""
-    options = ["--backbone", BACKBONE, "--weights", "random", "--image-size", str(IMAGE_SIZE), "--augs", str(augs)]
-    layers = [word for layer in LAYERS for word in ("--layer", layer)]
-    return ["extract", "--dataset", str(dataset), "--out", str(out), *options, *layers, "--json"]
+    options = ["--backbone", backbone, "--weights", "random", "--image-size", str(IMAGE_SIZE), "--augs", str(augs)]
+    named = [word for layer in layers for word in ("--layer", layer)]
+    return ["extract", "--dataset", str(dataset), "--out", str(out), *options, *named, "--json"]
 
 
 def run_command(arguments: list[str]) -> int:
