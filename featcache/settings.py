@@ -37,6 +37,7 @@ ENCODINGS = {  # level and shuffle of zstd chosen by bench/codecs.py on real fea
     "float16": Encoding("<f2", zstd_level=1, shuffle=True, calibrated=False),
     "uint8": Encoding("u1", zstd_level=1, shuffle=False, calibrated=True),
 }
+PLUS = " + "  # between the weights of a network and the dictionary of descriptors beside it
 VIEWS_LAYER = "views"  # a layer of every backbone: the pixels of the views themselves, which no network has computed
 PIXELS = Encoding("u1", zstd_level=1, shuffle=False, calibrated=False)  # how it is stored, whatever features are
 

@@ -113,7 +113,7 @@ def _near_duplicates(shards: Sequence[Shard], job: ExtractionJob, on_progress: O
 
 
 def _rescored(before: Manifest | None, now: Manifest) -> list[str]:
-    """Return of how many images a target that the cache had before has no score any more that it had."""
+    """Return which targets the cache has no more, and of how many images others lack every score they had."""
     gone = [target for target in before.targets if target not in now.ratings] if before else []
     notes = [
         f"warning: no ratings {target} any more, so its heads are not found; extract with its column brings them back"

@@ -8,6 +8,7 @@ from featcache.base.errors import CorruptFile, InvalidSettings, Mismatch
 from featcache.base.files import TEMPORARY_PREFIX
 from featcache.base.lock import LOCK_NAME
 from featcache.recipe import Recipe, check_same
+from featcache.settings import PLUS
 from featcache.store.shards.format import Block, shard_name
 from featcache.store.shards.opening import open_shard
 from featcache.store.shards.shard import Shard
@@ -36,7 +37,7 @@ def dictionary_path(folder: Path) -> Path:
 def weights_of_cache(folder: Path, source: Mapping[str, str]) -> str:
     """Return the weights that a manifest's source names, a dictionary of the cache itself by where it is now."""
     weights = source["weights"]
-    if weights != DICTIONARY_NAME and not weights.endswith(f" + {DICTIONARY_NAME}"):
+    if weights != DICTIONARY_NAME and not weights.endswith(f"{PLUS}{DICTIONARY_NAME}"):
         return weights
     return f"{weights.removesuffix(DICTIONARY_NAME)}{dictionary_path(folder.resolve())}"
 

@@ -14,10 +14,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from featcache.backbones.families.descriptor_networks import NO_FILES, PLUS
+from featcache.backbones.families.descriptor_networks import NO_FILES
 from featcache.base.commands import pip_install
 from featcache.base.errors import BadInput, InvalidSettings, StorageError, first_line, printable, refuse
 from featcache.base.files import read_json
+from featcache.settings import PLUS
 from head.runs.run import CARD_NAME, CONFIG_NAME, HEAD_NAME
 
 _REFERENCE = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([\w.+/-]+))?")

@@ -1,4 +1,4 @@
-"""Every hand-made descriptor by name: what computes it, how many numbers it has, and where it comes from."""
+"""Every hand-made descriptor by name: what computes it, and how many numbers it has."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,24 +27,19 @@ class Descriptor:
     """
 
     name: str
-    title: str
-    source: str
     describe: Callable[[Pixels], NDArray[np.float32]]
     channels: int
     word_channels: int | None = None
 
 
-_ISOLA = "Isola and others, CVPR 2011"
-_ALL = (
-    Descriptor("pixels", "histograms of red, green and blue", _ISOLA, histograms.pixel_histogram, 63),
-    Descriptor("gist", "GIST", "Oliva and Torralba, IJCV 2001", gist, 512),
-    Descriptor("hog2x2", "words of HOG2x2", "Felzenszwalb and others, PAMI 2010", hog2x2, PARTS * WORDS, 124),
-    Descriptor("sift", "words of dense SIFT", "Lowe, IJCV 2004", dense_sift, PARTS * WORDS, 128),
-    Descriptor(
-        "ssim", "words of self-similarity", "Shechtman and Irani, CVPR 2007", self_similarity, PARTS * WORDS, 30
-    ),
-    Descriptor("saliency", "saliency and structure", "after Mancas and Le Meur, ICIP 2013", saliency, 8),
-    Descriptor("lbp", "local binary patterns", "Ojala and others, PAMI 2002", histograms.local_binary_patterns, 1239),
-    Descriptor("color", "histograms of colour", "ours", histograms.colour_histogram, 500),
+_ALL = (  # docs/descriptors.md says what each is, and where it is from
+    Descriptor("pixels", histograms.pixel_histogram, 63),
+    Descriptor("gist", gist, 512),
+    Descriptor("hog2x2", hog2x2, PARTS * WORDS, 124),
+    Descriptor("sift", dense_sift, PARTS * WORDS, 128),
+    Descriptor("ssim", self_similarity, PARTS * WORDS, 30),
+    Descriptor("saliency", saliency, 8),
+    Descriptor("lbp", histograms.local_binary_patterns, 1239),
+    Descriptor("color", histograms.colour_histogram, 500),
 )
 DESCRIPTORS = {descriptor.name: descriptor for descriptor in _ALL}

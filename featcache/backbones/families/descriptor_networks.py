@@ -19,7 +19,7 @@ from featcache.backbones.families import weights as weights_module
 from featcache.backbones.families.extractor import Extractor
 from featcache.base.commands import command
 from featcache.base.errors import BadInput, InvalidSettings
-from featcache.settings import ViewSettings
+from featcache.settings import PLUS, ViewSettings
 
 if TYPE_CHECKING:
     from featcache.backbones.descriptors.descriptors import Descriptor
@@ -28,7 +28,6 @@ SCHEME = "descriptors:"
 LEARNT = "imagenet"  # the default of --weights: of descriptors, a dictionary that is learnt on the dataset
 NO_WORDS = "none"  # the weights of descriptors that count no words
 NO_FILES = ("", "imagenet", "random", NO_WORDS)  # what weights are called that lie in no file
-PLUS = " + "
 VIEWS = ViewSettings(image_size=256, center_fraction=1.0)  # as Isola et al. (CVPR 2011) had them
 
 
