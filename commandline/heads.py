@@ -20,7 +20,7 @@ from commandline.options import (
     tell,
 )
 from featcache.base.commands import pip_install
-from head.settings import HEADS, KERNELS, POOLED, PRECISIONS, PROTOCOLS, SELECTIONS
+from head.settings import BATCH_NORMS, EVAL_VIEWS, HEADS, KERNELS, POOLED, PRECISIONS, PROTOCOLS, SELECTIONS
 
 
 @click.command("train-head")
@@ -47,6 +47,12 @@ from head.settings import HEADS, KERNELS, POOLED, PRECISIONS, PROTOCOLS, SELECTI
 @setting("weight_decay", click.FLOAT, "L2 of all weights (the paper's SUN: 1e-4).")
 @setting("attention_weight", click.FLOAT, "Weight of Eq. 14.")
 @setting("order_penalty", click.FLOAT, "Press step scores m_t to rise, below 0 to fall (section 4.4).")
+@setting("train", click.STRING, "Weights of tail that are trained.", metavar="all|norms|last-N|lora-R")
+@setting("backbone_lr", click.FLOAT, "Adam's rate for weights that the network had before.")
+@setting("batch_norm", click.Choice(BATCH_NORMS), "What running statistics of tail do.")
+@setting("crop", click.INT, "Side in pixels of what tail cuts from each view; 0: all of it.")
+@setting("eval_view", click.Choice(EVAL_VIEWS), "Crops of a view that are evaluated.")
+@setting("accumulate", click.INT, "Parts of a batch, computed one after another.")
 @setting("dropout", click.FLOAT, "Probability that an activation is dropped.")
 @setting("precision", click.Choice(PRECISIONS), "Arithmetic of products; auto: bf16 where hardware has it.")
 @setting("seed", click.INT, "Decides weights, order, dropout and views.")
@@ -54,6 +60,7 @@ from head.settings import HEADS, KERNELS, POOLED, PRECISIONS, PROTOCOLS, SELECTI
 @setting("val_fraction", click.FLOAT, "Share of train held out if there is no val.", several=False)
 @click.option("--runs", type=DIRECTORY, default=Path("runs"), show_default=True, help="Home of runs.")
 @click.option("--name", help="Name of the run.  [default: its recipe or baseline, and what is not the default]")
+@options.WEIGHTS
 @click.option("--resume/--no-resume", default=True, help="Go on with an unfinished run, or start over.")
 @click.option("--jobs", default=1, show_default=True, metavar="J", help="Runs at once, each in a process of its own.")
 @options.CLUSTER
@@ -86,6 +93,7 @@ def train_head(
 
     workers = Workers(given.pop("jobs"), given.pop("cluster"))
     how = {"resume": given.pop("resume"), "device": given.pop("device"), "events": given.pop("tensorboard")}
+    how["weights"] = given.pop("weights")
     points = grid(given_values(**given), name=name)
     if how["events"] is not None:
         check_tensorboard()

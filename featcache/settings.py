@@ -39,6 +39,7 @@ ENCODINGS = {  # level and shuffle of zstd chosen by bench/codecs.py on real fea
 }
 PLUS = " + "  # between the weights of a network and the dictionary of descriptors beside it
 VIEWS_LAYER = "views"  # a layer of every backbone: the pixels of the views themselves, which no network has computed
+PREFIX = ".prefix"  # behind a layer's name: the tokens that a network has before that layer's positions
 PIXELS = Encoding("u1", zstd_level=1, shuffle=False, calibrated=False)  # how it is stored, whatever features are
 
 

@@ -1,6 +1,7 @@
 """Every setting of training, what each protocol's values are, and what was chosen where the paper is silent."""
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,6 +12,9 @@ POOLED = ("mean", "mean+deviation")
 KERNELS = ("rbf", "intersection", "chi2", "linear", "product")
 SELECTIONS = ("val", "test")
 PRECISIONS = ("auto", "fp32", "bf16")
+BATCH_NORMS = ("frozen", "trained")
+EVAL_VIEWS = ("center", "tencrop")
+_TRAIN = re.compile(r"(all|norms)|(last|lora)-([1-9]\d{0,3})")
 _PUBLISHED = {"lr": 1e-4, "attention_weight": 1e-5, "batch_size": 222, "epochs": 54, "patience": 54}
 _WHOLE = {
     "steps": (1, 20),
@@ -22,20 +26,24 @@ _WHOLE = {
     "batch_size": (1, 65536),
     "epochs": (1, 100_000),
     "patience": (1, 100_000),
+    "accumulate": (1, 65536),
+    "crop": (0, 4096),
     "seed": (0, 2**63 - 1),
 }
 _LARGEST_ORDER = 1e3
-_REAL = {"lr": 10.0, "weight_decay": 10.0, "attention_weight": 1e3}
+_REAL = {"lr": 10.0, "backbone_lr": 10.0, "weight_decay": 10.0, "attention_weight": 1e3}
 _EVERY_HEAD = frozenset({"head", "layers", "select_on", "val_fraction", "seed"})
 _POOLED = frozenset({"pooling"})
 _EARLY_STOPPING = frozenset({"epochs", "patience"})
 _BY_GRADIENT = frozenset({"lr", "weight_decay", "batch_size", "precision"}) | _EARLY_STOPPING
+_FINE_TUNED = frozenset({"backbone_lr", "accumulate", "crop", "eval_view", "dropout"}) | _BY_GRADIENT
 _STEPWISE = frozenset({"steps", "attention", "attention_weight", "order_penalty"})
 _RECURRENT = _STEPWISE | {"recipe", "hidden_size", "regressor_size", "dropout"}
 HEADS = {  # the fields that each uses; what it is and how it is fitted says `head.models.kinds`
     "amnet": _RECURRENT | _BY_GRADIENT,
     "ep": frozenset({"queries", "value_size", "dropout"}) | _BY_GRADIENT,
     "probe": frozenset({"attention_heads", "dropout"}) | _BY_GRADIENT,
+    "tail": _FINE_TUNED | {"train", "batch_norm"},
     "linear": _POOLED,
     "ridge": _POOLED,
     "banded-ridge": _POOLED,
@@ -44,7 +52,10 @@ HEADS = {  # the fields that each uses; what it is and how it is fitted says `he
     "mlp": _POOLED | _EARLY_STOPPING,
 }
 PROTOCOLS: dict[str, dict[str, Any]] = {"paper": {}, "published": _PUBLISHED}  # by recipe, what is not default
-OF_HEADS: dict[str, dict[str, Any]] = {"ep": {"lr": 1e-2}}  # by head likewise; docs/heads.md says how it was chosen
+OF_HEADS: dict[str, dict[str, Any]] = {  # by head likewise; docs/heads.md and docs/finetuning.md say how it was chosen
+    "ep": {"lr": 1e-2},
+    "tail": {"batch_size": 32, "dropout": 0.0, "epochs": 20, "patience": 5},
+}
 
 
 @dataclass(frozen=True)
@@ -57,6 +68,11 @@ class TrainSettings:
     attention_weight is lambda of Eq. 13; order_penalty presses step scores m_t to rise with t where it is above 0,
     to fall where it is below (section 4.4). patience is how many epochs without a better validation rho end the
     training; precision is the arithmetic of matrix products, 'auto' bf16 where the hardware multiplies it.
+    Of a network that is trained further, train says which of its weights: 'all', 'norms', 'last-N', from the Nth matrix
+    or convolution from its end on, or 'lora-R', additions of rank R to its matrices. backbone_lr is their learning
+    rate, lr that of weights that are new. batch_norm says what running statistics do, crop is the side in pixels of
+    what is cut from views, 0 for all of it, eval_view which crops are evaluated. A batch is computed in as many parts
+    as accumulate says, whose gradients are added up.
     """
 
     recipe: str = "paper"
@@ -74,6 +90,12 @@ class TrainSettings:
     attention_weight: float = 1e-4
     order_penalty: float = 0.0
     batch_size: int = 256
+    accumulate: int = 1
+    train: str = "all"
+    backbone_lr: float = 1e-4
+    batch_norm: str = "frozen"
+    crop: int = 0
+    eval_view: str = "center"
     epochs: int = 60
     patience: int = 15
     pooling: str = "mean+deviation"
@@ -123,7 +145,7 @@ def settings_of(recipe: str = "paper", **given: Any) -> TrainSettings:
 def problems_of(values: Mapping[str, Any]) -> list[str]:
     """Return what is wrong with values of some or all fields, a line each."""
     choices = {"recipe": tuple(PROTOCOLS), "head": tuple(HEADS), "pooling": POOLED, "kernel": KERNELS}
-    choices |= {"precision": PRECISIONS, "select_on": SELECTIONS}
+    choices |= {"precision": PRECISIONS, "select_on": SELECTIONS, "batch_norm": BATCH_NORMS, "eval_view": EVAL_VIEWS}
     problems = [
         f"{option_of(name)} must be {' or '.join(choices[name])}, found {values[name]!r}"
         for name in choices
@@ -140,6 +162,8 @@ def problems_of(values: Mapping[str, Any]) -> list[str]:
             f"--order-penalty must be a number from -{_LARGEST_ORDER:g} to {_LARGEST_ORDER:g}, "
             f"found {values['order_penalty']}"
         )
+    if not (isinstance(train := values.get("train", "all"), str) and _TRAIN.fullmatch(train)):
+        problems.append(f"--train must be all, norms, last-N or lora-RANK, found {train!r}")
     if not 0 <= values.get("dropout", 0) < 1:
         problems.append(f"--dropout must be in [0, 1), found {values['dropout']}")
     if not 0 < values.get("val_fraction", 0.5) < 1:
@@ -159,7 +183,16 @@ def used_fields(head: str, *, attention: bool = True, steps: int = TrainSettings
 def attends(head: str, *, attention: bool = True) -> bool:
     """Return whether a head could say where it looks: it reads maps, and its attention, where it can be off, is on."""
     used = used_fields(head)
-    return "pooling" not in used and (attention or "attention" not in used)
+    looks = bool(used & {"steps", "queries", "attention_heads"})
+    return looks and (attention or "attention" not in used)
+
+
+def trained_part(train: str) -> tuple[str, int]:
+    """Return which weights are trained, 'all', 'norms', 'last' or 'lora', and N or R, 0 where there is none."""
+    found = _TRAIN.fullmatch(train)
+    if not found:
+        raise InvalidSettings(problems_of({"train": train})[0])
+    return (found[1], 0) if found[1] else (found[2], int(found[3]))
 
 
 def text_of(name: str, settings: TrainSettings) -> str:

@@ -15,7 +15,10 @@ FEATCACHE = BELOW_STORE | {
     *("featcache/backbones", "featcache/backbones/families", "featcache/backbones/descriptors"),
     *("featcache/extraction", "featcache/maintenance"),
 }
-TO_RUNS = FEATCACHE | {"head/settings", "head/data", "head/models", "head/models/fused", "head/runs"}
+TO_RUNS = FEATCACHE | {
+    *("head/settings", "head/data", "head/runs"),
+    *("head/models", "head/models/fused", "head/models/tails"),
+}
 HEAD = TO_RUNS | {
     *("head/evaluation", "head/training", "head/prediction", "head/share"),
     *("head/show", "head/show/figures", "head/show/page", "head/show/page/live", "head/demo"),
@@ -42,7 +45,8 @@ MAY_IMPORT = {  # a folder, or a module that stands alone, and what it may impor
     "head/settings": {"featcache/base"},
     "head/data": FEATCACHE | {"head/settings"},
     "head/models/fused": {"featcache/base", "featcache/backbones"},
-    "head/models": FEATCACHE | {"head/settings", "head/data", "head/models/fused"},
+    "head/models/tails": FEATCACHE | {"head/settings", "head/data", "head/models/fused", "head/models"},
+    "head/models": FEATCACHE | {"head/settings", "head/data", "head/models/fused", "head/models/tails"},
     "head/runs": TO_RUNS - {"head/runs"},
     "head/evaluation": TO_RUNS,
     "head/training": TO_RUNS | {"head/evaluation"},

@@ -21,8 +21,9 @@ from featcache.backbones.families.descriptor_networks import (
     parts_of_weights,
 )
 from featcache.backbones.families.extractor import Extractor, no_such_layer
-from featcache.backbones.families.timm_networks import build_timm, timm_views
-from featcache.backbones.families.torchvision_networks import TORCHVISION, build_torchvision
+from featcache.backbones.families.rest import Cut, Rest, rest_of
+from featcache.backbones.families.timm_networks import build_timm, timm_views, uncut_timm
+from featcache.backbones.families.torchvision_networks import TORCHVISION, build_torchvision, uncut_torchvision
 from featcache.base.errors import InvalidSettings
 from featcache.settings import VIEWS_LAYER, ExtractSettings, ViewSettings
 
@@ -65,6 +66,26 @@ def build_extractor(
 
     found = weights_module.seeded(seed, build)
     return replace(found, layers=tuple(layers) or found.layers)
+
+
+def build_rest(cut: Cut, weights: str, *, seed: int) -> Rest:
+    """Return what lies behind a layer of a network, with the weights that `build_extractor` would give all of it.
+
+    Raises `InvalidSettings` with the layers that can be if the network cannot be cut there.
+    """
+    network = parts_of_name(cut.name).network
+    if not network or described_layers(cut.name, (cut.layer,)):
+        raise InvalidSettings(f"--layer {cut.layer}: no network lies behind a descriptor; name a layer of a network")
+    source = parts_of_weights(cut.name, weights).network
+
+    def build() -> Rest:
+        if network in TORCHVISION:
+            uncut = uncut_torchvision(network, source)
+        else:
+            uncut = uncut_timm(network, source, image_size=cut.image_size)
+        return rest_of(uncut, replace(cut, name=network))
+
+    return weights_module.seeded(seed, build)
 
 
 def _refuse_layers(name: str, layers: Sequence[str], described: Sequence[str], others: Sequence[str]) -> None:

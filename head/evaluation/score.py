@@ -14,11 +14,11 @@ from featcache.recipe import check_same
 from featcache.store.cache import FeatureCache
 from head.data.batches import EVAL_VIEW, present_part
 from head.evaluation.metrics import Metrics, Scores, json_number, measure
+from head.models.kinds import kind_of
 from head.runs.head_file import TrainedHead, load_head
 from head.runs.run import Run
 
 VIEW_CHOICES = ("eval", "all")
-_BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,8 @@ def predict_rows(
 ) -> Scores:
     """Return step scores (n, T) of rows, averaged over views; they add up to the score."""
     total = np.zeros((len(rows), head.steps))
-    parts = [rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH)]
+    size = kind_of(head.module).at_once
+    parts = [rows[start : start + size] for start in range(0, len(rows), size)]
     for view in views:
         batches = run.input.batches(cache, [(part, np.full(len(part), view)) for part in parts])
         total += np.concatenate([head.predict(features)[1].numpy() for features in batches])
@@ -151,6 +152,7 @@ def attention_of(cache: FeatureCache, run: Run, rows: NDArray[np.int64]) -> Iter
     if not run.attends:
         return None
     head = load_head(run)
-    batches = (rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH))
+    size = kind_of(head.module).at_once
+    batches = (rows[start : start + size] for start in range(0, len(rows), size))
     maps = (head.predict(run.input.read(cache, batch, EVAL_VIEW))[2].numpy() for batch in batches)  # (B, T, L)
     return (run.input.places(batch, run.recipe) for batch in maps)

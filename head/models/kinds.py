@@ -1,20 +1,21 @@
 """Every kind of head: what it is made of and reads, how it is fitted, and the name under which a run stores it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from featcache.base.commands import command
-from featcache.base.errors import InvalidSettings, refuse
-from featcache.recipe import LayerShape
-from featcache.settings import VIEWS_LAYER
+from featcache.datasets.splits import Part
+from featcache.recipe import Recipe
 from featcache.store.cache import FeatureCache
+from head.data.batches import feature_scale
 from head.data.inputs import HeadInput
-from head.models import amnet, banded, baselines, kernels, probes, published, svr
+from head.models import amnet, banded, baselines, kernels, probes, published, reading, svr
+from head.models.tails import cuts, tail
 from head.settings import HEADS, TrainSettings
 
 _Scale = tuple[Tensor, Tensor] | None
@@ -26,6 +27,39 @@ class TargetScale:
 
     mean: float
     scale: float
+
+
+@runtime_checkable
+class _StoresPart(Protocol):
+    """A head of whose tensors a run stores a part."""
+
+    def stored(self) -> dict[str, Tensor]: ...
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What a head may be told before it is trained: part of a cache, as source reads it, and where weights are."""
+
+    cache: FeatureCache
+    part: Part
+    source: HeadInput
+    seed: int
+    weights: str
+
+
+def _standardise(head: Any, beginning: Beginning) -> None:
+    """Tell a head mean and deviation of its channels over the training part."""
+    of = beginning
+    head.set_feature_scale(*feature_scale(of.cache, of.part, source=of.source, seed=of.seed))
+
+
+def _sizes_of_features(recipe: Recipe, source: HeadInput) -> dict[str, Any]:
+    shape = source.map_shape(recipe)
+    return {"positions": shape.positions, "channels": shape.channels}
+
+
+def _all_at_one_rate(head: nn.Module, settings: TrainSettings) -> list[dict[str, Any]]:
+    return [{"params": list(head.parameters()), "lr": settings.lr}]
 
 
 def _to_deviation(scores: NDArray[np.float64]) -> TargetScale:
@@ -47,19 +81,24 @@ def _recurrent_looks(shape: Any) -> str:
 class Kind:
     """One kind of head, and all that other files need to know of it.
 
-    title is what a model card calls it. module is built of shape, whose fields are sizes and fields of settings. reads
-    gives for settings the pooling of its `HeadInput`. scale gives for a module the mean and deviation by which it
-    standardises its channels, None where it does not. attends is whether it has maps of where it looks, which baselines
-    have not; without attention they are uniform, 1/L. looks says of a shape in words how it looks, and look is what one
-    of its T steps is called. target gives the scale of training scores. coverage gives for T the constant of Eq. 15:
-    how much attention a position should get in all T steps together. baseline is how scikit-learn fits it; a head
-    without one is trained by gradients and, if it standardises, is told mean and deviation by its `set_feature_scale`.
+    title is what a model card calls it. module is built of shape, whose fields are fields of settings and what sizes
+    gives for a recipe and an input. reads gives its `HeadInput` of some layers of a cache. scale gives for a module the
+    mean and deviation by which it standardises its channels, None where it does not. attends is whether it has maps of
+    where it looks, which baselines have not; without attention they are uniform, 1/L. looks says of a shape in words
+    how it looks, and look is what one of its T steps is called. target gives the scale of training scores. coverage
+    gives for T the constant of Eq. 15: how much attention a position should get in all T steps together.
+
+    baseline is how scikit-learn fits it. A head without one is trained by gradients: begin tells it what it has to know
+    before, groups gives its weights with their learning rates. Where a run stores a part of its tensors, as its method
+    `stored` says, complete takes the others from the weights of a recipe's network, its last argument. built_whole is
+    whether it comes with numbers that are no weights, so that it cannot be built empty. at_once is how many images it
+    takes where nothing is trained.
     """
 
     title: str
     shape: type[Any]
     module: type[nn.Module]
-    reads: Callable[[TrainSettings], str] = lambda settings: settings.pooling
+    reads: Callable[[FeatureCache, TrainSettings, tuple[str, ...]], HeadInput] = reading.read_pooled
     scale: Callable[[Any], _Scale] = lambda head: (head.standardise.mean, head.standardise.deviation)
     attends: bool = False
     looks: Callable[[Any], str] = lambda shape: ""
@@ -67,6 +106,12 @@ class Kind:
     target: Callable[[NDArray[np.float64]], TargetScale] = _to_deviation
     coverage: Callable[[int], float] = lambda steps: 1.0
     baseline: baselines.Baseline | None = None
+    sizes: Callable[[Recipe, HeadInput], Mapping[str, Any]] = _sizes_of_features
+    begin: Callable[[Any, Beginning], None] = lambda head, beginning: None
+    groups: Callable[[Any, TrainSettings], list[dict[str, Any]]] = _all_at_one_rate
+    complete: Callable[[Any, Recipe, str], None] | None = None
+    built_whole: bool = False
+    at_once: int = 256
 
 
 _LINEAR = Kind(
@@ -77,17 +122,18 @@ KINDS = {  # a run stores the first name of its kind
         "AMNet's head, Eq. 3-15 of the paper",
         amnet.HeadShape,
         amnet.AMNetHead,
-        reads=lambda settings: "maps" if settings.attention else "mean",
+        reads=reading.read_steps,
         scale=lambda head: (head.feature_mean, head.feature_std),
         attends=True,
         looks=_recurrent_looks,
         target=_to_one,
+        begin=_standardise,
     ),
     "published": Kind(
         "AMNet's head as its authors' code has it",
         published.PublishedShape,
         published.PublishedHead,
-        reads=lambda settings: "maps",
+        reads=reading.read_maps,
         scale=lambda head: None,  # batch norm instead
         attends=True,
         looks=_recurrent_looks,
@@ -98,20 +144,35 @@ KINDS = {  # a run stores the first name of its kind
         "efficient probing (Psomas et al., 2026)",
         probes.EfficientShape,
         probes.EfficientProbe,
-        reads=lambda settings: "tokens",
+        reads=reading.read_tokens,
         attends=True,
         looks=lambda shape: (
             f"{shape.queries} {'query' if shape.queries == 1 else 'queries'} of {shape.value_size} values"
         ),
         look="query",
+        begin=_standardise,
     ),
     "probe": Kind(
         "attentive probing by a block of cross-attention, as of V-JEPA (Bardes et al., 2024)",
         probes.AttentiveShape,
         probes.AttentiveProbe,
-        reads=lambda settings: "tokens",
+        reads=reading.read_tokens,
         attends=True,
         looks=lambda shape: f"1 query, {shape.attention_heads} heads of attention",
+        begin=_standardise,
+    ),
+    "tail": Kind(
+        "the rest of the network behind a layer, trained further",
+        tail.TailShape,
+        tail.TailHead,
+        reads=cuts.read_cut,
+        scale=lambda head: None,
+        sizes=lambda recipe, source: tail.sizes_of(recipe, source.layers),
+        begin=lambda head, beginning: head.begin(beginning.cache.recipe, beginning.weights),
+        groups=lambda head, settings: head.groups(settings),
+        complete=lambda head, recipe, weights: head.complete(recipe, weights),
+        built_whole=True,
+        at_once=tail.EVAL_BATCH,
     ),
     "linear": _LINEAR,
     "ridge": replace(_LINEAR, baseline=baselines.RIDGE),
@@ -165,90 +226,46 @@ def head_from_json(kind: str, shape: dict[str, Any]) -> nn.Module:
     return module
 
 
+def filled_head(kind: str, shape: dict[str, Any], stored: Mapping[str, Tensor]) -> nn.Module:
+    """Return the head that a run stores; raise what `head_from_json` raises, `RuntimeError` for others' tensors."""
+    if KINDS[kind].built_whole:
+        module = head_from_json(kind, shape)
+    else:
+        with torch.device("meta"):  # without drawing weights that are replaced, which takes longer than reading them
+            module = head_from_json(kind, shape)
+        module.to_empty(device="cpu")
+    fill(module, stored)
+    return module
+
+
+def stored_of(module: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors that a run stores of a head: all, unless it says itself which."""
+    return module.stored() if isinstance(module, _StoresPart) else dict(module.state_dict())
+
+
+def fill(module: nn.Module, stored: Mapping[str, Tensor]) -> None:
+    """Give a head the tensors that `stored_of` gave of one; raise `RuntimeError` that names those that do not fit."""
+    if other := set(stored) ^ set(stored_of(module)):
+        raise RuntimeError(f"its tensors are others than those of such a head: {', '.join(sorted(other)[:8])}")
+    module.load_state_dict(stored, strict=False)
+
+
 def head_as_json(module: nn.Module) -> dict[str, Any]:
     """Return kind and shape, from which `head_from_json` builds a head for the same weights."""
     return {"kind": kind_name(module), "shape": asdict(module.shape)}  # type: ignore[call-overload]
 
 
 def input_of(cache: FeatureCache, settings: TrainSettings) -> HeadInput:
-    """Return what the head that settings ask for reads; raise `InvalidSettings` for layers that it cannot read.
-
-    One that reads tokens and is given maps alone reads 'maps', which is the same.
-    """
+    """Return what the head that settings ask for reads; raise `InvalidSettings` for layers that it cannot read."""
     names = cache.recipe.layer_names if settings.layers == ("all",) else settings.layers
     layers = tuple(cache.layer(name) for name in names) or (cache.layer(),)
-    kind = kind_for(settings)
-    if kind.attends and VIEWS_LAYER in layers:  # without attention too: its uniform maps have all these positions
-        raise InvalidSettings(_of_pixels(cache, settings, layers))
-    pooling = kind.reads(settings)
-    if pooling in ("maps", "tokens"):
-        shapes = {layer: cache.recipe.layer_shape(layer) for layer in layers}
-        _check_layers(cache, settings, shapes, as_tokens=pooling == "tokens")
-        pooling = "maps" if all(shape.is_map for shape in shapes.values()) else pooling
-    return HeadInput(layers, pooling)
-
-
-def _of_pixels(cache: FeatureCache, settings: TrainSettings, layers: tuple[str, ...]) -> str:
-    """Return that no head looks at pixels, and the way out: other layers of the cache, or heads on pooled colours."""
-    named = [layer for layer in layers if layer != VIEWS_LAYER]
-    maps = [name for name in cache.recipe.layer_names if cache.recipe.layer_shape(name).is_map and name != VIEWS_LAYER]
-    fitting = named or maps[-1:]
-    shape = cache.recipe.layer_shape(VIEWS_LAYER)
-    other = f"name {command('--layer', ','.join(fitting))}" if fitting else "extract a layer of the network as well"
-    return (
-        f"a head of the kind {settings.head} looks at features, and {VIEWS_LAYER} of {cache.path} is the pixels of "
-        f"views themselves, {shape.height} x {shape.width} positions of 3 colours: {other}, or use --head ridge, svr "
-        "or mlp, which read mean and deviation of each colour"
-    )
-
-
-def _check_layers(
-    cache: FeatureCache, settings: TrainSettings, shapes: dict[str, LayerShape], *, as_tokens: bool
-) -> None:
-    """Raise `InvalidSettings` unless a head has a map to look at, and can read the vectors that are named with it."""
-    vectors = {layer: shape for layer, shape in shapes.items() if not shape.is_map}
-    others = [name for name in cache.recipe.layer_names if name != VIEWS_LAYER]
-    maps = {name: shape for name in others if (shape := cache.recipe.layer_shape(name)).is_map}
-    if len(vectors) == len(shapes):
-        raise InvalidSettings(_without_map(cache, settings, vectors, maps))
-    if as_tokens:
-        read = {layer: shape.channels for layer, shape in shapes.items() if shape.is_map}
-        width, parts = sum(read.values()), " + ".join(f"{layer} {channels}" for layer, channels in read.items())
-        problems = [_unfit(layer, shape, maps) for layer, shape in vectors.items() if shape.channels != width]
-        title = f"{settings.head} reads vectors as tokens beside a map, of as many channels as that, {width} ({parts}):"
-        way_out = "Name layers that fit. Heads amnet, ridge, svr and mlp join vectors of any width."
-    else:
-        problems = [f"{layer}: {shape.positions} vectors" for layer, shape in vectors.items() if shape.positions > 1]
-        title = f"{settings.head} reads no more than one vector of a layer, at every position of a map:"
-        way_out = "Leave it out, or use --head ep or probe, which read each vector as a token."
-    refuse(InvalidSettings, f"{cache.path}: {title}", problems, way_out)
-
-
-def _without_map(
-    cache: FeatureCache, settings: TrainSettings, vectors: dict[str, LayerShape], maps: dict[str, LayerShape]
-) -> str:
-    """Return that layers are vectors alone, which have no place to look at, and the way out."""
-    widths = {shape.channels for shape in vectors.values()}
-    fitting = [name for name, shape in maps.items() if {shape.channels} == widths] or list(maps)
-    named = command("--layer", ",".join([*vectors, *fitting[-1:]]))
-    way_out = f"name a map as well, {named}" if maps else "extract a map as well"
-    plain = "use --head ridge, svr or mlp" + (", or --no-attention" if "attention" in HEADS[settings.head] else "")
-    return (
-        f"a head of the kind {settings.head} looks at places, and {', '.join(vectors)} of {cache.path} has none, as "
-        f"vectors of an image: {way_out}, or {plain}"
-    )
-
-
-def _unfit(layer: str, shape: LayerShape, maps: dict[str, LayerShape]) -> str:
-    fitting = [name for name, other in maps.items() if other.channels == shape.channels]
-    fits = f"fits one of these maps alone: {', '.join(fitting)}" if fitting else "no map of this cache has as many"
-    return f"{layer} has {shape.channels}; {fits}"
+    return kind_for(settings).reads(cache, settings, layers)
 
 
 def shape_of(cache: FeatureCache, settings: TrainSettings) -> Any:
     """Return the shape of the head that settings ask for; raise `InvalidSettings` if what it reads cannot have it."""
-    kind, map_shape = kind_for(settings), input_of(cache, settings).map_shape(cache.recipe)
-    sizes = {"positions": map_shape.positions, "channels": map_shape.channels, **vars(settings)}
+    kind = kind_for(settings)
+    sizes = {**vars(settings), **kind.sizes(cache.recipe, input_of(cache, settings))}
     return kind.shape(**{field.name: sizes[field.name] for field in fields(kind.shape) if field.name in sizes})
 
 

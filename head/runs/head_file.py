@@ -15,7 +15,7 @@ from featcache.base.devices import has_float64
 from featcache.base.errors import CorruptFile
 from featcache.base.files import canonical_json, digest_of_file, write_durably
 from featcache.store.shards.encoding import Constants
-from head.models.kinds import head_as_json, head_from_json
+from head.models.kinds import filled_head, head_as_json, kind_of, stored_of
 from head.runs.run import HEAD_NAME, Run
 
 _CONSTANTS = "feature_constants."
@@ -69,7 +69,7 @@ def save_head(
     constants: Mapping[str, Constants],
 ) -> str:
     """Write head.safetensors and return its sha256."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in stored_of(module).items()}
     digests = np.frombuffer(bytes.fromhex("".join(sorted(train_images))), np.uint8).reshape(-1, 32)
     tensors[_TRAIN_IMAGES] = torch.from_numpy(digests.copy())
     tensors |= {f"{_CONSTANTS}{layer}": torch.from_numpy(values) for layer, values in constants.items()}
@@ -78,9 +78,11 @@ def save_head(
     return write_durably(folder / HEAD_NAME, safetensors.torch.save(tensors, {"head": canonical_json(facts)}))
 
 
-def load_head(run: Run, device: str | torch.device = "cpu") -> TrainedHead:
+def load_head(run: Run, device: str | torch.device = "cpu", *, weights: str | None = None) -> TrainedHead:
     """Return the head of a finished run; raise `CacheIncomplete` if unfinished, `CorruptFile` for damage.
 
+    weights is where the backbone's weights are, if not where the run says; they are needed if only a part of a network
+    was trained, and `Mismatch` is raised if they are others.
     Where device has no float64, a head that needs it stays on the CPU, with a warning.
     """
     path = run.folder / HEAD_NAME
@@ -92,15 +94,14 @@ def load_head(run: Run, device: str | torch.device = "cpu") -> TrainedHead:
         with safetensors.safe_open(path, "pt") as file:
             facts = json.loads(file.metadata()["head"])
             tensors = {name: file.get_tensor(name) for name in file.offset_keys()}
-        with torch.device("meta"):  # without drawing weights that are replaced, which takes longer than reading them
-            module = head_from_json(facts["kind"], facts["shape"])
-        module.to_empty(device="cpu")
         train_images = tensors.pop(_TRAIN_IMAGES).numpy()
         stored = [name for name in tensors if name.startswith(_CONSTANTS)]
         constants = {name.removeprefix(_CONSTANTS): tensors.pop(name).numpy() for name in stored}
-        module.load_state_dict(tensors)
+        module = filled_head(facts["kind"], facts["shape"], tensors)
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CorruptFile(f"{path}: not a head of this version: {error}") from error
+    if complete := kind_of(module).complete:
+        complete(module, run.recipe, weights or run.weights_source)
     head = TrainedHead(
         module.eval().requires_grad_(False),
         float(facts["target_mean"]),

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from featcache.base.errors import CorruptFile
 from featcache.base.files import write_durably
+from head.models.kinds import fill, stored_of
 
 
 @dataclass
@@ -29,7 +30,7 @@ class State:
 
 def write_checkpoint(path: Path, state: State, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Replace the checkpoint at once, durably, its sha256 behind its bytes."""
-    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    tensors = {f"model.{name}": tensor for name, tensor in stored_of(model).items()}
     tensors |= {f"best.{name}": tensor for name, tensor in state.best.items()}
     for number, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{key}": value for key, value in moments.items()}
@@ -52,7 +53,7 @@ def read_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.O
         raise CorruptFile(f"{path}: damaged; delete it, or start over with --no-resume")
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     tensors = safetensors.torch.load(data)
-    model.load_state_dict(_under("model.", tensors))
+    fill(model, _under("model.", tensors))
     moments: dict[int, dict[str, Tensor]] = {}
     for name, tensor in _under("optimizer.", tensors).items():
         number, _, key = name.partition(".")

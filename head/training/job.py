@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from featcache.store.cache import FeatureCache
+from featcache.store.folder import weights_of_cache
 from head.data.batches import is_all_images
 from head.data.inputs import HeadInput
 from head.models.fused.products import resolve_products
@@ -21,7 +22,7 @@ class TrainingJob:
     seeds in the folders beside that one.
     A run that is there is finished if it is not, and kept as it is if it is; resume=False starts over. events is the
     folder for TensorBoard's event files of this run, if they are wanted. device is as `extract` takes it; of several
-    GPUs each process takes one.
+    GPUs each process takes one. weights are those of the cache's network, if they are not where the cache says.
     """
 
     cache: FeatureCache
@@ -32,6 +33,12 @@ class TrainingJob:
     resume: bool = True
     events: Path | None = None
     device: str = "auto"
+    weights: str | None = None
+
+    @property
+    def weights_source(self) -> str:
+        """Where the weights of the cache's network are: those given, or where the cache says."""
+        return self.weights or weights_of_cache(self.cache.path, self.cache.manifest.source)
 
     @property
     def input(self) -> HeadInput:

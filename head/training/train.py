@@ -14,7 +14,6 @@ from featcache.base.files import make_folder, remove_temporaries
 from featcache.base.lock import writer_lock
 from featcache.base.progress import OnProgress, silent
 from featcache.store.cache import FeatureCache
-from featcache.store.folder import weights_of_cache
 from head.data.batches import SplitData, split_data
 from head.models.kinds import kind_for, shape_of
 from head.runs.events import EventLog
@@ -119,7 +118,7 @@ def _config(job: TrainingJob, data: SplitData, runs: Sequence[Run], device: torc
         "views": cache.views,
         "fingerprint": cache.fingerprint,
         "recipe": cache.recipe.as_json(),
-        "weights_source": weights_of_cache(cache.path, source),
+        "weights_source": job.weights_source,
         "batch_size": int(source["batch_size"]),
         "torch": torch.__version__,
     }

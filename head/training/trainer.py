@@ -17,10 +17,10 @@ from torch import Tensor
 from featcache.base.devices import memory_errors
 from featcache.base.errors import BadInput
 from featcache.base.progress import OnProgress, Progress
-from head.data.batches import EVAL_VIEW, SplitData, epoch_batches, feature_scale
+from head.data.batches import EVAL_VIEW, SplitData, epoch_batches
 from head.evaluation.metrics import Scores, judged, rank
 from head.models.amnet import HeadOutput, loss
-from head.models.kinds import kind_for, untrained_head
+from head.models.kinds import Beginning, fill, kind_for, stored_of, untrained_head
 from head.runs.history import History, OnHistory
 from head.runs.run import CHECKPOINT_NAME
 from head.settings import TrainSettings
@@ -29,7 +29,6 @@ from head.training.fitted import Fitted
 from head.training.job import TrainingJob
 
 CHECKPOINT_SECONDS = 15.0
-EVAL_BATCH = 256
 
 
 def goes_on(settings: TrainSettings, *, epochs: int, best_epoch: int) -> bool:
@@ -65,13 +64,11 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             self.model = untrained_head(job.cache, settings)
-        if kind.scale(self.model) is not None:  # a head with batch norm scales its features itself
-            scale = feature_scale(job.cache, data.train, source=self.input, seed=settings.seed)
-            self.model.set_feature_scale(*scale)  # type: ignore[operator]
+        kind.begin(self.model, Beginning(job.cache, data.train, self.input, settings.seed, job.weights_source))
         self.model.to(device)
-        self.optimizer = torch.optim.Adam(
-            self.model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True
-        )
+        groups = kind.groups(self.model, settings)
+        self.optimizer = torch.optim.Adam(groups, weight_decay=settings.weight_decay, fused=True)
+        self.at_once = kind.at_once
 
     def epochs(self, state: State) -> Iterator[None]:
         """Train on from state, which is kept up to date; yield after each epoch."""
@@ -85,7 +82,7 @@ class Trainer:
         state.history.append(_epoch_of([self], state.epoch, self.data.select.scores))
         if is_best(state.history, state.best_epoch):
             state.best_epoch = state.epoch
-            state.best = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+            state.best = {name: tensor.clone() for name, tensor in stored_of(self.model).items()}
         self.on_history(state.history)
         note = reached(state.history, state.best_epoch)
         self.on_progress(Progress(f"split {self.data.split}", state.epoch, self.settings.epochs, "epochs", note))
@@ -115,20 +112,29 @@ class Trainer:
         return mean
 
     def step(self, features: Tensor, scores: Scores) -> Tensor:
-        """Fit one batch; return its loss, wherever it is computed."""
+        """Fit one batch; return its loss, wherever it is computed.
+
+        A batch is computed in as many parts as the settings say, whose gradients add up to those of the whole.
+        """
         target = torch.from_numpy((scores - self.target.mean) / self.target.scale).float().to(self.device)
-        output = self._output(features)
-        value = loss(
-            output,
+        self.optimizer.zero_grad()
+        size = -(-len(features) // self.settings.accumulate)
+        total = target.new_zeros(())
+        for some, wanted in zip(torch.split(features, size), torch.split(target, size), strict=True):
+            value = self._loss(some, wanted) * (len(some) / len(features))
+            torch.autograd.backward(value)
+            total += value.detach()
+        self.optimizer.step()
+        return total
+
+    def _loss(self, features: Tensor, target: Tensor) -> Tensor:
+        return loss(
+            self._output(features),
             target,
             attention_weight=self.attention_weight,
             coverage=self.coverage,
             order_penalty=self.settings.order_penalty,
         )
-        self.optimizer.zero_grad()
-        torch.autograd.backward(value)
-        self.optimizer.step()
-        return value.detach()
 
     def _output(self, features: Tensor) -> HeadOutput:
         """Return what the head makes of a batch, its large products of matrices in the type that was chosen."""
@@ -140,7 +146,7 @@ class Trainer:
     def predict_selection(self) -> Scores:
         """Return the scores of the selection part."""
         self.model.eval()
-        rows, size = self.data.select.rows, EVAL_BATCH
+        rows, size = self.data.select.rows, self.at_once
         views = np.full(len(rows), EVAL_VIEW)
         pairs = [(rows[start : start + size], views[start : start + size]) for start in range(0, len(rows), size)]
         scores = torch.cat([self._output(features).score for features in self._features(pairs)])
@@ -183,7 +189,7 @@ def fit_by_gradient(
         state = read_checkpoint(job.folder / CHECKPOINT_NAME, trainer.model, trainer.optimizer)
         for _ in trainer.epochs(state):
             pass
-        trainer.model.load_state_dict(state.best)
+        fill(trainer.model, state.best)
     return Fitted(trainer.model, trainer.target, state.history, state.best_epoch)
 
 

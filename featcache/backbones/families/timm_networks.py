@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from featcache.backbones.families import weights as weights_module
 from featcache.backbones.families.extractor import Extractor, as_map, no_such_layer, state_of
+from featcache.backbones.families.rest import Uncut
 from featcache.backbones.families.sizes import SCHEMES, of_size
 from featcache.backbones.families.torchvision_networks import TORCHVISION
 from featcache.base.errors import BadInput, InvalidSettings, first_line
-from featcache.settings import ViewSettings
+from featcache.settings import PREFIX, ViewSettings
 
 LITE0 = "efficientnet_lite0"
 _LITE0_IN_TIMM = "tf_efficientnet_lite0"
@@ -30,9 +31,7 @@ def build_timm(
 
     final_norm gives the last map as the network's own last norm leaves it; None does so where there is such a norm.
     """
-    timm_name = _name_in_timm(name)
-    pretrained = weights == "imagenet" and name != LITE0
-    model = _create(timm_name, pretrained=pretrained)
+    model, state = _started(name, weights)
     if not hasattr(model, "forward_intermediates") or not getattr(model, "feature_info", None):
         raise InvalidSettings(f"--backbone {name}: timm offers no feature maps of this model")
     known = [info["module"] for info in model.feature_info]
@@ -41,16 +40,47 @@ def build_timm(
     taps = _Taps(layers, tuple(known), _applies_final_norm(model, name, layers, known[-1], final_norm))
     taps.check(model, name)
     taps.prune(model)
-    if not pretrained and weights != "random":
-        state = state_of(weights, weights_module.efficientnet_lite0_imagenet)
-        if name == LITE0 and "_conv_stem.weight" in state:  # as the package names its tensors, in timm's order
-            state = weights_module.with_names_of(_create(timm_name, pretrained=False), state)
+    if state is not None:
         weights_module.load_into(model, state, weights)
     model = of_size(model, name, image_size, taps, trained=weights != "random")
     config = model.pretrained_cfg
     return Extractor(
         model, functools.partial(taps.read, model), layers, tuple(config["mean"]), tuple(config["std"]), taps.final_norm
     )
+
+
+def uncut_timm(name: str, weights: str, *, image_size: int) -> Uncut:
+    """Return a network of timm whole, for what lies behind a layer of it to be cut out."""
+    import timm
+
+    model, state = _started(name, weights)
+    known = tuple(info["module"] for info in model.feature_info)
+    if not hasattr(model, "reset_classifier"):
+        raise InvalidSettings(f"--backbone {name}: timm does not say what its classifier reads, so it cannot be cut")
+    taps = _Taps(("pooled",), known, final_norm=False)
+    taps.prune(model)
+    if state is not None:
+        weights_module.load_into(model, state, weights)
+    return Uncut(
+        of_size(model, name, image_size, taps, trained=weights != "random"),
+        channels_last=getattr(model, "output_fmt", "NCHW") == "NHWC",
+        layers=known,
+        leaf_modules=timm.layers.get_notrace_modules(),  # type: ignore[attr-defined,no-untyped-call]
+        leaf_functions=timm.layers.get_notrace_functions(),  # type: ignore[attr-defined,no-untyped-call]
+    )
+
+
+def _started(name: str, weights: str) -> tuple[Any, weights_module.State | None]:
+    """Return a network, and the weights that are still to be loaded into it; None where it has its own."""
+    timm_name = _name_in_timm(name)
+    pretrained = weights == "imagenet" and name != LITE0
+    model = _create(timm_name, pretrained=pretrained)
+    if pretrained or weights == "random":
+        return model, None
+    state = state_of(weights, weights_module.efficientnet_lite0_imagenet)
+    if name == LITE0 and "_conv_stem.weight" in state:  # as the package names its tensors, in timm's order
+        state = weights_module.with_names_of(_create(timm_name, pretrained=False), state)
+    return model, state
 
 
 @dataclass(frozen=True)
@@ -67,7 +97,7 @@ class _Taps:
     @property
     def indices(self) -> list[int]:
         """The maps that are wanted; of a network that is computed to its end the last one in any case."""
-        wanted = {self.known.index(layer) for layer in self.layers if layer in self.known}
+        wanted = {self.known.index(layer) for layer in (*self.layers, *self.prefixed) if layer in self.known}
         return sorted(wanted | ({len(self.known) - 1} if self.to_the_end else set()))
 
     @property
@@ -76,9 +106,16 @@ class _Taps:
         return [layer for layer in self.layers if layer in VECTORS]
 
     @property
+    def prefixed(self) -> list[str]:
+        """The maps whose tokens before the positions are wanted."""
+        named = [layer.removesuffix(PREFIX) for layer in self.layers if layer.endswith(PREFIX)]
+        return [layer for layer in named if layer in self.known]
+
+    @property
     def modules(self) -> list[str]:
         """The layers that are modules."""
-        return [layer for layer in self.layers if layer not in (*self.known, *VECTORS)]
+        others = (*self.known, *VECTORS, *(f"{layer}{PREFIX}" for layer in self.prefixed))
+        return [layer for layer in self.layers if layer not in others]
 
     @property
     def to_the_end(self) -> bool:
@@ -89,6 +126,8 @@ class _Taps:
         """Raise `InvalidSettings` for layers that a model does not have."""
         own = [layer for layer, vector in VECTORS.items() if vector.is_there(model)]
         modules = [module for module, _ in model.named_modules() if module]
+        if _class_tokens(model) + _registers(model):
+            own += [f"{layer}{PREFIX}" for layer in self.prefixed]
         if missing := [layer for layer in self.layers if layer not in (*self.known, *own, *modules)]:
             raise InvalidSettings(no_such_layer(name, missing, [*own, *self.known]))
 
@@ -103,11 +142,11 @@ class _Taps:
 
     def read(self, model: Any, x: Tensor) -> list[Tensor]:
         """Return the layers of a model, one (B, D, height, width) each."""
-        if not self.to_the_end:
-            found = model.forward_intermediates(x, indices=self.indices, stop_early=True, intermediates_only=True)
-            return [found[self.indices.index(self.known.index(layer))] for layer in self.layers]
-        with _outputs_of(model, self.modules) as outputs:
-            final, found = model.forward_intermediates(x, indices=self.indices)
+        with _outputs_of(model, [*self.modules, *self.prefixed]) as outputs:
+            if self.to_the_end:
+                final, found = model.forward_intermediates(x, indices=self.indices)
+            else:
+                found = model.forward_intermediates(x, indices=self.indices, stop_early=True, intermediates_only=True)
             if self.modules:
                 model.forward_head(final)
         side = found[-1].shape[2:]
@@ -115,7 +154,8 @@ class _Taps:
         if self.final_norm:
             maps[self.known[-1]] = _as_image(model, final, side)
         maps |= {layer: VECTORS[layer].of(model, final) for layer in self.vectors}
-        maps |= {module: _as_image(model, output, side) for module, output in outputs.items()}
+        maps |= {module: _as_image(model, outputs[module], side) for module in self.modules}
+        maps |= {f"{layer}{PREFIX}": _prefix(outputs[layer], side) for layer in self.prefixed}
         return [as_map(maps[layer]) for layer in self.layers]
 
 
@@ -188,6 +228,11 @@ def _as_image(model: Any, values: Tensor, side: Sequence[int]) -> Tensor:
         )  # len would fix the size of batches in an export
     last = values.ndim == 4 and getattr(model, "output_fmt", "NCHW") == "NHWC"
     return values.permute(0, 3, 1, 2) if last else values
+
+
+def _prefix(values: Tensor, side: Sequence[int]) -> Tensor:
+    """Return the n tokens before the positions (B, N, D) of a map as (B, D, n, 1)."""
+    return values[:, : values.shape[1] - side[0] * side[1]].transpose(1, 2)[..., None]
 
 
 def _applies_final_norm(model: Any, name: str, layers: Sequence[str], last: str, final_norm: bool | None) -> bool:

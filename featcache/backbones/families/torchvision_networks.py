@@ -17,6 +17,7 @@ from featcache.backbones.families.extractor import (
     no_such_layer,
     state_of,
 )
+from featcache.backbones.families.rest import Uncut
 from featcache.base.errors import InvalidSettings
 
 
@@ -24,21 +25,31 @@ from featcache.base.errors import InvalidSettings
 class Named:
     """A network's default layer, the last map of stride 16 (14 x 14 at 224 pixels, AlexNet's 13 x 13), and names.
 
-    others are the usual names of vectors: fc6 and fc7 behind their ReLU, pooled what the classifier reads.
+    others are the usual names of vectors: fc6 and fc7 behind their ReLU, pooled what the classifier reads. maps are
+    those that end its stages, in order.
     """
 
     default: str
     others: Mapping[str, str]
+    maps: tuple[str, ...]
 
 
-_OF_RESNET = {"pooled": "flatten"}
+_OF_RESNET = {"pooled": "flatten"}, ("layer1", "layer2", "layer3", "layer4")
 TORCHVISION = {
-    "resnet50": Named("layer3", _OF_RESNET),
-    "resnet18": Named("layer3", _OF_RESNET),
-    "resnet101": Named("layer3", _OF_RESNET),
-    "vgg16": Named("features.29", {"fc6": "classifier.1", "fc7": "classifier.4", "pooled": "classifier.4"}),
-    "alexnet": Named("features.11", {"fc6": "classifier.2", "fc7": "classifier.5", "pooled": "classifier.5"}),
-    "googlenet": Named("inception4e", {"pooled": "flatten"}),
+    "resnet50": Named("layer3", *_OF_RESNET),
+    "resnet18": Named("layer3", *_OF_RESNET),
+    "resnet101": Named("layer3", *_OF_RESNET),
+    "vgg16": Named(
+        "features.29",
+        {"fc6": "classifier.1", "fc7": "classifier.4", "pooled": "classifier.4"},
+        ("features.4", "features.9", "features.16", "features.23", "features.29"),
+    ),
+    "alexnet": Named(
+        "features.11",
+        {"fc6": "classifier.2", "fc7": "classifier.5", "pooled": "classifier.5"},
+        ("features.2", "features.5", "features.11"),
+    ),
+    "googlenet": Named("inception4e", {"pooled": "flatten"}, ("conv3", "inception3b", "inception4e", "inception5b")),
 }
 _ARGUMENTS = {  # of models whose published weights expect other than torchvision's defaults
     # they hold auxiliary classifiers and normalise to mean and std 0.5
@@ -48,15 +59,12 @@ _ARGUMENTS = {  # of models whose published weights expect other than torchvisio
 
 def build_torchvision(name: str, layers: tuple[str, ...], weights: str) -> Extractor:
     """Return an extractor of one of torchvision's models."""
-    from torchvision.models import get_model
     from torchvision.models.feature_extraction import create_feature_extractor
 
     named = TORCHVISION[name]
     layers = layers or (named.default,)
     nodes = {layer: named.others.get(layer, layer) for layer in layers}
-    model = get_model(name, weights=None, **_ARGUMENTS.get(name, {})).eval()
-    if weights == "random":
-        _initialise(model)
+    model = _model(name, weights)
     try:
         module = create_feature_extractor(model, list(nodes.values()), suppress_diff_warning=True)
     except ValueError:
@@ -64,14 +72,39 @@ def build_torchvision(name: str, layers: tuple[str, ...], weights: str) -> Extra
         raise InvalidSettings(no_such_layer(name, layers, known)) from None
     _without_in_place_operations(module)
     if weights != "random":
-        state = state_of(weights, lambda: weights_module.torchvision_imagenet(name))
-        weights_module.load_into(module, state, weights)
+        weights_module.load_into(module, _state(name, weights), weights)
 
     def maps(x: Tensor) -> list[Tensor]:
         found = module(x)  # in the graph's order, which need not be that of layers
         return [as_map(found[nodes[layer]]) for layer in layers]
 
     return Extractor(module, maps, layers, IMAGENET_MEAN, IMAGENET_STD)
+
+
+def uncut_torchvision(name: str, weights: str) -> Uncut:
+    """Return one of torchvision's models whole, for what lies behind a layer of it to be cut out."""
+    named = TORCHVISION[name]
+    return Uncut(
+        _model(name, weights),
+        pooled=named.others["pooled"],
+        nodes=named.others,
+        layers=named.maps,
+        state=None if weights == "random" else _state(name, weights),
+    )
+
+
+def _model(name: str, weights: str) -> nn.Module:
+    """Return a model, its weights drawn: as those that count where weights are 'random'."""
+    from torchvision.models import get_model
+
+    model: nn.Module = get_model(name, weights=None, **_ARGUMENTS.get(name, {})).eval()
+    if weights == "random":
+        _initialise(model)
+    return model
+
+
+def _state(name: str, weights: str) -> weights_module.State:
+    return state_of(weights, lambda: weights_module.torchvision_imagenet(name))
 
 
 def _without_in_place_operations(module: Any) -> None:

@@ -224,7 +224,9 @@ def test_a_run_of_before_keeps_its_repeated_vectors(
     folder: Path, cache: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as before:
-        before.setitem(KINDS, "ep", replace(KINDS["ep"], reads=lambda settings: "maps"))
+        before.setitem(
+            KINDS, "ep", replace(KINDS["ep"], reads=lambda cache, settings, layers: HeadInput(layers, "maps"))
+        )
         old = trained(cache, tmp_path / "old")
     stored = read_run(old.folder)
     assert (stored.input, stored.tokens) == (HeadInput(("cls", "blocks.5"), "maps"), "")

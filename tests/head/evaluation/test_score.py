@@ -19,6 +19,7 @@ from featcache.settings import ViewSettings
 from featcache.store.cache import FeatureCache, open_cache
 from head.evaluation.evaluate import evaluate
 from head.evaluation.score import json_number, score_run, write_scores
+from head.models.kinds import KINDS
 from head.runs.find import FoundRuns, find_runs_of
 from head.runs.head_file import load_head
 from head.runs.run import Run, read_run
@@ -76,7 +77,7 @@ def test_scores_do_not_depend_on_how_many_are_computed_at_once(
     run: Run, cache: FeatureCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = score_run(run, cache).prediction
-    monkeypatch.setattr("head.evaluation.score._BATCH", 3)
+    monkeypatch.setitem(KINDS, "paper", replace(KINDS["paper"], at_once=3))
     np.testing.assert_allclose(score_run(run, cache).prediction, whole, atol=1e-6)
 
 

@@ -1,0 +1,63 @@
+"""What a tail reads of a cache: the layer behind which the network is cut, and the tokens before its positions."""
+
+import functools
+from dataclasses import replace
+
+from featcache.backbones.families.rest import Cut
+from featcache.backbones.networks import build_rest
+from featcache.base.commands import command
+from featcache.base.errors import InvalidSettings
+from featcache.recipe import Recipe
+from featcache.settings import PREFIX, VIEWS_LAYER
+from featcache.store.cache import FeatureCache
+from head.data.inputs import HeadInput
+from head.settings import TrainSettings
+
+
+def cut_of(recipe: Recipe, layer: str, *, crop: int = 0) -> Cut:
+    """Return where a network is cut for a layer of a cache; crop is the side of what is cut from views, 0 for all."""
+    shape, size = recipe.layer_shape(layer), crop or recipe.image_size
+    places = (size, size) if layer == VIEWS_LAYER else (shape.height, shape.width)
+    return Cut(recipe.backbone, layer, *places, size, recipe.final_norm, recipe.mean, recipe.std)
+
+
+def read_cut(cache: FeatureCache, settings: TrainSettings, layers: tuple[str, ...]) -> HeadInput:
+    """Return what a tail reads: one layer, and where the network has tokens before its positions those as well.
+
+    Raises `InvalidSettings` if the network cannot be cut there, or the cache lacks those tokens.
+    """
+    named = [layer for layer in layers if not layer.endswith(PREFIX)]
+    if len(named) != 1:
+        raise InvalidSettings(
+            f"--head {settings.head} goes on from one layer, found {', '.join(layers)}; name one with --layer"
+        )
+    layer = named[0]
+    _check_crop(cache, settings, layer)
+    crop = settings.crop if layer == VIEWS_LAYER else 0
+    tokens, prefix = _tokens_of(replace(cut_of(cache.recipe, layer, crop=crop))), f"{layer}{PREFIX}"
+    if not tokens:
+        return HeadInput((layer,), "maps")
+    if prefix not in cache.recipe.layer_names:
+        both = command("--layer", f"{layer},{prefix}")
+        raise InvalidSettings(
+            f"{cache.path}: {cache.recipe.backbone} goes on from {layer} with {tokens} tokens before its positions as "
+            f"well (class token, registers), which this cache does not have; extract {both}"
+        )
+    return HeadInput((layer, prefix), "tokens")
+
+
+def _check_crop(cache: FeatureCache, settings: TrainSettings, layer: str) -> None:
+    side = cache.recipe.image_size
+    if layer != VIEWS_LAYER and (settings.crop or settings.eval_view != "center"):
+        raise InvalidSettings(
+            f"--crop and --eval-view cut pixels, and {layer} of {cache.path} is features; leave them out, or name "
+            f"{command('--layer', VIEWS_LAYER)}"
+        )
+    if settings.crop > side:
+        raise InvalidSettings(f"--crop {settings.crop}: views of {cache.path} have {side} pixels a side; take no more")
+
+
+@functools.lru_cache(maxsize=64)
+def _tokens_of(cut: Cut) -> int:
+    """Return how many tokens a network has before the positions of a layer."""
+    return build_rest(cut, "random", seed=0).tokens
