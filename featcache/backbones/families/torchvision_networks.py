@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch import Tensor, nn
 
 from featcache.backbones.families import weights as weights_module
 from featcache.backbones.families.extractor import (
@@ -118,27 +117,6 @@ def _without_in_place_operations(module: Any) -> None:
     for node in module.graph.nodes:
         if "inplace" in node.kwargs:
             node.kwargs = {**node.kwargs, "inplace": False}
-    module.recompile()
-
-
-def fold_batch_norms(module: nn.Module) -> None:
-    """Multiply each batch norm behind a convolution into its weights, in place, where the module is a traced graph.
-
-    Networks of timm are no graph; torch.compile and OpenVINO fold theirs.
-    """
-    if not isinstance(module, fx.GraphModule):
-        return
-    children = dict(module.named_modules())
-    called = {node: children[node.target] for node in module.graph.nodes if node.op == "call_module"}
-    for norm in [node for node, child in called.items() if isinstance(child, nn.BatchNorm2d)]:
-        before: Any = norm.args[0]
-        convolution = called.get(before)
-        calls = [node for node, child in called.items() if child is convolution]
-        if isinstance(convolution, nn.Conv2d) and len(before.users) == len(calls) == 1:
-            folded = fuse_conv_bn_eval(convolution.eval(), called[norm].eval())
-            module.set_submodule(before.target, folded.requires_grad_(False))
-            norm.replace_all_uses_with(before)
-            module.graph.erase_node(norm)
     module.recompile()
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from featcache.backbones.families.folding import fold_while_training
 from featcache.backbones.families.rest import Cut
 from featcache.backbones.families.weights import digest_of_weights
 from featcache.backbones.networks import build_extractor, build_rest
@@ -88,6 +89,8 @@ class TailHead(nn.Module):
         self.rest = build_rest(replace(shape.cut, outputs=self.outputs), "random", seed=0)
         self.rest.to(memory_format=torch.channels_last)
         choose_trained(self.rest.network, shape.train, shape.backbone)
+        if shape.batch_norm == "frozen":
+            fold_while_training(self.rest.network)
         self.dropout = Dropout(shape.dropout)
         self.output = nn.Linear(self.rest.channels, 1)
         self.register_buffer("frozen_sha256", torch.zeros(32, dtype=torch.uint8))
