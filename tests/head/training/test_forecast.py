@@ -27,8 +27,9 @@ from tests.helpers.tiny import PART_SIZES, QUICK_EXTRACT, ROOT, TINY_TRAIN
 TAIL = settings_of(head="tail", layers=("views",), batch_size=16, epochs=1, precision="fp32")
 _PEAK = """
 import re, sys, cli
+# ru_maxrss would begin with that of the parent
 cli.main(sys.argv[1:], standalone_mode=False)
-kibibytes = re.search("VmHWM:[^0-9]*([0-9]+)", open("/proc/self/status").read())[1]  # ru_maxrss begins with the parent's
+kibibytes = re.search("VmHWM:[^0-9]*([0-9]+)", open("/proc/self/status").read())[1]
 print("peak", int(kibibytes) * 1024, file=sys.stderr)
 """
 
