@@ -66,10 +66,12 @@ from head.settings import BATCH_NORMS, EVAL_VIEWS, HEADS, KERNELS, POOLED, PRECI
 @options.CLUSTER
 @options.DEVICE
 @click.option("--tensorboard", type=DIRECTORY, metavar="DIR", help="Write each epoch's numbers for TensorBoard there.")
+@click.option("--dry-run", is_flag=True, help="Print weights, memory and time of each training, and write nothing.")
 @options.JSON
 def train_head(
-    split: str, cache: Path | None, target: str | None, runs: Path, name: str | None, as_json: bool, **given: Any
-) -> None:
+    split: str, cache: Path | None, target: str | None, runs: Path, name: str | None, dry_run: bool, as_json: bool,
+    **given: Any,
+) -> None:  # fmt: skip
     """Fit heads to splits of a cache; one run a split in RUNS/CACHE/NAME/split-K/.
 
     full fits the same head once more, to all images, with what its runs on the splits chose, for use on new images;
@@ -101,6 +103,13 @@ def train_head(
     tell(*dict.fromkeys(warning for one in targets for warning in leaks(one)))
     planned = [job for one in targets for job in jobs_of(one, points, split, runs=runs, **how)]
     tell(*named_full(planned))
+    if dry_run:
+        from head.training.forecast import forecast
+
+        with progress_bar() as progress:
+            found = forecast(planned, workers, on_progress=progress)
+        show_report(found, as_json)
+        return
     with progress_bar() as progress:
         trained = train_all(planned, workers, on_progress=progress)
     if trained.runs:

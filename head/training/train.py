@@ -51,20 +51,25 @@ def train(job: TrainingJob, on_progress: OnProgress = silent) -> Run:
     return run
 
 
-def check_start(job: TrainingJob) -> None:
-    """Raise what `train` would raise before it trains; write nothing."""
+def check_start(job: TrainingJob) -> tuple[SplitData, bool]:
+    """Raise what `train` would raise before it trains; return its data, and whether it is finished; write nothing."""
     check_name(job.name)
     runs = runs_on_splits(job) if job.on_all_images else []
     data = _data(job, runs)
     config = _config(job, data, runs, resolve_device(job.device))
-    if job.resume:
-        _existing_run(job, config)
+    existing = _existing_run(job, config) if job.resume else None
     _check(job, data)
+    return data, existing is not None and existing.finished
+
+
+def device_of(job: TrainingJob) -> torch.device:
+    """Return the device that computes a job in this process: of several GPUs one that is not taken."""
+    return torch.device(claimed(devices_for(resolve_device(job.device))))
 
 
 def _train(job: TrainingJob, on_progress: OnProgress, on_history: OnHistory) -> Run:
     check_name(job.name)
-    device = torch.device(claimed(devices_for(resolve_device(job.device))))
+    device = device_of(job)
     runs = runs_on_splits(job) if job.on_all_images else []
     data = _data(job, runs)
     config = _config(job, data, runs, device)
