@@ -104,7 +104,7 @@ def train_head(
     planned = [job for one in targets for job in jobs_of(one, points, split, runs=runs, **how)]
     tell(*named_full(planned))
     if dry_run:
-        from head.training.forecast import forecast
+        from head.training.forecasts.forecast import forecast
 
         with progress_bar() as progress:
             found = forecast(planned, workers, on_progress=progress)
