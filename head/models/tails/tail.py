@@ -4,7 +4,7 @@ docs/finetuning.md has what it is for, and what it reached.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,7 +26,7 @@ from head.models.fused.dropout import Dropout
 from head.models.fused.switch import fused_is_on
 from head.models.tails.crops import center_crop, random_crops, ten_crops
 from head.models.tails.cuts import cut_of
-from head.models.tails.trained import added, choose_trained
+from head.models.tails.trained import added, choose_trained, part_in_words
 from head.settings import TrainSettings
 
 EVAL_BATCH = 32  # images at once where nothing is trained: of ResNet50 from pixels about 1 GB
@@ -115,9 +115,7 @@ class TailHead(nn.Module):
         """Take the weights that were not trained, which no run stores; raise `Mismatch` if weights are others."""
         if self.stands_alone:
             return
-        own = self.stored()
-        self._take(recipe, weights)
-        self.load_state_dict(own, strict=False)
+        self._take(recipe, weights, but=self.stored())
         if self._digest() != bytes(self.frozen_sha256.tolist()):
             raise Mismatch(f"the weights {weights} are not those that the head was trained with; pass those")
 
@@ -176,9 +174,11 @@ class TailHead(nn.Module):
             pooled = self.rest(features.float())[-1]
         return output_of(self.output(self.dropout(pooled)).squeeze(1).float())
 
-    def _take(self, recipe: Recipe, weights: str) -> None:
-        found = build_rest(self.rest.cut, weights, seed=recipe.seed)
-        self.rest.load_state_dict(found.state_dict(), strict=False)  # what was added to it has no weights there
+    def _take(self, recipe: Recipe, weights: str, *, but: Collection[str] = ()) -> None:
+        """Take weights for all of the network but what was added to it, which has none there, and those named."""
+        found = build_rest(self.rest.cut, weights, seed=recipe.seed).state_dict()
+        others = {name: values for name, values in found.items() if f"rest.{name}" not in but}
+        self.rest.load_state_dict(others, strict=False)
 
     def _digest(self) -> bytes:
         """Return the sha256 of the weights that are not stored."""
@@ -187,6 +187,12 @@ class TailHead(nn.Module):
             if name not in own and not name.endswith(_COUNTER):
                 digest.update(name.encode() + values.cpu().contiguous().numpy().tobytes())
         return digest.digest()
+
+
+def in_words(shape: TailShape) -> str:
+    """Return in words which part of a network is trained, and of which crops it takes the score."""
+    crops = f"ten crops of {shape.crop} pixels" if shape.eval_view == "tencrop" else f"the central {shape.crop} pixels"
+    return f"{part_in_words(shape.train)}{f', scores of {crops}' if shape.crop else ''}"
 
 
 def sizes_of(recipe: Recipe, layers: tuple[str, ...]) -> Mapping[str, Any]:
