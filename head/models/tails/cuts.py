@@ -67,6 +67,8 @@ def _tokens_of(cut: Cut, train: str) -> int:
         rest = build_rest(cut, "random", seed=0)
     except RuntimeError as error:  # of a network that halves its maps more often than they have pixels
         size = cut.image_size
-        raise InvalidSettings(f"{cut.name} does not take {size} x {size} pixels: {first_line(error)}") from error
+        raise InvalidSettings(
+            f"{cut.name} does not take {size} x {size} pixels: {first_line(error)}; use a larger --crop"
+        ) from error
     choose_trained(rest.network, train, cut.name)
     return rest.tokens

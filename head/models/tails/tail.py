@@ -88,6 +88,9 @@ class TailHead(nn.Module):
         self.rest = build_rest(replace(shape.cut, outputs=self.outputs), "random", seed=0)
         self.rest.to(memory_format=torch.channels_last)
         choose_trained(self.rest.network, shape.train, shape.backbone)
+        kept = [name for name, weight in self.rest.network.named_parameters() if not weight.requires_grad]
+        kept += [name for name, _ in self.rest.network.named_buffers() if shape.batch_norm == "frozen"]
+        self._kept = frozenset(f"rest.network.{name}" for name in kept)
         self.dropout = Dropout(shape.dropout)
         self.output = nn.Linear(self.rest.channels, 1)
         self.register_buffer("frozen_sha256", torch.zeros(32, dtype=torch.uint8))
@@ -129,10 +132,7 @@ class TailHead(nn.Module):
         state = self.state_dict()
         if self.stands_alone:
             return state
-        trained = {name for name, weight in self.named_parameters() if weight.requires_grad} | {"frozen_sha256"}
-        if self.shape.batch_norm == "trained":
-            trained |= {name for name, _ in self.named_buffers()}
-        return {name: values for name, values in state.items() if name in trained}
+        return {name: values for name, values in state.items() if name not in self._kept}
 
     def groups(self, settings: TrainSettings) -> list[dict[str, Any]]:
         """Return the weights with their learning rates: lr for new ones, backbone_lr for those of the network."""
