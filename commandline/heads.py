@@ -130,6 +130,7 @@ def train_head(
 @click.option("--views", default="eval", show_default=True, type=click.Choice(["eval", "all"]),
               help="Evaluation view, or the mean over all views.")  # fmt: skip
 @options.AGAINST
+@options.WEIGHTS
 @options.JSON
 def score_cache(cache: Path | None, target: str | None, runs: Path, as_json: bool, **given: Any) -> None:
     """Score heads on the cache they belong to: rho and MSE of each run, a summary over splits and seeds, and paired

@@ -18,6 +18,7 @@ from commandline.options import DIRECTORY, FILE, open_rated, progress_bar, show,
 @options.PART
 @options.AGAINST
 @options.ROOT
+@options.WEIGHTS
 @click.option("--out", type=DIRECTORY, default=Path("figures"), show_default=True, help="Folder for NAME.png and .svg.")
 @options.JSON
 def figures(cache: Path | None, target: str | None, out: Path, as_json: bool, **given: Any) -> None:
@@ -35,7 +36,14 @@ def figures(cache: Path | None, target: str | None, out: Path, as_json: bool, **
     from head.show.figures.figures import SavedDrawings, draw_all, save
 
     opened = open_rated(cache, target)
-    found = evaluate(opened, given["runs"], splits=given["split"], part=given["part"], against=given["against"])
+    found = evaluate(
+        opened,
+        given["runs"],
+        splits=given["split"],
+        part=given["part"],
+        against=given["against"],
+        weights=given["weights"],
+    )
     parts = [draw_all(opened, found), draw_examples(opened, found, root=given["root"])] if found.scored else []
     drawings = [drawing for part in parts for drawing in part.drawings]
     left_out = [reason for part in parts for reason in part.left_out]
@@ -58,6 +66,7 @@ def figures(cache: Path | None, target: str | None, out: Path, as_json: bool, **
               help="Row whose attention maps are shown.  [default: that of --against, or the best one with "
               "attention]")  # fmt: skip
 @options.AGAINST
+@options.WEIGHTS
 @click.option("--images", "most", default=2000, show_default=True, metavar="N", help="Most images that are shown.")
 @click.option("--out", type=FILE, default=Path("report.html"), show_default=True, help="The page.")
 @click.option("--maps", type=DIRECTORY,
@@ -70,6 +79,7 @@ def report(
     split: str,
     part: str,
     against: str | None,
+    weights: str | None,
     out: Path,
     as_json: bool,
     **shown: Any,
@@ -87,7 +97,7 @@ def report(
     check_output(out)  # before anything is scored
     settings = ReportSettings(**shown)
     opened = open_rated(cache, target)
-    found = evaluate_for(opened, runs, settings, splits=split, part=part, against=against)
+    found = evaluate_for(opened, runs, settings, splits=split, part=part, against=against, weights=weights)
     maps = write_raw_maps(opened, found, settings)
     with progress_bar() as progress:
         made = build_report(opened, found, settings, on_progress=progress)
@@ -141,9 +151,8 @@ def explore(
         tell(*predictor.warnings())
         opened = open_cache(cache).of_target(predictor.run.config.target) if cache else None
         with progress_bar() as progress:
-            app, warnings = exploration(
-                predictor, host=host, allowed=names, cache=opened, runs=runs, root=root, on_progress=progress
-            )
+            shown = {"cache": opened, "runs": runs, "root": root, "weights": network["weights"]}
+            app, warnings = exploration(predictor, host=host, allowed=names, on_progress=progress, **shown)
         tell(*warnings)
         if not is_loopback(host):
             tell(f"warning: other machines can reach {host}, and whoever does can use this page")

@@ -27,7 +27,7 @@ from featcache.backbones.families.torchvision_networks import TORCHVISION, build
 from featcache.base.errors import InvalidSettings
 from featcache.settings import VIEWS_LAYER, ExtractSettings, ViewSettings
 
-_WHOLE = "pooled"  # the layer before the classifier, which every network has
+WHOLE = "pooled"  # the layer before the classifier, which every network has
 
 
 def build_extractor(
@@ -47,7 +47,7 @@ def build_extractor(
 
     def build_network() -> Extractor:
         whole = bool(layers) and not others
-        wanted = (_WHOLE,) if whole else others
+        wanted = (WHOLE,) if whole else others
         if network in TORCHVISION:  # which take every size, and have no norm behind their last map
             found = build_torchvision(network, wanted, sources.network)
         else:

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from featcache.base.errors import InvalidSettings
 from featcache.recipe import LayerShape, Recipe
+from featcache.settings import PREFIX
 from featcache.store.cache import FeatureCache
 from featcache.store.reading import ahead
 from featcache.store.shards.encoding import Constants, decode, encode
@@ -54,7 +55,7 @@ class HeadInput:
     def tokens_in_words(self, recipe: Recipe) -> str:
         """Return what attention can go to that has no place: 'the class token and 4 registers'; '' for nothing."""
         counts = {layer: recipe.layer_shape(layer).positions for layer in self.token_layers(recipe)}
-        return " and ".join(_IN_WORDS.get(name, name) if n == 1 else f"{n} {name}" for name, n in counts.items())
+        return " and ".join(_named(name, n) for name, n in counts.items())
 
     def tokens(self, recipe: Recipe) -> int:
         """Return n, how many tokens are read."""
@@ -135,6 +136,13 @@ class HeadInput:
     def as_json(self) -> dict[str, Any]:
         """Return a JSON object that `input_from_json` takes."""
         return {"layers": list(self.layers), "pooling": self.pooling}
+
+
+def _named(layer: str, count: int) -> str:
+    """Return what tokens of a layer are called, and how many there are if it is not one."""
+    if layer.endswith(PREFIX):
+        return f"the {f'{count} tokens' if count > 1 else 'token'} before them"
+    return _IN_WORDS.get(layer, layer) if count == 1 else f"{count} {layer}"
 
 
 def on_tokens(places: NDArray[np.float32]) -> list[float]:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,14 +111,17 @@ def evaluate(
     part: str = "test",
     views: str = "eval",
     against: str | None = None,
+    weights: str | None = None,
 ) -> Evaluation:
     """Score the runs that `find_runs_of` finds, write their scores, and compare the heads.
 
+    weights are those of the backbone, if they are not where its runs say; heads need them that are a part of it of
+    which not all was trained.
     Raises what `find_runs_of` and `check_against` raise, before any is scored; errors of single runs are collected,
     and so is that none of the head named against could be scored.
     """
     found = find_runs_of(cache, runs, splits)
-    finished = [run for run in found.runs if run.finished]
+    finished = [replace(run, weights=weights) for run in found.runs if run.finished]
     if against is not None:
         check_against(finished, against)
     scored, failed = collected(lambda run: score_run(run, cache, part=part, views=views), finished)

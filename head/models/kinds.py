@@ -31,7 +31,10 @@ class TargetScale:
 
 @runtime_checkable
 class _StoresPart(Protocol):
-    """A head of whose tensors a run stores a part."""
+    """A head of whose tensors a run stores a part, and frozen_sha256 of the others; all where it stands alone."""
+
+    @property
+    def stands_alone(self) -> bool: ...
 
     def stored(self) -> dict[str, Tensor]: ...
 
@@ -113,6 +116,11 @@ class Kind:
     built_whole: bool = False
     at_once: int = 256
 
+    @property
+    def is_network(self) -> bool:
+        """Whether it is a part of the backbone that is trained further, and so needs what a backbone needs."""
+        return self.complete is not None
+
 
 _LINEAR = Kind(
     "linear regression on pooled features", baselines.LinearShape, baselines.LinearHead, baseline=baselines.LINEAR
@@ -171,6 +179,7 @@ KINDS = {  # a run stores the first name of its kind
         begin=lambda head, beginning: head.begin(beginning.cache.recipe, beginning.weights),
         groups=lambda head, settings: head.groups(settings),
         complete=lambda head, recipe, weights: head.complete(recipe, weights),
+        looks=tail.in_words,
         built_whole=True,
         at_once=tail.EVAL_BATCH,
     ),
@@ -241,6 +250,12 @@ def filled_head(kind: str, shape: dict[str, Any], stored: Mapping[str, Tensor]) 
 def stored_of(module: nn.Module) -> dict[str, Tensor]:
     """Return the tensors that a run stores of a head: all, unless it says itself which."""
     return module.stored() if isinstance(module, _StoresPart) else dict(module.state_dict())
+
+
+def digest_of_others(module: nn.Module) -> str:
+    """Return the sha256 of the weights that a head has and no run stores, '' where it stores all."""
+    partly = isinstance(module, _StoresPart) and not module.stands_alone
+    return bytes(module.get_buffer("frozen_sha256").tolist()).hex() if partly else ""
 
 
 def fill(module: nn.Module, stored: Mapping[str, Tensor]) -> None:

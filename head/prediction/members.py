@@ -39,6 +39,17 @@ class Member:
         """What it reads; members that read the same have the same."""
         return Features(self.run.input, digest_of_constants(self.head.constants))
 
+    def predict(self, read: Mapping[Features, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what `TrainedHead.predict` gives for what it reads, on the CPU, wherever it is computed."""
+        scores, steps, maps = self.head.predict(read[self.features].to(self.device))
+        return scores.cpu(), steps.cpu(), maps.cpu()
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where its head computes."""
+        device: torch.device = next(iter(self.head.module.state_dict().values())).device
+        return device
+
 
 def left_out(unfinished: Sequence[Run]) -> list[str]:
     """Return that these runs are left out, as their training has not finished."""
@@ -54,11 +65,11 @@ def predict_each(members: Sequence[Member], read: Mapping[Features, Tensor]) -> 
     """
     threads = min(torch.get_num_threads(), len(members))
     if threads == 1:
-        return [member.head.predict(read[member.features]) for member in members]
+        return [member.predict(read) for member in members]
     before = torch.get_num_threads()
     try:
         with ThreadPoolExecutor(threads, initializer=lambda: torch.set_num_threads(1)) as pool:
-            return list(pool.map(lambda member: member.head.predict(read[member.features]), members))
+            return list(pool.map(lambda member: member.predict(read), members))
     finally:
         torch.set_num_threads(before)  # MKL keeps one number for all threads
 

@@ -21,6 +21,7 @@ from featcache.images.decode import decode_file, decode_image, image_of_array
 from featcache.images.loading import load_decoded
 from head.data.inputs import on_tokens
 from head.evaluation.marks import ScoreRange, score_range
+from head.models.kinds import kind_of
 from head.prediction.map_files import write_maps
 from head.prediction.members import Features, Member, find_members, left_out, predict_each
 from head.runs.head_file import TrainedHead, float64_note, load_head
@@ -121,10 +122,10 @@ class Predictor:
         Of a folder that holds several runs of one head, its splits and seeds, all that are finished are members.
         weights overrides where the backbone's weights are looked for. Raises `InvalidSettings` if there is no run or
         runs are of several heads, `CacheIncomplete` if the one run is unfinished, `Mismatch` if weights are not those
-        that the head's features were made with.
+        that the head's features were made with. A head that is a part of the network computes where the backbone does.
         """
         runs, unfinished = find_members(run_folder(str(folder)))
-        members = [Member(one, load_head(one)) for one in runs]
+        members = [Member(one, load_head(one, weights=weights)) for one in runs]
         run = runs[0]
         backbone = nearest_backbone(
             run.recipe,
@@ -136,6 +137,9 @@ class Predictor:
             if run.imported and not weights
             else "Pass the weights that the cache was extracted with as --weights FILE.",
         )
+        for member in members:
+            if kind_of(member.head.module).is_network:
+                member.head.module.to(backbone.device)
         return cls(members, backbone, unfinished=unfinished)
 
     @overload

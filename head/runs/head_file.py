@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from featcache.base.devices import has_float64
-from featcache.base.errors import CorruptFile
+from featcache.base.errors import BadInput, CorruptFile, HostileFile, Mismatch
 from featcache.base.files import canonical_json, digest_of_file, write_durably
 from featcache.store.shards.encoding import Constants
 from head.models.kinds import filled_head, head_as_json, kind_of, stored_of
@@ -50,7 +50,7 @@ class TrainedHead:
     def predict(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Map features (B, L, D) to scores (B), step scores (B, T) that add up to them, and maps (B, T, L).
 
-        L counts tokens as well; `head.data.inputs.HeadInput.places` cuts them off.
+        L counts tokens as well; `head.data.inputs.HeadInput.places` cuts them off. They are computed where the head is.
         """
         output = self.module(features)
         share = self.target_mean / self.steps
@@ -101,7 +101,11 @@ def load_head(run: Run, device: str | torch.device = "cpu", *, weights: str | No
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CorruptFile(f"{path}: not a head of this version: {error}") from error
     if complete := kind_of(module).complete:
-        complete(module, run.recipe, weights or run.weights_source)
+        try:
+            complete(module, run.recipe, weights or run.weights_source)
+        except (BadInput, CorruptFile, HostileFile, Mismatch) as error:
+            what = "the weights of its network that were not trained are needed, and cannot be had"
+            raise type(error)(f"{run.folder}: {what}: {error}") from error
     head = TrainedHead(
         module.eval().requires_grad_(False),
         float(facts["target_mean"]),

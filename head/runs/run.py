@@ -32,10 +32,14 @@ _LONGEST_NAME = 255  # bytes, of a folder on most file systems
 
 @dataclass(frozen=True)
 class Run:
-    """One finished or unfinished run. config is config.json; `finished` says whether a head is there."""
+    """One finished or unfinished run. config is config.json; `finished` says whether a head is there.
+
+    weights is where its backbone's weights are, if not where config says.
+    """
 
     folder: Path
     config: RunConfig
+    weights: str | None = None
 
     @property
     def finished(self) -> bool:
@@ -116,7 +120,7 @@ class Run:
     @property
     def tokens(self) -> str:
         """What its attention can go to that has no place, in words, such as 'the class token'; '' for nothing."""
-        return self.input.tokens_in_words(self.recipe)
+        return self.input.tokens_in_words(self.recipe) if self.attends else ""
 
     @property
     def chosen(self) -> str:
@@ -136,6 +140,8 @@ class Run:
     @property
     def weights_source(self) -> str:
         """Where its backbone's weights are: 'imagenet', 'random' or a file, which may be in the run's folder."""
+        if self.weights:
+            return self.weights
         backbone = str(self.config.recipe["backbone"])
         return located_weights(backbone, self.config.weights_source, lambda file: self.folder / file)
 

@@ -12,6 +12,7 @@ from featcache.backbones.execution import split_arithmetic
 from featcache.base.errors import CorruptFile, printable
 from featcache.base.files import read_json
 from featcache.recipe import Recipe
+from featcache.settings import VIEWS_LAYER
 from head.evaluation.statistics import OF_MEAN_RHO
 from head.evaluation.summary import without_seed
 from head.models.kinds import KINDS, kind_of
@@ -19,6 +20,7 @@ from head.prediction.members import Member
 from head.runs.head_file import TrainedHead
 from head.runs.run import Run
 
+_OF_FEATURES = "from features of a frozen network"
 _LARGEST_SCORES = 1 << 20
 
 
@@ -66,6 +68,7 @@ def model_card(members: Sequence[Member], facts: CardFacts) -> str:
         license=_yaml(facts.license),
         metrics=_metrics(members, reached) if reached else "",
         title=_plain(_title(members)),
+        means="by a network of which a part was trained for it" if kind_of(head.module).is_network else _OF_FEATURES,
         head=_rows({key: _plain(value) for key, value in _head_facts(members).items()}),
         results=_results(members, reached),
         example=example if "model.onnx" in facts.files else "",
@@ -193,21 +196,21 @@ def _interval(scores: Mapping[str, Any]) -> str:
 def _head_facts(members: Sequence[Member]) -> dict[str, str]:
     """Return what the head is, what it reads, and what it was trained on."""
     run, head = members[0].run, members[0].head
-    recipe, layers = run.recipe, ", ".join(run.input.layers)
+    recipe = run.recipe
     kind, seen = kind_of(head.module), run.input.pooling
     title = KINDS.get(str(run.settings["head"]), kind).title  # heads fitted in other ways are stored as one kind
     kernel = f"kernel {run.settings['kernel']}" if "kernel" in run.used_settings else ""
     looks = kind.looks(head.module.shape)
     attention = "" if getattr(head.module.shape, "attention", True) else "without attention"
+    read = run.input.tokens_in_words(recipe)
     images, heads = _span([len(one.head.train_images) for one in members], ","), [one.head for one in members]
     trained = "unknown" if run.imported else f"{images} images of {run.data_name}"
     map_shape = run.input.map_shape(recipe)
     several = {"members": _members(members)} if len(members) > 1 else {}
     return several | {
         "head": ", ".join(part for part in (title, kernel, attention, looks) if part),
-        "backbone": f"{recipe.backbone}, frozen; layer {layers}",
-        "reads": f"feature maps, {map_shape.height} x {map_shape.width} positions of {map_shape.channels} channels"
-        f"{f', and {run.tokens}, as wide, without a place' if run.tokens else ''}"
+        "backbone": _backbone(run, trained=kind.is_network),
+        "reads": f"{_maps_in_words(run)}{f', and {read}, as wide, without a place' if read else ''}"
         if not run.input.pooled
         else f"{seen.replace('+', ' and ')} over the positions of each feature map, {map_shape.channels} numbers",
         "trained on": trained + (" each" if several else "") + _of_splits(members),
@@ -216,6 +219,21 @@ def _head_facts(members: Sequence[Member]) -> dict[str, str]:
         f"scale {_span([one.target_scale for one in heads], '.4g')}",
         "fingerprint of its features": recipe.fingerprint,
     }
+
+
+def _backbone(run: Run, *, trained: bool) -> str:
+    """Return what the backbone is, and whether all of it is as it was."""
+    name, layer = run.recipe.backbone, run.input.layers[0]
+    if not trained:
+        return f"{name}, frozen; layer {', '.join(run.input.layers)}"
+    return f"{name}, " + ("from pixels on" if layer == VIEWS_LAYER else f"frozen down to its layer {layer}")
+
+
+def _maps_in_words(run: Run) -> str:
+    shape = run.input.map_shape(run.recipe)
+    if run.input.layers == (VIEWS_LAYER,):
+        return f"pixels of views, {shape.height} x {shape.width}"
+    return f"feature maps, {shape.height} x {shape.width} positions of {shape.channels} channels"
 
 
 def _members(members: Sequence[Member]) -> str:

@@ -13,12 +13,13 @@ from featcache.backbones.backbone import Backbone
 from featcache.backbones.execution import split_arithmetic
 from featcache.backbones.families.descriptor_networks import NO_FILES, NO_WORDS, all_in, parts_of_name
 from featcache.backbones.families.extractor import Extractor
-from featcache.backbones.networks import build_extractor
+from featcache.backbones.networks import WHOLE, build_extractor
 from featcache.backbones.of_recipe import backbone_of
 from featcache.base.errors import CorruptFile, InvalidSettings, Mismatch
 from featcache.base.files import make_folder, reading_errors, remove_temporaries, storage_errors, write_durably
 from featcache.base.lock import writer_lock
 from head.evaluation.summary import without_seed
+from head.models.kinds import digest_of_others
 from head.prediction.members import Member, find_members, left_out
 from head.runs.head_file import load_head
 from head.runs.run import CARD_NAME, CONFIG_NAME, HEAD_NAME, RATINGS_NAME, Run, check_name, read_run, write_config
@@ -37,6 +38,10 @@ _FILES = {  # of an export, in the order in which they are told, and what is in 
     MODEL_GRAPH: "from pixels to scores: backbone, rounding of features, and head",
     CARD_NAME: "this card",
     CONFIG_NAME: "what the head is and reads, and the sha256 of the other files",
+}
+_FILES_IN_PART = {  # likewise, where a part of the backbone was trained
+    HEAD_NAME: "the weights that were trained",
+    BACKBONE_NAME: "the backbone's weights as they were before, all that are used",
 }
 _OF_MEMBER = (HEAD_NAME, CONFIG_NAME)  # of several members each has its own
 
@@ -120,7 +125,7 @@ def export_head(
     if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", license_id):
         raise InvalidSettings(f"--license must be a license's name on the Hub, such as cc-by-4.0, found {license_id!r}")
     found = find_members(folder)
-    members = [Member(run, load_head(run)) for run in found.runs]
+    members = [Member(run, load_head(run, weights=weights)) for run in found.runs]
     _check_same_features(folder, members)
     if whole and parts_of_name(found.runs[0].recipe.backbone).described:
         raise InvalidSettings(
@@ -140,12 +145,13 @@ def export_head(
     if carried or whole:
         extractor, backbone = networks_of(members[0].run, weights)
         if carried:
-            files[BACKBONE_NAME] = backbone_file(extractor.module, extractor.module.state_dict())
+            module = _whole(members[0].run, weights).module if _in_part(members) else extractor.module
+            files[BACKBONE_NAME] = backbone_file(module, module.state_dict())
         if whole:
             graphs[MODEL_GRAPH] = model_graph(members, extractor, backbone)
     files |= {name: graph.data for name, graph in graphs.items()}
     differences = {name: graph.difference for name, graph in graphs.items()}
-    facts = CardFacts(license_id, _told(runs, files), scores, differences)
+    facts = CardFacts(license_id, _told(runs, files, in_part=_in_part(members)), scores, differences)
     files[CARD_NAME] = model_card(members, facts).encode()
     exported = _write(out, folder, runs, files, carried=carried)
     order = [*(f"{home}{name}" for home in homes for name in _OF_MEMBER), *_FILES] if len(runs) > 1 else list(_FILES)
@@ -158,8 +164,18 @@ def _has_weights(run: Run) -> bool:
     return all_in(run.recipe.backbone, run.recipe.layer_names, BACKBONE_NAME) != NO_WORDS
 
 
+def _in_part(members: Sequence[Member]) -> bool:
+    """Whether heads are networks that were trained in part, so that they need weights behind the layers they read."""
+    return any(digest_of_others(member.head.module) for member in members)
+
+
 def _check_same_features(folder: Path, members: Sequence[Member]) -> None:
-    """Raise `InvalidSettings` unless all members read the same: a graph has one input."""
+    """Raise `InvalidSettings` unless all members read the same, as a graph has one input, and need the same weights."""
+    if len({digest_of_others(member.head.module) for member in members}) > 1:
+        raise InvalidSettings(
+            f"{folder}: its runs went on from different weights of one network, of which an export holds one; export "
+            "one of them, or train all with the same --weights"
+        )
     if len({member.features for member in members}) > 1:
         raise InvalidSettings(
             f"{folder}: its runs read features of 8 bits that were stored with different constants, so they have no "
@@ -187,12 +203,13 @@ def _head_bytes(run: Run) -> bytes:
         return (run.folder / HEAD_NAME).read_bytes()
 
 
-def _told(runs: Mapping[str, Run], files: Mapping[str, bytes]) -> dict[str, str]:
+def _told(runs: Mapping[str, Run], files: Mapping[str, bytes], *, in_part: bool) -> dict[str, str]:
     """Return what is in each file of an export, or in each member's folder."""
+    told = {**_FILES, **(_FILES_IN_PART if in_part else {})}
     if len(runs) == 1:
-        return {name: _FILES[name] for name in (CONFIG_NAME, *files, CARD_NAME)}
+        return {name: told[name] for name in (CONFIG_NAME, *files, CARD_NAME)}
     members = {home: f"a member, split {run.split}, seed {run.seed}" for home, run in runs.items()}
-    return members | {name: _FILES[name] for name in (*files, CARD_NAME) if name in _FILES}
+    return members | {name: told[name] for name in (*files, CARD_NAME) if name in told}
 
 
 def networks_of(run: Run, weights: str | None = None) -> tuple[Extractor, Backbone]:
@@ -218,6 +235,16 @@ def networks_of(run: Run, weights: str | None = None) -> tuple[Extractor, Backbo
         image_size=recipe.image_size,
         final_norm=recipe.final_norm,
     ), backbone
+
+
+def _whole(run: Run, weights: str | None = None) -> Extractor:
+    """Return a run's network down to its pooled output, with the weights as they are in a file."""
+    recipe = run.recipe
+    layers = tuple(dict.fromkeys([*recipe.layer_names, WHOLE]))
+    source = weights or run.weights_source
+    return build_extractor(
+        recipe.backbone, layers, source, seed=recipe.seed, image_size=recipe.image_size, final_norm=recipe.final_norm
+    )
 
 
 def _check_place(out: Path, source: Path, runs: Mapping[str, Run]) -> None:

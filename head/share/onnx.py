@@ -27,6 +27,7 @@ from featcache.base.commands import pip_install
 from featcache.base.cores import usable_threads
 from featcache.base.errors import InvalidSettings, Mismatch, first_line
 from featcache.base.files import canonical_json
+from featcache.settings import VIEWS_LAYER
 from head.evaluation.summary import without_seed
 from head.models.fused.switch import fused_off
 from head.models.kinds import kind_of
@@ -80,7 +81,7 @@ def facts_of(members: Sequence[Member]) -> dict[str, str]:
         "pooling": run.input.pooling,
         "split": run.split,
         "steps": str(head.steps),
-        **({"tokens": canonical_json(list(run.input.token_layers(recipe)))} if run.tokens else {}),
+        **({"tokens": canonical_json(list(run.input.token_layers(recipe)))} if run.input.tokens(recipe) else {}),
         "view": canonical_json({name: getattr(recipe, name) for name in _OF_VIEW}),
     }
     if len(members) == 1:
@@ -264,7 +265,9 @@ def drawn_images(count: int, size: int) -> NDArray[np.uint8]:
 
 
 def _drawn_features(run: Run, head: TrainedHead) -> NDArray[np.float32]:
-    """Return features (B, L, D) as far apart as those the head was trained on, where it tells."""
+    """Return features (B, L, D) as far apart as those the head was trained on, where it tells; pixels of `views`."""
+    if run.input.layers == (VIEWS_LAYER,) and not run.input.pooled:
+        return drawn_images(_CHECKED, run.recipe.image_size).reshape(_CHECKED, -1, 3).astype(np.float32)
     rng = np.random.default_rng(20180618)
     drawn = rng.normal(size=(_CHECKED, run.input.positions(run.recipe), run.input.map_shape(run.recipe).channels))
     if scale := kind_of(head.module).scale(head.module):

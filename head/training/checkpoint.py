@@ -54,10 +54,14 @@ def read_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.O
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     tensors = safetensors.torch.load(data)
     fill(model, _under("model.", tensors))
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     moments: dict[int, dict[str, Tensor]] = {}
     for name, tensor in _under("optimizer.", tensors).items():
         number, _, key = name.partition(".")
-        moments.setdefault(int(number), {})[key] = tensor
+        like = weights[int(number)]  # fused Adam takes moments in the order in memory that their weight has
+        moments.setdefault(int(number), {})[key] = (
+            torch.empty_like(like).copy_(tensor) if tensor.shape == like.shape else tensor
+        )
     optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
     return State(best=_under("best.", tensors), **json.loads(header["__metadata__"]["facts"]))
 

@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 
@@ -91,7 +91,7 @@ def estimate_of(runs: Sequence[Run], job: TrainingJob, on_progress: OnProgress =
     tested = [run for run in runs if "test" in job.cache.splits[run.split]]
 
     def score(place: int) -> Scored:
-        found = score_run(tested[place], job.cache)
+        found = score_run(replace(tested[place], weights=job.weights), job.cache)
         on_progress(Progress("estimate", place + 1, len(tested), "runs on splits scored"))
         return found
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from featcache.backbones.families.descriptor_networks import located_weights
 from featcache.store.cache import FeatureCache
 from featcache.store.folder import weights_of_cache
 from head.data.batches import is_all_images
@@ -38,7 +39,9 @@ class TrainingJob:
     @property
     def weights_source(self) -> str:
         """Where the weights of the cache's network are: those given, or where the cache says."""
-        return self.weights or weights_of_cache(self.cache.path, self.cache.manifest.source)
+        if not self.weights:
+            return weights_of_cache(self.cache.path, self.cache.manifest.source)
+        return located_weights(self.cache.recipe.backbone, self.weights, lambda file: Path(file).resolve())
 
     @property
     def input(self) -> HeadInput:

@@ -70,6 +70,7 @@ class Trainer:
         groups = kind.groups(self.model, settings)
         self.optimizer = torch.optim.Adam(groups, weight_decay=settings.weight_decay, fused=True)
         self.at_once = kind.at_once
+        self.rates = "--lr or --backbone-lr" if job.uses("backbone_lr") else "--lr"
 
     def epochs(self, state: State) -> Iterator[None]:
         """Train on from state, which is kept up to date; yield after each epoch."""
@@ -113,7 +114,7 @@ class Trainer:
                 losses.append(self.step(x, scores) * len(rows))
         mean = float(torch.stack(losses).sum()) / len(self.data.train.rows)
         if not math.isfinite(mean):
-            raise BadInput(f"{self.folder}: the loss is not finite in epoch {epoch}; use a lower --lr")
+            raise BadInput(f"{self.folder}: the loss is not finite in epoch {epoch}; use a lower {self.rates}")
         return mean
 
     def step(self, features: Tensor, scores: Scores) -> Tensor:
@@ -176,7 +177,8 @@ class Trainer:
 
 def enough_memory(job: TrainingJob, device: torch.device) -> AbstractContextManager[None]:
     """Return what turns running out of memory into an error that says of which job, and what would take less."""
-    smaller = "--batch-size or --hidden-size" if job.uses("hidden_size") else "--batch-size"
+    others = {"hidden_size": " or --hidden-size", "accumulate": ", or a larger --accumulate"}
+    smaller = "".join(["--batch-size", *(words for field, words in others.items() if job.uses(field))])
     return memory_errors(device, f"for {job.folder}; use a smaller {smaller}")
 
 

@@ -1,16 +1,16 @@
 """What a tail reads of a cache: the layer behind which the network is cut, and the tokens before its positions."""
 
 import functools
-from dataclasses import replace
 
 from featcache.backbones.families.rest import Cut
 from featcache.backbones.networks import build_rest
 from featcache.base.commands import command
-from featcache.base.errors import InvalidSettings
+from featcache.base.errors import InvalidSettings, first_line
 from featcache.recipe import Recipe
 from featcache.settings import PREFIX, VIEWS_LAYER
 from featcache.store.cache import FeatureCache
 from head.data.inputs import HeadInput
+from head.models.tails.trained import choose_trained
 from head.settings import TrainSettings
 
 
@@ -24,7 +24,8 @@ def cut_of(recipe: Recipe, layer: str, *, crop: int = 0) -> Cut:
 def read_cut(cache: FeatureCache, settings: TrainSettings, layers: tuple[str, ...]) -> HeadInput:
     """Return what a tail reads: one layer, and where the network has tokens before its positions those as well.
 
-    Raises `InvalidSettings` if the network cannot be cut there, or the cache lacks those tokens.
+    Raises `InvalidSettings` if the network cannot be cut there, has nothing behind it that settings train, or the cache
+    lacks those tokens.
     """
     named = [layer for layer in layers if not layer.endswith(PREFIX)]
     if len(named) != 1:
@@ -34,7 +35,7 @@ def read_cut(cache: FeatureCache, settings: TrainSettings, layers: tuple[str, ..
     layer = named[0]
     _check_crop(cache, settings, layer)
     crop = settings.crop if layer == VIEWS_LAYER else 0
-    tokens, prefix = _tokens_of(replace(cut_of(cache.recipe, layer, crop=crop))), f"{layer}{PREFIX}"
+    tokens, prefix = _tokens_of(cut_of(cache.recipe, layer, crop=crop), settings.train), f"{layer}{PREFIX}"
     if not tokens:
         return HeadInput((layer,), "maps")
     if prefix not in cache.recipe.layer_names:
@@ -55,9 +56,19 @@ def _check_crop(cache: FeatureCache, settings: TrainSettings, layer: str) -> Non
         )
     if settings.crop > side:
         raise InvalidSettings(f"--crop {settings.crop}: views of {cache.path} have {side} pixels a side; take no more")
+    if settings.eval_view != "center" and not settings.crop:
+        raise InvalidSettings(f"--eval-view {settings.eval_view} is of crops; say how large with --crop")
 
 
 @functools.lru_cache(maxsize=64)
-def _tokens_of(cut: Cut) -> int:
-    """Return how many tokens a network has before the positions of a layer."""
-    return build_rest(cut, "random", seed=0).tokens
+def _tokens_of(cut: Cut, train: str) -> int:
+    """Return how many tokens a network has before the positions of a layer; raise what building a tail of it raises."""
+    try:
+        rest = build_rest(cut, "random", seed=0)
+    except RuntimeError as error:  # of a network that halves its maps more often than they have pixels
+        size = cut.image_size
+        raise InvalidSettings(
+            f"{cut.name} does not take {size} x {size} pixels: {first_line(error)}; use a larger --crop"
+        ) from error
+    choose_trained(rest.network, train, cut.name)
+    return rest.tokens

@@ -4,7 +4,7 @@ docs/finetuning.md has what it is for, and what it reached.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,7 +27,7 @@ from head.models.fused.dropout import Dropout
 from head.models.fused.switch import fused_is_on
 from head.models.tails.crops import center_crop, random_crops, ten_crops
 from head.models.tails.cuts import cut_of
-from head.models.tails.trained import added, choose_trained
+from head.models.tails.trained import added, choose_trained, part_in_words
 from head.settings import TrainSettings
 
 EVAL_BATCH = 32  # images at once where nothing is trained: of ResNet50 from pixels about 1 GB
@@ -89,6 +89,9 @@ class TailHead(nn.Module):
         self.rest = build_rest(replace(shape.cut, outputs=self.outputs), "random", seed=0)
         self.rest.to(memory_format=torch.channels_last)
         choose_trained(self.rest.network, shape.train, shape.backbone)
+        kept = [name for name, weight in self.rest.network.named_parameters() if not weight.requires_grad]
+        kept += [name for name, _ in self.rest.network.named_buffers() if shape.batch_norm == "frozen"]
+        self._kept = frozenset(f"rest.network.{name}" for name in kept)
         if shape.batch_norm == "frozen":
             fold_while_training(self.rest.network)
         self.dropout = Dropout(shape.dropout)
@@ -118,9 +121,7 @@ class TailHead(nn.Module):
         """Take the weights that were not trained, which no run stores; raise `Mismatch` if weights are others."""
         if self.stands_alone:
             return
-        own = self.stored()
-        self._take(recipe, weights)
-        self.load_state_dict(own, strict=False)
+        self._take(recipe, weights, but=self.stored())
         if self._digest() != bytes(self.frozen_sha256.tolist()):
             raise Mismatch(f"the weights {weights} are not those that the head was trained with; pass those")
 
@@ -134,10 +135,7 @@ class TailHead(nn.Module):
         state = self.state_dict()
         if self.stands_alone:
             return state
-        trained = {name for name, weight in self.named_parameters() if weight.requires_grad} | {"frozen_sha256"}
-        if self.shape.batch_norm == "trained":
-            trained |= {name for name, _ in self.named_buffers()}
-        return {name: values for name, values in state.items() if name in trained}
+        return {name: values for name, values in state.items() if name not in self._kept}
 
     def groups(self, settings: TrainSettings) -> list[dict[str, Any]]:
         """Return the weights with their learning rates: lr for new ones, backbone_lr for those of the network."""
@@ -179,9 +177,11 @@ class TailHead(nn.Module):
             pooled = self.rest(features.float())[-1]
         return output_of(self.output(self.dropout(pooled)).squeeze(1).float())
 
-    def _take(self, recipe: Recipe, weights: str) -> None:
-        found = build_rest(self.rest.cut, weights, seed=recipe.seed)
-        self.rest.load_state_dict(found.state_dict(), strict=False)  # what was added to it has no weights there
+    def _take(self, recipe: Recipe, weights: str, *, but: Collection[str] = ()) -> None:
+        """Take weights for all of the network but what was added to it, which has none there, and those named."""
+        found = build_rest(self.rest.cut, weights, seed=recipe.seed).state_dict()
+        others = {name: values for name, values in found.items() if f"rest.{name}" not in but}
+        self.rest.load_state_dict(others, strict=False)
 
     def _digest(self) -> bytes:
         """Return the sha256 of the weights that are not stored."""
@@ -190,6 +190,12 @@ class TailHead(nn.Module):
             if name not in own and not name.endswith(_COUNTER):
                 digest.update(name.encode() + values.cpu().contiguous().numpy().tobytes())
         return digest.digest()
+
+
+def in_words(shape: TailShape) -> str:
+    """Return in words which part of a network is trained, and of which crops it takes the score."""
+    crops = f"ten crops of {shape.crop} pixels" if shape.eval_view == "tencrop" else f"the central {shape.crop} pixels"
+    return f"{part_in_words(shape.train)}{f', scores of {crops}' if shape.crop else ''}"
 
 
 def sizes_of(recipe: Recipe, layers: tuple[str, ...]) -> Mapping[str, Any]:

@@ -1,10 +1,9 @@
 """Which weights of a tail are trained: all, the last ones, those of norms, or low-rank additions to matrices."""
 
 import math
-from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from featcache.backbones.families.rest import NORMS
@@ -32,7 +31,7 @@ class LowRank(nn.Linear):
         return super().forward(x) + functional.linear(functional.linear(x, self.down), self.up)
 
 
-def choose_trained(network: nn.Module, train: str, name: str) -> None:
+def choose_trained(network: fx.GraphModule, train: str, name: str) -> None:
     """Let those weights of a network have gradients that train says, as `TrainSettings` has it, and no others.
 
     Raises `InvalidSettings` if it has none of them. name is what the network is called.
@@ -46,10 +45,11 @@ def choose_trained(network: nn.Module, train: str, name: str) -> None:
             raise InvalidSettings(f"--train norms: {name} has no norms behind this layer; use --train all or last-N")
         _let(chosen)
     elif kind == "last":
-        modules = _in_order(network)
-        weighted = [place for place, module in enumerate(modules) if isinstance(module, _MATRICES)]
+        used = _in_order(network)
+        weighted = [place for place, one in enumerate(used) if isinstance(one, _MATRICES)]
         first = weighted[-number] if number <= len(weighted) else 0
-        _let(weight for module in modules[first:] for weight in module.parameters(recurse=False))
+        for one in used[first:]:
+            _let([one] if isinstance(one, nn.Parameter) else list(one.parameters(recurse=False)))
     elif kind == "lora":
         matrices = [(path, module) for path, module in network.named_modules() if isinstance(module, nn.Linear)]
         if not matrices:
@@ -63,16 +63,35 @@ def choose_trained(network: nn.Module, train: str, name: str) -> None:
             _let([adapted.down, adapted.up])
 
 
+def part_in_words(train: str) -> str:
+    """Return in words which weights are trained."""
+    kind, number = trained_part(train)
+    words = {
+        "all": "all weights trained",
+        "norms": "weights of norms trained, others as they were",
+        "last": f"the last {number} matrices or convolutions and their norms trained, others as they were",
+        "lora": f"additions of rank {number} to matrices trained, all else as it was",
+    }
+    return words[kind]
+
+
 def added(network: nn.Module) -> list[nn.Parameter]:
     """Return the weights that a network did not have before it was adapted."""
     return [one for module in network.modules() if isinstance(module, LowRank) for one in (module.down, module.up)]
 
 
-def _in_order(network: nn.Module) -> list[nn.Module]:
-    """Return the modules of a network with weights of their own, in the order in which they are used."""
-    return [module for module in network.modules() if any(True for _ in module.parameters(recurse=False))]
+def _in_order(network: fx.GraphModule) -> list[nn.Module | nn.Parameter]:
+    """Return what holds the weights of a network in the order in which it is used first, each once."""
+    found = dict[nn.Module | nn.Parameter, None]()
+    for node in network.graph.nodes:
+        owner, _, name = str(node.target).rpartition(".")
+        if node.op == "call_module":
+            found |= dict.fromkeys(network.get_submodule(str(node.target)).modules())
+        elif node.op == "get_attr" and isinstance(one := getattr(network.get_submodule(owner), name), nn.Parameter):
+            found[one] = None
+    return list(found)
 
 
-def _let(weights: Iterator[nn.Parameter] | list[nn.Parameter]) -> None:
+def _let(weights: list[nn.Parameter]) -> None:
     for weight in weights:
         weight.requires_grad_(True)

@@ -101,6 +101,7 @@ def evaluate_for(
     splits: str = "all",
     part: str = "test",
     against: str | None = None,
+    weights: str | None = None,
 ) -> Evaluation:
     """Return what `head.evaluate` does, having checked first that root and head name something.
 
@@ -110,7 +111,7 @@ def evaluate_for(
     images_folder(cache, settings.root)
     if settings.head is not None or settings.maps is not None:
         _check_head(cache, runs, splits, settings)
-    found = evaluate(cache, runs, splits=splits, part=part, against=against)
+    found = evaluate(cache, runs, splits=splits, part=part, against=against, weights=weights)
     if not found.scored:
         raise join_errors(found.errors, "no run could be scored:", "Train one, or name others with --runs.")
     return found

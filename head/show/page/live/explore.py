@@ -36,12 +36,13 @@ def exploration(
     cache: FeatureCache | None = None,
     runs: Path = Path("runs"),
     root: Path | None = None,
+    weights: str | None = None,
     on_progress: OnProgress = silent,
 ) -> tuple[Any, list[str]]:
     """Return the web application of a predictor, and what to know of runs and images that its page could not show.
 
     With a cache the page holds the report of runs as well. host is the address that it will be served on, and
-    allowed are names of proxies to it. Raises what `evaluate_for` raises.
+    allowed are names of proxies to it, weights as `evaluate` takes them. Raises what `evaluate_for` raises.
     """
     run = predictor.run
     name = run.name if len(predictor.members) == 1 else without_seed(run.name)
@@ -55,7 +56,7 @@ def exploration(
     warnings: list[str] = []
     if cache is not None:
         settings = ReportSettings(root=root)
-        found = evaluate_for(cache, runs, settings)
+        found = evaluate_for(cache, runs, settings, weights=weights)
         settings = replace(settings, head=_name_of_summary(run, found))
         about = build_report(cache, found, settings, on_progress=on_progress)
         data |= about.data
