@@ -29,7 +29,11 @@ from head.settings import BATCH_NORMS, EVAL_VIEWS, HEADS, KERNELS, POOLED, PRECI
 @options.CACHE
 @options.TARGET
 @setting("recipe", click.Choice(tuple(PROTOCOLS)), "Eq. 3-15 of the paper, or its authors' code; decides defaults.")
-@setting("head", click.Choice(tuple(HEADS)), "The recipe's head, an attentive probe, or a baseline on pooled features.")
+@setting(
+    "head",
+    click.Choice(tuple(HEADS)),
+    "The recipe's head, a probe, a trained network, or a baseline on pooled features.",
+)
 @setting("attention", click.BOOL, "With off every position counts the same.", metavar="on|off")
 @click.option("--no-attention", is_flag=True, help="The same as --attention off (Eq. 9).")
 @setting("pooling", click.Choice(POOLED), "What a baseline reads.")
@@ -49,8 +53,8 @@ from head.settings import BATCH_NORMS, EVAL_VIEWS, HEADS, KERNELS, POOLED, PRECI
 @setting("order_penalty", click.FLOAT, "Press step scores m_t to rise, below 0 to fall (section 4.4).")
 @setting("train", click.STRING, "Weights of tail that are trained.", metavar="all|norms|last-N|lora-R")
 @setting("backbone_lr", click.FLOAT, "Adam's rate for weights that the network had before.")
-@setting("batch_norm", click.Choice(BATCH_NORMS), "What running statistics of tail do.")
-@setting("crop", click.INT, "Side in pixels of what tail cuts from each view; 0: all of it.")
+@setting("batch_norm", click.Choice(BATCH_NORMS), "What running statistics of tail and memonet do.")
+@setting("crop", click.INT, "Side in pixels of what is cut from each view; 0: all of it.")
 @setting("eval_view", click.Choice(EVAL_VIEWS), "Crops of a view that are evaluated.")
 @setting("accumulate", click.INT, "Parts of a batch, computed one after another.")
 @setting("dropout", click.FLOAT, "Probability that an activation is dropped.")

@@ -455,7 +455,8 @@ def test_a_head_that_fails_to_load_does_not_hide_the_others(trained: Path) -> No
         (
             ["--head", "amnet,rigde"],
             "'rigde' is not one of "
-            "'amnet', 'ep', 'probe', 'tail', 'linear', 'ridge', 'banded-ridge', 'lsvr', 'svr', 'mlp'",
+            "'amnet', 'ep', 'probe', 'tail', 'memnet', 'memonet', "
+            "'linear', 'ridge', 'banded-ridge', 'lsvr', 'svr', 'mlp'",
         ),
         (["--steps", "0,30"], "  --steps must be 1 to 20, found 0\n  --steps must be 1 to 20, found 30\n"),
         (["--layer", "a", "--layer", "layer3"], "has no layer a; it has layer3"),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -15,7 +16,7 @@ from featcache.store.cache import FeatureCache
 from head.data.batches import feature_scale
 from head.data.inputs import HeadInput
 from head.models import amnet, banded, baselines, kernels, probes, published, reading, svr
-from head.models.tails import cuts, tail
+from head.models.tails import cuts, memnet, memonet, tail
 from head.settings import HEADS, TrainSettings
 
 _Scale = tuple[Tensor, Tensor] | None
@@ -54,6 +55,18 @@ def _standardise(head: Any, beginning: Beginning) -> None:
     """Tell a head mean and deviation of its channels over the training part."""
     of = beginning
     head.set_feature_scale(*feature_scale(of.cache, of.part, source=of.source, seed=of.seed))
+
+
+def _take_weights(head: Any, beginning: Beginning) -> None:
+    """Give a head the weights of the cache's network."""
+    head.begin(beginning.cache.recipe, beginning.weights)
+
+
+def _begin_memnet(head: Any, beginning: Beginning) -> None:
+    """Give a head the weights of the cache's network, and the mean of the training views."""
+    of = beginning
+    _take_weights(head, of)
+    head.set_mean_image(memnet.mean_view(of.cache, of.part, source=of.source, seed=of.seed))
 
 
 def _sizes_of_features(recipe: Recipe, source: HeadInput) -> dict[str, Any]:
@@ -122,6 +135,20 @@ class Kind:
         return self.complete is not None
 
 
+_TAIL = Kind(
+    "the rest of the network behind a layer, trained further",
+    tail.TailShape,
+    tail.TailHead,
+    reads=cuts.read_cut,
+    scale=lambda head: None,
+    sizes=lambda recipe, source: tail.sizes_of(recipe, source.layers),
+    begin=_take_weights,
+    groups=lambda head, settings: head.groups(settings),
+    complete=lambda head, recipe, weights: head.complete(recipe, weights),
+    looks=tail.in_words,
+    built_whole=True,
+    at_once=tail.EVAL_BATCH,
+)
 _LINEAR = Kind(
     "linear regression on pooled features", baselines.LinearShape, baselines.LinearHead, baseline=baselines.LINEAR
 )
@@ -169,19 +196,19 @@ KINDS = {  # a run stores the first name of its kind
         looks=lambda shape: f"1 query, {shape.attention_heads} heads of attention",
         begin=_standardise,
     ),
-    "tail": Kind(
-        "the rest of the network behind a layer, trained further",
-        tail.TailShape,
-        tail.TailHead,
-        reads=cuts.read_cut,
-        scale=lambda head: None,
-        sizes=lambda recipe, source: tail.sizes_of(recipe, source.layers),
-        begin=lambda head, beginning: head.begin(beginning.cache.recipe, beginning.weights),
-        groups=lambda head, settings: head.groups(settings),
-        complete=lambda head, recipe, weights: head.complete(recipe, weights),
-        looks=tail.in_words,
-        built_whole=True,
-        at_once=tail.EVAL_BATCH,
+    "tail": _TAIL,
+    "memnet": replace(
+        _TAIL,
+        title="AlexNet from pixels on, trained further after MemNet (Khosla et al., 2015)",
+        module=memnet.MemNetHead,
+        reads=partial(cuts.read_views, networks=memnet.NETWORKS),
+        begin=_begin_memnet,
+    ),
+    "memonet": replace(
+        _TAIL,
+        title="GoogLeNet from pixels on, trained further after MemoNet (Baveye et al., 2016)",
+        module=memonet.MemoNetHead,
+        reads=partial(cuts.read_views, networks=memonet.NETWORKS),
     ),
     "linear": _LINEAR,
     "ridge": replace(_LINEAR, baseline=baselines.RIDGE),

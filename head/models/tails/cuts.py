@@ -2,6 +2,7 @@
 
 import functools
 
+from featcache.backbones.families.descriptor_networks import parts_of_name
 from featcache.backbones.families.rest import Cut
 from featcache.backbones.networks import build_rest
 from featcache.base.commands import command
@@ -12,6 +13,8 @@ from featcache.store.cache import FeatureCache
 from head.data.inputs import HeadInput
 from head.models.tails.trained import choose_trained
 from head.settings import TrainSettings
+
+_SIDE = 256  # of views that crops of 224 and 227 pixels are cut from
 
 
 def cut_of(recipe: Recipe, layer: str, *, crop: int = 0) -> Cut:
@@ -47,6 +50,37 @@ def read_cut(cache: FeatureCache, settings: TrainSettings, layers: tuple[str, ..
     return HeadInput((layer, prefix), "tokens")
 
 
+def read_views(
+    cache: FeatureCache, settings: TrainSettings, layers: tuple[str, ...], *, networks: tuple[str, ...]
+) -> HeadInput:
+    """Return the views of a cache whose backbone is one of some networks, whichever of its layers is the last.
+
+    Raises `InvalidSettings` for another backbone or layer, or a cache without views.
+    """
+    title = f"--head {settings.head} reads the {VIEWS_LAYER} of {' or '.join(networks)}"
+    network, found = parts_of_name(cache.recipe.backbone).network, cache.recipe.layer_names
+    if network not in networks:
+        ways = [_extraction(name, settings) for name in networks]
+        raise InvalidSettings(f"{title}, and {cache.path} is of {cache.recipe.backbone}; {' or '.join(ways)}")
+    if settings.layers and layers != (VIEWS_LAYER,):
+        raise InvalidSettings(f"{title}, found --layer {','.join(layers)}; leave it out")
+    if VIEWS_LAYER not in found:
+        way_out = _extraction(network, settings)
+        raise InvalidSettings(f"{title}, and {cache.path} has {', '.join(found)}; {way_out}")
+    _check_crop(cache, settings, VIEWS_LAYER)
+    return HeadInput((VIEWS_LAYER,), "maps")
+
+
+def _extraction(network: str, settings: TrainSettings) -> str:
+    return f"extract {command('--backbone', network, *_options_of_views(settings))}"
+
+
+def _options_of_views(settings: TrainSettings) -> tuple[str, ...]:
+    """Return how whole images are extracted from which crops can be cut."""
+    side = max(settings.crop, _SIDE)
+    return ("--layer", VIEWS_LAYER, "--image-size", str(side), "--eval-view", "squash")
+
+
 def _check_crop(cache: FeatureCache, settings: TrainSettings, layer: str) -> None:
     side = cache.recipe.image_size
     if layer != VIEWS_LAYER and (settings.crop or settings.eval_view != "center"):
@@ -55,7 +89,10 @@ def _check_crop(cache: FeatureCache, settings: TrainSettings, layer: str) -> Non
             f"{command('--layer', VIEWS_LAYER)}"
         )
     if settings.crop > side:
-        raise InvalidSettings(f"--crop {settings.crop}: views of {cache.path} have {side} pixels a side; take no more")
+        raise InvalidSettings(
+            f"--crop {settings.crop}: views of {cache.path} have {side} pixels a side; take no more, or extract "
+            f"{command(*_options_of_views(settings))}"
+        )
     if settings.eval_view != "center" and not settings.crop:
         raise InvalidSettings(f"--eval-view {settings.eval_view} is of crops; say how large with --crop")
 

@@ -137,9 +137,13 @@ class TailHead(nn.Module):
             return state
         return {name: values for name, values in state.items() if name not in self._kept}
 
+    def new(self) -> list[nn.Parameter]:
+        """Return the weights that the network did not have before."""
+        return [*self.output.parameters(), *added(self.rest.network)]
+
     def groups(self, settings: TrainSettings) -> list[dict[str, Any]]:
         """Return the weights with their learning rates: lr for new ones, backbone_lr for those of the network."""
-        new = [*self.output.parameters(), *added(self.rest.network)]
+        new = self.new()
         ids = {id(one) for one in new}
         old = [one for one in self.parameters() if one.requires_grad and id(one) not in ids]
         pairs = [(old, settings.backbone_lr), (new, settings.lr)]
@@ -149,7 +153,7 @@ class TailHead(nn.Module):
         """Set the mode; statistics of batch norms that are frozen stay, while their weights may be trained."""
         super().train(mode)
         if self.shape.batch_norm == "frozen":
-            for module in self.rest.modules():
+            for module in self.modules():
                 if isinstance(module, _BatchNorm):
                     module.training = False
         return self
@@ -173,8 +177,16 @@ class TailHead(nn.Module):
 
     def scored(self, features: Tensor) -> HeadOutput:
         """Map features (B, n, D) of what the network sees to a `HeadOutput`."""
+        return self.output_of(self.behind(features)[-1])
+
+    def behind(self, features: Tensor) -> tuple[Tensor, ...]:
+        """Map features (B, n, D) of what the network sees to its outputs, and last the pooled one (B, C)."""
         with QuickDepthwise() if fused_is_on() else nullcontext():
-            pooled = self.rest(features.float())[-1]
+            found: tuple[Tensor, ...] = self.rest(features.float())
+        return found
+
+    def output_of(self, pooled: Tensor) -> HeadOutput:
+        """Map pooled output (B, C) to a `HeadOutput`."""
         return output_of(self.output(self.dropout(pooled)).squeeze(1).float())
 
     def _take(self, recipe: Recipe, weights: str, *, but: Collection[str] = ()) -> None:
