@@ -3,6 +3,8 @@
 What of it is known, and what was chosen, stands in docs/paper.md.
 """
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor, nn
 
@@ -38,7 +40,7 @@ class MemoNetHead(TailHead):
         scores = [last(classifier(one)) for one, classifier, last in pairs]  # (B, 1) each
         return output._replace(auxiliary=torch.cat(scores, dim=1).float())
 
-    def _take(self, recipe: Recipe, weights: str) -> None:
-        super()._take(recipe, weights)
+    def _take(self, recipe: Recipe, weights: str, *, but: Collection[str] = ()) -> None:
+        super()._take(recipe, weights, but=but)
         found = build_auxiliary(recipe.backbone, weights, seed=recipe.seed)
         self.auxiliary.load_state_dict(found.state_dict())

@@ -112,7 +112,8 @@ def test_networks_are_trained_on_whole_images_from_which_their_crops_can_be_cut(
     system = SYSTEMS[row]
     extraction = HOW.extraction(system.features)
     assert (extraction.layers, extraction.augs, extraction.weights) == (("views",), 0, "random")
-    assert (extraction.views.image_size, extraction.views.eval_view) == (256, "squash")
+    views = features_of("resnet50")[system.features].views
+    assert (views.image_size, views.eval_view) == (256, "squash")
     assert 0 < system.settings.crop < 256
 
 

@@ -135,7 +135,7 @@ def test_views_are_read_whichever_layer_is_the_last(cache: FeatureCache) -> None
             {"crop": 227},
             r"have 46 pixels a side; take no more, or extract --layer views --image-size 256 --eval-view squash",
         ),
-        ({"crop": 0, "eval_view": "tencrop"}, r"--eval-view tencrop: without --crop whole views are read"),
+        ({"crop": 0, "eval_view": "tencrop"}, r"--eval-view tencrop is of crops; say how large with --crop"),
     ],
 )
 def test_settings_that_this_cache_cannot_have_are_refused(
