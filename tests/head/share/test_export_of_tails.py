@@ -67,7 +67,8 @@ def test_trained_in_part_it_takes_along_all_weights_that_it_needs(
         "by a network of which a part was trained for it.",
         "| additions of rank 2 to matrices trained, all else as it was |".removeprefix("| "),
         "| backbone | timm:test_vit, frozen down to its layer blocks.2 |",
-        "| reads | feature maps, 10 x 10 positions of 64 channels, and the token before them, as wide, without a place |",
+        "| reads | feature maps, 10 x 10 positions of 64 channels, and the token before them, as wide, "
+        "without a place |",
         "| `head.safetensors` | the weights that were trained |",
         "| `backbone.safetensors` | the backbone's weights as they were before, all that are used |",
         "| `head.onnx` | features (B, 101, 64) float32 |",
