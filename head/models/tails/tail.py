@@ -3,6 +3,7 @@
 docs/finetuning.md has what it is for, and what it reached.
 """
 
+import functools
 import hashlib
 from collections.abc import Collection, Mapping
 from contextlib import nullcontext
@@ -100,15 +101,7 @@ class TailHead(nn.Module):
 
     def begin(self, recipe: Recipe, weights: str) -> None:
         """Take the weights that a cache's features were made with; raise `Mismatch` if weights are others."""
-        network = build_extractor(
-            recipe.backbone,
-            recipe.layer_names,
-            weights,
-            seed=recipe.seed,
-            image_size=recipe.image_size,
-            final_norm=recipe.final_norm,
-        )
-        if digest_of_weights(network.module) != recipe.weights:
+        if _weights_digest(recipe, weights) != recipe.weights:
             raise Mismatch(
                 f"the weights {weights} are not those that the features were made with, {recipe.weights[:16]}; pass "
                 "those as --weights FILE"
@@ -202,6 +195,20 @@ class TailHead(nn.Module):
             if name not in own and not name.endswith(_COUNTER):
                 digest.update(name.encode() + values.cpu().contiguous().numpy().tobytes())
         return digest.digest()
+
+
+@functools.lru_cache(maxsize=8)
+def _weights_digest(recipe: Recipe, weights: str) -> str:
+    """Return the digest of weights, of which a recipe has that of its own; runs of one cache ask for the same."""
+    network = build_extractor(
+        recipe.backbone,
+        recipe.layer_names,
+        weights,
+        seed=recipe.seed,
+        image_size=recipe.image_size,
+        final_norm=recipe.final_norm,
+    )
+    return digest_of_weights(network.module)
 
 
 def in_words(shape: TailShape) -> str:
