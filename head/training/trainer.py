@@ -30,6 +30,7 @@ from head.training.fitted import Fitted
 from head.training.job import TrainingJob
 
 CHECKPOINT_SECONDS = 15.0
+_QUICKLY = CHECKPOINT_SECONDS / 20  # a checkpoint that takes longer is written less often
 
 
 def goes_on(settings: TrainSettings, *, epochs: int, best_epoch: int) -> bool:
@@ -58,6 +59,7 @@ class Trainer:
         self.on_progress, self.on_history = on_progress, on_history
         self.waited = 0.0  # seconds spent waiting for features, in this epoch
         self.saved = time.monotonic()  # when the last checkpoint was written
+        self.saving = 0.0  # seconds that it took
         self.products = job.products(device)
         kind, settings = kind_for(job.settings), job.settings
         self.target, self.coverage = kind.target(data.train.scores), kind.coverage(settings.steps)
@@ -90,10 +92,12 @@ class Trainer:
         self.on_progress(Progress(f"split {self.data.split}", state.epoch, self.settings.epochs, "epochs", note))
 
     def save(self, state: State) -> None:
-        """Write a checkpoint if it is time for one."""
-        if time.monotonic() - self.saved > CHECKPOINT_SECONDS:
+        """Write a checkpoint if it is time for one; of a large head less often, as it takes a twentieth of all time."""
+        started = time.monotonic()
+        if started - self.saved > CHECKPOINT_SECONDS * max(1.0, self.saving / _QUICKLY):
             write_checkpoint(self.folder / CHECKPOINT_NAME, state, self.model, self.optimizer)
             self.saved = time.monotonic()
+            self.saving = self.saved - started
 
     def batches(self, epoch: int) -> list[Batch]:
         """Return rows, views and scores of each batch of an epoch."""
