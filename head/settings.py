@@ -171,6 +171,8 @@ def problems_of(values: Mapping[str, Any]) -> list[str]:
         )
     if not (isinstance(train := values.get("train", "all"), str) and _TRAIN.fullmatch(train)):
         problems.append(f"--train must be all, norms, last-N or lora-RANK, found {train!r}")
+    if values.get("accumulate", 1) > values.get("batch_size", math.inf):
+        problems.append(f"--accumulate {values['accumulate']}: a batch of {values['batch_size']} has no so many parts")
     if not 0 <= values.get("dropout", 0) < 1:
         problems.append(f"--dropout must be in [0, 1), found {values['dropout']}")
     if not 0 < values.get("val_fraction", 0.5) < 1:

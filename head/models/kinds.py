@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from featcache.datasets.splits import Part
 from featcache.recipe import Recipe
+from featcache.settings import PREFIX
 from featcache.store.cache import FeatureCache
 from head.data.batches import feature_scale
 from head.data.inputs import HeadInput
@@ -107,8 +108,9 @@ class Kind:
     baseline is how scikit-learn fits it. A head without one is trained by gradients: begin tells it what it has to know
     before, groups gives its weights with their learning rates. Where a run stores a part of its tensors, as its method
     `stored` says, complete takes the others from the weights of a recipe's network, its last argument. built_whole is
-    whether it comes with numbers that are no weights, so that it cannot be built empty. at_once is how many images it
-    takes where nothing is trained.
+    whether it comes with numbers that are no weights, so that it cannot be built empty. started gives for a shape, a
+    recipe and weights the sha256 of the network as it begins, and raises what `begin` would. at_once is how many images
+    it takes where nothing is trained.
     """
 
     title: str
@@ -126,6 +128,7 @@ class Kind:
     begin: Callable[[Any, Beginning], None] = lambda head, beginning: None
     groups: Callable[[Any, TrainSettings], list[dict[str, Any]]] = _all_at_one_rate
     complete: Callable[[Any, Recipe, str], None] | None = None
+    started: Callable[[Any, Recipe, str], str] | None = None
     built_whole: bool = False
     at_once: int = 256
 
@@ -146,6 +149,7 @@ _TAIL = Kind(
     groups=lambda head, settings: head.groups(settings),
     complete=lambda head, recipe, weights: head.complete(recipe, weights),
     looks=tail.in_words,
+    started=tail.started,
     built_whole=True,
     at_once=tail.EVAL_BATCH,
 )
@@ -208,7 +212,8 @@ KINDS = {  # a run stores the first name of its kind
         _TAIL,
         title="GoogLeNet from pixels on, trained further after MemoNet (Baveye et al., 2016)",
         module=memonet.MemoNetHead,
-        reads=partial(cuts.read_views, networks=memonet.NETWORKS),
+        reads=partial(cuts.read_views, networks=memonet.NETWORKS, outputs=memonet.OUTPUTS),
+        started=memonet.started,
     ),
     "linear": _LINEAR,
     "ridge": replace(_LINEAR, baseline=baselines.RIDGE),
@@ -299,8 +304,10 @@ def head_as_json(module: nn.Module) -> dict[str, Any]:
 
 def input_of(cache: FeatureCache, settings: TrainSettings) -> HeadInput:
     """Return what the head that settings ask for reads; raise `InvalidSettings` for layers that it cannot read."""
-    names = cache.recipe.layer_names if settings.layers == ("all",) else settings.layers
-    layers = tuple(cache.layer(name) for name in names) or (cache.layer(),)
+    known = cache.recipe.layer_names
+    usual = [name for name in known if not name.endswith(PREFIX)][-1:]  # tokens before positions are no head's alone
+    layers = tuple(cache.layer(name) for name in (known if settings.layers == ("all",) else settings.layers or usual))
+    layers = layers or (cache.layer(),)
     return kind_for(settings).reads(cache, settings, layers)
 
 

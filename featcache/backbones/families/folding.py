@@ -34,7 +34,7 @@ def fold_while_training(module: fx.GraphModule) -> None:
     for convolution, norm in _norms_behind_convolutions(module):
         both: Any = [module.get_submodule(str(node.target)) for node in (convolution, norm)]
         weights, statistics = both
-        if not isinstance(getattr(statistics, "drop", nn.Identity()), nn.Identity) or statistics.running_mean is None:
+        if not _can_be_one(weights, statistics):
             continue
         graph = module.graph
         with graph.inserting_before(convolution):
@@ -60,6 +60,14 @@ def fold_while_training(module: fx.GraphModule) -> None:
         graph.erase_node(norm)
         graph.erase_node(convolution)
     module.recompile()
+
+
+def _can_be_one(convolution: nn.Conv2d, norm: Any) -> bool:
+    """Return whether a convolution is torch's, or timm's that pads as TensorFlow does, and nothing lies between."""
+    plain = type(convolution) is nn.Conv2d and convolution.padding_mode == "zeros"
+    same = type(convolution).__name__ == "Conv2dSame"
+    between = getattr(norm, "drop", nn.Identity())
+    return (plain or same) and isinstance(between, nn.Identity) and norm.running_mean is not None
 
 
 def convolve_and_norm(

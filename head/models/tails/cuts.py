@@ -1,6 +1,7 @@
 """What a tail reads of a cache: the layer behind which the network is cut, and the tokens before its positions."""
 
 import functools
+from dataclasses import replace
 
 from featcache.backbones.families.descriptor_networks import parts_of_name
 from featcache.backbones.families.rest import Cut
@@ -11,7 +12,7 @@ from featcache.recipe import Recipe
 from featcache.settings import PREFIX, VIEWS_LAYER
 from featcache.store.cache import FeatureCache
 from head.data.inputs import HeadInput
-from head.models.tails.trained import choose_trained
+from head.models.tails.trained import check_statistics, choose_trained
 from head.settings import TrainSettings
 
 _SIDE = 256  # of views that crops of 224 and 227 pixels are cut from
@@ -38,7 +39,10 @@ def read_cut(cache: FeatureCache, settings: TrainSettings, layers: tuple[str, ..
     layer = named[0]
     _check_crop(cache, settings, layer)
     crop = settings.crop if layer == VIEWS_LAYER else 0
-    tokens, prefix = _tokens_of(cut_of(cache.recipe, layer, crop=crop), settings.train), f"{layer}{PREFIX}"
+    prefix = f"{layer}{PREFIX}"
+    if others := [name for name in layers if name not in (layer, prefix)]:
+        raise InvalidSettings(f"--layer {', '.join(others)}: tokens of another layer than {layer}; leave them out")
+    tokens = _tokens_of(cut_of(cache.recipe, layer, crop=crop), settings.train, settings.batch_norm)
     if not tokens:
         return HeadInput((layer,), "maps")
     if prefix not in cache.recipe.layer_names:
@@ -51,9 +55,16 @@ def read_cut(cache: FeatureCache, settings: TrainSettings, layers: tuple[str, ..
 
 
 def read_views(
-    cache: FeatureCache, settings: TrainSettings, layers: tuple[str, ...], *, networks: tuple[str, ...]
+    cache: FeatureCache,
+    settings: TrainSettings,
+    layers: tuple[str, ...],
+    *,
+    networks: tuple[str, ...],
+    outputs: tuple[str, ...] = (),
 ) -> HeadInput:
     """Return the views of a cache whose backbone is one of some networks, whichever of its layers is the last.
+
+    outputs are modules of the network whose outputs are read as well.
 
     Raises `InvalidSettings` for another backbone or layer, or a cache without views.
     """
@@ -68,6 +79,8 @@ def read_views(
         way_out = _extraction(network, settings)
         raise InvalidSettings(f"{title}, and {cache.path} has {', '.join(found)}; {way_out}")
     _check_crop(cache, settings, VIEWS_LAYER)
+    cut = cut_of(cache.recipe, VIEWS_LAYER, crop=settings.crop)
+    _tokens_of(replace(cut, outputs=outputs), settings.train, settings.batch_norm)
     return HeadInput((VIEWS_LAYER,), "maps")
 
 
@@ -98,7 +111,7 @@ def _check_crop(cache: FeatureCache, settings: TrainSettings, layer: str) -> Non
 
 
 @functools.lru_cache(maxsize=64)
-def _tokens_of(cut: Cut, train: str) -> int:
+def _tokens_of(cut: Cut, train: str, batch_norm: str) -> int:
     """Return how many tokens a network has before the positions of a layer; raise what building a tail of it raises."""
     try:
         rest = build_rest(cut, "random", seed=0)
@@ -108,4 +121,5 @@ def _tokens_of(cut: Cut, train: str) -> int:
             f"{cut.name} does not take {size} x {size} pixels: {first_line(error)}; use a larger --crop"
         ) from error
     choose_trained(rest.network, train, cut.name)
+    check_statistics(rest.network, batch_norm, train, cut.name)
     return rest.tokens

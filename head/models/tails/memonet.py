@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from featcache.backbones.networks import auxiliary_layers, build_auxiliary
 from featcache.recipe import Recipe
 from head.models.amnet import HeadOutput
+from head.models.tails import tail
 from head.models.tails.tail import TailHead, TailShape
 
 NETWORKS = ("googlenet",)
+OUTPUTS = auxiliary_layers("googlenet")
 _WIDTH = 1024  # of what the last layer of an auxiliary classifier reads
 
 
@@ -21,7 +23,7 @@ class MemoNetHead(TailHead):
     """Score views by GoogLeNet; while it is trained its two auxiliary classifiers, made regressors, score them too."""
 
     def __init__(self, shape: TailShape) -> None:
-        self.outputs = auxiliary_layers(shape.backbone)
+        self.outputs = OUTPUTS
         super().__init__(shape)
         self.auxiliary = build_auxiliary(shape.backbone, "random", seed=0)
         self.auxiliary_outputs = nn.ModuleList(nn.Linear(_WIDTH, 1) for _ in self.auxiliary)
@@ -44,3 +46,10 @@ class MemoNetHead(TailHead):
         super()._take(recipe, weights, but=but)
         found = build_auxiliary(recipe.backbone, weights, seed=recipe.seed)
         self.auxiliary.load_state_dict(found.state_dict())
+
+
+def started(shape: TailShape, recipe: Recipe, weights: str) -> str:
+    """Return what `tail.started` does; raise `Mismatch` if the weights lack an auxiliary classifier."""
+    found = tail.started(shape, recipe, weights)
+    build_auxiliary(recipe.backbone, weights, seed=recipe.seed)
+    return found

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from featcache.base.errors import BadInput, Mismatch, ResourceError
+from featcache.base.errors import BadInput, InvalidSettings, Mismatch, ResourceError
 from featcache.base.progress import OnProgress, Progress, silent
 from featcache.datasets.dataset import open_dataset
 from featcache.extraction.extract import extract
@@ -21,6 +21,7 @@ from head.evaluation.score import score_run
 from head.models.kinds import stored_of
 from head.runs.head_file import load_head
 from head.runs.run import CHECKPOINT_NAME, Run, read_run
+from head.settings import settings_of
 from head.training.checkpoint import State
 from head.training.train import train
 from head.training.trainer import Trainer
@@ -250,3 +251,28 @@ def test_a_checkpoint_that_takes_long_is_written_less_often(
         trainer.save(State(0, [], {}))
     assert [b - a for a, b in itertools.pairwise(written)] == [64.0] * (len(written) - 1)
     assert written[0] == 16.0 and len(written) == 4
+
+
+def test_a_run_does_not_go_on_from_another_network(cache: FeatureCache, tmp_path: Path) -> None:
+    job = tail_job(cache, tmp_path)
+    train(job)
+    config = job.folder / "config.json"
+    document = json.loads(config.read_text())
+    assert len(document["network_sha256"]) == 64
+    config.write_text(json.dumps({**document, "network_sha256": "0" * 64}))
+    with pytest.raises(Mismatch, match=r"network_sha256: '0{64}' there"):
+        train(job)
+
+
+def test_other_weights_are_refused_before_anything_is_written(cache: FeatureCache, tmp_path: Path) -> None:
+    job = replace(tail_job(cache, tmp_path), weights=str(tmp_path / "none.pth"))
+    with pytest.raises(BadInput, match="no such weights file"):
+        train(job)
+    assert not job.folder.exists()
+
+
+def test_weights_that_a_head_does_not_need_are_refused(cache: FeatureCache, tmp_path: Path) -> None:
+    ridge = settings_of(head="ridge", layers=("layer3",))
+    job = replace(tail_job(cache, tmp_path), settings=ridge, weights="random")
+    with pytest.raises(InvalidSettings, match="--weights: of no effect on --head ridge; leave it out"):
+        train(job)
