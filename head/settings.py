@@ -27,7 +27,6 @@ _WHOLE = {
     "epochs": (1, 100_000),
     "patience": (1, 100_000),
     "accumulate": (1, 65536),
-    "crop": (0, 4096),
     "seed": (0, 2**63 - 1),
 }
 _LARGEST_ORDER = 1e3
@@ -171,8 +170,12 @@ def problems_of(values: Mapping[str, Any]) -> list[str]:
         )
     if not (isinstance(train := values.get("train", "all"), str) and _TRAIN.fullmatch(train)):
         problems.append(f"--train must be all, norms, last-N or lora-RANK, found {train!r}")
+    if "crop" in values and not (values["crop"] == 0 or 16 <= values["crop"] <= 4096):
+        problems.append(f"--crop must be 16 to 4096 pixels, or 0 for none, found {values['crop']}")
     if values.get("accumulate", 1) > values.get("batch_size", math.inf):
-        problems.append(f"--accumulate {values['accumulate']}: a batch of {values['batch_size']} has no so many parts")
+        problems.append(
+            f"--accumulate {values['accumulate']}: a batch of {values['batch_size']} does not have so many parts"
+        )
     if not 0 <= values.get("dropout", 0) < 1:
         problems.append(f"--dropout must be in [0, 1), found {values['dropout']}")
     if not 0 < values.get("val_fraction", 0.5) < 1:

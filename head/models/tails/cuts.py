@@ -46,10 +46,10 @@ def read_cut(cache: FeatureCache, settings: TrainSettings, layers: tuple[str, ..
     if not tokens:
         return HeadInput((layer,), "maps")
     if prefix not in cache.recipe.layer_names:
-        both = command("--layer", f"{layer},{prefix}")
+        both, some = command("--layer", f"{layer},{prefix}"), "1 token" if tokens == 1 else f"{tokens} tokens"
         raise InvalidSettings(
-            f"{cache.path}: {cache.recipe.backbone} goes on from {layer} with {tokens} tokens before its positions as "
-            f"well (class token, registers), which this cache does not have; extract {both}"
+            f"{cache.path}: {cache.recipe.backbone} goes on from {layer} with {some} before its positions as well "
+            f"(class token, registers), which this cache does not have; extract {both}"
         )
     return HeadInput((layer, prefix), "tokens")
 
