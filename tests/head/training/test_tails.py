@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from featcache.base.errors import BadInput, Mismatch, ResourceError
 from featcache.base.progress import OnProgress, Progress
