@@ -29,7 +29,11 @@ from head.settings import BATCH_NORMS, EVAL_VIEWS, HEADS, KERNELS, POOLED, PRECI
 @options.CACHE
 @options.TARGET
 @setting("recipe", click.Choice(tuple(PROTOCOLS)), "Eq. 3-15 of the paper, or its authors' code; decides defaults.")
-@setting("head", click.Choice(tuple(HEADS)), "The recipe's head, an attentive probe, or a baseline on pooled features.")
+@setting(
+    "head",
+    click.Choice(tuple(HEADS)),
+    "The recipe's head, a probe, a trained network, or a baseline on pooled features.",
+)
 @setting("attention", click.BOOL, "With off every position counts the same.", metavar="on|off")
 @click.option("--no-attention", is_flag=True, help="The same as --attention off (Eq. 9).")
 @setting("pooling", click.Choice(POOLED), "What a baseline reads.")
@@ -49,8 +53,8 @@ from head.settings import BATCH_NORMS, EVAL_VIEWS, HEADS, KERNELS, POOLED, PRECI
 @setting("order_penalty", click.FLOAT, "Press step scores m_t to rise, below 0 to fall (section 4.4).")
 @setting("train", click.STRING, "Weights of tail that are trained.", metavar="all|norms|last-N|lora-R")
 @setting("backbone_lr", click.FLOAT, "Adam's rate for weights that the network had before.")
-@setting("batch_norm", click.Choice(BATCH_NORMS), "What running statistics of tail do.")
-@setting("crop", click.INT, "Side in pixels of what tail cuts from each view; 0: all of it.")
+@setting("batch_norm", click.Choice(BATCH_NORMS), "What running statistics of tail and memonet do.")
+@setting("crop", click.INT, "Side in pixels of what is cut from each view; 0: all of it.")
 @setting("eval_view", click.Choice(EVAL_VIEWS), "Crops of a view that are evaluated.")
 @setting("accumulate", click.INT, "Parts of a batch, computed one after another.")
 @setting("dropout", click.FLOAT, "Probability that an activation is dropped.")
@@ -66,10 +70,12 @@ from head.settings import BATCH_NORMS, EVAL_VIEWS, HEADS, KERNELS, POOLED, PRECI
 @options.CLUSTER
 @options.DEVICE
 @click.option("--tensorboard", type=DIRECTORY, metavar="DIR", help="Write each epoch's numbers for TensorBoard there.")
+@click.option("--dry-run", is_flag=True, help="Print weights, memory and time of each training, and write nothing.")
 @options.JSON
 def train_head(
-    split: str, cache: Path | None, target: str | None, runs: Path, name: str | None, as_json: bool, **given: Any
-) -> None:
+    split: str, cache: Path | None, target: str | None, runs: Path, name: str | None, dry_run: bool, as_json: bool,
+    **given: Any,
+) -> None:  # fmt: skip
     """Fit heads to splits of a cache; one run a split in RUNS/CACHE/NAME/split-K/.
 
     full fits the same head once more, to all images, with what its runs on the splits chose, for use on new images;
@@ -101,6 +107,13 @@ def train_head(
     tell(*dict.fromkeys(warning for one in targets for warning in leaks(one)))
     planned = [job for one in targets for job in jobs_of(one, points, split, runs=runs, **how)]
     tell(*named_full(planned))
+    if dry_run:
+        from head.training.forecasts.forecast import forecast
+
+        with progress_bar() as progress:
+            found = forecast(planned, workers, on_progress=progress)
+        show_report(found, as_json)
+        return
     with progress_bar() as progress:
         trained = train_all(planned, workers, on_progress=progress)
     if trained.runs:

@@ -17,7 +17,8 @@ from featcache.settings import EVAL_VIEWS
               help="sun, lamem, a folder with images/ and splits/, or FILE.csv, as extract takes them.")  # fmt: skip
 @options.of_dataset
 @click.option("--root", type=DIRECTORY, help="Where its images are, as extract takes it.")
-@click.option("--rows", default="", metavar="ROW,...", help="Rows to make.  [default: all]")
+@click.option("--rows", default="", metavar="ROW,...|all",
+              help="Rows to make.  [default: all but memnet-tuned and memonet-tuned]")  # fmt: skip
 @click.option("--backbone", default="resnet50", show_default=True, help="AMNet's; the paper's is resnet50.")
 @click.option("--weights", multiple=True, metavar="[NETWORK=]SOURCE",
               help="imagenet, a file or random, of alexnet, googlenet or the backbone, or of all; may be repeated.  "

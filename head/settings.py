@@ -27,10 +27,10 @@ _WHOLE = {
     "epochs": (1, 100_000),
     "patience": (1, 100_000),
     "accumulate": (1, 65536),
-    "crop": (0, 4096),
     "seed": (0, 2**63 - 1),
 }
 _LARGEST_ORDER = 1e3
+_WHOLE_NETWORK = {"batch_size": 32, "epochs": 20, "patience": 5}  # of a network that is trained
 _REAL = {"lr": 10.0, "backbone_lr": 10.0, "weight_decay": 10.0, "attention_weight": 1e3}
 _EVERY_HEAD = frozenset({"head", "layers", "select_on", "val_fraction", "seed"})
 _POOLED = frozenset({"pooling"})
@@ -44,6 +44,8 @@ HEADS = {  # the fields that each uses; what it is and how it is fitted says `he
     "ep": frozenset({"queries", "value_size", "dropout"}) | _BY_GRADIENT,
     "probe": frozenset({"attention_heads", "dropout"}) | _BY_GRADIENT,
     "tail": _FINE_TUNED | {"train", "batch_norm"},
+    "memnet": _FINE_TUNED,
+    "memonet": _FINE_TUNED | {"batch_norm"},
     "linear": _POOLED,
     "ridge": _POOLED,
     "banded-ridge": _POOLED,
@@ -52,9 +54,13 @@ HEADS = {  # the fields that each uses; what it is and how it is fitted says `he
     "mlp": _POOLED | _EARLY_STOPPING,
 }
 PROTOCOLS: dict[str, dict[str, Any]] = {"paper": {}, "published": _PUBLISHED}  # by recipe, what is not default
-OF_HEADS: dict[str, dict[str, Any]] = {  # by head likewise; docs/heads.md and docs/finetuning.md say how it was chosen
+OF_HEADS: dict[
+    str, dict[str, Any]
+] = {  # by head likewise; docs/heads.md, finetuning.md and paper.md say how it was chosen
     "ep": {"lr": 1e-2},
-    "tail": {"batch_size": 32, "dropout": 0.0, "epochs": 20, "patience": 5},
+    "tail": {**_WHOLE_NETWORK, "dropout": 0.0},
+    "memnet": {**_WHOLE_NETWORK, "crop": 227, "eval_view": "tencrop", "dropout": 0.5, "backbone_lr": 1e-5},
+    "memonet": {**_WHOLE_NETWORK, "crop": 224, "dropout": 0.2},
 }
 
 
@@ -164,6 +170,12 @@ def problems_of(values: Mapping[str, Any]) -> list[str]:
         )
     if not (isinstance(train := values.get("train", "all"), str) and _TRAIN.fullmatch(train)):
         problems.append(f"--train must be all, norms, last-N or lora-RANK, found {train!r}")
+    if "crop" in values and not (values["crop"] == 0 or 16 <= values["crop"] <= 4096):
+        problems.append(f"--crop must be 16 to 4096 pixels, or 0 for none, found {values['crop']}")
+    if values.get("accumulate", 1) > values.get("batch_size", math.inf):
+        problems.append(
+            f"--accumulate {values['accumulate']}: a batch of {values['batch_size']} does not have so many parts"
+        )
     if not 0 <= values.get("dropout", 0) < 1:
         problems.append(f"--dropout must be in [0, 1), found {values['dropout']}")
     if not 0 < values.get("val_fraction", 0.5) < 1:

@@ -143,6 +143,18 @@ def test_a_dry_run_writes_nothing_and_says_what_is_there_already(
     assert "(123 are there already)" in amnet(*EXTRACT, "--dataset", tiny_dataset, "--augs", "10", "--dry-run").stdout
 
 
+def test_a_dry_run_of_training_writes_nothing_and_says_what_it_takes(here: Path, tiny_cache: Path) -> None:
+    asked = [*TRAIN, "--cache", tiny_cache, "--split", "all", "--head", "amnet,ridge", "--dry-run"]
+    found = amnet(*asked).stdout
+    assert found.startswith("paper,head=amnet: 2 runs\nweights  ")
+    assert "images/s, timed here just now on 3 batches of 8 (cpu)\n" in found
+    assert "one after another, each of at most 3 epochs\n\npaper,head=ridge: 2 runs\nreads    46 vectors" in found
+    paper, ridge = json.loads(amnet(*asked, "--json").stdout)
+    assert (paper["runs"], paper["trained"], ridge["candidates"]) == (2, paper["parameters"], 13)
+    assert "has no split 9" in amnet(*TRAIN, "--cache", tiny_cache, "--split", "9", "--dry-run", status=2).stderr
+    assert not list(here.iterdir())
+
+
 def test_cache_info_of_a_finished_and_of_an_unfinished_cache(here: Path, tiny_cache: Path) -> None:
     shutil.copytree(tiny_cache, here / "cache" / "tiny")
     text = amnet("cache-info").stdout
@@ -443,7 +455,8 @@ def test_a_head_that_fails_to_load_does_not_hide_the_others(trained: Path) -> No
         (
             ["--head", "amnet,rigde"],
             "'rigde' is not one of "
-            "'amnet', 'ep', 'probe', 'tail', 'linear', 'ridge', 'banded-ridge', 'lsvr', 'svr', 'mlp'",
+            "'amnet', 'ep', 'probe', 'tail', 'memnet', 'memonet', "
+            "'linear', 'ridge', 'banded-ridge', 'lsvr', 'svr', 'mlp'",
         ),
         (["--steps", "0,30"], "  --steps must be 1 to 20, found 0\n  --steps must be 1 to 20, found 30\n"),
         (["--layer", "a", "--layer", "layer3"], "has no layer a; it has layer3"),

@@ -20,7 +20,7 @@ TO_RUNS = FEATCACHE | {
     *("head/models", "head/models/fused", "head/models/tails"),
 }
 HEAD = TO_RUNS | {
-    *("head/evaluation", "head/training", "head/prediction", "head/share"),
+    *("head/evaluation", "head/training", "head/training/forecasts", "head/prediction", "head/share"),
     *("head/show", "head/show/figures", "head/show/page", "head/show/page/live", "head/demo"),
 }
 MAY_IMPORT = {  # a folder, or a module that stands alone, and what it may import of ours; docs/architecture.md draws it
@@ -50,6 +50,7 @@ MAY_IMPORT = {  # a folder, or a module that stands alone, and what it may impor
     "head/runs": TO_RUNS - {"head/runs"},
     "head/evaluation": TO_RUNS,
     "head/training": TO_RUNS | {"head/evaluation"},
+    "head/training/forecasts": TO_RUNS | {"head/evaluation", "head/training"},
     "head/prediction": TO_RUNS | {"head/evaluation"},
     "head/share": TO_RUNS | {"head/evaluation", "head/prediction"},
     "head/show": TO_RUNS | {"head/evaluation", "head/prediction"},

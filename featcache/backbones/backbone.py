@@ -12,7 +12,7 @@ from torch.nn import functional
 from featcache.backbones.execution import Execution, resolve_precision, resolve_runtime
 from featcache.backbones.families import weights as weights_module
 from featcache.backbones.families.extractor import Extractor
-from featcache.backbones.families.torchvision_networks import fold_batch_norms
+from featcache.backbones.families.folding import fold_batch_norms
 from featcache.backbones.networks import Asked, build_extractor, settled
 from featcache.backbones.runner import start
 from featcache.base.cores import usable_threads

@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from torch import nn
+
 from featcache.backbones.families import weights as weights_module
 from featcache.backbones.families.descriptor_networks import (
     VIEWS,
@@ -23,7 +25,12 @@ from featcache.backbones.families.descriptor_networks import (
 from featcache.backbones.families.extractor import Extractor, no_such_layer
 from featcache.backbones.families.rest import Cut, Rest, rest_of
 from featcache.backbones.families.timm_networks import build_timm, timm_views, uncut_timm
-from featcache.backbones.families.torchvision_networks import TORCHVISION, build_torchvision, uncut_torchvision
+from featcache.backbones.families.torchvision_networks import (
+    TORCHVISION,
+    auxiliary_torchvision,
+    build_torchvision,
+    uncut_torchvision,
+)
 from featcache.base.errors import InvalidSettings
 from featcache.settings import VIEWS_LAYER, ExtractSettings, ViewSettings
 
@@ -86,6 +93,21 @@ def build_rest(cut: Cut, weights: str, *, seed: int) -> Rest:
         return rest_of(uncut, replace(cut, name=network))
 
     return weights_module.seeded(seed, build)
+
+
+def auxiliary_layers(name: str) -> tuple[str, ...]:
+    """Return the layers of a network that its auxiliary classifiers read, in order; most have none."""
+    network = parts_of_name(name).network
+    return tuple(TORCHVISION[network].auxiliary) if network in TORCHVISION else ()
+
+
+def build_auxiliary(name: str, weights: str, *, seed: int) -> nn.ModuleDict:
+    """Return the classifiers that read `auxiliary_layers`, all but their last layer; random ones depend on seed alone.
+
+    Raises `Mismatch` that names what the weights lack of them.
+    """
+    network, source = parts_of_name(name).network, parts_of_weights(name, weights).network
+    return weights_module.seeded(seed, lambda: auxiliary_torchvision(network, source))
 
 
 def _refuse_layers(name: str, layers: Sequence[str], described: Sequence[str], others: Sequence[str]) -> None:

@@ -22,6 +22,7 @@ EVAL_VIEW = 0
 FULL = "full"  # for a split: all images, as `is_all_images` says
 FOLDS = 5
 _FOLD_SEED = 1_000_003
+Batch = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]  # rows, views, scores
 
 
 @dataclass(frozen=True)
@@ -198,9 +199,7 @@ def _hold_out(train: Part, units: NDArray[np.int64], settings: TrainSettings) ->
     return _picked(train, np.flatnonzero(~held)), _picked(train, np.flatnonzero(held))
 
 
-def epoch_batches(
-    part: Part, *, views: int, seed: int, epoch: int, batch_size: int
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]]:
+def epoch_batches(part: Part, *, views: int, seed: int, epoch: int, batch_size: int) -> Iterator[Batch]:
     """Yield (rows, views, scores) of each batch of an epoch, drawn by (seed, epoch).
 
     Each image once, in random order, as one of its augmented views; as view 0 if the cache holds no others.

@@ -19,6 +19,7 @@ from featcache.store.reading import ahead
 from featcache.store.shards.encoding import Constants, decode, encode
 
 POOLINGS = ("maps", "tokens", "mean", "mean+deviation")
+AHEAD = 2  # batches that are read before they are asked for
 _IN_WORDS = {"cls": "the class token"}
 
 
@@ -100,9 +101,9 @@ class HeadInput:
         A batch is valid until the next is asked for. pinned puts maps of float16 where a GPU can fetch them from.
         """
         if self.pooling != "maps" or len(self.layers) > 1 or self.constants(cache):
-            yield from ahead(pairs, lambda _, pair: self.read(cache, *pair), prefetch=2)
+            yield from ahead(pairs, lambda _, pair: self.read(cache, *pair), prefetch=AHEAD)
             return
-        for stored in cache.batches(pairs, self.layers[0], allocate=_pinned if pinned else np.empty):
+        for stored in cache.batches(pairs, self.layers[0], prefetch=AHEAD, allocate=_pinned if pinned else np.empty):
             yield torch.from_numpy(stored)
 
     def of_maps(self, maps: Mapping[str, Tensor], constants: Mapping[str, Constants], recipe: Recipe) -> Tensor:

@@ -16,6 +16,8 @@ from head.models.fused.recurrence import Weights, attend_steps
 from head.models.fused.switch import fused_is_on
 from head.models.fused.workspace import Workspace
 
+AUXILIARY_WEIGHT = 0.3  # ours
+
 
 @dataclass(frozen=True)
 class HeadShape:
@@ -34,11 +36,15 @@ class HeadShape:
 
 
 class HeadOutput(NamedTuple):
-    """score (B,) is y of Eq. 11; step_scores (B, T) are m_t of Eq. 10; maps (B, T, L) are the attention of Eq. 6."""
+    """score (B,) is y of Eq. 11; step_scores (B, T) are m_t of Eq. 10; maps (B, T, L) are the attention of Eq. 6.
+
+    auxiliary (B, A) are scores that a head gives beside its own while it is trained, None where there are none.
+    """
 
     score: Tensor
     step_scores: Tensor
     maps: Tensor
+    auxiliary: Tensor | None = None
 
 
 class AMNetHead(nn.Module):
@@ -138,7 +144,8 @@ def loss(
 
     target (B,) is on the head's own scale; attention_weight is lambda, coverage the 1 of Eq. 15. An order_penalty above
     0 adds that many times the squares by which step scores fall from one step to the next, one below 0 those by which
-    they rise: the paper names such a penalty (section 4.4) but gives no formula, so this one is ours.
+    they rise: the paper names such a penalty (section 4.4) but gives no formula, so this one is ours. Squared errors of
+    auxiliary scores are added, each weighed by `AUXILIARY_WEIGHT`.
     """
     penalty = (coverage - output.maps.sum(dim=1)).square().sum(dim=1)  # (B,), Eq. 14 and 15
     value = ((target - output.score).square() + attention_weight * penalty).mean()
@@ -146,4 +153,7 @@ def loss(
         rises = output.step_scores.diff(dim=1)  # (B, T - 1)
         unwanted = (-rises if order_penalty > 0 else rises).clamp(min=0)
         value = value + abs(order_penalty) * unwanted.square().sum(dim=1).mean()
+    if output.auxiliary is not None:
+        errors = (target.unsqueeze(1) - output.auxiliary).square()  # (B, A)
+        value = value + AUXILIARY_WEIGHT * errors.sum(dim=1).mean()
     return value

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -11,11 +12,12 @@ from torch import Tensor, nn
 
 from featcache.datasets.splits import Part
 from featcache.recipe import Recipe
+from featcache.settings import PREFIX
 from featcache.store.cache import FeatureCache
 from head.data.batches import feature_scale
 from head.data.inputs import HeadInput
 from head.models import amnet, banded, baselines, kernels, probes, published, reading, svr
-from head.models.tails import cuts, tail
+from head.models.tails import cuts, memnet, memonet, tail
 from head.settings import HEADS, TrainSettings
 
 _Scale = tuple[Tensor, Tensor] | None
@@ -56,6 +58,18 @@ def _standardise(head: Any, beginning: Beginning) -> None:
     head.set_feature_scale(*feature_scale(of.cache, of.part, source=of.source, seed=of.seed))
 
 
+def _take_weights(head: Any, beginning: Beginning) -> None:
+    """Give a head the weights of the cache's network."""
+    head.begin(beginning.cache.recipe, beginning.weights)
+
+
+def _begin_memnet(head: Any, beginning: Beginning) -> None:
+    """Give a head the weights of the cache's network, and the mean of the training views."""
+    of = beginning
+    _take_weights(head, of)
+    head.set_mean_image(memnet.mean_view(of.cache, of.part, source=of.source, seed=of.seed))
+
+
 def _sizes_of_features(recipe: Recipe, source: HeadInput) -> dict[str, Any]:
     shape = source.map_shape(recipe)
     return {"positions": shape.positions, "channels": shape.channels}
@@ -94,8 +108,9 @@ class Kind:
     baseline is how scikit-learn fits it. A head without one is trained by gradients: begin tells it what it has to know
     before, groups gives its weights with their learning rates. Where a run stores a part of its tensors, as its method
     `stored` says, complete takes the others from the weights of a recipe's network, its last argument. built_whole is
-    whether it comes with numbers that are no weights, so that it cannot be built empty. at_once is how many images it
-    takes where nothing is trained.
+    whether it comes with numbers that are no weights, so that it cannot be built empty. started gives for a shape, a
+    recipe and weights the sha256 of the network as it begins, and raises what `begin` would. at_once is how many images
+    it takes where nothing is trained.
     """
 
     title: str
@@ -113,6 +128,7 @@ class Kind:
     begin: Callable[[Any, Beginning], None] = lambda head, beginning: None
     groups: Callable[[Any, TrainSettings], list[dict[str, Any]]] = _all_at_one_rate
     complete: Callable[[Any, Recipe, str], None] | None = None
+    started: Callable[[Any, Recipe, str], str] | None = None
     built_whole: bool = False
     at_once: int = 256
 
@@ -122,6 +138,21 @@ class Kind:
         return self.complete is not None
 
 
+_TAIL = Kind(
+    "the rest of the network behind a layer, trained further",
+    tail.TailShape,
+    tail.TailHead,
+    reads=cuts.read_cut,
+    scale=lambda head: None,
+    sizes=lambda recipe, source: tail.sizes_of(recipe, source.layers),
+    begin=_take_weights,
+    groups=lambda head, settings: head.groups(settings),
+    complete=lambda head, recipe, weights: head.complete(recipe, weights),
+    looks=tail.in_words,
+    started=tail.started,
+    built_whole=True,
+    at_once=tail.EVAL_BATCH,
+)
 _LINEAR = Kind(
     "linear regression on pooled features", baselines.LinearShape, baselines.LinearHead, baseline=baselines.LINEAR
 )
@@ -169,19 +200,20 @@ KINDS = {  # a run stores the first name of its kind
         looks=lambda shape: f"1 query, {shape.attention_heads} heads of attention",
         begin=_standardise,
     ),
-    "tail": Kind(
-        "the rest of the network behind a layer, trained further",
-        tail.TailShape,
-        tail.TailHead,
-        reads=cuts.read_cut,
-        scale=lambda head: None,
-        sizes=lambda recipe, source: tail.sizes_of(recipe, source.layers),
-        begin=lambda head, beginning: head.begin(beginning.cache.recipe, beginning.weights),
-        groups=lambda head, settings: head.groups(settings),
-        complete=lambda head, recipe, weights: head.complete(recipe, weights),
-        looks=tail.in_words,
-        built_whole=True,
-        at_once=tail.EVAL_BATCH,
+    "tail": _TAIL,
+    "memnet": replace(
+        _TAIL,
+        title="AlexNet from pixels on, trained further after MemNet (Khosla et al., 2015)",
+        module=memnet.MemNetHead,
+        reads=partial(cuts.read_views, networks=memnet.NETWORKS),
+        begin=_begin_memnet,
+    ),
+    "memonet": replace(
+        _TAIL,
+        title="GoogLeNet from pixels on, trained further after MemoNet (Baveye et al., 2016)",
+        module=memonet.MemoNetHead,
+        reads=partial(cuts.read_views, networks=memonet.NETWORKS, outputs=memonet.OUTPUTS),
+        started=memonet.started,
     ),
     "linear": _LINEAR,
     "ridge": replace(_LINEAR, baseline=baselines.RIDGE),
@@ -272,8 +304,10 @@ def head_as_json(module: nn.Module) -> dict[str, Any]:
 
 def input_of(cache: FeatureCache, settings: TrainSettings) -> HeadInput:
     """Return what the head that settings ask for reads; raise `InvalidSettings` for layers that it cannot read."""
-    names = cache.recipe.layer_names if settings.layers == ("all",) else settings.layers
-    layers = tuple(cache.layer(name) for name in names) or (cache.layer(),)
+    known = cache.recipe.layer_names
+    usual = [name for name in known if not name.endswith(PREFIX)][-1:]  # tokens before positions are no head's alone
+    layers = tuple(cache.layer(name) for name in (known if settings.layers == ("all",) else settings.layers or usual))
+    layers = layers or (cache.layer(),)
     return kind_for(settings).reads(cache, settings, layers)
 
 

@@ -26,12 +26,15 @@ from head.runs.run import Run
 from head.training.grid import Point
 from head.training.jobs import jobs_of, train_all
 
+ALL_ROWS = "all"
 _ALONE = Workers()
 
 
 @dataclass(frozen=True)
 class Making:
-    """How a table is made: rows are names of `systems_of`, none for all; backbone is AMNet's, with augs crops an image.
+    """How a table is made: rows are names of `systems_of`; backbone is AMNet's, with augs crops an image.
+
+    Without rows they are those that train no network; 'all' alone is all.
 
     weights gives 'random' or a file for a network by its name, '' for all that are not named. eval_view is that of
     every cache, None for each one's own.
@@ -49,14 +52,15 @@ class Making:
     def systems(self, dataset: str) -> dict[str, System]:
         """Return the rows that are asked for; raise `InvalidSettings` for others, and for weights of no network."""
         known = systems_of(dataset, self.backbone, seed=self.seed)
-        if unknown := [row for row in self.rows if row not in known]:
+        rows = tuple(known) if self.rows == (ALL_ROWS,) else self.rows
+        if unknown := [row for row in rows if row not in known]:
             raise InvalidSettings(f"--rows {','.join(unknown)}: no such row; there are {', '.join(known)}")
-        networks = [self._network(name) for name in features_of(self.backbone)]
+        networks = list(dict.fromkeys(self._network(name) for name in features_of(self.backbone)))
         if unknown := [name for name in self.weights if name and name not in networks]:
             raise InvalidSettings(
                 f"{command('--weights', f'{unknown[0]}=...')}: the networks are {', '.join(networks)}"
             )
-        return {name: system for name, system in known.items() if name in self.rows or not self.rows}
+        return {name: system for name, system in known.items() if name in rows or not (rows or system.slow)}
 
     def extraction(self, features: str) -> ExtractSettings:
         """Return the extraction of one cache."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 
 from featcache.backbones.families.descriptor_networks import VIEWS
-from featcache.settings import ExtractSettings, ViewSettings
+from featcache.settings import VIEWS_LAYER, ExtractSettings, ViewSettings
 from head.settings import TrainSettings, settings_of
 
 EXACT, AFTER, STAND_IN = "exact", "after", "stand-in"
@@ -13,6 +13,7 @@ GLOBAL = ("pixels", "gist", "sift", "hog2x2", "ssim")  # of Isola et al. (CVPR 2
 _NETWORK = "alexnet"
 _DESCRIBED = (*GLOBAL, "saliency")
 _WEIGHT_DECAY = {"sun": 1e-4}  # section 4.3
+_WHOLE = ViewSettings(image_size=256, eval_view="squash")
 _GRID = "C and epsilon from this program's grid, as theirs is not published"
 
 
@@ -42,7 +43,8 @@ class System:
     """A row: the system, the method that the paper's tables call so ('' for none), its features and its head.
 
     faith is 'exact' where features and head are those of its authors, 'after' where parts are known and others chosen
-    here, 'stand-in' where it is another system of the same family; note says what differs.
+    here, 'stand-in' where it is another system of the same family; note says what differs. slow is whether it is made
+    only where it is asked for, since a network is trained.
     """
 
     title: str
@@ -51,6 +53,7 @@ class System:
     settings: TrainSettings
     faith: str
     note: str
+    slow: bool = False
 
     @property
     def reads_network(self) -> bool:
@@ -64,6 +67,7 @@ def features_of(backbone: str) -> dict[str, Features]:
     return {
         _NETWORK: Features(described, (*_DESCRIBED, "fc6", "fc7"), VIEWS),
         "googlenet": Features("googlenet", ("pooled",)),
+        **{f"{name}-views": Features(name, (VIEWS_LAYER,), _WHOLE) for name in (_NETWORK, "googlenet")},
         "amnet": Features(backbone, augmented=True),
     }
 
@@ -73,7 +77,8 @@ def systems_of(dataset: str, backbone: str, *, seed: int) -> dict[str, System]:
 
     backbone is AMNet's; with another than the paper's ResNet50 its rows are not exact.
     """
-    return {**_of_global_features(seed), **_of_networks(seed), **_of_the_paper(dataset, backbone, seed)}
+    networks = {**_of_networks(seed), **_of_trained_networks(seed)}
+    return {**_of_global_features(seed), **networks, **_of_the_paper(dataset, backbone, seed)}
 
 
 def _of_global_features(seed: int) -> dict[str, System]:
@@ -145,6 +150,30 @@ def _of_networks(seed: int) -> dict[str, System]:
             settings_of(head="banded-ridge", pooling="mean", layers=(*_DESCRIBED, "fc6", "fc7"), seed=seed),
             STAND_IN,
             "ridge with a penalty a view; only the abstract is known, and its transfer from other sources is not done",
+        ),
+    }
+
+
+def _of_trained_networks(seed: int) -> dict[str, System]:
+    return {
+        "memnet-tuned": System(
+            "MemNet 2015, fine-tuned",
+            "MemNet",
+            f"{_NETWORK}-views",
+            settings_of(head="memnet", seed=seed),
+            STAND_IN,
+            "torchvision's AlexNet instead of CaffeNet, as Hybrid-CNN's weights are not to be had; solver, rates and "
+            "batch are ours",
+            slow=True,
+        ),
+        "memonet-tuned": System(
+            "MemoNet 2016, fine-tuned",
+            "MemoNet 30k",
+            "googlenet-views",
+            settings_of(head="memonet", seed=seed),
+            AFTER,
+            "GoogLeNet with batch norms; solver, rates, batch, crops and weight of the auxiliary errors are ours",
+            slow=True,
         ),
     }
 

@@ -22,7 +22,7 @@ from torch import nn
 
 from featcache.backbones.backbone import Backbone
 from featcache.backbones.families.extractor import Extractor
-from featcache.backbones.families.torchvision_networks import fold_batch_norms
+from featcache.backbones.families.folding import fold_batch_norms
 from featcache.base.commands import pip_install
 from featcache.base.cores import usable_threads
 from featcache.base.errors import InvalidSettings, Mismatch, first_line

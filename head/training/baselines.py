@@ -84,7 +84,7 @@ def fit_baseline(job: TrainingJob, data: SplitData, *, on_progress: OnProgress, 
     assert best
     task, target, module = folds[0].task, folds[0].target, best.heads[0]
     if data.cross_validated:
-        task, target = _task(job, baseline, data.train)
+        task, target = task_of(job, baseline, data.train)
         module = _of_candidate(baseline, task, Choice(best.epochs, best.number))[1]
     return Fitted(module, target, history, best.number, _details(best.hyperparameters, task))
 
@@ -93,7 +93,7 @@ def check_features(job: TrainingJob, data: SplitData) -> None:
     """Raise `InvalidSettings` if the head takes no negative features, and training vectors have some."""
     baseline = kind_for(job.settings).baseline
     way_out = baseline.way_out_of_negative(job.settings) if baseline else ""
-    if baseline and way_out and (layers := _task(job, baseline, data.train)[0].vectors.negative_layers()):
+    if baseline and way_out and (layers := task_of(job, baseline, data.train)[0].vectors.negative_layers()):
         raise InvalidSettings(
             f"{job.cache.path}: --kernel {job.settings.kernel} takes features that are never negative, such as "
             f"histograms, and {' and '.join(layers)} {'has' if len(layers) == 1 else 'have'} negative ones; {way_out}"
@@ -105,7 +105,7 @@ def _fit_chosen(
     on_progress: OnProgress, on_history: OnHistory,
 ) -> Fitted:  # fmt: skip
     """Fit one candidate to all of train; its line is the history."""
-    task, target = _task(job, baseline, data.train)
+    task, target = task_of(job, baseline, data.train)
     candidate, module = _of_candidate(baseline, task, choice)
     values = {**candidate.values, **({"epochs": choice.epochs} if baseline.by_epochs else {})}
     number = choice.candidate or 1
@@ -127,14 +127,15 @@ def _details(values: dict[str, float], task: Task) -> dict[str, Any]:
     return {"hyperparameters": values, "fitted_images": vectors.images, "fitted_views_each": vectors.views_each}
 
 
-def _task(job: TrainingJob, baseline: Baseline, train: Part) -> tuple[Task, TargetScale]:
+def task_of(job: TrainingJob, baseline: Baseline, train: Part) -> tuple[Task, TargetScale]:
+    """Read what a baseline is fitted to, and its scale of targets."""
     vectors = read_vectors(job.cache, train, job.input, seed=job.settings.seed, most_vectors=baseline.most_vectors)
     target = kind_for(job.settings).target(vectors.scores)
     return Task(vectors, (vectors.scores - target.mean) / target.scale, job.settings), target
 
 
 def _fold(job: TrainingJob, baseline: Baseline, train: Part, held_out: Part) -> _Fold:
-    return _Fold(*_task(job, baseline, train), job.input.read(job.cache, held_out.rows, EVAL_VIEW))
+    return _Fold(*task_of(job, baseline, train), job.input.read(job.cache, held_out.rows, EVAL_VIEW))
 
 
 def _best_epoch(

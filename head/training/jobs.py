@@ -11,7 +11,7 @@ from featcache.base.jobs import Workers, run_jobs
 from featcache.base.progress import OnProgress, Progress, silent
 from featcache.datasets.duplicates import LOOK_ALIKE, SAME_FILE, of_parts
 from featcache.store.cache import FeatureCache
-from head.data.batches import FULL, is_all_images
+from head.data.batches import FULL, SplitData, is_all_images
 from head.runs.run import HEAD_NAME, Run
 from head.training.fitted import Trained
 from head.training.grid import Point
@@ -73,6 +73,14 @@ def named_full(jobs: Sequence[TrainingJob]) -> list[str]:
     return [f"warning: {folder}: of the cache's own split {FULL}, not of all images" for folder in folders]
 
 
+def check_all(jobs: Sequence[TrainingJob]) -> list[tuple[SplitData, bool]]:
+    """Return what `check_start` does of every job; raise all that it raises."""
+    found, errors = collected(check_start, jobs)
+    if errors:
+        raise join_errors(errors, f"{len(errors)} of {len(jobs)} runs cannot be trained:", "Nothing was trained.")
+    return found
+
+
 def train_all(jobs: Sequence[TrainingJob], workers: Workers, *, on_progress: OnProgress = silent) -> Trained:
     """Train every job; the error of one does not end the others.
 
@@ -81,8 +89,7 @@ def train_all(jobs: Sequence[TrainingJob], workers: Workers, *, on_progress: OnP
     floats are added: the same weights to the last bit take as many threads as `threads_per_job` says.
     A cluster's workers must see cache and folder under the same paths. Raises what `check_start` and `run_jobs` raise.
     """
-    if errors := collected(check_start, jobs)[1]:
-        raise join_errors(errors, f"{len(errors)} of {len(jobs)} runs cannot be trained:", "Nothing was trained.")
+    check_all(jobs)
     several_names = len({job.name for job in jobs}) > 1
     if workers == Workers() or (len(jobs) == 1 and not workers.cluster):  # here, with all cores
 

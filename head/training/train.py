@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from featcache.base.devices import claimed, devices_for, resolve_device
-from featcache.base.errors import Mismatch, refuse
+from featcache.base.errors import InvalidSettings, Mismatch, refuse
 from featcache.base.files import make_folder, remove_temporaries
 from featcache.base.lock import writer_lock
 from featcache.base.progress import OnProgress, silent
@@ -51,20 +51,25 @@ def train(job: TrainingJob, on_progress: OnProgress = silent) -> Run:
     return run
 
 
-def check_start(job: TrainingJob) -> None:
-    """Raise what `train` would raise before it trains; write nothing."""
+def check_start(job: TrainingJob) -> tuple[SplitData, bool]:
+    """Raise what `train` would raise before it trains; return its data, and whether it is finished; write nothing."""
     check_name(job.name)
     runs = runs_on_splits(job) if job.on_all_images else []
     data = _data(job, runs)
     config = _config(job, data, runs, resolve_device(job.device))
-    if job.resume:
-        _existing_run(job, config)
+    existing = _existing_run(job, config) if job.resume else None
     _check(job, data)
+    return data, existing is not None and existing.finished
+
+
+def device_of(job: TrainingJob) -> torch.device:
+    """Return the device that computes a job in this process: of several GPUs one that is not taken."""
+    return torch.device(claimed(devices_for(resolve_device(job.device))))
 
 
 def _train(job: TrainingJob, on_progress: OnProgress, on_history: OnHistory) -> Run:
     check_name(job.name)
-    device = torch.device(claimed(devices_for(resolve_device(job.device))))
+    device = device_of(job)
     runs = runs_on_splits(job) if job.on_all_images else []
     data = _data(job, runs)
     config = _config(job, data, runs, device)
@@ -119,9 +124,21 @@ def _config(job: TrainingJob, data: SplitData, runs: Sequence[Run], device: torc
         "fingerprint": cache.fingerprint,
         "recipe": cache.recipe.as_json(),
         "weights_source": job.weights_source,
+        **_network(job),
         "batch_size": int(source["batch_size"]),
         "torch": torch.__version__,
     }
+
+
+def _network(job: TrainingJob) -> dict[str, str]:
+    """Return the digest of the network that a head goes on from, where it is one; raise what its weights lack."""
+    kind = kind_for(job.settings)
+    if kind.started:
+        started = kind.started(shape_of(job.cache, job.settings), job.cache.recipe, job.weights_source)
+        return {"network_sha256": started}
+    if job.weights:
+        raise InvalidSettings(f"--weights: of no effect on --head {job.settings.head}; leave it out")
+    return {}
 
 
 def _existing_run(job: TrainingJob, config: dict[str, Any]) -> Run | None:
@@ -131,7 +148,7 @@ def _existing_run(job: TrainingJob, config: dict[str, Any]) -> Run | None:
     run = read_run(folder)
     document = {**run.config.document, "settings": run.settings}
     problems = []
-    for key in ("settings", "input", "fingerprint", "views", "products", "choice"):
+    for key in ("settings", "input", "fingerprint", "views", "products", "network_sha256", "choice"):
         found, wanted = document.get(key), config.get(key)
         if isinstance(wanted, dict) and isinstance(found, dict):
             problems += [

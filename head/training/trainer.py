@@ -6,6 +6,7 @@ The next batches are read while the current one is computed; the epoch with the 
 import math
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from featcache.base.devices import memory_errors
 from featcache.base.errors import BadInput
 from featcache.base.progress import OnProgress, Progress
-from head.data.batches import EVAL_VIEW, SplitData, epoch_batches
+from head.data.batches import EVAL_VIEW, Batch, SplitData, epoch_batches
 from head.evaluation.metrics import Scores, judged, rank
 from head.models.amnet import HeadOutput, loss
 from head.models.kinds import Beginning, fill, kind_for, stored_of, untrained_head
@@ -29,6 +30,7 @@ from head.training.fitted import Fitted
 from head.training.job import TrainingJob
 
 CHECKPOINT_SECONDS = 15.0
+_QUICKLY = CHECKPOINT_SECONDS / 20  # a checkpoint that takes longer is written less often
 
 
 def goes_on(settings: TrainSettings, *, epochs: int, best_epoch: int) -> bool:
@@ -57,6 +59,7 @@ class Trainer:
         self.on_progress, self.on_history = on_progress, on_history
         self.waited = 0.0  # seconds spent waiting for features, in this epoch
         self.saved = time.monotonic()  # when the last checkpoint was written
+        self.saving = 0.0  # seconds that it took
         self.products = job.products(device)
         kind, settings = kind_for(job.settings), job.settings
         self.target, self.coverage = kind.target(data.train.scores), kind.coverage(settings.steps)
@@ -89,22 +92,28 @@ class Trainer:
         self.on_progress(Progress(f"split {self.data.split}", state.epoch, self.settings.epochs, "epochs", note))
 
     def save(self, state: State) -> None:
-        """Write a checkpoint if it is time for one."""
-        if time.monotonic() - self.saved > CHECKPOINT_SECONDS:
+        """Write a checkpoint if it is time for one; of a large head less often, as it takes a twentieth of all time."""
+        started = time.monotonic()
+        if started - self.saved > CHECKPOINT_SECONDS * max(1.0, self.saving / _QUICKLY):
             write_checkpoint(self.folder / CHECKPOINT_NAME, state, self.model, self.optimizer)
             self.saved = time.monotonic()
+            self.saving = self.saved - started
+
+    def batches(self, epoch: int) -> list[Batch]:
+        """Return rows, views and scores of each batch of an epoch."""
+        seed, size = self.settings.seed, self.settings.batch_size
+        return list(epoch_batches(self.data.train, views=self.cache.views, seed=seed, epoch=epoch, batch_size=size))
 
     def train_epoch(self, epoch: int) -> float:
         """Run one epoch and return its mean loss."""
         self.model.train()
         self.waited = 0.0
-        seed, size = self.settings.seed, self.settings.batch_size
-        batches = list(epoch_batches(self.data.train, views=self.cache.views, seed=seed, epoch=epoch, batch_size=size))
+        batches, seed = self.batches(epoch), self.settings.seed
         losses, devices = [], [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices):  # dropout draws by (seed, epoch)
             state = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0]
             torch.manual_seed(int(state >> np.uint64(1)))
-            features = self._features([(rows, views) for rows, views, _ in batches])
+            features = self.features([(rows, views) for rows, views, _ in batches])
             for (rows, _, scores), x in zip(batches, features, strict=True):
                 losses.append(self.step(x, scores) * len(rows))
         mean = float(torch.stack(losses).sum()) / len(self.data.train.rows)
@@ -150,10 +159,10 @@ class Trainer:
         rows, size = self.data.select.rows, self.at_once
         views = np.full(len(rows), EVAL_VIEW)
         pairs = [(rows[start : start + size], views[start : start + size]) for start in range(0, len(rows), size)]
-        scores = torch.cat([self._output(features).score for features in self._features(pairs)])
+        scores = torch.cat([self._output(features).score for features in self.features(pairs)])
         return scores.cpu().double().numpy() * self.target.scale + self.target.mean
 
-    def _features(self, pairs: list[tuple[NDArray[np.int64], NDArray[np.int64]]]) -> Iterator[Tensor]:
+    def features(self, pairs: list[tuple[NDArray[np.int64], NDArray[np.int64]]]) -> Iterator[Tensor]:
         """Yield what the head reads of each batch of (rows, views), on its device."""
         pinned = self.device.type == "cuda"
         batches = self.input.batches(self.cache, pairs, pinned=pinned)
@@ -170,6 +179,18 @@ class Trainer:
                 copied.synchronize()
 
 
+def enough_memory(job: TrainingJob, device: torch.device) -> AbstractContextManager[None]:
+    """Return what turns running out of memory into an error that says of which job, and what would take less."""
+    others = {"hidden_size": " or --hidden-size", "accumulate": ", or a larger --accumulate"}
+    smaller = "".join(["--batch-size", *(words for field, words in others.items() if job.uses(field))])
+    return memory_errors(device, f"for {job.folder}; use a smaller {smaller}")
+
+
+def fold_data(data: SplitData) -> list[SplitData]:
+    """Return what each head of a cross-validation is trained on and judged by."""
+    return [replace(data, train=train, select=held, parts=()) for train, held in data.parts]
+
+
 def fit_by_gradient(
     job: TrainingJob, data: SplitData, *, device: torch.device, on_progress: OnProgress, on_history: OnHistory
 ) -> Fitted:
@@ -179,9 +200,7 @@ def fit_by_gradient(
     a head is trained on all of train for so many epochs; an interrupted one begins anew. Where the number of epochs was
     chosen by other runs, it is the head after so many.
     """
-    others = {"hidden_size": " or --hidden-size", "accumulate": ", or a larger --accumulate"}
-    smaller = "".join(["--batch-size", *(words for field, words in others.items() if job.uses(field))])
-    with memory_errors(device, f"for {job.folder}; use a smaller {smaller}"):
+    with enough_memory(job, device):
         how: dict[str, Any] = {"device": device, "on_progress": on_progress, "on_history": on_history}
         if data.cross_validated:
             return _fit_by_cross_validation(job, data, how)
@@ -210,7 +229,7 @@ def _fit_for(epochs: int, job: TrainingJob, data: SplitData, how: dict[str, Any]
 
 
 def _fit_by_cross_validation(job: TrainingJob, data: SplitData, how: dict[str, Any]) -> Fitted:
-    folds = [Trainer(job, replace(data, train=train, select=held, parts=()), **how) for train, held in data.folds]
+    folds = [Trainer(job, fold, **how) for fold in fold_data(data)]
     history: list[dict[str, float]] = []
     best = 0
     while goes_on(job.settings, epochs=len(history), best_epoch=best):

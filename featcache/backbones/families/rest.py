@@ -15,7 +15,13 @@ from featcache.backbones.families import weights as weights_module
 from featcache.base.errors import InvalidSettings
 from featcache.settings import VIEWS_LAYER
 
-NORMS = (_BatchNorm, nn.LayerNorm, nn.GroupNorm)
+_NORMS = (_BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Return whether a module normalises: of torch, or of another library by its name, as timm's RmsNorm."""
+    named = "norm" in type(module).__name__.lower() and not any(True for _ in module.children())
+    return isinstance(module, _NORMS) or named
 
 
 @dataclass(frozen=True)
@@ -131,7 +137,7 @@ class _Traced:
             """Looks into no module that holds no others, nor into norms, which train in another way than they run."""
 
             def is_leaf_module(self, m: nn.Module, module_qualname: str) -> bool:
-                whole = isinstance(m, NORMS) or not any(True for _ in m.children())
+                whole = is_norm(m) or not any(True for _ in m.children())
                 return whole or bool(super().is_leaf_module(m, module_qualname))
 
         self.uncut = uncut

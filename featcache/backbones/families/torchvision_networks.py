@@ -1,13 +1,13 @@
-"""Networks of torchvision, traced and cut behind the last layer asked for."""
+"""Networks of torchvision, and CaffeNet beside them, traced and cut behind the last layer asked for."""
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor, fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch import Tensor, nn
 
+from featcache.backbones.families import caffenet
 from featcache.backbones.families import weights as weights_module
 from featcache.backbones.families.extractor import (
     IMAGENET_MEAN,
@@ -20,18 +20,37 @@ from featcache.backbones.families.extractor import (
 from featcache.backbones.families.rest import Uncut
 from featcache.base.errors import InvalidSettings
 
+_ARGUMENTS = {  # of models whose published weights expect other than torchvision's defaults
+    # they hold auxiliary classifiers and normalise to mean and std 0.5
+    "googlenet": {"aux_logits": True, "init_weights": False, "transform_input": True},
+}
+
+
+def _of_torchvision(name: str) -> nn.Module:
+    from torchvision.models import get_model
+
+    model: nn.Module = get_model(name, weights=None, **_ARGUMENTS.get(name, {}))
+    return model
+
 
 @dataclass(frozen=True)
 class Named:
     """A network's default layer, the last map of stride 16 (14 x 14 at 224 pixels, AlexNet's 13 x 13), and names.
 
-    others are the usual names of vectors: fc6 and fc7 behind their ReLU, pooled what the classifier reads. maps are
-    those that end its stages, in order.
+    others are the usual names of what is not called as its module is: fc6 and fc7 behind their ReLU, pooled what the
+    classifier reads. maps are those that end its stages, in order. build and published give, for its name, the model
+    and the weights that can be downloaded; mean and std normalise its images. auxiliary are its auxiliary classifiers,
+    by the layer that each reads.
     """
 
     default: str
     others: Mapping[str, str]
     maps: tuple[str, ...]
+    build: Callable[[str], nn.Module] = _of_torchvision
+    published: Callable[[str], weights_module.State] = weights_module.torchvision_imagenet
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    auxiliary: Mapping[str, str] = field(default_factory=dict)
 
 
 _OF_RESNET = {"pooled": "flatten"}, ("layer1", "layer2", "layer3", "layer4")
@@ -49,11 +68,20 @@ TORCHVISION = {
         {"fc6": "classifier.2", "fc7": "classifier.5", "pooled": "classifier.5"},
         ("features.2", "features.5", "features.11"),
     ),
-    "googlenet": Named("inception4e", {"pooled": "flatten"}, ("conv3", "inception3b", "inception4e", "inception5b")),
-}
-_ARGUMENTS = {  # of models whose published weights expect other than torchvision's defaults
-    # they hold auxiliary classifiers and normalise to mean and std 0.5
-    "googlenet": {"aux_logits": True, "init_weights": False, "transform_input": True},
+    "googlenet": Named(
+        "inception4e",
+        {"pooled": "flatten"},
+        ("conv3", "inception3b", "inception4e", "inception5b"),
+        auxiliary={"inception4a": "aux1", "inception4d": "aux2"},
+    ),
+    "caffenet": Named(
+        "conv5",
+        {**caffenet.BLOBS, "pooled": caffenet.BLOBS["fc7"]},
+        ("norm1", "norm2", "conv3", "conv5"),
+        caffenet.build,
+        caffenet.no_published_weights,
+        std=caffenet.STD,
+    ),
 }
 
 
@@ -78,7 +106,7 @@ def build_torchvision(name: str, layers: tuple[str, ...], weights: str) -> Extra
         found = module(x)  # in the graph's order, which need not be that of layers
         return [as_map(found[nodes[layer]]) for layer in layers]
 
-    return Extractor(module, maps, layers, IMAGENET_MEAN, IMAGENET_STD)
+    return Extractor(module, maps, layers, named.mean, named.std)
 
 
 def uncut_torchvision(name: str, weights: str) -> Uncut:
@@ -93,18 +121,30 @@ def uncut_torchvision(name: str, weights: str) -> Uncut:
     )
 
 
+def auxiliary_torchvision(name: str, weights: str) -> nn.ModuleDict:
+    """Return a model's auxiliary classifiers without their last layer: maps (B, C, H, W) to vectors (B, 1024).
+
+    Raises `Mismatch` that names what the weights lack of them.
+    """
+    model = _model(name, weights)
+    found = nn.ModuleDict({path: model.get_submodule(path) for path in TORCHVISION[name].auxiliary.values()})
+    for classifier in found.values():
+        classifier.fc2 = nn.Identity()
+    if weights != "random":
+        weights_module.load_into(found, _state(name, weights), weights)
+    return found
+
+
 def _model(name: str, weights: str) -> nn.Module:
     """Return a model, its weights drawn: as those that count where weights are 'random'."""
-    from torchvision.models import get_model
-
-    model: nn.Module = get_model(name, weights=None, **_ARGUMENTS.get(name, {})).eval()
+    model = TORCHVISION[name].build(name).eval()
     if weights == "random":
         _initialise(model)
     return model
 
 
 def _state(name: str, weights: str) -> weights_module.State:
-    return state_of(weights, lambda: weights_module.torchvision_imagenet(name))
+    return state_of(weights, lambda: TORCHVISION[name].published(name))
 
 
 def _without_in_place_operations(module: Any) -> None:
@@ -118,27 +158,6 @@ def _without_in_place_operations(module: Any) -> None:
     for node in module.graph.nodes:
         if "inplace" in node.kwargs:
             node.kwargs = {**node.kwargs, "inplace": False}
-    module.recompile()
-
-
-def fold_batch_norms(module: nn.Module) -> None:
-    """Multiply each batch norm behind a convolution into its weights, in place, where the module is a traced graph.
-
-    Networks of timm are no graph; torch.compile and OpenVINO fold theirs.
-    """
-    if not isinstance(module, fx.GraphModule):
-        return
-    children = dict(module.named_modules())
-    called = {node: children[node.target] for node in module.graph.nodes if node.op == "call_module"}
-    for norm in [node for node, child in called.items() if isinstance(child, nn.BatchNorm2d)]:
-        before: Any = norm.args[0]
-        convolution = called.get(before)
-        calls = [node for node, child in called.items() if child is convolution]
-        if isinstance(convolution, nn.Conv2d) and len(before.users) == len(calls) == 1:
-            folded = fuse_conv_bn_eval(convolution.eval(), called[norm].eval())
-            module.set_submodule(before.target, folded.requires_grad_(False))
-            norm.replace_all_uses_with(before)
-            module.graph.erase_node(norm)
     module.recompile()
 
 

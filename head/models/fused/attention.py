@@ -17,6 +17,7 @@ import itertools
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -94,19 +95,22 @@ def _in_threads(name: str, count: int, *tensors: Tensor) -> None:
     """Call the compiled loop on ranges of [0, count), one for each thread that torch may use."""
     from head.models.fused import cpu_kernels
 
-    loop: Callable[..., None] = getattr(cpu_kernels, name)
-    arrays = [tensor.detach().numpy() for tensor in tensors]
+    in_threads(getattr(cpu_kernels, name), count, *(tensor.detach().numpy() for tensor in tensors))
+
+
+def in_threads(loop: Callable[..., None], count: int, *arguments: Any) -> None:
+    """Call a compiled loop, which takes a start and a stop last, on ranges of [0, count), one for each thread."""
     threads = min(torch.get_num_threads(), count)
     if threads <= 1:
-        loop(*arrays, 0, count)
+        loop(*arguments, 0, count)
         return
     edges = [count * n // threads for n in range(threads + 1)]
     pool = _pool(threads, os.getpid())
-    for done in [pool.submit(loop, *arrays, a, b) for a, b in itertools.pairwise(edges)]:
+    for done in [pool.submit(loop, *arguments, a, b) for a, b in itertools.pairwise(edges)]:
         done.result()
 
 
 @functools.cache
 def _pool(threads: int, process: int) -> ThreadPoolExecutor:
     """Return this process's threads; those of the process that it was forked from did not come with it."""
-    return ThreadPoolExecutor(threads, thread_name_prefix="attention")
+    return ThreadPoolExecutor(threads, thread_name_prefix="loops")

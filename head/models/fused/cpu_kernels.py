@@ -17,12 +17,12 @@ _FASTER_SUMS = {"reassoc", "contract", "arcp", "nsz", "afn"}  # infinity keeps i
 Floats = NDArray[Any]
 
 
-def _compiled(function: Callable[..., None]) -> Callable[..., None]:
-    compiled: Callable[..., None] = numba.njit(nogil=True, fastmath=_FASTER_SUMS, error_model="numpy")(function)
-    return compiled
+def compiled(function: Callable[..., None]) -> Callable[..., None]:
+    loop: Callable[..., None] = numba.njit(nogil=True, fastmath=_FASTER_SUMS, error_model="numpy")(function)
+    return loop
 
 
-@_compiled
+@compiled
 def energies(keys: Floats, state: Floats, M: Floats, out: Floats, start: int, stop: int) -> None:
     """Fill out (B, L) for images [start, stop) from keys (B, L, D), state (B, D) and M (L, D)."""
     L, D = M.shape
@@ -35,7 +35,7 @@ def energies(keys: Floats, state: Floats, M: Floats, out: Floats, start: int, st
             out[b, i] = total
 
 
-@_compiled
+@compiled
 def state_gradient(
     keys: Floats, state: Floats, M: Floats, gradient: Floats, out: Floats, start: int, stop: int
 ) -> None:
@@ -51,7 +51,7 @@ def state_gradient(
                 out[b, d] += weight * M[i, d] * (r - r * r)
 
 
-@_compiled
+@compiled
 def key_gradient(
     keys: Floats, states: Floats, M: Floats, gradients: Floats, out: Floats, start: int, stop: int
 ) -> None:

@@ -1,55 +1,62 @@
-"""Depthwise convolutions whose gradients are as quick on a CPU in bfloat16 as the convolutions themselves.
+"""Depthwise convolutions whose gradients take no longer on a CPU than they should.
 
-oneDNN computes some of their gradients in bfloat16 many times as slowly as in float32. Measured on two cores of a Xeon
-with AMX, 32 images, in ms: of the input at stride 2, 96 channels of 112 x 112, 142 against 36 in float32; of 5 x 5
-weights, 240 channels of 28 x 28, 108 against 23. Of the input at stride 1 a convolution with turned weights takes 2,
-where the library's gradient takes 5.
+PyTorch's, by oneDNN, are as quick as the convolution itself in some cases and many times slower in others. In ms, for
+32 images on two cores of a Xeon with AMX: of the input at stride 2, of 96 channels of 112 x 112 in bfloat16, 142 there
+and 14 here; of 5 x 5 weights, of 240 channels of 28 x 28, 102 there and 7 here, in float32 19 and 6. Others are left to
+it.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-_WIDEST = 3  # kernels whose weights' gradient is quick in bfloat16
+from head.models.fused.attention import in_threads
+
+_QUICK_KERNEL = 3  # of which oneDNN's gradient of weights is quick
+
+
+class Geometry(NamedTuple):
+    """Where a depthwise convolution reads: equal strides and paddings in both directions, no dilation."""
+
+    stride: int
+    padding: int
 
 
 class QuickDepthwise(TorchFunctionMode):
-    """Within it depthwise convolutions that autocast computes in bfloat16 on a CPU have the gradients of this module.
+    """Within it depthwise convolutions that are trained on a CPU have the gradients of this module.
 
-    All other functions are what they are.
+    All other functions, and the convolutions themselves, are what they are.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is functional.conv2d and torch.is_grad_enabled() and _is_bfloat16_on_cpu(args[0]):
-            found = _arguments(*args, **kwargs)
-            if found is not None:
-                x, weight, bias, stride, padding = found
+        if func is functional.conv2d and torch.is_grad_enabled():
+            x, weight, bias, geometry = _arguments(*args, **kwargs)
+            if geometry is not None:
+                kind = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
                 with torch.autocast("cpu", enabled=False):
-                    y: Tensor = _Depthwise.apply(x.bfloat16(), weight.bfloat16(), stride, padding)
-                    return y if bias is None else y + bias.bfloat16().view(1, -1, 1, 1)
+                    return _Depthwise.apply(
+                        x.to(kind), weight.to(kind), None if bias is None else bias.to(kind), geometry
+                    )
         return func(*args, **kwargs)
-
-
-def _is_bfloat16_on_cpu(x: Tensor) -> bool:
-    return (
-        x.device.type == "cpu"
-        and torch.is_autocast_enabled("cpu")
-        and torch.get_autocast_dtype("cpu") == torch.bfloat16
-    )
 
 
 def _arguments(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
     groups: int = 1,
-) -> tuple[Tensor, Tensor, Tensor | None, tuple[int, int], tuple[int, int]] | None:  # fmt: skip
-    """Return the arguments of a convolution of one channel each, undilated; None of any other."""
-    if not groups == x.shape[1] == weight.shape[0] > 1 or isinstance(padding, str) or _pair(dilation) != (1, 1):
-        return None
-    return x, weight, bias, _pair(stride), _pair(padding)
+) -> tuple[Tensor, Tensor, Tensor | None, Geometry | None]:  # fmt: skip
+    """Return the arguments of a convolution, and the geometry of one that this module is for, else None."""
+    depthwise = groups == x.shape[1] == weight.shape[0] > 1 and weight.shape[2] == weight.shape[3]
+    even = not isinstance(padding, str) and len({*_pair(stride)}) == len({*_pair(padding)}) == 1
+    kinds = x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16)
+    if not (depthwise and even and kinds and _pair(dilation) == (1, 1)):
+        return x, weight, bias, None
+    return x, weight, bias, Geometry(_pair(stride)[0], _pair(padding)[0])
 
 
 def _pair(value: Any) -> tuple[int, int]:
@@ -58,43 +65,66 @@ def _pair(value: Any) -> tuple[int, int]:
 
 class _Depthwise(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.stride, ctx.padding = stride, padding
-        return functional.conv2d(x, weight, None, stride, padding, 1, x.shape[1])
+        ctx.geometry = geometry
+        return functional.conv2d(x, weight, bias, *geometry, groups=x.shape[1])
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        x, weight = ctx.saved_tensors
-        (grad,) = grads
-        of_x, of_weight = ctx.needs_input_grad[:2]
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        (grad,), (x, weight) = grads, ctx.saved_tensors
+        of_x, of_weight, of_bias = ctx.needs_input_grad[:3]
         return (
-            _of_input(grad, x, weight, ctx.stride, ctx.padding) if of_x else None,
-            _of_weight(grad, x, weight, ctx.stride, ctx.padding) if of_weight else None,
-            None,
+            input_gradient(grad, x, weight, ctx.geometry) if of_x else None,
+            weight_gradient(grad, x, weight, ctx.geometry) if of_weight else None,
+            grad.sum(dim=(0, 2, 3)) if of_bias else None,
             None,
         )
 
 
-def _of_input(grad: Tensor, x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
-    turned = tuple(size - 1 - side for size, side in zip(weight.shape[2:], padding, strict=True))
-    if stride == (1, 1) and min(turned) >= 0:
-        return functional.conv2d(grad, weight.flip(2, 3), None, 1, turned, 1, x.shape[1])
-    return _gradient(grad.float(), x, weight.float(), stride, padding, (True, False, False)).bfloat16()
+def input_gradient(grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    """Return the gradient (B, C, H, W) of the input x, from that of the output and weight (C, 1, k, k)."""
+    if x.dtype == torch.float32:
+        return _by_torch(grad, x, weight, geometry)[0]
+    turned = weight.shape[2] - 1 - geometry.padding
+    if geometry.stride == 1 and turned >= 0:
+        return functional.conv2d(grad, weight.flip(2, 3), padding=turned, groups=x.shape[1])
+    of_x = torch.empty_like(x, memory_format=torch.channels_last)
+    taps = weight.float().squeeze(1).permute(1, 2, 0).contiguous().numpy()
+    _in_ranges("input_gradient", x, _array(grad), taps, _array(of_x), *geometry)
+    return of_x
 
 
-def _of_weight(grad: Tensor, x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
-    if max(weight.shape[2:]) > _WIDEST:
-        grad, x, weight = grad.float(), x.float(), weight.float()
-    return _gradient(grad, x, weight, stride, padding, (False, True, False)).bfloat16()
+def weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    """Return the gradient (C, 1, k, k) of the weight, from that of the output and the input x (B, C, H, W)."""
+    k = weight.shape[2]
+    if k <= _QUICK_KERNEL:
+        return _by_torch(grad, x, weight, geometry, of_input=False)[1]
+    of_each = torch.empty(len(x), k, k, x.shape[1])
+    _in_ranges("weight_gradient", x, _array(x), _array(grad), of_each.numpy(), *geometry)
+    return of_each.sum(dim=0).permute(2, 0, 1).unsqueeze(1).to(weight.dtype)
 
 
-def _gradient(
-    grad: Tensor, x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int],
-    wanted: tuple[bool, bool, bool],
-) -> Tensor:  # fmt: skip
-    found = torch.ops.aten.convolution_backward(
-        grad, x.to(grad.dtype), weight, None, stride, padding, (1, 1), False, (0, 0), x.shape[1], wanted
-    )
-    gradient: Tensor = found[0] if wanted[0] else found[1]
-    return gradient
+def _by_torch(
+    grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, *, of_input: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of input and weight, of which one alone is computed."""
+    stride, padding = geometry
+    sides = ([stride] * 2, [padding] * 2, [1, 1], False, [0, 0])
+    wanted = (of_input, not of_input, False)
+    of_x, of_weight, _ = torch.ops.aten.convolution_backward(grad, x, weight, None, *sides, x.shape[1], wanted)
+    return of_x, of_weight
+
+
+def _in_ranges(loop: str, like: Tensor, *arguments: Any) -> None:
+    """Run a loop over the images of a batch, of the type that they have."""
+    from head.models.fused import depthwise_kernels
+
+    kind = "bfloat16" if like.dtype == torch.bfloat16 else "float32"
+    in_threads(getattr(depthwise_kernels, f"{loop}_{kind}"), len(like), *arguments)
+
+
+def _array(maps: Tensor) -> NDArray[Any]:
+    """Return maps (B, C, H, W) as an array (B, H, W, C), of bfloat16 as uint16; in the same memory if they allow it."""
+    last = maps.detach().contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
+    return last.view(torch.int16).numpy().view(np.uint16) if maps.dtype == torch.bfloat16 else last.numpy()

@@ -18,6 +18,11 @@ class Workspace:
     def __reduce__(self) -> tuple[type["Workspace"], tuple[()]]:
         return Workspace, ()
 
+    @property
+    def bytes(self) -> int:
+        """How many bytes the arrays take that nobody uses."""
+        return sum(flat.untyped_storage().nbytes() for flat in self._free)
+
     def take(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
         """Return an array of any content, for one user until it is given back.
 

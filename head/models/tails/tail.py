@@ -3,10 +3,12 @@
 docs/finetuning.md has what it is for, and what it reached.
 """
 
+import functools
 import hashlib
 from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from featcache.backbones.families.descriptor_networks import parts_of_weights
+from featcache.backbones.families.folding import fold_while_training
 from featcache.backbones.families.rest import Cut
 from featcache.backbones.families.weights import digest_of_weights
 from featcache.backbones.networks import build_extractor, build_rest
@@ -26,11 +30,12 @@ from head.models.fused.dropout import Dropout
 from head.models.fused.switch import fused_is_on
 from head.models.tails.crops import center_crop, random_crops, ten_crops
 from head.models.tails.cuts import cut_of
-from head.models.tails.trained import added, choose_trained, part_in_words
+from head.models.tails.trained import added, check_statistics, choose_trained, moving_norms, part_in_words
 from head.settings import TrainSettings
 
 EVAL_BATCH = 32  # images at once where nothing is trained: of ResNet50 from pixels about 1 GB
 _COUNTER = "num_batches_tracked"
+_Stamp = tuple[int, int] | None
 
 
 @dataclass(frozen=True)
@@ -89,27 +94,20 @@ class TailHead(nn.Module):
         self.rest.to(memory_format=torch.channels_last)
         choose_trained(self.rest.network, shape.train, shape.backbone)
         kept = [name for name, weight in self.rest.network.named_parameters() if not weight.requires_grad]
-        kept += [name for name, _ in self.rest.network.named_buffers() if shape.batch_norm == "frozen"]
+        check_statistics(self.rest.network, shape.batch_norm, shape.train, shape.backbone)
+        self._moving = [] if shape.batch_norm == "frozen" else moving_norms(self.rest.network)
+        moving = {id(values) for norm in self._moving for values in norm.buffers(recurse=False)}
+        kept += [name for name, values in self.rest.network.named_buffers() if id(values) not in moving]
         self._kept = frozenset(f"rest.network.{name}" for name in kept)
+        if shape.batch_norm == "frozen":
+            fold_while_training(self.rest.network)
         self.dropout = Dropout(shape.dropout)
         self.output = nn.Linear(self.rest.channels, 1)
         self.register_buffer("frozen_sha256", torch.zeros(32, dtype=torch.uint8))
 
     def begin(self, recipe: Recipe, weights: str) -> None:
         """Take the weights that a cache's features were made with; raise `Mismatch` if weights are others."""
-        network = build_extractor(
-            recipe.backbone,
-            recipe.layer_names,
-            weights,
-            seed=recipe.seed,
-            image_size=recipe.image_size,
-            final_norm=recipe.final_norm,
-        )
-        if digest_of_weights(network.module) != recipe.weights:
-            raise Mismatch(
-                f"the weights {weights} are not those that the features were made with, {recipe.weights[:16]}; pass "
-                "those as --weights FILE"
-            )
+        check_weights(recipe, weights)
         self._take(recipe, weights)
         if not self.stands_alone:
             self.frozen_sha256.copy_(torch.from_numpy(np.frombuffer(self._digest(), np.uint8).copy()))
@@ -134,21 +132,25 @@ class TailHead(nn.Module):
             return state
         return {name: values for name, values in state.items() if name not in self._kept}
 
+    def new(self) -> list[nn.Parameter]:
+        """Return the weights that the network did not have before."""
+        return [*self.output.parameters(), *added(self.rest.network)]
+
     def groups(self, settings: TrainSettings) -> list[dict[str, Any]]:
         """Return the weights with their learning rates: lr for new ones, backbone_lr for those of the network."""
-        new = [*self.output.parameters(), *added(self.rest.network)]
+        new = self.new()
         ids = {id(one) for one in new}
         old = [one for one in self.parameters() if one.requires_grad and id(one) not in ids]
         pairs = [(old, settings.backbone_lr), (new, settings.lr)]
         return [{"params": weights, "lr": rate} for weights, rate in pairs if weights]
 
     def train(self, mode: bool = True) -> "TailHead":
-        """Set the mode; statistics of batch norms that are frozen stay, while their weights may be trained."""
+        """Set the mode; statistics that are frozen stay, and so do those of norms that are not trained."""
         super().train(mode)
-        if self.shape.batch_norm == "frozen":
-            for module in self.rest.modules():
-                if isinstance(module, _BatchNorm):
-                    module.training = False
+        moving = moving_norms(self) if self.shape.batch_norm == "trained" else []
+        for module in self.modules():
+            if isinstance(module, _BatchNorm):
+                module.training = mode and any(module is one for one in moving)
         return self
 
     def forward(self, features: Tensor) -> HeadOutput:
@@ -170,13 +172,21 @@ class TailHead(nn.Module):
 
     def scored(self, features: Tensor) -> HeadOutput:
         """Map features (B, n, D) of what the network sees to a `HeadOutput`."""
+        return self.output_of(self.behind(features)[-1])
+
+    def behind(self, features: Tensor) -> tuple[Tensor, ...]:
+        """Map features (B, n, D) of what the network sees to its outputs, and last the pooled one (B, C)."""
         with QuickDepthwise() if fused_is_on() else nullcontext():
-            pooled = self.rest(features.float())[-1]
+            found: tuple[Tensor, ...] = self.rest(features.float())
+        return found
+
+    def output_of(self, pooled: Tensor) -> HeadOutput:
+        """Map pooled output (B, C) to a `HeadOutput`."""
         return output_of(self.output(self.dropout(pooled)).squeeze(1).float())
 
     def _take(self, recipe: Recipe, weights: str, *, but: Collection[str] = ()) -> None:
         """Take weights for all of the network but what was added to it, which has none there, and those named."""
-        found = build_rest(self.rest.cut, weights, seed=recipe.seed).state_dict()
+        found, _ = _network_of(self.rest.cut, weights, recipe.seed, _stamp(recipe, weights))
         others = {name: values for name, values in found.items() if f"rest.{name}" not in but}
         self.rest.load_state_dict(others, strict=False)
 
@@ -187,6 +197,48 @@ class TailHead(nn.Module):
             if name not in own and not name.endswith(_COUNTER):
                 digest.update(name.encode() + values.cpu().contiguous().numpy().tobytes())
         return digest.digest()
+
+
+def started(shape: TailShape, recipe: Recipe, weights: str) -> str:
+    """Return the sha256 of the network as it begins; raise `Mismatch` if a cache's features are of other weights."""
+    check_weights(recipe, weights)
+    return _network_of(shape.cut, weights, recipe.seed, _stamp(recipe, weights))[1]
+
+
+def check_weights(recipe: Recipe, weights: str) -> None:
+    """Raise `Mismatch` unless weights are those that a recipe's features were made with."""
+    if _digest_of(recipe, weights, _stamp(recipe, weights)) != recipe.weights:
+        raise Mismatch(
+            f"the weights {weights} are not those that the features were made with, {recipe.weights[:16]}; pass "
+            "those as --weights FILE"
+        )
+
+
+def _stamp(recipe: Recipe, weights: str) -> _Stamp:
+    """Return what tells a weights file from another that stood there before, None for weights that are no file."""
+    path = Path(parts_of_weights(recipe.backbone, weights).network)
+    return (path.stat().st_mtime_ns, path.stat().st_size) if path.is_file() else None
+
+
+@functools.lru_cache(maxsize=2)
+def _network_of(cut: Cut, weights: str, seed: int, stamp: _Stamp) -> tuple[dict[str, Tensor], str]:
+    """Return the weights of a network behind a cut, and their sha256; runs of one cache ask for the same."""
+    rest = build_rest(cut, weights, seed=seed)
+    return rest.state_dict(), digest_of_weights(rest)
+
+
+@functools.lru_cache(maxsize=8)
+def _digest_of(recipe: Recipe, weights: str, stamp: _Stamp) -> str:
+    """Return the digest of weights down to the layers of a recipe."""
+    network = build_extractor(
+        recipe.backbone,
+        recipe.layer_names,
+        weights,
+        seed=recipe.seed,
+        image_size=recipe.image_size,
+        final_norm=recipe.final_norm,
+    )
+    return digest_of_weights(network.module)
 
 
 def in_words(shape: TailShape) -> str:

@@ -64,6 +64,7 @@ DOCUMENTED = {  # size -> last map of stride 16
     "vgg16": (64, "features.29", LayerShape(4, 4, 512)),
     "alexnet": (224, "features.11", LayerShape(13, 13, 256)),
     "googlenet": (64, "inception4e", LayerShape(4, 4, 832)),
+    "caffenet": (224, "conv5", LayerShape(13, 13, 256)),
     "efficientnet_lite0": (64, "blocks.4", LayerShape(4, 4, 112)),
     "timm:test_resnet": (96, "layer3", LayerShape(6, 6, 192)),
     "timm:test_vit": (96, "blocks.5", LayerShape(6, 6, 64)),

@@ -26,7 +26,8 @@ from featcache.backbones.execution import (
     resolve_runtime,
 )
 from featcache.backbones.families.extractor import Extractor
-from featcache.backbones.families.torchvision_networks import build_torchvision, fold_batch_norms
+from featcache.backbones.families.folding import fold_batch_norms
+from featcache.backbones.families.torchvision_networks import build_torchvision
 from featcache.backbones.families.weights import digest_of_weights
 from featcache.backbones.runner import Runner, start
 from featcache.base.errors import InvalidSettings, Mismatch, ResourceError

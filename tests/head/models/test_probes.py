@@ -116,7 +116,7 @@ def test_scores_parts_and_maps_are_those_of_the_equations(head: nn.Module, refer
     with torch.no_grad():
         output = head(features)
     for b in range(B):
-        for found, wanted in zip(output, reference(weights, features[b].double().numpy()), strict=True):  # type: ignore[call-overload]
+        for found, wanted in zip(output[:3], reference(weights, features[b].double().numpy()), strict=True):  # type: ignore[call-overload]
             np.testing.assert_allclose(found[b], np.array(wanted), rtol=2e-5, atol=2e-5)
 
 

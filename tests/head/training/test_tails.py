@@ -1,5 +1,6 @@
 """Trainings of tails: killed and resumed, on all images, in every encoding, and what they say when they fail."""
 
+import itertools
 import json
 import os
 import signal
@@ -10,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from featcache.base.errors import BadInput, Mismatch, ResourceError
-from featcache.base.progress import OnProgress, Progress
+from featcache.base.errors import BadInput, InvalidSettings, Mismatch, ResourceError
+from featcache.base.progress import OnProgress, Progress, silent
 from featcache.datasets.dataset import open_dataset
 from featcache.extraction.extract import extract
 from featcache.store.cache import FeatureCache, open_cache
@@ -20,7 +21,10 @@ from head.evaluation.score import score_run
 from head.models.kinds import stored_of
 from head.runs.head_file import load_head
 from head.runs.run import CHECKPOINT_NAME, Run, read_run
+from head.settings import settings_of
+from head.training.checkpoint import State
 from head.training.train import train
+from head.training.trainer import Trainer
 from tests.head.training.test_train import TRAIN_SCRIPT, outcome
 from tests.helpers.processes import Forked, run_forked
 from tests.helpers.tails import RESNET, VIT, tail_job, tail_settings
@@ -225,3 +229,50 @@ def test_a_loss_that_is_not_finite_is_of_either_rate(
     monkeypatch.setattr("head.training.trainer.loss", lambda *_, **__: torch.tensor(np.nan, requires_grad=True))
     with pytest.raises(BadInput, match=r"the loss is not finite in epoch \d; use a lower --lr or --backbone-lr"):
         train(tail_job(cache, tmp_path))
+
+
+def test_a_checkpoint_that_takes_long_is_written_less_often(
+    cache: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, written = [0.0], list[float]()
+
+    def slowly(*_: object) -> None:
+        written.append(now[0])
+        now[0] += 3.0
+
+    monkeypatch.setattr("head.training.trainer.CHECKPOINT_SECONDS", 15.0)
+    monkeypatch.setattr("head.training.trainer.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("head.training.trainer.write_checkpoint", slowly)
+    job = tail_job(cache, tmp_path)
+    data = split_data(cache, job.split, job.settings)
+    trainer = Trainer(job, data, device=torch.device("cpu"), on_progress=silent, on_history=lambda _: None)
+    for _ in range(200):
+        now[0] += 1.0
+        trainer.save(State(0, [], {}))
+    assert [b - a for a, b in itertools.pairwise(written)] == [64.0] * (len(written) - 1)
+    assert written[0] == 16.0 and len(written) == 4
+
+
+def test_a_run_does_not_go_on_from_another_network(cache: FeatureCache, tmp_path: Path) -> None:
+    job = tail_job(cache, tmp_path)
+    train(job)
+    config = job.folder / "config.json"
+    document = json.loads(config.read_text())
+    assert len(document["network_sha256"]) == 64
+    config.write_text(json.dumps({**document, "network_sha256": "0" * 64}))
+    with pytest.raises(Mismatch, match=r"network_sha256: '0{64}' there"):
+        train(job)
+
+
+def test_other_weights_are_refused_before_anything_is_written(cache: FeatureCache, tmp_path: Path) -> None:
+    job = replace(tail_job(cache, tmp_path), weights=str(tmp_path / "none.pth"))
+    with pytest.raises(BadInput, match="no such weights file"):
+        train(job)
+    assert not job.folder.exists()
+
+
+def test_weights_that_a_head_does_not_need_are_refused(cache: FeatureCache, tmp_path: Path) -> None:
+    ridge = settings_of(head="ridge", layers=("layer3",))
+    job = replace(tail_job(cache, tmp_path), settings=ridge, weights="random")
+    with pytest.raises(InvalidSettings, match="--weights: of no effect on --head ridge; leave it out"):
+        train(job)

@@ -17,6 +17,7 @@ CUTS = {
     "resnet18": (64, ["layer1", "layer2", "layer3"]),
     "alexnet": (96, ["features.2", "features.11", "fc6"]),
     "googlenet": (64, ["inception3b", "inception4a", "inception4e"]),
+    "caffenet": (67, ["norm1", "conv5", "fc6"]),
     "efficientnet_lite0": (64, ["blocks.1", "blocks.2", "blocks.4"]),
     "timm:convnext_tiny": (64, ["stages.0", "stages.1", "stages.2"]),
     "timm:vit_tiny_patch16_224": (224, ["blocks.2", "blocks.5", "blocks.8"]),

@@ -1,46 +1,64 @@
-"""Crops lie within the view, everywhere in it, and are mirrored half the time."""
+"""Crops of views lie within them, are drawn by torch's generator, and the ten are those of corners and centre."""
 
+import pytest
 import torch
 from torch import Tensor
 
 from head.models.tails.crops import center_crop, random_crops, ten_crops
 
-
-def numbered(side: int, count: int) -> Tensor:
-    """Return views (count, side, side, 1) in which every pixel has a number of its own."""
-    return torch.arange(side * side).reshape(1, side, side, 1).expand(count, -1, -1, -1)
+B, S, SIDE = 40, 11, 7
 
 
-def test_random_crops_are_squares_of_the_view_at_every_place_both_ways_round() -> None:
-    views, side = numbered(7, 2000), 4
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        found = random_crops(views, side)
-    assert found.shape == (2000, 4, 4, 1)
-    square = numbered(7, 1)[0]
-    known = {}
-    for y in range(4):
-        for x in range(4):
-            crop = square[y : y + 4, x : x + 4]
-            known[tuple(crop.flatten().tolist())] = (y, x, False)
-            known[tuple(crop.flip(1).flatten().tolist())] = (y, x, True)
-    seen = [known[tuple(one.flatten().tolist())] for one in found]
-    assert set(seen) == set(known.values())
-    assert abs(sum(mirrored for _, _, mirrored in seen) / 2000 - 0.5) < 0.05
-    assert len({seen[k] for k in range(20)}) > 10  # each view has a place of its own
+@pytest.fixture
+def pixels() -> Tensor:
+    """Pictures (B, S, S, 3) uint8 whose pixels say which picture they are of, and in which row and column."""
+    b, y, x = torch.meshgrid(torch.arange(B), torch.arange(S), torch.arange(S), indexing="ij")
+    return torch.stack([b, y, x], dim=3).to(torch.uint8)
 
 
-def test_the_whole_view_is_its_only_crop() -> None:
-    views = numbered(5, 3)
-    assert torch.equal(center_crop(views, 5), views)
-    for found, view in zip(random_crops(views, 5), views, strict=True):
-        assert torch.equal(found, view) or torch.equal(found, view.flip(1))
+def test_random_crops_are_squares_within_their_own_view_half_of_them_mirrored(pixels: Tensor) -> None:
+    torch.manual_seed(0)
+    crops = random_crops(pixels, SIDE).long()
+    assert crops.shape == (B, SIDE, SIDE, 3)
+    along = torch.arange(SIDE)
+    mirrored, corners = [], set()
+    for b, crop in enumerate(crops):
+        straight = crop.flip(1) if crop[0, 0, 2] > crop[0, 1, 2] else crop
+        mirrored.append(straight is not crop)
+        y, x = straight[0, 0, 1:].tolist()
+        corners.add((y, x))
+        assert (straight[..., 0] == b).all()
+        assert (straight[..., 1] == y + along[:, None]).all()
+        assert (straight[..., 2] == x + along).all()
+    assert 0.2 * B < sum(mirrored) < 0.8 * B
+    for places in zip(*corners, strict=True):
+        assert set(places) == set(range(S - SIDE + 1))  # both ends, and all between
 
 
-def test_ten_crops_are_corners_and_centre_then_their_mirror_images() -> None:
-    found = ten_crops(numbered(9, 2), 3)
+def test_random_crops_depend_on_the_generator_alone(pixels: Tensor) -> None:
+    torch.manual_seed(5)
+    first, second = random_crops(pixels, SIDE), random_crops(pixels, SIDE)
+    torch.manual_seed(5)
+    assert torch.equal(random_crops(pixels, SIDE), first)
+    assert not torch.equal(first, second)
+
+
+def test_a_random_crop_of_the_whole_side_is_the_view_or_its_mirror_image(pixels: Tensor) -> None:
+    for crop, view in zip(random_crops(pixels, S), pixels, strict=True):
+        assert torch.equal(crop, view) or torch.equal(crop, view.flip(1))
+
+
+def test_ten_crops_are_corners_and_centre_and_their_mirror_images(pixels: Tensor) -> None:
+    five = [
+        pixels[:, 0:7, 0:7],
+        pixels[:, 0:7, 4:11],
+        pixels[:, 4:11, 0:7],
+        pixels[:, 4:11, 4:11],
+        pixels[:, 2:9, 2:9],
+    ]
+    wanted = [*five, *(torch.flip(one, [2]) for one in five)]
+    found = ten_crops(pixels, SIDE)
     assert len(found) == 10
-    corners = [int(one[1, 0, 0, 0]) for one in found[:5]]
-    assert corners == [0, 6, 54, 60, 30]
-    for crop, mirrored in zip(found[:5], found[5:], strict=True):
-        assert torch.equal(mirrored, crop.flip(2)) and crop.shape == (2, 3, 3, 1)
+    for one, like in zip(found, wanted, strict=True):
+        assert torch.equal(one, like)
+    assert torch.equal(center_crop(pixels, SIDE), pixels[:, 2:9, 2:9])

@@ -55,7 +55,7 @@ def test_a_crop_changes_how_many_places_it_sees(caches: dict[str, FeatureCache])
         ("resnet", {"layers": ("layer2", "layer3")}, "goes on from one layer, found layer2, layer3; name one with --l"),
         ("resnet", {"layers": ("all",)}, "--head tail goes on from one layer, found views, layer2, layer3; name one"),
         ("vit", {"layers": ("blocks.2.prefix",)}, "goes on from one layer, found blocks.2.prefix; name one with --lay"),
-        ("vit without tokens", {"layers": ("blocks.4",)}, "goes on from blocks.4 with 1 tokens .*extract --layer "
+        ("vit without tokens", {"layers": ("blocks.4",)}, "goes on from blocks.4 with 1 token .*extract --layer "
          "blocks.4,blocks.4.prefix"),
         ("resnet", {"layers": ("layer3",), "crop": 32}, "cut pixels, and layer3 of .* is features; leave them out, or "
          "name --layer views"),
@@ -64,7 +64,7 @@ def test_a_crop_changes_how_many_places_it_sees(caches: dict[str, FeatureCache])
         ("resnet", {"eval_view": "tencrop"}, "--eval-view tencrop is of crops; say how large with --crop"),
         ("resnet", {"layers": ("layer3",), "train": "lora-2"}, "has no matrices of attention or perceptrons behind"),
         ("alexnet", {"layers": ("features.11",), "train": "norms"}, "has no norms behind this layer; use --train all"),
-        ("alexnet", {"crop": 8}, "alexnet does not take 8 x 8 pixels: .*use a larger --crop"),
+        ("alexnet", {"crop": 16}, "alexnet does not take 16 x 16 pixels: .*use a larger --crop"),
         ("vit", {"crop": 100}, "does not take 100x100 pixels"),
     ],
 )  # fmt: skip

@@ -74,8 +74,10 @@ def tail(trainer: Trainer) -> TailHead:
     return trainer.model
 
 
-@pytest.mark.parametrize("batch_norm", ["frozen", "trained"])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    ("name", "batch_norm"),
+    [(name, one) for name in NETWORKS for one in ("frozen", "trained") if (name, one) != ("timm:test_vit", "trained")],
+)
 def test_it_is_trained_step_by_step_as_a_plain_loop_fine_tunes_the_network(
     caches: dict[str, FeatureCache], tmp_path: Path, name: str, batch_norm: str
 ) -> None:
@@ -142,7 +144,7 @@ def test_with_a_backbone_rate_of_0_the_output_alone_learns(caches: dict[str, Fea
     assert changed == {"output.weight", "output.bias"}
 
 
-@pytest.mark.parametrize("parts", [3, 5, 9, 40])
+@pytest.mark.parametrize("parts", [3, 5, 9])
 def test_a_batch_in_parts_has_the_gradient_of_the_whole(
     caches: dict[str, FeatureCache], tmp_path: Path, parts: int
 ) -> None:

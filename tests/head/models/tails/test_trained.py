@@ -10,7 +10,7 @@ from torch import nn
 from featcache.base.errors import InvalidSettings
 from featcache.store.cache import FeatureCache
 from head.models.kinds import stored_of
-from head.models.tails.trained import LowRank, added, choose_trained, part_in_words
+from head.models.tails.trained import added, choose_trained, part_in_words
 from tests.helpers.tails import RESNET, VIT, tail_of, tail_settings, tail_trainer
 
 OUTPUT = {"output.weight", "output.bias"}
@@ -78,9 +78,13 @@ def test_the_last_weights_are_counted_in_matrices_from_the_end(
     assert found == both(*modules) | OUTPUT
 
 
-def test_more_than_there_are_is_all_that_there_is(caches: dict[str, FeatureCache], tmp_path: Path) -> None:
-    found, names = changed(caches["timm:test_vit"], tmp_path, layers=("blocks.2",), train="last-99")
-    assert found == names
+def test_more_than_there_are_is_refused_with_how_many_there_are(
+    caches: dict[str, FeatureCache], tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidSettings, match=r"--train last-13: timm:test_vit has 12 matrices and convolutions"):
+        tail_trainer(caches["timm:test_vit"], tmp_path, layers=("blocks.2",), train="last-13")
+    found, names = changed(caches["timm:test_vit"], tmp_path, layers=("blocks.2",), train="last-12")
+    assert found == names - both("blocks.3.norm1")
 
 
 def test_the_order_is_that_in_which_they_are_used() -> None:
@@ -106,14 +110,16 @@ def test_the_order_is_that_in_which_they_are_used() -> None:
     assert trained("last-1") == both("late.last")
     assert trained("last-2") == both("late.last", "early.third")
     assert trained("last-3") == both("late.last", "early.third", "late.second")
-    assert trained("last-5") == both("late.last", "early.third", "late.second", "early.first") | {"token"}
+    assert trained("last-4") == both("late.last", "early.third", "late.second", "early.first")
+    with pytest.raises(InvalidSettings, match="crossed has 4 matrices"):
+        trained("last-5")
 
 
 def test_additions_alone_are_trained_and_stored(caches: dict[str, FeatureCache], tmp_path: Path) -> None:
     cache = caches["timm:test_vit"]
     found, _ = changed(cache, tmp_path, layers=("blocks.2",), train="lora-3")
     matrices = [f"{block}.{matrix}" for block in BLOCKS for matrix in MATRICES]
-    assert found == {f"{matrix}.{one}" for matrix in matrices for one in ("down", "up")} | OUTPUT
+    assert found == {f"{matrix}_lora.{one}" for matrix in matrices for one in ("down", "up")} | OUTPUT
     head = tail_trainer(cache, tmp_path, layers=("blocks.2",), train="lora-3").model
     assert {name.removeprefix("rest.network.") for name in stored_of(head)} == found | {"frozen_sha256"}
 
@@ -131,16 +137,69 @@ def test_an_addition_is_the_product_of_its_matrices() -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         matrix = nn.Linear(7, 5)
-        adapted = LowRank(matrix, 3)
+        network = torch.fx.symbolic_trace(nn.Sequential(matrix))
+        choose_trained(network, "lora-3", "one matrix")
+        down, up = added(network)
         x, y = torch.randn(11, 7), torch.randn(11, 5)
-        assert torch.equal(adapted(x), matrix(x))
-        assert adapted.down.std() > 0.1  # or B would never have a gradient
-        nn.init.normal_(adapted.up)
-    wanted = x @ (matrix.weight + adapted.up @ adapted.down).T + matrix.bias
-    torch.testing.assert_close(adapted(x), wanted)
-    torch.autograd.backward((adapted(x) * y).sum())
-    torch.testing.assert_close(adapted.up.grad, y.T @ (x @ adapted.down.T))
-    torch.testing.assert_close(adapted.down.grad, adapted.up.T @ y.T @ x)
+        assert torch.equal(network(x), matrix(x))
+        assert down.std() > 0.1  # or B would never have a gradient
+        nn.init.normal_(up)
+    torch.testing.assert_close(network(x), x @ (matrix.weight + up @ down).T + matrix.bias)
+    torch.autograd.backward((network(x) * y).sum())
+    torch.testing.assert_close(up.grad, y.T @ (x @ down.T))
+    torch.testing.assert_close(down.grad, up.T @ y.T @ x)
+    assert [weight.requires_grad for weight in (matrix.weight, matrix.bias, down, up)] == [False, False, True, True]
+
+
+def test_a_matrix_that_a_function_multiplies_by_is_one_too() -> None:
+    class Biased(nn.Module):
+        """A matrix whose bias comes from elsewhere, as some transformers have it."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.qkv = nn.Linear(4, 4), nn.Linear(4, 6, bias=False)
+            self.bias = nn.Parameter(torch.randn(6))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.linear(self.first(x), self.qkv.weight, self.bias)
+
+    x = torch.randn(3, 4)
+    adapted, last = torch.fx.symbolic_trace(Biased()), torch.fx.symbolic_trace(Biased())
+    plain = adapted(x)
+    choose_trained(adapted, "lora-2", "biased")
+    assert torch.equal(adapted(x), plain)
+    assert {name for name, weight in adapted.named_parameters() if weight.requires_grad} == {
+        f"{matrix}_lora.{one}" for matrix in ("first", "qkv") for one in ("down", "up")
+    }
+    nn.init.normal_(added(adapted)[-1])
+    assert (adapted(x) - plain).abs().max() > 1e-3
+    choose_trained(last, "last-1", "biased")
+    assert {name for name, weight in last.named_parameters() if weight.requires_grad} == {"qkv.weight", "bias"}
+
+
+def test_statistics_are_trained_where_norms_are_and_only_there(caches: dict[str, FeatureCache], tmp_path: Path) -> None:
+    cache, layer = caches["timm:test_resnet"], ("layer3",)
+    trainer = tail_trainer(cache, tmp_path, layers=layer, train="last-1", batch_norm="trained")
+    before = {name: values.clone() for name, values in trainer.model.named_buffers()}
+    trainer.train_epoch(1)
+    moved = {
+        name.rpartition(".")[0]
+        for name, values in trainer.model.named_buffers()
+        if not torch.equal(values, before[name])
+    }
+    trained = {name.rpartition(".")[0] for name, weight in trainer.model.named_parameters() if weight.requires_grad}
+    assert moved and moved < trained
+    assert {name for name in stored_of(trainer.model) if "running_mean" in name} == {
+        f"{norm}.running_mean" for norm in moved
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "train"), [("timm:test_vit", "blocks.2", "all"), ("resnet18", "layer3", "lora-1")]
+)
+def test_statistics_that_nothing_would_train_are_refused(name: str, layer: str, train: str) -> None:
+    with pytest.raises(InvalidSettings, match=r"--batch-norm trained: behind|has no matrices"):
+        tail_of(name, 160 if "vit" in name else 64, layer, train=train, batch_norm="trained")
 
 
 def test_additions_have_the_rate_of_new_weights() -> None:
