@@ -261,7 +261,7 @@ def test_several_heads_are_refused_and_listed(tiny_runs: Path, tmp_path: Path) -
 def test_members_that_read_features_of_other_constants_are_refused(
     paper: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def loaded(run: Any) -> Any:
+    def loaded(run: Any, **_: Any) -> Any:
         return replace(load_head(run), constants={"layer3": np.full((2, 256), float(run.split), np.float32)})
 
     monkeypatch.setattr(share, "load_head", loaded)

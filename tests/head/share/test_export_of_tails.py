@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import pytest
 import safetensors.torch
 import torch
 
+from featcache.backbones.families.weights import State, read_weights_file
 from featcache.base.errors import BadInput, InvalidSettings, Mismatch
-from featcache.store.cache import FeatureCache
+from featcache.store.cache import open_cache
 from head.evaluation.score import score_run
 from head.models.kinds import kind_of
 from head.prediction import predictor as prediction
@@ -54,9 +56,6 @@ def test_trained_in_part_it_takes_along_all_weights_that_it_needs(
     shutil.move(tmp_path / "out", tmp_path / "elsewhere")
     with monkeypatch.context() as patch:
         patch.setattr("featcache.backbones.families.weights.read_weights_file", reading_below(tmp_path))
-        patch.setattr(
-            "featcache.backbones.families.extractor.weights_module.read_weights_file", reading_below(tmp_path)
-        )
         found = Predictor.load(tmp_path / "elsewhere").predict(images(tiny_dataset))
     assert found == wanted
     held = safetensors.torch.load_file(tmp_path / "elsewhere" / "backbone.safetensors")
@@ -65,10 +64,9 @@ def test_trained_in_part_it_takes_along_all_weights_that_it_needs(
     card = (tmp_path / "elsewhere" / "README.md").read_text()
     for told in (
         "by a network of which a part was trained for it.",
-        "| additions of rank 2 to matrices trained, all else as it was |".removeprefix("| "),
+        "trained further, additions of rank 2 to matrices trained, all else as it was |",
         "| backbone | timm:test_vit, frozen down to its layer blocks.2 |",
-        "| reads | feature maps, 10 x 10 positions of 64 channels, and the token before them, as wide, "
-        "without a place |",
+        "positions of 64 channels, and the token before them, as wide, without a place |",
         "| `head.safetensors` | the weights that were trained |",
         "| `backbone.safetensors` | the backbone's weights as they were before, all that are used |",
         "| `head.onnx` | features (B, 101, 64) float32 |",
@@ -78,10 +76,8 @@ def test_trained_in_part_it_takes_along_all_weights_that_it_needs(
     _check_weights("hf://somebody/head", tmp_path / "elsewhere")  # as of a folder that came from the Hub
 
 
-def reading_below(folder: Path):  # type: ignore[no-untyped-def]
-    from featcache.backbones.families.weights import read_weights_file
-
-    def read(path: Path) -> object:
+def reading_below(folder: Path) -> Callable[[Path], State]:
+    def read(path: Path) -> State:
         assert folder in path.parents, path
         return read_weights_file(path)
 
@@ -107,8 +103,6 @@ def test_from_pixels_its_graphs_give_what_predict_gives(home: Path, tiny_dataset
 
 
 def test_without_its_model_it_is_scored_and_predicts_as_well(home: Path, tiny_dataset: Path, tmp_path: Path) -> None:
-    from featcache.store.cache import open_cache
-
     cache, run = open_cache(home / "resnet" / "cache"), home / "resnet" / "run" / "split-1"
     exported = export_head(run, tmp_path / "out", whole=False)
     assert "model.onnx" not in exported.files and "backbone.safetensors" in exported.files
@@ -153,16 +147,12 @@ def test_weights_that_have_moved_can_be_given(home: Path, tiny_dataset: Path, tm
 
 
 def test_members_that_went_on_from_different_weights_are_not_one_export(home: Path, tmp_path: Path) -> None:
-    from featcache.store.cache import open_cache
-
     cache = open_cache(home / "resnet" / "cache")
     other = safetensors.torch.load_file(home / "resnet" / "timm-test_resnet.safetensors")
     last = max(name for name in other if name.startswith("layer4") and "conv" in name and name.endswith("weight"))
     other[last] = other[last] + 0.1
     safetensors.torch.save_file(other, tmp_path / "other.safetensors")
     of = {"layers": ("layer3",), "train": "norms", "epochs": 1}
-    layers_alone = cache.recipe.layer_names
-    assert "views" in layers_alone
     for split, weights in (("1", None), ("2", str(tmp_path / "other.safetensors"))):
         train(replace(tail_job(cache, tmp_path / "run", split, **of), weights=weights))
     with pytest.raises(InvalidSettings, match="went on from different weights of one network, .* export one of them"):
@@ -178,12 +168,10 @@ def test_members_that_went_on_from_different_weights_are_not_one_export(home: Pa
 def test_a_part_of_the_network_computes_where_the_backbone_does_and_other_heads_on_the_cpu(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from featcache.store.cache import open_cache
-
     class Elsewhere:
         device = torch.device("meta")
 
-    cache: FeatureCache = open_cache(home / "resnet" / "cache")
+    cache = open_cache(home / "resnet" / "cache")
     ridge = TrainingJob(cache, "1", settings_of(head="ridge", layers=("layer3",)), tmp_path / "ridge", "ridge")
     monkeypatch.setattr(prediction, "nearest_backbone", lambda *_, **__: Elsewhere())
     for folder, where in ((home / "resnet" / "run" / "split-1", "meta"), (train(ridge).folder, "cpu")):
