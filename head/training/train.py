@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from featcache.base.commands import command
 from featcache.base.devices import claimed, devices_for, resolve_device
 from featcache.base.errors import InvalidSettings, Mismatch, refuse
 from featcache.base.files import make_folder, remove_temporaries
@@ -137,7 +138,7 @@ def _network(job: TrainingJob) -> dict[str, str]:
         started = kind.started(shape_of(job.cache, job.settings), job.cache.recipe, job.weights_source)
         return {"network_sha256": started}
     if job.weights:
-        raise InvalidSettings(f"--weights: of no effect on --head {job.settings.head}; leave it out")
+        raise InvalidSettings(f"--weights: of no effect on {command('--head', job.settings.head)}; leave it out")
     return {}
 
 

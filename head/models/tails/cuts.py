@@ -34,7 +34,8 @@ def read_cut(cache: FeatureCache, settings: TrainSettings, layers: tuple[str, ..
     named = [layer for layer in layers if not layer.endswith(PREFIX)]
     if len(named) != 1:
         raise InvalidSettings(
-            f"--head {settings.head} goes on from one layer, found {', '.join(layers)}; name one with --layer"
+            f"{command('--head', settings.head)} goes on from one layer, found {', '.join(layers)}; name one with "
+            "--layer"
         )
     layer = named[0]
     _check_crop(cache, settings, layer)
@@ -68,7 +69,7 @@ def read_views(
 
     Raises `InvalidSettings` for another backbone or layer, or a cache without views.
     """
-    title = f"--head {settings.head} reads the {VIEWS_LAYER} of {' or '.join(networks)}"
+    title = f"{command('--head', settings.head)} reads the {VIEWS_LAYER} of {' or '.join(networks)}"
     network, found = parts_of_name(cache.recipe.backbone).network, cache.recipe.layer_names
     if network not in networks:
         ways = [_extraction(name, settings) for name in networks]
