@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -155,7 +156,7 @@ def main(dataset: Path, limit: int, layers: str, rounds: int, way: str | None, c
             for one, results in ways.items():
                 results.append(run_way(one, dataset, cache, images))
         size = {layer: open_cache(cache).recipe.layer_shape(layer) for layer in names}
-    click.echo(json.dumps({"images": images, "layers": {k: list(v) for k, v in size.items()}, "ways": summary(ways)}))
+    click.echo(json.dumps({"images": images, "layers": {k: asdict(v) for k, v in size.items()}, "ways": summary(ways)}))
 
 
 if __name__ == "__main__":
