@@ -55,7 +55,7 @@ def main(folder: Path, images: Path, weights: str | None, limit: int) -> None:
     members = [Member(run, head)]
     paths = find_images([images]).paths[:limit]
     pixels = np.concatenate([load_image(path, path.name, (0, 1), run.recipe).pixels for path in paths])
-    extractor, backbone = networks_of(run, weights)
+    extractor, backbone = networks_of(members, weights)
     maps = backbone(torch.from_numpy(pixels))
     features = maps[run.input.layers[0]] if run.imported else run.input.of_maps(maps, head.constants, run.recipe)
     wanted = torch_outputs(members, backbone, pixels)

@@ -261,7 +261,9 @@ def export_head(run: str, out: Path, no_model: bool, as_json: bool, **given: Any
     from head.runs.hub import run_folder
     from head.share.export import export_head as run_export
 
-    show_report(run_export(run_folder(run), out, whole=not no_model, **given), as_json)
+    with progress_bar() as progress:
+        exported = run_export(run_folder(run), out, whole=not no_model, on_progress=progress, **given)
+    show_report(exported, as_json)
 
 
 @click.command()

@@ -169,7 +169,7 @@ def problems_of(values: Mapping[str, Any]) -> list[str]:
             f"found {values['order_penalty']}"
         )
     if not (isinstance(train := values.get("train", "all"), str) and _TRAIN.fullmatch(train)):
-        problems.append(f"--train must be all, norms, last-N or lora-RANK, found {train!r}")
+        problems.append(f"--train must be all, norms, last-N or lora-RANK, N and RANK from 1 to 9999, found {train!r}")
     if "crop" in values and not (values["crop"] == 0 or 16 <= values["crop"] <= 4096):
         problems.append(f"--crop must be 16 to 4096 pixels, or 0 for none, found {values['crop']}")
     if values.get("accumulate", 1) > values.get("batch_size", math.inf):

@@ -4,9 +4,10 @@ from dataclasses import asdict, replace
 
 from featcache.backbones.backbone import Backbone, build_backbone
 from featcache.backbones.execution import available_runtime, check_computable, openvino_computes, split_arithmetic
+from featcache.backbones.families.descriptor_networks import parts_of_name
 from featcache.base.devices import resolve_device
 from featcache.recipe import Recipe, check_same, version_of_layers
-from featcache.settings import ViewSettings
+from featcache.settings import VIEWS_LAYER, ViewSettings
 
 
 def recipe_of(backbone: Backbone, views: ViewSettings, encoding: str = "float16", calibration: str = "") -> Recipe:
@@ -69,6 +70,16 @@ def nearest_backbone(
     made = recipe_of(backbone, recipe.view_settings, recipe.encoding, recipe.calibration)
     check_same(replace(made, precision=recipe.precision), recipe, where=where, way_out=way_out)
     return backbone
+
+
+def backbone_of_views(recipe: Recipe, *, batch_size: int, device: str = "auto") -> Backbone:
+    """Return what gives the pixels of views alone, as the recipe has them; it needs no weights."""
+    only = replace(
+        recipe,
+        backbone=parts_of_name(recipe.backbone).network or recipe.backbone,
+        layers=tuple(layer for layer in recipe.layers if layer[0] == VIEWS_LAYER),
+    )
+    return _built(only, "fp32", "torch", weights="random", batch_size=batch_size, device=device)
 
 
 def _built(recipe: Recipe, precision: str, runtime: str, *, weights: str, batch_size: int, device: str) -> Backbone:

@@ -101,9 +101,29 @@ def mark_reversed(part: str, rhos: NDArray[np.float64], images: int) -> str:
     of = f"{images:,} images" if len(known) == 1 else f"the mean over {len(known)} splits of {images:,} images or more"
     return (
         f"rho on {part} is {mean:.3f}, of {of}, below {REVERSED_RHO} (95% interval {low:.3f} to {high:.3f}): the scale "
-        "of the ratings may be reversed (high = bad, as of difference mean opinion scores), or they are of other data "
-        "than those of training"
+        "of the ratings may be reversed (high = bad, as of difference mean opinion scores), they may be of other data "
+        "than those of training, or the head has learnt nothing that holds of other images"
     )
+
+
+def mark_diverged(run: Run) -> str:
+    """Return that a head predicts the images it was selected on as no head should, after a training that went astray.
+
+    Either all predictions are alike, so that rho is undefined, or the root of their MSE is more than the whole range of
+    the ratings, where the mean rating alone is off by less than half of it.
+    """
+    result, within = run.result, score_range([run])
+    if not result.val_images or result.val_mse is None or within is None or within.high == within.low:
+        return ""
+    rate = "--lr or --backbone-lr" if "backbone_lr" in run.used_settings else "--lr"
+    way_out = f"training went astray; a lower {rate} may do" if "lr" in run.used_settings else "it has learnt nothing"
+    if result.val_rho is None and result.val_images > 1:
+        alike = f"rho is undefined on {run.config.selected_on}, as all ratings or all predictions are alike"
+        return f"{alike}; if it is the predictions, {way_out}"
+    error = math.sqrt(result.val_mse)
+    if error > within.high - within.low:
+        return f"predictions are off by {error:.4g} (root of the MSE), more than all of {within}: {way_out}"
+    return ""
 
 
 def marks_of_head(scored: Sequence[Scored]) -> list[str]:
@@ -126,8 +146,8 @@ def marks_of_head(scored: Sequence[Scored]) -> list[str]:
 
 
 def marks_of_training(runs: Sequence[Run]) -> list[str]:
-    """Return which heads order the images in reverse that their epoch or candidate was selected on."""
-    marks = []
+    """Return which heads order the images in reverse that their epoch or candidate was selected on, or went astray."""
+    marks = [f"{run.folder}: {mark}" for run in runs if (mark := mark_diverged(run))]
     for name, places in named_groups(runs):
         mine = [runs[place] for place in places]
         rhos = by_split((run.split, or_nan(run.result.val_rho)) for run in mine)

@@ -15,6 +15,7 @@ from featcache.datasets.splits import natural_key
 from featcache.store.shards.encoding import digest_of_constants
 from head.data.inputs import HeadInput
 from head.evaluation.summary import named_groups
+from head.models.kinds import digest_of_others
 from head.runs.head_file import TrainedHead
 from head.runs.ratings import rescored_since
 from head.runs.run import Run, read_run, run_folders
@@ -43,6 +44,11 @@ class Member:
         """Return what `TrainedHead.predict` gives for what it reads, on the CPU, wherever it is computed."""
         scores, steps, maps = self.head.predict(read[self.features].to(self.device))
         return scores.cpu(), steps.cpu(), maps.cpu()
+
+    @property
+    def stands_alone(self) -> bool:
+        """Whether it needs no weights of a backbone: it reads pixels, and its file holds all that reads them."""
+        return self.run.reads_pixels and not digest_of_others(self.head.module)
 
     @cached_property
     def device(self) -> torch.device:

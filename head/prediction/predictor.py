@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from featcache.backbones.backbone import Backbone
-from featcache.backbones.of_recipe import nearest_backbone
+from featcache.backbones.of_recipe import backbone_of_views, nearest_backbone
 from featcache.base.errors import BadImage, BadInput, InvalidSettings, list_problems
 from featcache.base.files import write_durably
 from featcache.base.progress import OnProgress, Progress, silent
@@ -120,23 +120,27 @@ class Predictor:
         """Return the predictor of a finished run, a folder or hf://OWNER/NAME[@REVISION] on the Hugging Face Hub.
 
         Of a folder that holds several runs of one head, its splits and seeds, all that are finished are members.
-        weights overrides where the backbone's weights are looked for. Raises `InvalidSettings` if there is no run or
+        weights overrides where the backbone's weights are looked for; heads that read pixels and hold all of their
+        network need none. Raises `InvalidSettings` if there is no run or
         runs are of several heads, `CacheIncomplete` if the one run is unfinished, `Mismatch` if weights are not those
         that the head's features were made with. A head that is a part of the network computes where the backbone does.
         """
         runs, unfinished = find_members(run_folder(str(folder)))
         members = [Member(one, load_head(one, weights=weights)) for one in runs]
-        run = runs[0]
-        backbone = nearest_backbone(
-            run.recipe,
-            weights=weights or run.weights_source,
-            batch_size=run.config.batch_size,
-            device=device,
-            where=str(folder),
-            way_out="Import the head again."
-            if run.imported and not weights
-            else "Pass the weights that the cache was extracted with as --weights FILE.",
-        )
+        run, size = runs[0], runs[0].config.batch_size
+        if weights is None and all(member.stands_alone for member in members):
+            backbone = backbone_of_views(run.recipe, batch_size=size, device=device)
+        else:
+            backbone = nearest_backbone(
+                run.recipe,
+                weights=weights or run.weights_source,
+                batch_size=size,
+                device=device,
+                where=str(folder),
+                way_out="Import the head again."
+                if run.imported and not weights
+                else "Pass the weights that the cache was extracted with as --weights FILE.",
+            )
         for member in members:
             if kind_of(member.head.module).is_network:
                 member.head.module.to(backbone.device)

@@ -78,6 +78,19 @@ def save_head(
     return write_durably(folder / HEAD_NAME, safetensors.torch.save(tensors, {"head": canonical_json(facts)}))
 
 
+def check_head(run: Run) -> Path:
+    """Return the file of a finished run's head; raise `CorruptFile` unless it is there as it was written."""
+    path = run.folder / HEAD_NAME
+    if path.is_file() and digest_of_file(path) == run.result.head_sha256:
+        return path
+    again = "run train-head again with --no-resume"
+    if run.imported:
+        again = "import it again"
+    elif run.config.exported:
+        again = "export it again, or copy it again from where it is from"
+    raise CorruptFile(f"{path}: missing or damaged; {again}")
+
+
 def load_head(run: Run, device: str | torch.device = "cpu", *, weights: str | None = None) -> TrainedHead:
     """Return the head of a finished run; raise `CacheIncomplete` if unfinished, `CorruptFile` for damage.
 
@@ -85,11 +98,7 @@ def load_head(run: Run, device: str | torch.device = "cpu", *, weights: str | No
     was trained, and `Mismatch` is raised if they are others.
     Where device has no float64, a head that needs it stays on the CPU, with a warning.
     """
-    path = run.folder / HEAD_NAME
-    wanted = run.result.head_sha256
-    if not path.is_file() or digest_of_file(path) != wanted:
-        again = "import it again" if run.imported else "run train-head again with --no-resume"
-        raise CorruptFile(f"{path}: missing or damaged; {again}")
+    path = check_head(run)
     try:
         with safetensors.safe_open(path, "pt") as file:
             facts = json.loads(file.metadata()["head"])

@@ -10,11 +10,13 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from featcache.backbones.execution import split_arithmetic
 from featcache.backbones.families.descriptor_networks import located_weights
 from featcache.base.commands import amnet
 from featcache.base.errors import CacheIncomplete, CorruptFile, InvalidSettings, Mismatch
 from featcache.base.files import read_json, write_durably
 from featcache.recipe import Recipe, recipe_from_json
+from featcache.settings import VIEWS_LAYER
 from head.data.inputs import HeadInput, input_from_json
 from head.runs.config import Document, Result, RunConfig, Source, config_from_json
 from head.runs.history import HISTORY_NAME
@@ -149,6 +151,16 @@ class Run:
     def recipe(self) -> Recipe:
         """The recipe of the features it was trained on."""
         return recipe_from_json(self.config.recipe, str(self.folder / CONFIG_NAME))
+
+    @property
+    def reads_pixels(self) -> bool:
+        """Whether it reads pixels of views alone, which no network computes."""
+        return self.input.layers == (VIEWS_LAYER,)
+
+    @property
+    def precision(self) -> str:
+        """In which precision what it reads was computed; of pixels 'fp32', as they are exact in it."""
+        return "fp32" if self.reads_pixels else split_arithmetic(self.recipe.precision)[0]
 
 
 def check_name(name: str) -> None:

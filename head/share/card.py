@@ -8,11 +8,9 @@ from importlib import resources
 from string import Template
 from typing import Any
 
-from featcache.backbones.execution import split_arithmetic
 from featcache.base.errors import CorruptFile, printable
 from featcache.base.files import read_json
 from featcache.recipe import Recipe
-from featcache.settings import VIEWS_LAYER
 from head.evaluation.statistics import OF_MEAN_RHO
 from head.evaluation.summary import without_seed
 from head.models.kinds import KINDS, kind_of
@@ -223,15 +221,15 @@ def _head_facts(members: Sequence[Member]) -> dict[str, str]:
 
 def _backbone(run: Run, *, trained: bool) -> str:
     """Return what the backbone is, and whether all of it is as it was."""
-    name, layer = run.recipe.backbone, run.input.layers[0]
+    name = run.recipe.backbone
     if not trained:
         return f"{name}, frozen; layer {', '.join(run.input.layers)}"
-    return f"{name}, " + ("from pixels on" if layer == VIEWS_LAYER else f"frozen down to its layer {layer}")
+    return f"{name}, " + ("from pixels on" if run.reads_pixels else f"frozen down to its layer {run.input.layers[0]}")
 
 
 def _maps_in_words(run: Run) -> str:
     shape = run.input.map_shape(run.recipe)
-    if run.input.layers == (VIEWS_LAYER,):
+    if run.reads_pixels:
         return f"pixels of views, {shape.height} x {shape.width}"
     return f"feature maps, {shape.height} x {shape.width} positions of {shape.channels} channels"
 
@@ -349,11 +347,10 @@ def _limits(members: Sequence[Member], facts: CardFacts) -> list[str]:
         limits.append("It was selected on the test part, so its test scores are optimistic.")
     if facts.license == "unknown":
         limits.append("Nobody has said under which license the head may be used; ask whom you have it from.")
-    precision = split_arithmetic(run.recipe.precision)[0]
-    if precision != "fp32":
+    if run.precision != "fp32":
         limits.append(
-            f"It was trained on features computed in {precision}, in which `amnet predict` computes. ONNX computes in "
-            "float32; in one measurement (bf16, 100 photographs) its scores differed from those by up to a tenth of "
+            f"It was trained on features computed in {run.precision}, in which `amnet predict` computes. ONNX computes "
+            "in float32; in one measurement (bf16, 100 photographs) its scores differed from those by up to a tenth of "
             "their deviation, and ranked images all but alike."
         )
     if run.recipe.calibrated_layers and not run.imported:

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from featcache.backbones.backbone import Backbone
-from featcache.backbones.execution import split_arithmetic
 from featcache.backbones.families.descriptor_networks import NO_FILES, NO_WORDS, all_in, parts_of_name
 from featcache.backbones.families.extractor import Extractor
 from featcache.backbones.networks import WHOLE, build_extractor
-from featcache.backbones.of_recipe import backbone_of
+from featcache.backbones.of_recipe import backbone_of, backbone_of_views
 from featcache.base.errors import CorruptFile, InvalidSettings, Mismatch
 from featcache.base.files import make_folder, reading_errors, remove_temporaries, storage_errors, write_durably
 from featcache.base.lock import writer_lock
+from featcache.base.progress import OnProgress, Progress, silent
 from head.evaluation.summary import without_seed
 from head.models.kinds import digest_of_others
 from head.prediction.members import Member, find_members, left_out
@@ -94,13 +94,13 @@ class Exported:
 
     def warnings(self) -> list[str]:
         """Return which runs are left out, and of graphs that compute in another arithmetic than predict does."""
-        precision = split_arithmetic(self.run.recipe.precision)[0]
-        if precision == "fp32" or MODEL_GRAPH not in self.files:
+        if self.run.precision == "fp32" or MODEL_GRAPH not in self.files:
             return left_out(self.unfinished)
         return [
             *left_out(self.unfinished),
-            f"warning: this head's features are {precision}, in which predict computes; {MODEL_GRAPH} computes in "
-            "float32, and its scores differ from predict's, in one measurement by up to a tenth of their deviation. "
+            f"warning: this head's features are {self.run.precision}, in which predict computes; {MODEL_GRAPH} "
+            "computes in float32, and its scores differ from predict's, in one measurement by up to a tenth of their "
+            "deviation. "
             "For graphs that agree to 1e-4, extract with --precision fp32, then train and export.",
         ]
 
@@ -113,6 +113,7 @@ def export_head(
     whole: bool = True,
     with_backbone: bool = False,
     license_id: str = "unknown",
+    on_progress: OnProgress = silent,
 ) -> Exported:
     """Write the finished run in folder to out; again, the same bytes. What cannot be made leaves out as it was.
 
@@ -137,30 +138,42 @@ def export_head(
     _check_place(out, folder, runs)
     require_onnx()
     scores = read_scores(found.runs[0]) if len(members) == 1 else read_mean_scores(found.runs)
-    carried = _has_weights(found.runs[0]) and (
+    carried = _has_weights(members) and (
         with_backbone or any(run.config.weights_source not in NO_FILES for run in found.runs)
     )
     files = {f"{home}{HEAD_NAME}": _head_bytes(run) for home, run in runs.items()}
+
+    def tell(done: int, next_graph: str) -> None:
+        on_progress(Progress("export", done, 1 + whole, "graphs", f"making {next_graph}" if next_graph else ""))
+
+    tell(0, HEAD_GRAPH)
     graphs = {HEAD_GRAPH: head_graph(members)}
+    tell(1, MODEL_GRAPH if whole else "")
     if carried or whole:
-        extractor, backbone = networks_of(members[0].run, weights)
+        extractor, backbone = networks_of(members, weights)
         if carried:
             module = _whole(members[0].run, weights).module if _in_part(members) else extractor.module
             files[BACKBONE_NAME] = backbone_file(module, module.state_dict())
         if whole:
             graphs[MODEL_GRAPH] = model_graph(members, extractor, backbone)
+            tell(2, "")
     files |= {name: graph.data for name, graph in graphs.items()}
     differences = {name: graph.difference for name, graph in graphs.items()}
     facts = CardFacts(license_id, _told(runs, files, in_part=_in_part(members)), scores, differences)
     files[CARD_NAME] = model_card(members, facts).encode()
-    exported = _write(out, folder, runs, files, carried=carried)
+    alone = all(member.stands_alone for member in members)
+    source = BACKBONE_NAME if carried else NO_WORDS if alone else ""
+    exported = _write(out, folder, runs, files, weights=source)
     order = [*(f"{home}{name}" for home in homes for name in _OF_MEMBER), *_FILES] if len(runs) > 1 else list(_FILES)
     sizes = {name: (out / name).stat().st_size for name in order if (out / name).is_file()}
     return Exported(out, exported, sizes, differences, found.unfinished)
 
 
-def _has_weights(run: Run) -> bool:
-    """Whether features depend on any numbers in a file: those of some hand-made descriptors do not."""
+def _has_weights(members: Sequence[Member]) -> bool:
+    """Whether heads need any numbers beside their own: those on some hand-made descriptors or on pixels may not."""
+    run = members[0].run
+    if all(member.stands_alone for member in members):
+        return False
     return all_in(run.recipe.backbone, run.recipe.layer_names, BACKBONE_NAME) != NO_WORDS
 
 
@@ -212,12 +225,18 @@ def _told(runs: Mapping[str, Run], files: Mapping[str, bytes], *, in_part: bool)
     return members | {name: told[name] for name in (*files, CARD_NAME) if name in told}
 
 
-def networks_of(run: Run, weights: str | None = None) -> tuple[Extractor, Backbone]:
-    """Return a run's network twice: with the weights as they are in a file, and ready to run, in float32 by PyTorch.
+def networks_of(members: Sequence[Member], weights: str | None = None) -> tuple[Extractor, Backbone]:
+    """Return a head's network twice: with the weights as they are in a file, and ready to run, in float32 by PyTorch.
 
     Raises `Mismatch` if the weights are not those that the head's features were made with.
     """
+    run = members[0].run
     recipe, source = run.recipe, weights or run.weights_source
+    if weights is None and all(member.stands_alone for member in members):
+        backbone = backbone_of_views(recipe, batch_size=_BATCH_SIZE, device="cpu")
+        return build_extractor(
+            backbone.name, backbone.layers, "random", seed=recipe.seed, image_size=recipe.image_size
+        ), backbone
     backbone = backbone_of(
         replace(recipe, precision="fp32"),
         weights=source,
@@ -295,8 +314,11 @@ def _check_earlier(out: Path, found: Run, run: Run) -> None:
         raise Mismatch(f"{out}: holds the export of another head, {found.name}; give this one a new --out")
 
 
-def _write(out: Path, source: Path, runs: Mapping[str, Run], files: Mapping[str, bytes], *, carried: bool) -> list[Run]:
-    """Write files, and last each config.json: until all are there, one head is without, and out cannot be read."""
+def _write(out: Path, source: Path, runs: Mapping[str, Run], files: Mapping[str, bytes], *, weights: str) -> list[Run]:
+    """Write files, and last each config.json: until all are there, one head is without, and out cannot be read.
+
+    weights is where those of the backbone are now, '' for where they were.
+    """
     make_folder(out)
     with writer_lock(out):
         try:
@@ -310,7 +332,7 @@ def _write(out: Path, source: Path, runs: Mapping[str, Run], files: Mapping[str,
                     raise CorruptFile(
                         f"{run.folder / HEAD_NAME}: changed while it was exported; run the same command again"
                     )
-            return [_write_config(out, home, run, written, carried=carried) for home, run in runs.items()]
+            return [_write_config(out, home, run, written, weights=weights) for home, run in runs.items()]
         finally:
             (out / "lock").unlink(missing_ok=True)  # it names this machine, and the folder is to be given away
 
@@ -328,11 +350,11 @@ def _clear(out: Path, source: Path, runs: Mapping[str, Run], files: Mapping[str,
                 (out / name).unlink(missing_ok=True)
 
 
-def _write_config(out: Path, home: str, run: Run, written: Mapping[str, str], *, carried: bool) -> Run:
+def _write_config(out: Path, home: str, run: Run, written: Mapping[str, str], *, weights: str) -> Run:
     """Write a run's config.json, which names the files of its folder, and those that it shares, from there."""
     up = "../" if home else ""
     own = {name.removeprefix(home): digest for name, digest in written.items() if name.startswith(home) and home}
     shared = {f"{up}{name}": digest for name, digest in written.items() if "/" not in name}
-    file = f"{up}{BACKBONE_NAME}"
-    weights = {"weights_source": all_in(run.recipe.backbone, run.recipe.layer_names, file)} if carried else {}
-    return write_config(out / home, {**run.config.document, **weights, "exported": {"sha256": own | shared}})
+    file = f"{up}{weights}" if weights == BACKBONE_NAME else weights
+    source = {"weights_source": all_in(run.recipe.backbone, run.recipe.layer_names, file)} if weights else {}
+    return write_config(out / home, {**run.config.document, **source, "exported": {"sha256": own | shared}})

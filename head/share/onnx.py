@@ -180,6 +180,11 @@ def export(
             f"this network cannot be written as ONNX ({first_line(error)[:200]}); "
             "--no-model writes the head's graph alone"
         ) from error
+    if not model.graph.input[0].type.tensor_type.shape.dim[0].dim_param:
+        raise InvalidSettings(
+            "this network can be written as ONNX for a fixed number of images alone; --no-model writes the head's "
+            "graph alone"
+        )
     if model.ByteSize() > _LARGEST_FILE:
         raise InvalidSettings(
             f"the graph takes {model.ByteSize():,} bytes, an ONNX file holds 2 GiB; --no-model writes the head's alone"

@@ -1,11 +1,14 @@
-"""The state of an unfinished training in one file, so that a run killed at any instant ends as if it had not been.
+"""The state of an unfinished training in files, so that a run killed at any instant ends as if it had not been.
 
-A safetensors file: tensors under model., best. and optimizer., everything else as JSON in its header.
+A safetensors file for a head: tensors under model., best. and optimizer., everything else as JSON in its header. The
+heads of a cross-validation have a file each, and one more, written last, says of which epoch they are.
 Epochs draw their own random numbers from (seed, epoch), so no generator state is needed.
 """
 
 import hashlib
 import json
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +19,12 @@ from torch import Tensor
 from featcache.base.errors import CorruptFile
 from featcache.base.files import write_durably
 from head.models.kinds import fill, stored_of
+from head.runs.run import CHECKPOINT_NAME
+
+CHECKPOINT_SECONDS = 15.0
+_QUICKLY = CHECKPOINT_SECONDS / 20  # a checkpoint that takes longer is written less often
+_FOLDS = f"{CHECKPOINT_NAME}-folds"
+Network = tuple[torch.nn.Module, torch.optim.Optimizer]
 
 
 @dataclass
@@ -28,6 +37,21 @@ class State:
     best_epoch: int = 0
 
 
+class Pace:
+    """When checkpoints are written: every `CHECKPOINT_SECONDS`, of large heads so that they take a twentieth of it."""
+
+    def __init__(self) -> None:
+        self._saved, self._took = time.monotonic(), 0.0
+
+    def write(self, checkpoint: Callable[[], None]) -> None:
+        """Write a checkpoint if it is time for one."""
+        started = time.monotonic()
+        if started - self._saved > CHECKPOINT_SECONDS * max(1.0, self._took / _QUICKLY):
+            checkpoint()
+            self._saved = time.monotonic()
+            self._took = self._saved - started
+
+
 def write_checkpoint(path: Path, state: State, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Replace the checkpoint at once, durably, its sha256 behind its bytes."""
     tensors = {f"model.{name}": tensor for name, tensor in stored_of(model).items()}
@@ -36,21 +60,19 @@ def write_checkpoint(path: Path, state: State, model: torch.nn.Module, optimizer
         tensors |= {f"optimizer.{number}.{key}": value for key, value in moments.items()}
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     facts = {"epoch": state.epoch, "history": state.history, "best_epoch": state.best_epoch}
-    data = safetensors.torch.save(tensors, {"facts": json.dumps(facts)})
-    write_durably(path, data + hashlib.sha256(data).digest())
+    _write_signed(path, safetensors.torch.save(tensors, {"facts": json.dumps(facts)}))
 
 
-def read_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> State:
+def read_checkpoint(
+    path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, *, new: State | None = None
+) -> State:
     """Put a checkpoint back into model and optimizer and return the rest, or a new state where there is none.
 
     Raises `CorruptFile` if it does not have its digest.
     """
     if not path.is_file():
-        return State(0, [], {})
-    content = path.read_bytes()
-    data, digest = content[:-32], content[-32:]
-    if hashlib.sha256(data).digest() != digest:
-        raise CorruptFile(f"{path}: damaged; delete it, or start over with --no-resume")
+        return new or State(0, [], {})
+    data = _read_signed(path)
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     tensors = safetensors.torch.load(data)
     fill(model, _under("model.", tensors))
@@ -64,6 +86,58 @@ def read_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.O
         )
     optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
     return State(best=_under("best.", tensors), **json.loads(header["__metadata__"]["facts"]))
+
+
+def write_folds(folder: Path, state: State, networks: Sequence[Network]) -> None:
+    """Write a file for each head of a cross-validation, one head in memory at a time, and last their common state."""
+    for number, (model, optimizer) in enumerate(networks):
+        write_checkpoint(_of_fold(folder, number, state.epoch), State(state.epoch, [], {}), model, optimizer)
+    facts = {"epoch": state.epoch, "history": state.history, "best_epoch": state.best_epoch}
+    _write_signed(folder / _FOLDS, json.dumps(facts).encode())
+    kept = {_of_fold(folder, number, state.epoch) for number in range(len(networks))}
+    for path in folder.glob(f"{_FOLDS}-*"):  # of earlier epochs
+        if path not in kept:
+            path.unlink()
+
+
+def read_folds(folder: Path, networks: Sequence[Network]) -> State:
+    """Put the heads of a cross-validation back as they were; return their state, a new one where there is none.
+
+    Raises `CorruptFile` if one is missing, or does not have its digest.
+    """
+    if not (folder / _FOLDS).is_file():
+        return State(0, [], {})
+    state = State(best={}, **json.loads(_read_signed(folder / _FOLDS)))
+    for number, (model, optimizer) in enumerate(networks):
+        path = _of_fold(folder, number, state.epoch)
+        if not path.is_file():
+            raise CorruptFile(f"{path}: missing; start over with --no-resume")
+        read_checkpoint(path, model, optimizer)
+    return state
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Remove all checkpoints of a run, those by which others count first."""
+    for path in (folder / CHECKPOINT_NAME, folder / _FOLDS, *folder.glob(f"{_FOLDS}-*")):
+        path.unlink(missing_ok=True)
+
+
+def _of_fold(folder: Path, number: int, epoch: int) -> Path:
+    return folder / f"{_FOLDS}-{number + 1}-of-epoch-{epoch}"
+
+
+def _write_signed(path: Path, data: bytes) -> None:
+    """Write data and its sha256 behind it."""
+    write_durably(path, data + hashlib.sha256(data).digest())
+
+
+def _read_signed(path: Path) -> bytes:
+    """Return the data of such a file; raise `CorruptFile` if it does not have its digest."""
+    content = path.read_bytes()
+    data, digest = content[:-32], content[-32:]
+    if hashlib.sha256(data).digest() != digest:
+        raise CorruptFile(f"{path}: damaged; delete it, or start over with --no-resume")
+    return data
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

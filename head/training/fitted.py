@@ -14,7 +14,8 @@ from head.models.kinds import TargetScale
 from head.runs.head_file import save_head
 from head.runs.history import History, write_history
 from head.runs.ratings import write_other_ratings
-from head.runs.run import CHECKPOINT_NAME, Run, write_config
+from head.runs.run import Run, write_config
+from head.training.checkpoint import remove_checkpoints
 from head.training.job import TrainingJob
 
 
@@ -53,7 +54,7 @@ def write_run(job: TrainingJob, fitted: Fitted, data: SplitData, config: dict[st
         **fitted.details,
     }
     run = write_config(job.folder, {**config, "result": result})
-    (job.folder / CHECKPOINT_NAME).unlink(missing_ok=True)
+    remove_checkpoints(job.folder)
     return run
 
 

@@ -18,10 +18,10 @@ from featcache.store.cache import FeatureCache
 from head.data.batches import SplitData, split_data
 from head.models.kinds import kind_for, shape_of
 from head.runs.events import EventLog
+from head.runs.head_file import check_head
 from head.runs.history import OnHistory, read_history
 from head.runs.ratings import data_digests, difference
 from head.runs.run import (
-    CHECKPOINT_NAME,
     CONFIG_NAME,
     RUN_FORMAT_VERSION,
     Run,
@@ -31,10 +31,11 @@ from head.runs.run import (
     write_config,
 )
 from head.training.baselines import check_features, fit_baseline
+from head.training.checkpoint import remove_checkpoints
 from head.training.fitted import write_run
 from head.training.full import choice_of, data_of_all, estimate_of, runs_on_splits
+from head.training.gradient import fit_by_gradient
 from head.training.job import TrainingJob
-from head.training.trainer import fit_by_gradient
 
 
 def train(job: TrainingJob, on_progress: OnProgress = silent) -> Run:
@@ -80,10 +81,11 @@ def _train(job: TrainingJob, on_progress: OnProgress, on_history: OnHistory) -> 
         remove_temporaries(job.folder)
         existing = _existing_run(job, config) if job.resume else None
         if existing is not None and existing.finished:
+            check_head(existing)
             return existing
         estimate = {"estimate": asdict(estimate_of(runs, job, on_progress))} if runs else {}
         if existing is None:  # in this order: a kill in between must not leave this run another's checkpoint
-            (job.folder / CHECKPOINT_NAME).unlink(missing_ok=True)
+            remove_checkpoints(job.folder)
             write_config(job.folder, config)
         remove_results(job.folder)
         fit = fit_baseline if kind_for(job.settings).baseline else partial(fit_by_gradient, device=device)

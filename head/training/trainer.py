@@ -1,4 +1,4 @@
-"""The training loop of heads that are trained by gradients: Adam on Eq. 13, early stopping, checkpoints.
+"""What trains one head by gradients, an epoch at a time: Adam on Eq. 13, and its checkpoints.
 
 The next batches are read while the current one is computed; the epoch with the best validation rho is kept.
 """
@@ -7,8 +7,6 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,16 +19,12 @@ from featcache.base.progress import OnProgress, Progress
 from head.data.batches import EVAL_VIEW, Batch, SplitData, epoch_batches
 from head.evaluation.metrics import Scores, judged, rank
 from head.models.amnet import HeadOutput, loss
-from head.models.kinds import Beginning, fill, kind_for, stored_of, untrained_head
+from head.models.kinds import Beginning, kind_for, stored_of, untrained_head
 from head.runs.history import History, OnHistory
 from head.runs.run import CHECKPOINT_NAME
 from head.settings import TrainSettings
-from head.training.checkpoint import State, read_checkpoint, write_checkpoint
-from head.training.fitted import Fitted
+from head.training.checkpoint import Pace, State, write_checkpoint
 from head.training.job import TrainingJob
-
-CHECKPOINT_SECONDS = 15.0
-_QUICKLY = CHECKPOINT_SECONDS / 20  # a checkpoint that takes longer is written less often
 
 
 def goes_on(settings: TrainSettings, *, epochs: int, best_epoch: int) -> bool:
@@ -58,8 +52,7 @@ class Trainer:
         self.data, self.device = data, device
         self.on_progress, self.on_history = on_progress, on_history
         self.waited = 0.0  # seconds spent waiting for features, in this epoch
-        self.saved = time.monotonic()  # when the last checkpoint was written
-        self.saving = 0.0  # seconds that it took
+        self.pace = Pace()
         self.products = job.products(device)
         kind, settings = kind_for(job.settings), job.settings
         self.target, self.coverage = kind.target(data.train.scores), kind.coverage(settings.steps)
@@ -83,7 +76,7 @@ class Trainer:
 
     def _epoch(self, state: State) -> None:
         state.epoch += 1
-        state.history.append(_epoch_of([self], state.epoch, self.data.select.scores))
+        state.history.append(train_together([self], state.epoch, self.data.select.scores))
         if is_best(state.history, state.best_epoch):
             state.best_epoch = state.epoch
             state.best = {name: tensor.clone() for name, tensor in stored_of(self.model).items()}
@@ -92,12 +85,9 @@ class Trainer:
         self.on_progress(Progress(f"split {self.data.split}", state.epoch, self.settings.epochs, "epochs", note))
 
     def save(self, state: State) -> None:
-        """Write a checkpoint if it is time for one; of a large head less often, as it takes a twentieth of all time."""
-        started = time.monotonic()
-        if started - self.saved > CHECKPOINT_SECONDS * max(1.0, self.saving / _QUICKLY):
-            write_checkpoint(self.folder / CHECKPOINT_NAME, state, self.model, self.optimizer)
-            self.saved = time.monotonic()
-            self.saving = self.saved - started
+        """Write a checkpoint if it is time for one."""
+        path = self.folder / CHECKPOINT_NAME
+        self.pace.write(lambda: write_checkpoint(path, state, self.model, self.optimizer))
 
     def batches(self, epoch: int) -> list[Batch]:
         """Return rows, views and scores of each batch of an epoch."""
@@ -186,65 +176,7 @@ def enough_memory(job: TrainingJob, device: torch.device) -> AbstractContextMana
     return memory_errors(device, f"for {job.folder}; use a smaller {smaller}")
 
 
-def fold_data(data: SplitData) -> list[SplitData]:
-    """Return what each head of a cross-validation is trained on and judged by."""
-    return [replace(data, train=train, select=held, parts=()) for train, held in data.parts]
-
-
-def fit_by_gradient(
-    job: TrainingJob, data: SplitData, *, device: torch.device, on_progress: OnProgress, on_history: OnHistory
-) -> Fitted:
-    """Train from the checkpoint, if there is one, to the end; return the head of the best epoch.
-
-    In cross-validation a head a fold is trained epoch by epoch, the best epoch is that of all held-out predictions, and
-    a head is trained on all of train for so many epochs; an interrupted one begins anew. Where the number of epochs was
-    chosen by other runs, it is the head after so many.
-    """
-    with enough_memory(job, device):
-        how: dict[str, Any] = {"device": device, "on_progress": on_progress, "on_history": on_history}
-        if data.cross_validated:
-            return _fit_by_cross_validation(job, data, how)
-        if data.chosen:
-            return _fit_for(data.chosen.epochs, job, data, how)
-        trainer = Trainer(job, data, **how)
-        state = read_checkpoint(job.folder / CHECKPOINT_NAME, trainer.model, trainer.optimizer)
-        for _ in trainer.epochs(state):
-            pass
-        fill(trainer.model, state.best)
-    return Fitted(trainer.model, trainer.target, state.history, state.best_epoch)
-
-
-def _fit_for(epochs: int, job: TrainingJob, data: SplitData, how: dict[str, Any]) -> Fitted:
-    """Train for so many epochs, from the checkpoint if there is one; none of them is judged."""
-    trainer = Trainer(job, data, **how)
-    state = read_checkpoint(job.folder / CHECKPOINT_NAME, trainer.model, trainer.optimizer)
-    while state.epoch < epochs:
-        state.epoch += 1
-        state.history.append(_epoch_of([trainer], state.epoch, None))
-        how["on_history"](state.history)
-        note = f"loss {state.history[-1]['train_loss']:.4g}"
-        how["on_progress"](Progress(f"split {data.split}", state.epoch, epochs, "epochs", note))
-        trainer.save(state)
-    return Fitted(trainer.model, trainer.target, state.history, epochs)
-
-
-def _fit_by_cross_validation(job: TrainingJob, data: SplitData, how: dict[str, Any]) -> Fitted:
-    folds = [Trainer(job, fold, **how) for fold in fold_data(data)]
-    history: list[dict[str, float]] = []
-    best = 0
-    while goes_on(job.settings, epochs=len(history), best_epoch=best):
-        history.append(_epoch_of(folds, len(history) + 1, data.select.scores))
-        best = len(history) if is_best(history, best) else best
-        how["on_history"](history)
-        note = f"{data.selected_on}: {reached(history, best)}"
-        how["on_progress"](Progress(f"split {data.split}", len(history), job.settings.epochs, "epochs", note))
-    whole = Trainer(job, data, **how)
-    for epoch in range(1, best + 1):
-        whole.train_epoch(epoch)
-    return Fitted(whole.model, whole.target, history, best)
-
-
-def _epoch_of(trainers: Sequence[Trainer], epoch: int, truth: Scores | None) -> dict[str, float]:
+def train_together(trainers: Sequence[Trainer], epoch: int, truth: Scores | None) -> dict[str, float]:
     """Train an epoch in each of several folds, or of one; return its line of history, judged by all they predict.
 
     Without truth it is not judged.

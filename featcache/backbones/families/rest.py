@@ -109,7 +109,7 @@ def rest_of(uncut: Uncut, cut: Cut) -> Rest:
     if place is None or not traced.is_cut_by(place, cut.outputs):
         raise InvalidSettings(
             f"{cut.name} cannot be cut behind {cut.layer}: "
-            + ("it has no such layer" if place is None else "what lies before it is read again behind it")
+            + ("it has no module of that name" if place is None else "what lies before it is read again behind it")
             + traced.advice(cut)
         )
     network = traced.behind(place, cut.outputs)

@@ -21,12 +21,14 @@ from head.evaluation.summary import without_seed
 from head.models.baselines import Baseline
 from head.models.kinds import kind_for
 from head.training.baselines import task_of
+from head.training.checkpoint import CHECKPOINT_SECONDS
 from head.training.forecasts.memory import bytes_of_head, load, memory_of, warm_up
 from head.training.forecasts.results import BaselineForecast, Forecasts, GradientForecast, Runs
+from head.training.gradient import fold_data
 from head.training.job import TrainingJob
 from head.training.jobs import check_all
 from head.training.train import device_of
-from head.training.trainer import CHECKPOINT_SECONDS, Trainer, enough_memory, fold_data
+from head.training.trainer import Trainer, enough_memory
 
 _STEPS, _MOST_SECONDS = 3, 20.0
 
@@ -99,8 +101,8 @@ def _of_gradient(
         return trained + _heads(of) * start_seconds
 
     images = sum(len(train.rows) for train, _ in data.folds)
-    checkpoints = not data.cross_validated and seconds(data) > CHECKPOINT_SECONDS
-    memory = {"process": process, **memory_of(trainer, batch, heads, checkpoints=checkpoints, judged=not data.chosen)}
+    parts = {"checkpoints": seconds(data) > CHECKPOINT_SECONDS, "judged": not data.chosen}
+    memory = {"process": process, **memory_of(trainer, batch, heads, **parts)}
     if device.type == "cuda":
         reserved = torch.cuda.memory_reserved(device)
         memory = {"measured": torch.cuda.max_memory_allocated(device) + (heads - 1) * bytes_of_head(trainer)}

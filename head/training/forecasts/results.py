@@ -68,10 +68,17 @@ class GradientForecast:
             f"epoch    {duration(self.epoch_seconds)} at {self.images_per_second:,.1f} images/s, timed here just now "
             f"on {self.steps_timed} batches of {self.batch_size} ({self.device})",
             f"start    {self.start_seconds:.1f} s",
-            f"time     at most {duration(self.at_most_seconds)} for the runs that are left, one after another, each of "
-            f"at most {epochs}{early}",
+            self._time(epochs, early),
         ]
         return "\n".join(lines)
+
+    def _time(self, epochs: str, early: str) -> str:
+        if self.of.finished == self.of.runs:
+            return "time     none, as all are finished"
+        return (
+            f"time     about {duration(self.at_most_seconds)} at most for the runs that are left, one after another, "
+            f"each of at most {epochs}{early}"
+        )
 
     def warnings(self) -> list[str]:
         """Return that the memory will not do, and what would take less."""

@@ -325,7 +325,8 @@ def exported(folder: Path, tiny_dataset: Path, network: Network) -> Path:
 
 def test_an_export_gives_attention_on_tokens_behind_that_on_places(exported: Path, network: Network) -> None:
     run, pixels, places = read_run(exported), drawn_images(3, 64), network.side**2
-    wanted = torch_outputs([Member(run, load_head(run))], networks_of(run)[1], pixels)
+    members = [Member(run, load_head(run))]
+    wanted = torch_outputs(members, networks_of(members)[1], pixels)
     data = (exported / "model.onnx").read_bytes()
     found = load_graph(data)(pixels)
     assert found[2].shape == (3, 4, places + 1)

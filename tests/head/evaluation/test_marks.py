@@ -1,5 +1,6 @@
 """Marks on what cannot be taken at its word: where each is due, and where it is not."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from tests.helpers.tiny import PART_SIZES
 WITHIN = ScoreRange(0.0, 0.98)
 REVERSED = (
     "the scale of the ratings may be reversed (high = bad, as of difference mean opinion scores), "
-    "or they are of other data than those of training"
+    "they may be of other data than those of training, or the head has learnt nothing that holds of other images"
 )
 
 
@@ -151,6 +152,26 @@ def test_heads_that_order_what_selected_them_in_reverse_are_named_after_training
     assert Trained([trained("1", -0.9, images=None)], []).warnings() == []  # of an earlier version
     on_test = trained("1", -0.6, settings={"select_on": "test"}, selected_on="the test part itself (optimistic)")
     assert "rho on the test part itself (optimistic) is -0.600" in Trained([on_test], []).warnings()[0]
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"val_mse": 1.1, "score_range": [0.0, 1.0]}, "off by 1.049 .* more than all of 0 to 1, .* a lower --lr"),
+        (
+            {"val_mse": 0.1, "val_rho": None, "score_range": [0.0, 1.0]},
+            "rho is undefined .* it is the predictions,",
+        ),
+        ({"val_mse": 0.9, "score_range": [0.0, 1.0]}, ""),
+        ({"val_mse": 9.0, "score_range": [1.0, 1.0]}, ""),
+        ({"val_mse": 9.0, "val_images": 0, "score_range": [0.0, 1.0]}, ""),
+    ],
+)
+def test_a_training_that_went_astray_says_so(facts: dict[str, Any], said: str) -> None:
+    result = {**RESULT, "val_rho": 0.5, "val_images": 50, **facts}
+    one = run_of(Path("split-1"), result=result, settings={"lr": 10.0})
+    found = Trained([one], []).warnings()
+    assert bool(found) == bool(said) and all(re.search(said, warning) for warning in found)
 
 
 def test_training_records_how_many_images_selected(tiny_runs: Path) -> None:

@@ -102,6 +102,23 @@ def test_from_pixels_its_graphs_give_what_predict_gives(home: Path, tiny_dataset
     )
 
 
+def test_all_of_it_trained_from_pixels_it_needs_no_other_weights(
+    home: Path, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    cache = open_cache(home / "resnet" / "cache")
+    trained = train(tail_job(cache, tmp_path / "whole", epochs=1, crop=48, eval_view="tencrop"))
+    run = without_weights(trained.folder, tmp_path / "split-1")
+    exported = export_head(run, tmp_path / "out")
+    assert "backbone.safetensors" not in exported.files
+    assert max(exported.differences.values()) < 1e-4
+    _check_weights("hf://somebody/head", tmp_path / "out")
+    wanted = Predictor.load(trained.folder, weights=str(RESNET.weights(tmp_path))).predict(images(tiny_dataset))
+    for folder in (trained.folder, run, tmp_path / "out"):
+        assert Predictor.load(folder).predict(images(tiny_dataset)) == wanted
+    with pytest.raises(Mismatch, match="weights"):
+        Predictor.load(run, weights="random")
+
+
 def test_without_its_model_it_is_scored_and_predicts_as_well(home: Path, tiny_dataset: Path, tmp_path: Path) -> None:
     cache, run = open_cache(home / "resnet" / "cache"), home / "resnet" / "run" / "split-1"
     exported = export_head(run, tmp_path / "out", whole=False)

@@ -166,7 +166,7 @@ def whole(tiny_runs: Path) -> tuple[Run, TrainedHead, share.Graph]:
     """The graph from pixels to scores of a small run."""
     run = read_run(tiny_runs / "tiny" / "paper" / "split-1")
     head = load_head(run)
-    return run, head, share.model_graph([Member(run, head)], *networks_of(run))
+    return run, head, share.model_graph([Member(run, head)], *networks_of([Member(run, head)]))
 
 
 def test_a_models_graph_gives_what_predict_gives(
@@ -190,7 +190,7 @@ def test_a_models_graph_gives_what_predict_gives(
 def test_a_models_graph_rounds_features_to_float16(whole: tuple[Run, TrainedHead, share.Graph]) -> None:
     run, head, graph = whole
     pixels = share.drawn_images(9, run.recipe.image_size)
-    _, backbone = networks_of(run)
+    _, backbone = networks_of([Member(run, head)])
     exact = head.predict(backbone(torch.from_numpy(pixels))["layer3"])[2].numpy()
     rounded = share.torch_outputs([Member(run, head)], backbone, pixels)[2]
     found = share.load_graph(graph.data)(pixels)[2]
@@ -208,9 +208,9 @@ def test_every_kind_of_run_has_a_graph_that_agrees(layered_cache: Path, tmp_path
     for name, settings in some.items():
         run = train(TrainingJob(cache, "1", settings, tmp_path / name, name))
         head = load_head(run)
-        graph = share.model_graph([Member(run, head)], *networks_of(run))
+        graph = share.model_graph([Member(run, head)], *networks_of([Member(run, head)]))
         pixels = share.drawn_images(3, run.recipe.image_size)
-        wanted = share.torch_outputs([Member(run, head)], networks_of(run)[1], pixels)
+        wanted = share.torch_outputs([Member(run, head)], networks_of([Member(run, head)])[1], pixels)
         found = share.load_graph(graph.data)(pixels)
         assert share.largest_difference(found[0], wanted[0]) < 1e-4
         assert len(found) == (2 if name == "ridge" else 3)
@@ -257,7 +257,7 @@ def test_the_same_model_gives_the_same_bytes_in_another_process(whole: tuple[Run
         "from head.runs.head_file import load_head; from head.share.onnx import model_graph; "
         "from head.prediction.members import Member; "
         "from head.share.export import networks_of; run = read_run(Path(sys.argv[1])); head = load_head(run); "
-        "print(hashlib.sha256(model_graph([Member(run, head)], *networks_of(run)).data).hexdigest())"
+        "print(hashlib.sha256(model_graph([Member(run, head)], *networks_of([Member(run, head)])).data).hexdigest())"
     )
     command = [sys.executable, "-W", "error", "-c", code, str(whole[0].folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)

@@ -175,7 +175,7 @@ import os, signal, sys
 import head.training.trainer
 from cli import main
 
-head.training.trainer.CHECKPOINT_SECONDS = -1  # after every epoch
+head.training.checkpoint.CHECKPOINT_SECONDS = -1  # after every epoch
 
 def killed_at_two(progress):
     if progress.unit == "epochs" and progress.done == 2:

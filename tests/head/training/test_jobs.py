@@ -225,11 +225,11 @@ def test_a_grid_in_processes_is_the_grid_of_one(here: Path) -> None:
 
 KILLED = """
 import os, signal, sys
-import head.training.trainer
+import head.training.checkpoint
 from cli import main
 from featcache.base.progress import Progress
 
-head.training.trainer.CHECKPOINT_SECONDS = -1  # after every epoch
+head.training.checkpoint.CHECKPOINT_SECONDS = -1  # after every epoch
 
 def killed_at_four(progress):
     if progress.done == 4:

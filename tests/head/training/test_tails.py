@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from featcache.base.errors import BadInput, InvalidSettings, Mismatch, ResourceError
+from featcache.base.errors import BadInput, CorruptFile, InvalidSettings, Mismatch, ResourceError
 from featcache.base.progress import OnProgress, Progress, silent
 from featcache.datasets.dataset import open_dataset
 from featcache.extraction.extract import extract
@@ -46,7 +46,7 @@ def vit(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Feature
 
 @pytest.fixture(autouse=True)
 def checkpoints_after_every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("head.training.trainer.CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr("head.training.checkpoint.CHECKPOINT_SECONDS", 0)
 
 
 def until(epoch: int) -> OnProgress:
@@ -112,14 +112,58 @@ def test_on_all_images_it_goes_on_where_it_was_interrupted(cache: FeatureCache, 
     assert outcome(found[0].folder) == outcome(found[1].folder)
 
 
-def test_of_a_small_set_every_fold_trains_a_network_of_its_own(cache: FeatureCache, tmp_path: Path) -> None:
-    job = tail_job(cache, tmp_path, layers=("layer3",), train="norms")
+def without_val(cache: FeatureCache) -> FeatureCache:
+    """Return a cache whose train is so small that it is cross-validated."""
     small = open_cache(cache.path)
     del small.splits["1"]["val"]
-    data = split_data(small, "1", job.settings)
-    assert data.cross_validated
-    run = train(replace(job, cache=small))
+    return small
+
+
+def test_of_a_small_set_every_fold_trains_a_network_of_its_own(cache: FeatureCache, tmp_path: Path) -> None:
+    job = replace(tail_job(cache, tmp_path, layers=("layer3",), train="norms"), cache=without_val(cache))
+    assert split_data(job.cache, "1", job.settings).cross_validated
+    run = train(job)
     assert "-fold cross-validation within train" in run.config.selected_on
+
+
+@pytest.mark.parametrize(("stage", "epoch"), [("split 1", 2), ("split 1, on all of train", 1)])
+def test_a_cross_validation_goes_on_where_it_was_interrupted(
+    cache: FeatureCache, tmp_path: Path, stage: str, epoch: int
+) -> None:
+    of = {"layers": ("layer3",), "epochs": 4, "patience": 4, "dropout": 0.2, "batch_norm": "trained"}
+    whole = train(replace(tail_job(cache, tmp_path / "whole", **of), cache=without_val(cache)))
+    job = replace(tail_job(cache, tmp_path / "cut", **of), cache=without_val(cache))
+    assert whole.result.best_epoch is not None and whole.result.best_epoch > 1
+    seen = list[tuple[str, int]]()
+
+    def interrupt(progress: Progress) -> None:
+        seen.append((progress.stage, progress.done))
+        if seen[-1] == (stage, epoch):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(job, interrupt)
+    before = list(seen)
+    assert outcome(train(job, lambda progress: seen.append((progress.stage, progress.done))).folder) == outcome(
+        whole.folder
+    )
+    assert seen[len(before)] == before[-1]  # that epoch was computed, and not yet in a checkpoint
+    assert not list(job.folder.glob("checkpoint*"))
+
+
+def test_a_cross_validation_whose_checkpoint_is_damaged_says_so(cache: FeatureCache, tmp_path: Path) -> None:
+    job = replace(tail_job(cache, tmp_path, layers=("layer3",), epochs=4, patience=4), cache=without_val(cache))
+    with pytest.raises(KeyboardInterrupt):
+        train(job, until(3))
+    first, *_ = found = sorted(job.folder.glob("checkpoint-folds-*"))
+    assert len(found) > 1
+    first.write_bytes(first.read_bytes()[:-40])
+    with pytest.raises(CorruptFile, match=r"checkpoint-folds-1-of-epoch-2: damaged; .* --no-resume"):
+        train(job)
+    first.unlink()
+    with pytest.raises(CorruptFile, match=r"checkpoint-folds-1-of-epoch-2: missing; start over with --no-resume"):
+        train(job)
+    assert train(replace(job, resume=False)).finished
 
 
 # what is stored
@@ -240,7 +284,7 @@ def test_a_checkpoint_that_takes_long_is_written_less_often(
         written.append(now[0])
         now[0] += 3.0
 
-    monkeypatch.setattr("head.training.trainer.CHECKPOINT_SECONDS", 15.0)
+    monkeypatch.setattr("head.training.checkpoint.CHECKPOINT_SECONDS", 15.0)
     monkeypatch.setattr("head.training.trainer.time.monotonic", lambda: now[0])
     monkeypatch.setattr("head.training.trainer.write_checkpoint", slowly)
     job = tail_job(cache, tmp_path)

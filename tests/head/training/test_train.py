@@ -316,7 +316,7 @@ def test_a_run_interrupted_after_any_epoch_ends_as_if_it_had_not_been(
     cache: FeatureCache, whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int, attention: bool
 ) -> None:
     settings = replace(SHORT, attention=attention)
-    monkeypatch.setattr("head.training.trainer.CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr("head.training.checkpoint.CHECKPOINT_SECONDS", 0)
     train_until(epoch, cache, tmp_path / "cut", settings)
     resumed: list[int] = []
     train(cache, tmp_path / "cut", settings, on_progress=lambda progress: resumed.append(progress.done))
@@ -328,7 +328,7 @@ def test_a_run_interrupted_after_any_epoch_ends_as_if_it_had_not_been(
 def test_a_run_interrupted_at_each_epoch_in_turn_ends_as_if_it_had_not_been(
     cache: FeatureCache, whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("head.training.trainer.CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr("head.training.checkpoint.CHECKPOINT_SECONDS", 0)
     for epoch in range(1, SHORT.epochs + 1):
         train_until(epoch, cache, tmp_path / "cut")
     train(cache, tmp_path / "cut")
@@ -339,7 +339,7 @@ def test_a_run_stopped_for_lack_of_progress_stops_at_the_same_epoch_when_interru
     cache: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = replace(SHORT, patience=2, epochs=9)
-    monkeypatch.setattr("head.training.trainer.CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr("head.training.checkpoint.CHECKPOINT_SECONDS", 0)
     rhos = [0.1, 0.3, 0.2, 0.2]
     script_rho(monkeypatch, rhos)
     train(cache, tmp_path / "whole", settings)
@@ -353,7 +353,7 @@ def test_a_run_stopped_for_lack_of_progress_stops_at_the_same_epoch_when_interru
 def test_a_run_interrupted_while_it_writes_its_result_ends_as_if_it_had_not_been(
     cache: FeatureCache, whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("head.training.trainer.CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr("head.training.checkpoint.CHECKPOINT_SECONDS", 0)
     with monkeypatch.context() as patch:
         patch.setattr("head.training.fitted.write_history", interrupted)
         with pytest.raises(KeyboardInterrupt):
@@ -372,13 +372,13 @@ import json, sys
 from pathlib import Path
 import torch
 import head.training.train
-import head.training.trainer
+import head.training.checkpoint
 from featcache.store.cache import open_cache
 from head.settings import TrainSettings
 from head.training.job import TrainingJob
 
 torch.set_num_threads(1)
-head.training.trainer.CHECKPOINT_SECONDS = 0
+head.training.checkpoint.CHECKPOINT_SECONDS = 0
 cache, folder, settings = sys.argv[1:]
 head.training.train.train(
     TrainingJob(open_cache(cache), "1", TrainSettings(**json.loads(settings)), Path(folder), "paper"),
@@ -466,6 +466,15 @@ def test_a_run_on_other_pictures_of_the_same_names_is_refused(
         train(open_cache(tmp_path / "tiny"), tmp_path / "run", replace(SHORT, epochs=1))
 
 
+def test_a_finished_run_whose_head_is_damaged_is_no_success(cache: FeatureCache, tmp_path: Path) -> None:
+    train(cache, tmp_path / "run")
+    file = tmp_path / "run" / "head.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(CorruptFile, match=r"head\.safetensors: missing or damaged; .* --no-resume"):
+        train(cache, tmp_path / "run")
+    assert train(cache, tmp_path / "run", resume=False).finished
+
+
 def test_no_resume_starts_over_where_a_run_of_other_settings_is_finished(
     cache: FeatureCache, whole: Whole, tmp_path: Path
 ) -> None:
@@ -478,7 +487,7 @@ def test_no_resume_starts_over_where_a_run_of_other_settings_is_finished(
 def test_no_resume_forgets_the_checkpoint_of_an_unfinished_run(
     cache: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("head.training.trainer.CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr("head.training.checkpoint.CHECKPOINT_SECONDS", 0)
     train_until(4, cache, tmp_path)
     epochs: list[int] = []
     train(cache, tmp_path, resume=False, on_progress=lambda progress: epochs.append(progress.done))
@@ -488,7 +497,7 @@ def test_no_resume_forgets_the_checkpoint_of_an_unfinished_run(
 def test_no_resume_is_the_way_out_of_a_damaged_checkpoint(
     cache: FeatureCache, whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("head.training.trainer.CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr("head.training.checkpoint.CHECKPOINT_SECONDS", 0)
     train_until(4, cache, tmp_path / "cut")
     content = bytearray((tmp_path / "cut" / "checkpoint").read_bytes())
     content[len(content) // 2] ^= 1

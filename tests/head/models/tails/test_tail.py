@@ -46,7 +46,7 @@ class Plain:
         new = {id(weight) for weight in classifier.parameters()}
         old = [weight for weight in self.model.parameters() if id(weight) not in new]
         groups = [{"params": classifier.parameters(), "lr": RATES["lr"]}, {"params": old, "lr": RATES["backbone_lr"]}]
-        self.adam = torch.optim.Adam(groups, weight_decay=RATES["weight_decay"], eps=EPSILON)
+        self.adam = torch.optim.Adam(groups, weight_decay=RATES["weight_decay"], eps=EPSILON, fused=True)
 
     def step(self, images: Tensor, targets: Tensor) -> float:
         loss = (self.model(images).squeeze(1) - targets).square().mean()
@@ -161,6 +161,17 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(
     for name, gradient in whole.items():
         assert gradient is not None and gradient.abs().max() > 0, name
         torch.testing.assert_close(added[name], gradient, rtol=1e-4, atol=1e-6 * float(gradient.abs().max()) + 1e-7)
+
+
+def test_an_image_alone_in_its_batch_takes_the_statistics_that_are_there(
+    caches: dict[str, FeatureCache], tmp_path: Path
+) -> None:
+    trainer = tail_trainer(caches["timm:test_resnet"], tmp_path, batch_norm="trained", crop=16, batch_size=1)
+    before = {name: values.clone() for name, values in trainer.model.named_buffers() if "running" in name}
+    trainer.train_epoch(1)
+    after = {name: values for name, values in trainer.model.named_buffers() if "running" in name}
+    assert before and all(torch.equal(values, after[name]) for name, values in before.items())
+    assert not trainer.model.eval()(torch.zeros(2, 64 * 64, 3)).score.isnan().any()
 
 
 @pytest.mark.parametrize("batch_norm", ["frozen", "trained"])
