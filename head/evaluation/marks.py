@@ -116,7 +116,8 @@ def mark_diverged(run: Run) -> str:
     if not result.val_images or result.val_mse is None or within is None or within.high == within.low:
         return ""
     rate = "--lr or --backbone-lr" if "backbone_lr" in run.used_settings else "--lr"
-    way_out = f"training went astray; a lower {rate} may do" if "lr" in run.used_settings else "it has learnt nothing"
+    by_rate = f"training went astray; a lower {rate}, or more epochs, may do"
+    way_out = by_rate if "lr" in run.used_settings else "it has learnt nothing"
     if result.val_rho is None and result.val_images > 1:
         alike = f"rho is undefined on {run.config.selected_on}, as all ratings or all predictions are alike"
         return f"{alike}; if it is the predictions, {way_out}"
