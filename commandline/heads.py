@@ -168,9 +168,18 @@ def score_cache(cache: Path | None, target: str | None, runs: Path, as_json: boo
 @click.option("--csv", "csv_path", type=FILE, help="Write the table there as CSV.")
 @click.option("--maps", "map_folder", type=DIRECTORY,
               help="Write attention maps there: for each image a .png, and (T, H, W) in a .npy.")  # fmt: skip
+@click.option("--cache", type=DIRECTORY,
+              help="Cache that the head was trained on: name the nearest of its training images, in --json, and mark "
+              "images that are far from all.")  # fmt: skip
 @options.JSON
 def predict(
-    run: str, images: tuple[Path, ...], csv_path: Path | None, map_folder: Path | None, as_json: bool, **network: Any
+    run: str,
+    images: tuple[Path, ...],
+    csv_path: Path | None,
+    map_folder: Path | None,
+    cache: Path | None,
+    as_json: bool,
+    **network: Any,
 ) -> None:
     """Score image files and folders with a trained head.
 
@@ -182,6 +191,7 @@ def predict(
              amnet predict --run runs/lamem/paper/split-1 photos/
     """
     from featcache.base.files import check_output, make_folder
+    from featcache.store.cache import open_cache
     from head.prediction.folders import find_images
     from head.prediction.map_files import map_files
     from head.prediction.predictor import Predictor
@@ -190,7 +200,7 @@ def predict(
     to_score = find_images(images)
     paths = to_score.paths
     files = map_files(map_folder, paths, images) if map_folder else []
-    predictor = Predictor.load(run, **network)
+    predictor = Predictor.load(run, **network, cache=open_cache(cache) if cache else None)
     tell(*predictor.warnings())
     if predictor.run.imported:
         tell("warning: which images an imported head was trained on is unknown; its scores of those say nothing")

@@ -19,11 +19,13 @@ from featcache.base.files import write_durably
 from featcache.base.progress import OnProgress, Progress, silent
 from featcache.images.decode import decode_file, decode_image, image_of_array
 from featcache.images.loading import load_decoded
+from featcache.store.cache import FeatureCache
 from head.data.inputs import on_tokens
 from head.evaluation.marks import ScoreRange, score_range
 from head.models.kinds import kind_of
 from head.prediction.map_files import write_maps
 from head.prediction.members import Features, Member, find_members, left_out, predict_each
+from head.prediction.nearest import Neighbours, RatedImages, rated_images
 from head.runs.head_file import TrainedHead, float64_note, load_head
 from head.runs.hub import run_folder
 from head.runs.run import Run
@@ -43,7 +45,8 @@ class Prediction:
     score is outside the range of those that members were trained on; None where they do not tell it.
 
     Of several members score, step scores and maps are means over them, and deviation is the sample standard deviation
-    of their scores, None of one member. trained_members of them were trained on this very image.
+    of their scores, None of one member. trained_members of them were trained on this very image. neighbours are the
+    nearest images that members were trained on, where a cache was given.
     """
 
     path: Path | None
@@ -58,6 +61,7 @@ class Prediction:
     trained_members: int = 0
     outside_range: bool | None = None
     on_tokens: tuple[float, ...] = ()
+    neighbours: Neighbours | None = None
 
     def __float__(self) -> float:
         """Return the score; raise `BadInput` if there is none."""
@@ -75,6 +79,7 @@ class Prediction:
             "on_tokens": list(self.on_tokens),
             "in_training": self.in_training,
             "outside_range": self.outside_range,
+            **({} if self.neighbours is None else self.neighbours.as_json()),
             "problem": self.problem,
             "maps": None if self.maps is None else str(self.maps),
             "notes": list(self.notes),
@@ -94,11 +99,20 @@ class Predictor:
     """One head, trained on one or several splits and with one or several seeds, and the backbone that it needs.
 
     `Predictor.load(RUN)("photo.jpg").score` is the mean over its members, which share one pass of the backbone.
-    unfinished are runs beside them that are left out.
+    unfinished are runs beside them that are left out. rated are the images that members were trained on, None where no
+    cache of them was given.
     """
 
-    def __init__(self, members: Sequence[Member], backbone: Backbone, *, unfinished: Sequence[Run] = ()) -> None:
+    def __init__(
+        self,
+        members: Sequence[Member],
+        backbone: Backbone,
+        *,
+        unfinished: Sequence[Run] = (),
+        rated: RatedImages | None = None,
+    ) -> None:
         self.members, self.backbone, self.unfinished = tuple(members), backbone, tuple(unfinished)
+        self.rated = rated
 
     @property
     def run(self) -> Run:
@@ -116,7 +130,14 @@ class Predictor:
         return self.members[0].head
 
     @classmethod
-    def load(cls, folder: str | Path, *, weights: str | None = None, device: str = "auto") -> Self:
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        weights: str | None = None,
+        device: str = "auto",
+        cache: FeatureCache | None = None,
+    ) -> Self:
         """Return the predictor of a finished run, a folder or hf://OWNER/NAME[@REVISION] on the Hugging Face Hub.
 
         Of a folder that holds several runs of one head, its splits and seeds, all that are finished are members.
@@ -124,6 +145,7 @@ class Predictor:
         network need none. Raises `InvalidSettings` if there is no run or
         runs are of several heads, `CacheIncomplete` if the one run is unfinished, `Mismatch` if weights are not those
         that the head's features were made with. A head that is a part of the network computes where the backbone does.
+        cache is the one that it was trained on, by which predictions have neighbours; raises what `rated_images` does.
         """
         runs, unfinished = find_members(run_folder(str(folder)))
         members = [Member(one, load_head(one, weights=weights)) for one in runs]
@@ -144,7 +166,8 @@ class Predictor:
         for member in members:
             if kind_of(member.head.module).is_network:
                 member.head.module.to(backbone.device)
-        return cls(members, backbone, unfinished=unfinished)
+        rated = None if cache is None else rated_images(cache, runs)
+        return cls(members, backbone, unfinished=unfinished, rated=rated)
 
     @overload
     def __call__(self, images: ImageLike) -> Prediction: ...
@@ -257,7 +280,11 @@ class Predictor:
         pixels = [image.pixels for image in images if image.pixels is not None]
         of_each = zip(*self._score(pixels), strict=True) if pixels else iter(())
         for image in images:
-            yield image.result if image.pixels is None else self._prediction(image, *next(of_each))
+            if image.pixels is None:
+                yield image.result
+            else:
+                *found, neighbours = next(of_each)
+                yield replace(self._prediction(image, *found), neighbours=neighbours)
 
     def _prediction(
         self, image: _Loaded, scores: NDArray[np.float64], steps: NDArray[np.float64], maps: NDArray[np.float32]
@@ -280,8 +307,11 @@ class Predictor:
 
     def _score(
         self, pixels: list[NDArray[np.uint8]]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float32]]:
-        """Return scores (B, M), step scores (B, M, T) and maps (B, M, T, H, W), where the M members have such."""
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float32], Sequence[Neighbours | None]]:
+        """Return scores (B, M), step scores (B, M, T) and maps (B, M, T, H, W), where the M members have such.
+
+        The last are the neighbours of each image, None where none are rated.
+        """
         features = self.backbone(torch.from_numpy(np.stack(pixels)))
         read: dict[Features, Tensor] = {}
         for member in self.members:
@@ -291,7 +321,12 @@ class Predictor:
         scores, steps, looks = (torch.stack(column, dim=1).numpy() for column in zip(*predicted, strict=True))
         if self.run.attends:
             looks = self.run.input.places(looks, self.run.recipe)
-        return scores, steps, looks
+        return scores, steps, looks, self._neighbours(features, len(pixels))
+
+    def _neighbours(self, features: Mapping[str, Tensor], images: int) -> Sequence[Neighbours | None]:
+        if self.rated is None:
+            return [None] * images
+        return self.rated.of_maps(features, self.members[0].head.constants, self.run.recipe)
 
     def _read(self, features: Mapping[str, Tensor], member: Member) -> Tensor:
         """Return what a member reads (B, L, D), from the feature maps (B, L, D) of each layer."""

@@ -15,6 +15,7 @@ from featcache.images.notes import describe, some_of
 from head.evaluation.marks import ScoreRange, mark_narrow, mark_outside
 from head.evaluation.text import aligned
 from head.prediction.folders import Folder
+from head.prediction.nearest import FAR_QUANTILE
 from head.prediction.predictor import Prediction
 
 
@@ -49,7 +50,8 @@ class Predictions:
     def write_csv(self, path: Path) -> None:
         """Write path,score,m_1..m_T,in_training,outside_range,problem as CSV, one line an image.
 
-        Of several members also deviation, which stands behind score, and is empty where there is no score.
+        Of several members also deviation, which stands behind score, and is empty where there is no score. Where
+        images have neighbours, far stands behind outside_range.
         """
         write_output(path, csv_bytes(self._lines()))
 
@@ -91,8 +93,17 @@ class Predictions:
     def _marks(self) -> list[str]:
         """Return how many scores are outside the range of training, and whether all are close together."""
         scores = [one.score for one in self.of_images if one.score is not None]
-        marks = (mark_outside(scores, self.score_range), mark_narrow(scores, self.score_range))
+        marks = (mark_outside(scores, self.score_range), mark_narrow(scores, self.score_range), self._far_away())
         return [f"warning: {mark}" for mark in marks if mark]
+
+    def _far_away(self) -> str:
+        """Return how many images are far from all that the head was trained on, '' if none is, or it is not known."""
+        known = [one.neighbours.far for one in self.of_images if one.neighbours]
+        count = "the image is" if len(known) == 1 else f"{sum(known):,} of {len(known):,} images are"
+        beyond = (
+            f"farther than {FAR_QUANTILE:.0%} of those are from each other: the head may know nothing of their kind"
+        )
+        return f"{count} far from all images that the head was trained on, {beyond}" if any(known) else ""
 
     def _unread(self) -> str:
         problems = [printable(f"{one.path}: {one.problem}") for one in self.of_images if one.problem]
@@ -126,11 +137,13 @@ class Predictions:
         steps = max((len(one.step_scores) for one in self.of_images), default=0)
         names = ["score", *(["deviation"] if self.members > 1 else []), *(f"m_{t}" for t in range(1, steps + 1))]
         said = {None: "unknown", False: "no", True: "yes"}
-        lines = [["path", *names, "in_training", "outside_range", "problem"]]
+        near = any(one.neighbours for one in self.of_images)
+        lines = [["path", *names, "in_training", "outside_range", *(["far"] if near else []), "problem"]]
         for one in self.of_images:
             deviation = [] if one.deviation is None else [one.deviation]
             numbers = [] if one.score is None else [one.score, *deviation, *one.step_scores]
             cells = [f"{number:.6f}" for number in numbers] or [""] * len(names)
             outside = "" if one.score is None else said[one.outside_range]
-            lines.append([str(one.path), *cells, said[one.in_training], outside, one.problem])
+            far = [said[one.neighbours.far] if one.neighbours else ""] if near else []
+            lines.append([str(one.path), *cells, said[one.in_training], outside, *far, one.problem])
         return lines

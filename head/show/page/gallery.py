@@ -4,7 +4,7 @@ import base64
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle, repeat
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.base.commands import command
-from featcache.base.errors import InvalidSettings
+from featcache.base.errors import BadInput, InvalidSettings
 from featcache.datasets.splits import natural_key
 from featcache.store.cache import FeatureCache
 from head.data.batches import present_part
@@ -22,11 +22,13 @@ from head.evaluation.evaluate import Evaluation
 from head.evaluation.metrics import json_number
 from head.evaluation.score import Scored, attention_of
 from head.evaluation.summary import HeadSummary, called
+from head.prediction.nearest import Neighbours, rated_images
 from head.runs.run import Run
 
 LARGEST_ENTRIES = 16_000_000  # bytes of all entries of a page with their maps
 _QUANTILES = 101
 _LABELS = 80  # bytes around the levels of an entry's maps
+_NEAR = 150  # bytes of an entry's neighbours
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class Entry:
     """One image, a row of the cache, in one split: its score there, and each table row's prediction, if it has one.
 
     steps (T) and maps are those of the row that is shown; without, it has no run of this split, or does not look.
+    neighbours are the nearest images that its run was trained on, None where there is no run, or it reads pixels alone.
     """
 
     split: str
@@ -76,6 +79,7 @@ class Entry:
     predictions: tuple[float | None, ...]
     steps: tuple[float, ...]
     maps: PackedMaps | None = None
+    neighbours: Neighbours | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return it as a JSON object, scores to six digits; what is not finite becomes null."""
@@ -86,7 +90,14 @@ class Entry:
             "predictions": [None if one is None else json_number(round(one, 6)) for one in self.predictions],
             "steps": [json_number(round(one, 6)) for one in self.steps],
             "maps": self.maps.as_json() if self.maps else None,
+            **({} if self.neighbours is None else _as_rows(self.neighbours)),
         }
+
+
+def _as_rows(neighbours: Neighbours) -> dict[str, Any]:
+    """Return row, rating and distance of each of some neighbours, and whether the image is far from all."""
+    near = [[one.row, round(one.rating, 6), round(one.distance, 4)] for one in neighbours.nearest]
+    return {"near": near, "far": neighbours.far}
 
 
 @dataclass(frozen=True)
@@ -106,6 +117,12 @@ class Gallery:
     def rows(self) -> list[int]:
         """The rows of the cache that are in it, in order."""
         return sorted({entry.row for entry in self.entries})
+
+    @property
+    def near_rows(self) -> list[int]:
+        """The rows that are the neighbours of some, and not in it, in order."""
+        near = {one.row for entry in self.entries if entry.neighbours for one in entry.neighbours.nearest}
+        return sorted(near - set(self.rows))
 
 
 def shown_summary(evaluation: Evaluation, name: str | None) -> int:
@@ -147,7 +164,7 @@ def gallery_of(
     splits = sorted({result.run.split for result in evaluation.scored}, key=natural_key)
     entries = [entry for split in splits for entry in _of_split(cache, split, firsts)]
     scores = {entry.row: entry.truth for entry in entries}
-    taken = sum(len(json.dumps(entry.as_json())) for entry in entries) + _map_bytes(firsts[shown], entries)
+    taken = sum(len(json.dumps(entry.as_json())) + _NEAR for entry in entries) + _map_bytes(firsts[shown], entries)
     kept = _chosen(entries, shown, min(most, max(1, len(scores) * budget // taken)))
     found = [entry for entry in entries if entry.row in kept]
     ratings = np.quantile(list(scores.values()), np.linspace(0, 1, _QUANTILES), method="inverted_cdf").tolist()
@@ -192,9 +209,19 @@ def _with_looks(cache: FeatureCache, split: str, scored: Scored | None, entries:
     steps = dict(zip(rows.tolist(), scored.step_scores.tolist(), strict=True))
     batches = attention_of(cache, scored.run, np.array([entry.row for entry in own], np.int64))
     maps = repeat(None) if batches is None else (pack_maps(one) for batch in batches for one in batch)
+    neighbours = _neighbours(cache, scored.run, [entry.row for entry in own])
     return [
-        replace(entry, steps=tuple(steps[entry.row]), maps=packed) for entry, packed in zip(own, maps, strict=False)
+        replace(entry, steps=tuple(steps[entry.row]), maps=packed, neighbours=near)
+        for entry, packed, near in zip(own, maps, neighbours, strict=False)
     ]
+
+
+def _neighbours(cache: FeatureCache, run: Run, rows: Sequence[int]) -> Iterable[Neighbours | None]:
+    """Return the neighbours of rows among the images that a run was trained on, None where it has none."""
+    try:
+        return rated_images(cache, [run]).of_rows(cache, np.array(rows, np.int64))
+    except (BadInput, InvalidSettings):  # an imported head, whose images nobody knows, or one that reads pixels
+        return repeat(None)
 
 
 def _chosen(entries: Sequence[Entry], shown: int, most: int) -> set[int]:

@@ -21,10 +21,11 @@ from head.show.figures.figures import draw_all, svg_of
 from head.show.page.document import json_block, page_of
 from head.show.page.facts import cache_facts, score_facts
 from head.show.page.gallery import Gallery, find_summary, first_seeds, gallery_of, shown_summary
-from head.show.page.thumbnails import Thumbnail, images_folder, thumbnails_of
+from head.show.page.thumbnails import SMALL_SIDE, Thumbnail, images_folder, thumbnails_of
 
 LARGEST_PAGE = 40_000_000  # bytes, unless maps and figures alone take more
 _PAGE_ITSELF = 100_000  # bytes of style and script, and of what is said of pictures that are missing
+_SMALL_PICTURE = 1500  # bytes of one at 48 pixels
 _FEW = 8
 
 
@@ -143,9 +144,11 @@ def build_report(
         "figures": _figures(cache, evaluation),
         "gallery": _gallery_data(cache, gallery, [Thumbnail()] * len(images)),
     }
-    room = LARGEST_PAGE - _PAGE_ITSELF - len(json_block(data))
-    thumbnails = thumbnails_of(images, folder, budget=room * 3 // 4 - 2 * len(images), on_progress=on_progress)
-    data["gallery"] = _gallery_data(cache, gallery, thumbnails)
+    room = (LARGEST_PAGE - _PAGE_ITSELF - len(json_block(data))) * 3 // 4  # base64 makes 4 bytes of 3
+    near = _near_pictures(cache, gallery, folder, budget=room // 5)
+    room -= sum(len(one.data) for one in near)
+    thumbnails = thumbnails_of(images, folder, budget=room - 2 * len(images), on_progress=on_progress)
+    data["gallery"] = _gallery_data(cache, gallery, thumbnails, near)
     problems = [(image.name, one.problem) for image, one in zip(images, thumbnails, strict=True) if one.problem]
     return Report(data, evaluation.summaries[gallery.shown].name, len(images), problems)
 
@@ -182,7 +185,18 @@ def write_raw_maps(cache: FeatureCache, evaluation: Evaluation, settings: Report
     return found
 
 
-def _gallery_data(cache: FeatureCache, gallery: Gallery, thumbnails: Sequence[Thumbnail]) -> dict[str, Any]:
+def _near_pictures(cache: FeatureCache, gallery: Gallery, folder: Path, *, budget: int) -> list[Thumbnail]:
+    """Return small pictures of the images that are near some of the gallery, without any if they would not fit."""
+    rows = gallery.near_rows
+    if budget < _SMALL_PICTURE * len(rows):
+        return [Thumbnail()] * len(rows)
+    return thumbnails_of([cache.images[row] for row in rows], folder, budget=budget, largest=SMALL_SIDE)
+
+
+def _gallery_data(
+    cache: FeatureCache, gallery: Gallery, thumbnails: Sequence[Thumbnail], near: Sequence[Thumbnail] = ()
+) -> dict[str, Any]:
+    near = near or [Thumbnail()] * len(gallery.near_rows)
     return {
         "shown": gallery.shown,
         "of": gallery.images,
@@ -196,6 +210,10 @@ def _gallery_data(cache: FeatureCache, gallery: Gallery, thumbnails: Sequence[Th
                 "problem": thumbnail.problem,
             }
             for row, thumbnail in zip(gallery.rows, thumbnails, strict=True)
+        },
+        "near": {
+            row: {"name": cache.images[row].name, "picture": thumbnail.as_text()}
+            for row, thumbnail in zip(gallery.near_rows, near, strict=True)
         },
         "entries": [entry.as_json() for entry in gallery.entries],
     }

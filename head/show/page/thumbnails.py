@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from featcache.images.identity import ImageRow, original
 from featcache.store.cache import FeatureCache
 
 LARGEST_SIDE, SMALLEST_SIDE = 360, 48
+SMALL_SIDE = 112  # of pictures beside a larger one
 QUALITY = 78  # of WebP; 80 photographs at 320 pixels take 12 KB each
 
 
@@ -55,19 +57,41 @@ def images_folder(cache: FeatureCache, root: Path | None) -> Path:
 
 
 def thumbnails_of(
-    images: Sequence[ImageRow], folder: Path, *, budget: int, on_progress: OnProgress = silent
+    images: Sequence[ImageRow],
+    folder: Path,
+    *,
+    budget: int,
+    largest: int = LARGEST_SIDE,
+    on_progress: OnProgress = silent,
 ) -> list[Thumbnail]:
     """Return the thumbnail of each image, at most budget bytes together if they can be: smaller where they are many.
 
+    The longer side is at most so many pixels as largest says.
+
     An image that is not there, cannot be read, or is not the file that was extracted has a problem instead.
     """
-    side = LARGEST_SIDE if budget > 0 else SMALLEST_SIDE
+    side = largest if budget > 0 else SMALLEST_SIDE
     while True:
         found = _all_of(images, folder, side, on_progress)
         taken = sum(len(one.data) for one in found)
         if taken <= budget or side == SMALLEST_SIDE:
             return found
         side = max(SMALLEST_SIDE, math.floor(side * 0.95 * math.sqrt(budget / taken)))
+
+
+class Pictures:
+    """Small pictures of a cache's images, each made when it is asked for first; '' where there is none."""
+
+    def __init__(self, cache: FeatureCache, folder: Path) -> None:
+        self._cache, self._folder = cache, folder
+        self._made = lru_cache(maxsize=1024)(self._make)
+
+    def of(self, row: int) -> str:
+        """Return the picture of a row, in base64."""
+        return self._made(row)
+
+    def _make(self, row: int) -> str:
+        return _thumbnail(self._cache.images[row], self._folder, SMALL_SIDE).as_text()
 
 
 def _all_of(images: Sequence[ImageRow], folder: Path, side: int, on_progress: OnProgress) -> list[Thumbnail]:

@@ -18,7 +18,7 @@ function openDetail(list, start, row, scale, closed) {
         el("div", { class: "rated" }, el("dt", {}, "Rated by people"), el("dd", { id: "rated" }, number(entry.truth))),
         el("div", { class: "predicted" }, el("dt", {}, `Predicted by ${data.scores.rows[row].name}`), el("dd", { id: "predicted" }, number(predicted))),
         el("div", {}, el("dt", {}, "Error"), el("dd", {}, number(predicted - entry.truth, 3, { sign: true })))),
-      looksOf(image, surfaces, entry.steps, data.scores.rows[data.gallery.shown].runs[0]), lookNotes(entry, surfaces), predictionsOf(entry, row, scale));
+      looksOf(image, surfaces, entry.steps, data.scores.rows[data.gallery.shown].runs[0]), lookNotes(entry, surfaces), nearestOf(nearRated(entry), entry.far, data.scores.rows[data.gallery.shown].name), predictionsOf(entry, row, scale));
     dialog.scrollTop = 0;
   }
 
@@ -58,4 +58,22 @@ function predictionsOf(entry, row, scale) {
     el("tbody", {}, lines.map(([name, value, k]) => el("tr", { class: k === row ? "chosen" : "" },
       el("th", { scope: "row" }, broken(name)), el("td", { class: "plot" }, track(entry.truth, value, scale)),
       el("td", { class: "num" }, number(value)), el("td", { class: "num soft" }, number(value - entry.truth, 3, { sign: true })))))));
+}
+
+// The neighbours of an entry, with what the page has of each.
+function nearRated(entry) {
+  const { images, near } = data.gallery;
+  return (entry.near ?? []).map(([row, rating, distance]) => ({ rating, distance, image: (images[row] ?? near[row]).name, picture: (images[row] ?? near[row]).picture }));
+}
+
+// The images that a head was trained on and that are nearest to one, with their ratings.
+function nearestOf(near, far, name) {
+  if (!near?.length) return null;
+  const pictured = ({ picture, image, rating, distance }) => el("li", { title: `${image}, distance ${number(distance)}` },
+    picture ? el("img", { alt: "", src: `data:image/webp;base64,${picture}`, width: 112, height: 112 }) : null,
+    el("span", { class: "rated" }, number(rating, 2)), el("span", { class: "soft" }, image));
+  return el("div", { class: "all" }, el("h3", {}, "Nearest rated images"),
+    el("p", { class: "note" }, `Of those that ${name} was trained on, with what people rated them.`),
+    far ? el("p", { class: "refused" }, "This image is far from all of them, farther than 99% are from each other: its score rests on little.") : null,
+    el("ul", { class: "near" }, near.map(pictured)));
 }

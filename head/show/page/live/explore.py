@@ -2,11 +2,13 @@
 
 from collections.abc import Collection
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from featcache.base.errors import BadInput, InvalidSettings, Mismatch
 from featcache.base.progress import OnProgress, silent
 from featcache.images.decode import decode_bytes
 from featcache.images.notes import in_full
@@ -14,7 +16,8 @@ from featcache.store.cache import FeatureCache
 from head.evaluation.evaluate import Evaluation
 from head.evaluation.marks import mark_outside
 from head.evaluation.summary import without_seed
-from head.prediction.predictor import Predictor
+from head.prediction.nearest import rated_images
+from head.prediction.predictor import Prediction, Predictor
 from head.runs.run import Run
 from head.show.overlay import seen_box
 from head.show.page.document import page_of
@@ -22,7 +25,7 @@ from head.show.page.facts import run_facts
 from head.show.page.gallery import pack_maps
 from head.show.page.live.app import MOST_BYTES, explore_app
 from head.show.page.report import ReportSettings, build_report, evaluate_for
-from head.show.page.thumbnails import make_thumbnail
+from head.show.page.thumbnails import Pictures, images_folder, make_thumbnail
 
 SIDE = 640  # pixels of the picture that is sent back
 MOST_PIXELS = 40_000_000  # of an upload: a small file may declare far more, and each takes up to 50 bytes of memory
@@ -54,7 +57,10 @@ def exploration(
     }
     data: dict[str, Any] = {"live": live}
     warnings: list[str] = []
+    pictures: Pictures | None = None
     if cache is not None:
+        warnings += _give_rated(predictor, cache)
+        pictures = Pictures(cache, images_folder(cache, root))
         settings = ReportSettings(root=root)
         found = evaluate_for(cache, runs, settings, weights=weights)
         settings = replace(settings, head=_name_of_summary(run, found))
@@ -63,19 +69,29 @@ def exploration(
         left_out = dict.fromkeys(f"warning: not in the page: {error}" for error in found.errors)
         warnings += [*left_out, *found.warnings(), *about.warnings()]
     page = page_of(data, title=f"{name}: explore")
-    return explore_app(page, lambda image: predict_bytes(predictor, image), host=host, allowed=allowed), warnings
+    answer = partial(predict_bytes, predictor, pictures=pictures)
+    return explore_app(page, answer, host=host, allowed=allowed), warnings
 
 
-def predict_bytes(predictor: Predictor, data: bytes) -> dict[str, Any]:
+def _give_rated(predictor: Predictor, cache: FeatureCache) -> list[str]:
+    """Let a predictor find the nearest of its training images in a cache; return why it cannot, if so."""
+    try:
+        predictor.rated = rated_images(cache, [member.run for member in predictor.members])
+    except (BadInput, InvalidSettings, Mismatch) as error:
+        return [f"the nearest training images are not shown: {error}"]
+    return []
+
+
+def predict_bytes(predictor: Predictor, data: bytes, *, pictures: Pictures | None = None) -> dict[str, Any]:
     """Return what `Predictor.predict` says of a file with these bytes; nothing of them is written anywhere.
 
     A JSON object: the score, its steps (T) and maps, the size of the upright image in pixels and the box of it that the
     head saw, a small picture of it, and notes: what to know of an image that was read all the same, and that its score
     is outside the range of those that the head was trained on. in_training says that the head was trained on this very
     file, as trained_members of its runs were; None that nobody knows. Of several runs score, steps and maps are means,
-    and deviation is that of their scores, None of one. Raises `BadImage` if the
-    bytes are no image, or one whose declared size is too large to be decoded, and `BadInput` if the backbone makes
-    nothing of it.
+    and deviation is that of their scores, None of one. nearest and far are as `Neighbours` has them, with small
+    pictures besides. Raises `BadImage` if the bytes are no image, or one whose declared size is too large to decode,
+    and `BadInput` if the backbone makes nothing of it.
     """
     decoded = decode_bytes(data, most_pixels=MOST_PIXELS)
     found = predictor(np.asarray(decoded.rgb))
@@ -90,10 +106,21 @@ def predict_bytes(predictor: Predictor, data: bytes) -> dict[str, Any]:
         "in_training": predictor.in_training(decoded.sha256),
         "trained_members": predictor.trained_members(decoded.sha256),
         "notes": [*map(in_full, decoded.notes), *([f"{mark[0].upper()}{mark[1:]}."] if mark else [])],
+        **_neighbours(found, pictures),
         "size": [width, height],
         "box": list(seen_box(predictor.run.recipe.view_settings, width=width, height=height)),
         "picture": make_thumbnail(decoded.rgb, SIDE).as_text(),
     }
+
+
+def _neighbours(found: Prediction, pictures: Pictures | None) -> dict[str, Any]:
+    """Return neighbours as a JSON object, with their pictures; nothing where none are known."""
+    if found.neighbours is None or pictures is None:
+        return {}
+    known = found.neighbours.as_json()
+    rows = [one.row for one in found.neighbours.nearest]
+    near = [{**one, "picture": pictures.of(row)} for one, row in zip(known["nearest"], rows, strict=True)]
+    return {**known, "nearest": near}
 
 
 def _name_of_summary(run: Run, found: Evaluation) -> str | None:
