@@ -101,6 +101,7 @@ function gallerySection() {
       el("span", { class: "key rated" }, "rated by people"), " ", el("span", { class: "key predicted" }, "predicted"), `, on a line from ${number(scale.low, 2)} to ${number(scale.high, 2)}. `,
       "What lies beyond its ends is drawn there. An image appears once in each split that scored it. Arrow keys move, Enter opens.",
       kept < of ? ` The gallery has ${kept.toLocaleString("en")} of ${of.toLocaleString("en")} images: half by lot, the others highest, lowest and worst predicted.` : ""),
+    data.maps[rows[shown].name] ? el("p", { class: data.maps[rows[shown].name].says === "where" ? "note" : "refused" }, `Maps of ${rows[shown].name}. ${data.maps[rows[shown].name].verdict}`) : null,
     form, grid, end);
 }
 
