@@ -82,8 +82,8 @@ def main(images: int, splits: int, epochs: int, seed: int, out: Path | None) -> 
     with TemporaryDirectory() as home:
         cache, place = planted_cache(Path(home, "cache"), images=images, splits=splits, seed=seed)
         runs = Path(home, "runs")
-        ridge = trained(cache, runs, seed=seed, head="ridge")
-        trained(cache, runs, seed=seed, epochs=epochs, hidden_size=64, regressor_size=32, batch_size=32)
+        ridge = trained(cache, runs, "ridge", seed=seed, head="ridge")
+        trained(cache, runs, "attention", seed=seed, epochs=epochs, hidden_size=64, regressor_size=32, batch_size=32)
         evaluation = evaluate(cache, runs)
         told = faithful_heads(cache, evaluation)
         result = {
@@ -102,18 +102,15 @@ def main(images: int, splits: int, epochs: int, seed: int, out: Path | None) -> 
     click.echo(json.dumps(result))
 
 
-def trained(cache: FeatureCache, runs: Path, **settings: Any) -> list[Any]:
-    """Return a run of each split, of a head with such settings."""
+def trained(cache: FeatureCache, runs: Path, name: str, **settings: Any) -> list[Any]:
+    """Return a run of each split, of a head with such settings, under a name."""
     from head.settings import TrainSettings
     from head.training.job import TrainingJob
     from head.training.train import train
 
     wanted = TrainSettings(**settings)
-    home = runs / cache.name / wanted.default_name()
-    return [
-        train(TrainingJob(cache, split, wanted, home / f"split-{split}", wanted.default_name()))
-        for split in cache.splits
-    ]
+    home = runs / cache.name / name
+    return [train(TrainingJob(cache, split, wanted, home / f"split-{split}", name)) for split in cache.splits]
 
 
 def _recipe() -> Recipe:

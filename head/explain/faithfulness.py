@@ -104,11 +104,11 @@ class Faithfulness:
     def says(self) -> str:
         """What maps tell of where the score comes from: 'nothing', 'little' or 'where'.
 
-        Nothing, if their order changes the score no sooner than random ones in either test, and little, if it does so
-        by less than `LITTLE` in both.
+        Nothing, if their order changes the score no sooner than random ones in either test, and where, if it does so by
+        `LITTLE` or more in both.
         """
-        shares = [one.share for one in self.against("random") if one.sure]
-        return "nothing" if not shares else "little" if max(shares) < LITTLE else "where"
+        shares = [one.share if one.sure else 0.0 for one in self.against("random")]
+        return "where" if min(shares) >= LITTLE else "little" if max(shares) > 0 else "nothing"
 
     def verdict(self) -> str:
         """Return in a few plain words whether the maps tell what the score hangs on."""

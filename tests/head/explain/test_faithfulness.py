@@ -23,7 +23,7 @@ from tests.helpers.synthetic import RECIPE
 def test_the_attention_of_a_trained_head_finds_a_planted_score(tmp_path: Path) -> None:
     cache, _ = planted_cache(tmp_path / "planted", images=400)
     trained(
-        cache, tmp_path / "runs", epochs=40, hidden_size=32, regressor_size=16, batch_size=16, dropout=0.1,
+        cache, tmp_path / "runs", "attention", epochs=40, hidden_size=32, regressor_size=16, batch_size=16, dropout=0.1,
         precision="fp32",
     )  # fmt: skip
     found = faithfulness(cache, evaluate(cache, tmp_path / "runs").summaries[0])

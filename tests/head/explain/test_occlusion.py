@@ -116,5 +116,5 @@ def test_heads_that_pool_features_with_places_have_occlusion(
 
 def test_the_occlusion_of_ridge_finds_a_planted_score(tmp_path: Path) -> None:
     cache, place = planted_cache(tmp_path / "planted", images=400)
-    (run,) = trained(cache, tmp_path / "runs", head="ridge", layers=(LAYER,))
+    (run,) = trained(cache, tmp_path / "runs", "ridge", head="ridge", layers=(LAYER,))
     assert found_by_occlusion(cache, run, place) > 0.5 > 20 / SIDE**2

@@ -48,8 +48,7 @@ function lookNotes(entry, surfaces) {
   const shown = data.scores.rows[data.gallery.shown].name;
   if (!surfaces) return el("p", { class: "note" }, `${shown} has no map that could be drawn${entry.steps.length ? ": it has no attention, and occlusion is not computed of it" : " in this split"}.`);
   const score = entry.predictions[data.gallery.shown];
-  const told = data.maps[shown];
-  return el("div", { class: "beneath" }, sumOf(entry.steps, score), legend(surfaces, shown), told ? el("p", { class: told.says === "where" ? "note" : "refused" }, told.verdict) : null);
+  return el("div", { class: "beneath" }, sumOf(entry.steps, score), legend(surfaces, shown), verdictOf(shown));
 }
 
 function predictionsOf(entry, row, scale) {

@@ -116,7 +116,7 @@ function legend({ top, occlusion }, name) {
   if (occlusion) {
     const most = top.toPrecision(2);
     return el("p", { class: "legend" }, `Occlusion of ${name} `, el("span", {}, `${MINUS}${most}`), bar, el("span", {}, `+${most}`),
-      ": by how much the score is higher than with a place emptied, its features replaced by the mean training feature");
+      " how much higher the score is than with the place emptied, its features replaced by the mean training feature");
   }
   return el("p", { class: "legend" }, `Attention of ${name} `, el("span", {}, "0"), bar,
     el("span", {}, `${number(top, 2)}\u00d7`), " an even share, where the line is; one scale for all maps");
@@ -127,7 +127,7 @@ function legend({ top, occlusion }, name) {
 function looksOf(image, surfaces, steps, run) {
   const panels = [el("figure", {}, picture(image, null, 0, image.name), el("figcaption", {}, shareSeen(image) < 1 ? "Framed: what the head saw" : "The image"))];
   if (surfaces?.occlusion)
-    panels.push(el("figure", {}, picture(image, surfaces, 0, "What the score hangs on"), el("figcaption", {}, "Occlusion", el("b", {}, `score ${number(steps[0] === undefined ? null : steps.reduce((one, other) => one + other, 0))}`))));
+    panels.push(el("figure", {}, picture(image, surfaces, 0, "What the score hangs on"), el("figcaption", {}, "Occlusion")));
   else if (surfaces)
     for (let t = 0; t < surfaces.looks.length; t++) {
       const rest = run.tokens ? `${(100 * surfaces.onTokens[t]).toFixed(0)}% on ${run.tokens}` : null;

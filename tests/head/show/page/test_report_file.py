@@ -22,7 +22,7 @@ from tests.helpers.hostile import MARKUP
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave a page's figures out, which take longer to draw than all the rest."""
-    monkeypatch.setattr(report, "_figures", lambda cache, evaluation: {"drawings": [], "left_out": []})
+    monkeypatch.setattr(report, "_figures", lambda cache, evaluation, told: {"drawings": [], "left_out": []})
 
 
 def test_the_same_files_give_the_same_bytes(cache: FeatureCache, runs: Path, tmp_path: Path) -> None:

@@ -448,7 +448,7 @@ def test_more_images_than_are_made_at_once_are_made_when_they_come_near(
 def test_the_headline_says_what_holds(
     browser: Any, cache: FeatureCache, evaluation: Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(report, "_figures", lambda cache, evaluation: {"drawings": [], "left_out": []})
+    monkeypatch.setattr(report, "_figures", lambda cache, evaluation, told: {"drawings": [], "left_out": []})
     built = report.build_report(cache, evaluation, report.ReportSettings())
 
     def headline(**changes: Any) -> str:
