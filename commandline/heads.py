@@ -167,7 +167,8 @@ def score_cache(cache: Path | None, target: str | None, runs: Path, as_json: boo
 @options.DEVICE
 @click.option("--csv", "csv_path", type=FILE, help="Write the table there as CSV.")
 @click.option("--maps", "map_folder", type=DIRECTORY,
-              help="Write attention maps there: for each image a .png, and (T, H, W) in a .npy.")  # fmt: skip
+              help="Write maps there: for each image a .png, and (T, H, W) in a .npy; of attention or, of a head "
+              "without, of occlusion, in files so named.")  # fmt: skip
 @click.option("--cache", type=DIRECTORY,
               help="Cache that the head was trained on: name the nearest of its training images, in --json, and mark "
               "images that are far from all.")  # fmt: skip
@@ -199,9 +200,11 @@ def predict(
 
     to_score = find_images(images)
     paths = to_score.paths
-    files = map_files(map_folder, paths, images) if map_folder else []
+    files = map_files(map_folder, paths, images) if map_folder else []  # what they would replace is told at once
     predictor = Predictor.load(run, **network, cache=open_cache(cache) if cache else None)
     tell(*predictor.warnings())
+    if map_folder and predictor.occludes:
+        files = map_files(map_folder, paths, images, occlusion=True)
     if predictor.run.imported:
         tell("warning: which images an imported head was trained on is unknown; its scores of those say nothing")
     if csv_path is not None:

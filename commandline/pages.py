@@ -23,7 +23,7 @@ from commandline.options import DIRECTORY, FILE, open_rated, progress_bar, show,
 @options.JSON
 def figures(cache: Path | None, target: str | None, out: Path, as_json: bool, **given: Any) -> None:
     """Score heads as score-cache does, and draw: heads compared, training curves, predicted against true scores,
-    histograms, residuals, step scores, and attention maps over a few images.
+    histograms, residuals, step scores, whether attention maps tell what scores hang on, and maps over a few images.
 
     Example: amnet figures --cache cache/lamem --out figures/
     """
@@ -33,6 +33,7 @@ def figures(cache: Path | None, target: str | None, out: Path, as_json: bool, **
     from featcache.base.errors import join_errors
     from head.evaluation.evaluate import evaluate
     from head.show.figures.examples import draw_examples
+    from head.show.figures.faithfulness import draw_faithfulness, faithful_heads
     from head.show.figures.figures import SavedDrawings, draw_all, save
 
     opened = open_rated(cache, target)
@@ -44,7 +45,10 @@ def figures(cache: Path | None, target: str | None, out: Path, as_json: bool, **
         against=given["against"],
         weights=given["weights"],
     )
-    parts = [draw_all(opened, found), draw_examples(opened, found, root=given["root"])] if found.scored else []
+    parts = []
+    if found.scored:
+        told = draw_faithfulness(faithful_heads(opened, found), found)
+        parts = [draw_all(opened, found), told, draw_examples(opened, found, root=given["root"])]
     drawings = [drawing for part in parts for drawing in part.drawings]
     left_out = [reason for part in parts for reason in part.left_out]
     saved = SavedDrawings(drawings, save(drawings, out), left_out, found)

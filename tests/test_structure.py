@@ -20,7 +20,7 @@ TO_RUNS = FEATCACHE | {
     *("head/models", "head/models/fused", "head/models/tails"),
 }
 HEAD = TO_RUNS | {
-    *("head/evaluation", "head/training", "head/training/forecasts", "head/prediction", "head/share"),
+    *("head/evaluation", "head/explain", "head/training", "head/training/forecasts", "head/prediction", "head/share"),
     *("head/show", "head/show/figures", "head/show/page", "head/show/page/live", "head/demo"),
 }
 MAY_IMPORT = {  # a folder, or a module that stands alone, and what it may import of ours; docs/architecture.md draws it
@@ -49,12 +49,13 @@ MAY_IMPORT = {  # a folder, or a module that stands alone, and what it may impor
     "head/models": FEATCACHE | {"head/settings", "head/data", "head/models/fused", "head/models/tails"},
     "head/runs": TO_RUNS - {"head/runs"},
     "head/evaluation": TO_RUNS,
+    "head/explain": TO_RUNS | {"head/evaluation"},
     "head/training": TO_RUNS | {"head/evaluation"},
     "head/training/forecasts": TO_RUNS | {"head/evaluation", "head/training"},
-    "head/prediction": TO_RUNS | {"head/evaluation"},
-    "head/share": TO_RUNS | {"head/evaluation", "head/prediction"},
-    "head/show": TO_RUNS | {"head/evaluation", "head/prediction"},
-    "head/show/figures": TO_RUNS | {"head/evaluation", "head/prediction", "head/show"},
+    "head/prediction": TO_RUNS | {"head/evaluation", "head/explain"},
+    "head/share": TO_RUNS | {"head/evaluation", "head/explain", "head/prediction"},
+    "head/show": TO_RUNS | {"head/evaluation", "head/explain", "head/prediction"},
+    "head/show/figures": TO_RUNS | {"head/evaluation", "head/explain", "head/prediction", "head/show"},
     "head/show/page": HEAD - {"head/demo", "head/training", "head/show/page", "head/show/page/live"},
     "head/show/page/live": HEAD - {"head/demo", "head/training", "head/show/page/live"},
     "head/paper": HEAD - {"head/demo"},

@@ -89,9 +89,14 @@ class HeadInput:
     def read(self, cache: FeatureCache, rows: NDArray[np.int64], views: NDArray[np.int64] | int) -> Tensor:
         """Return features of (row, view) pairs, float32: (B, L, D), with tokens (B, L + n, D), or pooled (B, 1, D)."""
         if not self.pooled:
-            stored = {layer: torch.from_numpy(cache.read(rows, views, layer)) for layer in self.layers}
-            return self._join_maps({k: decode(v, cache.constants(k)) for k, v in stored.items()}, cache.recipe)
+            return self._join_maps(self.read_layers(cache, rows, views), cache.recipe)
         return self._join([torch.from_numpy(cache.read_pooled(rows, views, layer)) for layer in self.layers])
+
+    def read_layers(
+        self, cache: FeatureCache, rows: NDArray[np.int64], views: NDArray[np.int64] | int
+    ) -> dict[str, Tensor]:
+        """Return the features (B, L, D) float32 of each layer, neither pooled nor joined."""
+        return {layer: decode(cache.read(rows, views, layer), cache.constants(layer)) for layer in self.layers}
 
     def batches(
         self, cache: FeatureCache, pairs: Iterable[tuple[NDArray[np.int64], NDArray[np.int64]]], *, pinned: bool = False
@@ -108,11 +113,17 @@ class HeadInput:
 
     def of_maps(self, maps: Mapping[str, Tensor], constants: Mapping[str, Constants], recipe: Recipe) -> Tensor:
         """Return what `read` would, had the maps (B, L, D) of each layer been stored with these constants."""
-        stored = {layer: encode(maps[layer], constants.get(layer)) for layer in self.layers}
         if not self.pooled:
-            features = {layer: torch.from_numpy(stored[layer].features) for layer in self.layers}
-            return self._join_maps({k: decode(v, constants.get(k)) for k, v in features.items()}, recipe)
+            return self._join_maps(self.layers_of_maps(maps, constants), recipe)
+        stored = {layer: encode(maps[layer], constants.get(layer)) for layer in self.layers}
         return self._join([torch.from_numpy(stored[layer].pooled) for layer in self.layers])
+
+    def layers_of_maps(self, maps: Mapping[str, Tensor], constants: Mapping[str, Constants]) -> dict[str, Tensor]:
+        """Return what `read_layers` would, had the maps (B, L, D) of each layer been stored with these constants."""
+        return {
+            layer: decode(encode(maps[layer], constants.get(layer)).features, constants.get(layer))
+            for layer in self.layers
+        }
 
     def _join_maps(self, maps: Mapping[str, Tensor], recipe: Recipe) -> Tensor:
         """Join maps (B, L, D) of each layer in one shape, tokens behind them."""

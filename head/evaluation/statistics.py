@@ -1,7 +1,7 @@
 """Means of results on overlapping splits: intervals, p and Holm's adjustment. Knows nothing of runs or heads.
 
 Splits of one set of images share most of their training images, so results on them are not independent: the usual
-t interval over splits is too narrow. Every interval and p here has the corrected variance of resampled results.
+t interval over splits is too narrow. Intervals and p over splits here have the corrected variance of resampled results.
 """
 
 import math
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from head.evaluation.metrics import TELL_NOTHING
+from head.evaluation.metrics import RESAMPLES, TELL_NOTHING
 
 CORRECTION = "t over splits, its variance corrected for overlapping training sets (Nadeau and Bengio 2003)"
 OF_MEAN_RHO = "Fisher's z, t over splits, corrected for overlapping training sets (Nadeau and Bengio 2003)"
@@ -53,6 +53,28 @@ def mean_rho_interval(rho: NDArray[np.float64], test_share: float, images: NDArr
     centre = np.arctanh(np.clip(mean, np.mean(steps) - 1, 1 - np.mean(steps)))
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(z) - 1)) * error
     return min(mean, float(np.tanh(centre - half))), max(mean, float(np.tanh(centre + half)))
+
+
+def resampled_interval(
+    values: Sequence[NDArray[np.float64]], images: Sequence[NDArray[np.int64]], *, seed: int = 0
+) -> tuple[float, float]:
+    """Return the 95% interval of the mean over splits of means over images, by a percentile bootstrap over images.
+
+    values are of each split (n), and images (n) the number of each image: one that is in several splits is drawn for
+    all of them at once. It is of these heads on other images, not of heads that are trained anew. NaN for
+    `TELL_NOTHING` images or fewer.
+    """
+    known = np.unique(np.concatenate(images))
+    if len(known) <= TELL_NOTHING:
+        return float("nan"), float("nan")
+    rng = np.random.default_rng(seed)
+    times = rng.multinomial(len(known), np.full(len(known), 1 / len(known)), size=RESAMPLES)  # (resamples, images)
+    means = []
+    for of_split, those in zip(values, images, strict=True):
+        drawn = times[:, np.searchsorted(known, those)]  # (resamples, n)
+        means.append(drawn @ of_split / np.maximum(drawn.sum(axis=1), 1))
+    low, high = np.percentile(np.mean(means, axis=0), [2.5, 97.5])
+    return float(low), float(high)
 
 
 def rho_interval(rho: float, images: int) -> tuple[float, float]:

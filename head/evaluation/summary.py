@@ -38,6 +38,11 @@ class HeadSummary:
         """The seeds, in order."""
         return tuple(sorted({result.run.seed for result in self.scored}))
 
+    def first_seeds(self) -> dict[str, Scored]:
+        """Return the result of the first seed in each split."""
+        ordered = sorted(self.scored, key=lambda one: one.run.seed, reverse=True)
+        return {one.run.split: one for one in ordered}
+
     @property
     def optimistic(self) -> bool:
         """Whether an epoch was picked on the test part, so that the validation rho is a test rho."""

@@ -196,3 +196,9 @@ class KernelProductHead(_SupportVectors):
         for k, (name, seen, known) in enumerate(parts):
             product = product * KERNELS[name].of(seen, known, self.gamma[k])  # (B, S)
         return output_of(product @ self.weight + self.intercept)
+
+    def mean_feature(self) -> Tensor:
+        """Return the mean training vector (D); of channels that a kernel takes as stored that of support vectors."""
+        parts = zip(self.shape.kernels, self.shape.sizes, strict=True)
+        held = torch.cat([torch.full((size,), KERNELS[name].standardised) for name, size in parts])
+        return torch.where(held.to(self.support.device), self.standardise.mean, self.support.double().mean(dim=0))

@@ -100,7 +100,9 @@ class Kind:
 
     title is what a model card calls it. module is built of shape, whose fields are fields of settings and what sizes
     gives for a recipe and an input. reads gives its `HeadInput` of some layers of a cache. scale gives for a module the
-    mean and deviation by which it standardises its channels, None where it does not. attends is whether it has maps of
+    mean and deviation by which it standardises its channels, None where it does not. mean_feature gives for a module
+    the mean training feature (D) as it reads them, which stands for a place of which nothing is known; it is None where
+    none is held. attends is whether it has maps of
     where it looks, which baselines have not; without attention they are uniform, 1/L. looks says of a shape in words
     how it looks, and look is what one of its T steps is called. target gives the scale of training scores. coverage
     gives for T the constant of Eq. 15: how much attention a position should get in all T steps together.
@@ -118,6 +120,7 @@ class Kind:
     module: type[nn.Module]
     reads: Callable[[FeatureCache, TrainSettings, tuple[str, ...]], HeadInput] = reading.read_pooled
     scale: Callable[[Any], _Scale] = lambda head: (head.standardise.mean, head.standardise.deviation)
+    mean_feature: Callable[[Any], Tensor] | None = lambda head: head.standardise.mean
     attends: bool = False
     looks: Callable[[Any], str] = lambda shape: ""
     look: str = "look"
@@ -144,6 +147,7 @@ _TAIL = Kind(
     tail.TailHead,
     reads=cuts.read_cut,
     scale=lambda head: None,
+    mean_feature=None,
     sizes=lambda recipe, source: tail.sizes_of(recipe, source.layers),
     begin=_take_weights,
     groups=lambda head, settings: head.groups(settings),
@@ -163,6 +167,7 @@ KINDS = {  # a run stores the first name of its kind
         amnet.AMNetHead,
         reads=reading.read_steps,
         scale=lambda head: (head.feature_mean, head.feature_std),
+        mean_feature=lambda head: head.feature_mean,
         attends=True,
         looks=_recurrent_looks,
         target=_to_one,
@@ -174,6 +179,7 @@ KINDS = {  # a run stores the first name of its kind
         published.PublishedHead,
         reads=reading.read_maps,
         scale=lambda head: None,  # batch norm instead
+        mean_feature=lambda head: head.mean_feature(),
         attends=True,
         looks=_recurrent_looks,
         target=lambda scores: TargetScale(published.TARGET_MEAN, published.TARGET_SCALE),
@@ -233,7 +239,10 @@ KINDS = {  # a run stores the first name of its kind
         baseline=svr.KERNEL,
     ),
     "kernels": Kind(  # of the head "svr" as well, with other kernels than the Gaussian
-        "support vector regression on pooled features", kernels.KernelProductShape, kernels.KernelProductHead
+        "support vector regression on pooled features",
+        kernels.KernelProductShape,
+        kernels.KernelProductHead,
+        mean_feature=lambda head: head.mean_feature(),
     ),
     "mlp": Kind(
         "a perceptron with one hidden layer on pooled features",

@@ -92,6 +92,17 @@ class PublishedHead(nn.Module):
         m = torch.stack(outputs, dim=1) / self.shape.steps  # (B, T)
         return HeadOutput(m.sum(dim=1), m, torch.stack(maps, dim=1))
 
+    def mean_feature(self) -> Tensor:
+        """Return the mean training feature (D), from the running mean of the batch norm, over the last batches.
+
+        It is the shortest feature whose convolution is that mean: the head holds no other.
+        """
+        weight, bias, mean = self.inconv.weight.flatten(1), self.inconv.bias, self.bn1.running_mean
+        wanted = (mean - bias).detach().double().cpu()  # type: ignore[operator]  # both are there
+        matrix = weight.detach().double().cpu()
+        solution: Tensor = torch.linalg.lstsq(matrix, wanted.unsqueeze(1), rcond=1e-6, driver="gelsd").solution
+        return solution.squeeze(1)
+
     def input_block(self, features: Tensor, products: torch.dtype) -> Tensor:
         """Return features (B, L, D) after 1x1 convolution, batch norm over images and positions, and ReLU."""
         B, L, D = features.shape

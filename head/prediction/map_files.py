@@ -1,4 +1,4 @@
-"""Attention maps as files: .npy under names that neither meet nor leave their folder."""
+"""Attention and occlusion maps as files: .npy under names that neither meet nor leave their folder."""
 
 import hashlib
 import io
@@ -13,11 +13,14 @@ from featcache.base.commands import command
 from featcache.base.errors import InvalidSettings
 from featcache.base.files import make_folder, write_durably
 
+_OCCLUSION = ".occlusion.npy"
 _LONGEST_NAME = 120  # bytes; a file system takes 255, with what a temporary name adds
 
 
-def map_files(folder: Path, paths: Sequence[Path], arguments: Sequence[Path]) -> list[Path]:
+def map_files(folder: Path, paths: Sequence[Path], arguments: Sequence[Path], *, occlusion: bool = False) -> list[Path]:
     """Return the file in folder for each image's maps: its path below the argument it was found in, and .npy.
+
+    Of occlusion maps names end in .occlusion.npy.
 
     Where two would be the same, the later one has a number behind its name, and where a folder would be another's
     file, it goes to the top. A function of the arguments alone.
@@ -28,15 +31,15 @@ def map_files(folder: Path, paths: Sequence[Path], arguments: Sequence[Path]) ->
     files: set[str] = set()
     folders: set[str] = set()
     numbers: dict[str, int] = {}
-    names = []
+    names, end = [], _OCCLUSION if occlusion else ".npy"
     for path in paths:
         wanted = _relative(path, given)
         wanted = wanted.with_name(_shortened(wanted.name))
         home = PurePath() if any(_key(parent) in files for parent in wanted.parents) else wanted.parent
-        name, number = wanted.with_name(f"{wanted.name}.npy"), numbers.get(_key(wanted), 1)
+        name, number = wanted.with_name(f"{wanted.name}{end}"), numbers.get(_key(wanted), 1)
         while (key := _key(name)) in files or key in folders or any(_key(parent) in files for parent in name.parents):
             number += 1
-            name = home / f"{wanted.name}-{number}.npy"
+            name = home / f"{wanted.name}-{number}{end}"
         numbers[_key(wanted)] = number
         files.add(key)
         folders |= {_key(parent) for parent in name.parents}
@@ -53,6 +56,11 @@ def map_files(folder: Path, paths: Sequence[Path], arguments: Sequence[Path]) ->
             f"{command('--maps', folder)}: drawings there would be scored with {inside[0]} the next time; give another"
         )
     return names
+
+
+def is_occlusion(path: Path) -> bool:
+    """Return whether a file of `map_files` is for occlusion maps."""
+    return path.name.endswith(_OCCLUSION)
 
 
 def write_maps(path: Path, maps: NDArray[np.float32]) -> None:

@@ -1,6 +1,7 @@
 """Score images that are in no cache, from features made exactly as the cache's were."""
 
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,8 +23,9 @@ from featcache.images.loading import load_decoded
 from featcache.store.cache import FeatureCache
 from head.data.inputs import on_tokens
 from head.evaluation.marks import ScoreRange, score_range
+from head.explain.occlusion import occludes, occlusion
 from head.models.kinds import kind_of
-from head.prediction.map_files import write_maps
+from head.prediction.map_files import is_occlusion, write_maps
 from head.prediction.members import Features, Member, find_members, left_out, predict_each
 from head.prediction.nearest import Neighbours, RatedImages, rated_images
 from head.runs.head_file import TrainedHead, float64_note, load_head
@@ -39,7 +41,8 @@ class Prediction:
 
     path is its file, if it has one. in_training says that a member was trained on this very image, so that its score
     says nothing; None that nobody knows, as for an image that is no file. attention holds its attention maps (T, H, W),
-    which a head without attention does not have, and maps is the file they were written to, if that was asked for.
+    which a head without attention does not have; occlusion, where it was asked for, is the map (1, H, W) of what its
+    score hangs on. maps is the file that one or the other was written to, if that was asked for.
     on_tokens (T) is the share of attention that is on tokens, which have no place in a map, where the head reads such.
     notes say what to know of an image that was read all the same, each as 'KIND: detail'. outside_range says that the
     score is outside the range of those that members were trained on; None where they do not tell it.
@@ -62,6 +65,7 @@ class Prediction:
     outside_range: bool | None = None
     on_tokens: tuple[float, ...] = ()
     neighbours: Neighbours | None = None
+    occlusion: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
 
     def __float__(self) -> float:
         """Return the score; raise `BadInput` if there is none."""
@@ -70,7 +74,8 @@ class Prediction:
         return self.score
 
     def as_json(self) -> dict[str, Any]:
-        """Return the prediction as a JSON object, without its attention maps."""
+        """Return the prediction as a JSON object, without its maps: of these, the file under what they are."""
+        occluded = self.maps is not None and is_occlusion(self.maps)
         return {
             "path": None if self.path is None else str(self.path),
             "score": self.score,
@@ -81,7 +86,8 @@ class Prediction:
             "outside_range": self.outside_range,
             **({} if self.neighbours is None else self.neighbours.as_json()),
             "problem": self.problem,
-            "maps": None if self.maps is None else str(self.maps),
+            "maps": None if self.maps is None or occluded else str(self.maps),
+            "occlusion": str(self.maps) if occluded else None,
             "notes": list(self.notes),
         }
 
@@ -170,20 +176,24 @@ class Predictor:
         return cls(members, backbone, unfinished=unfinished, rated=rated)
 
     @overload
-    def __call__(self, images: ImageLike) -> Prediction: ...
+    def __call__(self, images: ImageLike, *, occlusion: bool = False) -> Prediction: ...
 
     @overload
-    def __call__(self, images: list[Any] | tuple[Any, ...]) -> list[Prediction]: ...
+    def __call__(self, images: list[Any] | tuple[Any, ...], *, occlusion: bool = False) -> list[Prediction]: ...
 
-    def __call__(self, images: ImageLike | list[Any] | tuple[Any, ...]) -> Prediction | list[Prediction]:
+    def __call__(
+        self, images: ImageLike | list[Any] | tuple[Any, ...], *, occlusion: bool = False
+    ) -> Prediction | list[Prediction]:
         """Return the prediction for an image, or one for each of several, attention maps included.
+
+        With occlusion also the occlusion map of each, of a head that `occludes` says has one.
 
         An image is a file, a Pillow image, or an array of uint8, (H, W, 3), (H, W, 4) or (H, W), and is treated as a
         file of the same pixels would be. Raises `BadInput` that lists every image that cannot be scored.
         """
         if not isinstance(images, list | tuple):
-            return self([images])[0]
-        results = list(self.stream(images))
+            return self([images], occlusion=occlusion)[0]
+        results = list(self.stream(images, occlusion=occlusion))
         problems = [
             f"{result.path if result.path is not None else f'image {place}'}: {result.problem}"
             for place, result in enumerate(results)
@@ -232,16 +242,18 @@ class Predictor:
     ) -> list[Prediction]:
         """Return a prediction for each image file, in order; a bad image gets its problem instead of a score.
 
-        The attention maps of each go into its own of map_files, if any: .npy, float32 (T, H, W), and what draw makes of
-        them into .png beside it. Raises `InvalidSettings` if the head has no maps.
+        The maps of each go into its own of map_files, if any: .npy, float32 (T, H, W), and what draw makes of
+        them into .png beside it. They are of attention or, of a head that has none, of occlusion (1, H, W), where names
+        end as `head.prediction.map_files.map_files` has them. Raises `InvalidSettings` if the head has no maps.
         """
-        if map_files and not self.run.attends:
-            raise InvalidSettings(f"{self.run.folder}: a head without attention, which has no maps; leave --maps out")
+        if map_files:
+            self.check_maps()
         results = []
-        for done, result in enumerate(self.stream(paths), start=1):
-            kept = replace(result, attention=None)
-            if map_files and result.attention is not None:
-                write_maps(map_files[done - 1], result.attention)
+        for done, result in enumerate(self.stream(paths, occlusion=bool(map_files)), start=1):
+            kept = replace(result, attention=None, occlusion=None)
+            maps = result.occlusion if result.attention is None else result.attention
+            if map_files and maps is not None:
+                write_maps(map_files[done - 1], maps)
                 if draw is not None:
                     write_durably(map_files[done - 1].with_suffix(".png"), draw(result))
                 kept = replace(kept, maps=map_files[done - 1])
@@ -251,17 +263,31 @@ class Predictor:
         on_progress(Progress("predict", len(paths), len(paths), "images"))
         return results
 
-    def stream(self, images: Iterable[ImageLike]) -> Iterator[Prediction]:
-        """Yield a prediction for each image, in order, as batches of them are scored; a bad one has its problem."""
+    def check_maps(self) -> None:
+        """Raise `InvalidSettings` if the head has neither attention nor occlusion maps."""
+        if not (self.run.attends or self.occludes):
+            raise InvalidSettings(f"{self.run.folder}: a head without attention, which has no maps; leave --maps out")
+
+    @functools.cached_property
+    def occludes(self) -> bool:
+        """Whether it has occlusion maps, as a head without attention on features that have places."""
+        return occludes(self.run)
+
+    def stream(self, images: Iterable[ImageLike], *, occlusion: bool = False) -> Iterator[Prediction]:
+        """Yield a prediction for each image, in order, as batches of them are scored; a bad one has its problem.
+
+        With occlusion also the occlusion map of each, of a head that has one.
+        """
+        occluded = occlusion and self.occludes
         if isinstance(images, str | Path | Image.Image | np.ndarray):
             raise InvalidSettings("stream takes several images: a list of them, or Path(FOLDER).glob('*.jpg')")
         waiting: list[_Loaded] = []
         for image in images:
             waiting.append(self._load(image))
             if sum(one.pixels is not None for one in waiting) == self.backbone.batch_size:
-                yield from self._scored(waiting)
+                yield from self._scored(waiting, occluded=occluded)
                 waiting = []
-        yield from self._scored(waiting)
+        yield from self._scored(waiting, occluded=occluded)
 
     def _load(self, image: ImageLike) -> _Loaded:
         path = Path(image) if isinstance(image, str | Path) else None
@@ -276,15 +302,19 @@ class Predictor:
         view = load_decoded(decoded, "" if path is None else path.name, (0, 1), self.run.recipe).pixels[0]
         return _Loaded(Prediction(path, notes=decoded.notes), view, decoded.sha256)
 
-    def _scored(self, images: Sequence[_Loaded]) -> Iterator[Prediction]:
+    def _scored(self, images: Sequence[_Loaded], *, occluded: bool) -> Iterator[Prediction]:
         pixels = [image.pixels for image in images if image.pixels is not None]
-        of_each = zip(*self._score(pixels), strict=True) if pixels else iter(())
+        features = self.backbone(torch.from_numpy(np.stack(pixels))) if pixels else {}
+        of_each = zip(*self._score(features), strict=True) if pixels else iter(())
+        maps = iter(self._occlusion(features)) if pixels and occluded else itertools.repeat(None)
+        neighbours = iter(self._neighbours(features)) if pixels and self.rated else itertools.repeat(None)
         for image in images:
             if image.pixels is None:
                 yield image.result
             else:
-                *found, neighbours = next(of_each)
-                yield replace(self._prediction(image, *found), neighbours=neighbours)
+                yield replace(
+                    self._prediction(image, *next(of_each)), occlusion=next(maps), neighbours=next(neighbours)
+                )
 
     def _prediction(
         self, image: _Loaded, scores: NDArray[np.float64], steps: NDArray[np.float64], maps: NDArray[np.float32]
@@ -305,14 +335,18 @@ class Predictor:
             outside_range=None if self.score_range is None else not self.score_range.has(score),
         )
 
-    def _score(
-        self, pixels: list[NDArray[np.uint8]]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float32], Sequence[Neighbours | None]]:
-        """Return scores (B, M), step scores (B, M, T) and maps (B, M, T, H, W), where the M members have such.
+    def _occlusion(self, features: Mapping[str, Tensor]) -> NDArray[np.float32]:
+        """Return the mean over members of occlusion maps (B, 1, H, W), from the maps (B, L, D) of each layer."""
+        source, recipe = self.run.input, self.run.recipe
+        stored = [source.layers_of_maps(features, one.head.constants) for one in self.members]
+        maps = [occlusion(one.head, source, recipe, layers) for one, layers in zip(self.members, stored, strict=True)]
+        mean: NDArray[np.float32] = np.mean(maps, axis=0)
+        return mean
 
-        The last are the neighbours of each image, None where none are rated.
-        """
-        features = self.backbone(torch.from_numpy(np.stack(pixels)))
+    def _score(
+        self, features: Mapping[str, Tensor]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float32]]:
+        """Return scores (B, M), step scores (B, M, T) and maps (B, M, T, H, W), where the M members have such."""
         read: dict[Features, Tensor] = {}
         for member in self.members:
             if member.features not in read:
@@ -321,12 +355,11 @@ class Predictor:
         scores, steps, looks = (torch.stack(column, dim=1).numpy() for column in zip(*predicted, strict=True))
         if self.run.attends:
             looks = self.run.input.places(looks, self.run.recipe)
-        return scores, steps, looks, self._neighbours(features, len(pixels))
+        return scores, steps, looks
 
-    def _neighbours(self, features: Mapping[str, Tensor], images: int) -> Sequence[Neighbours | None]:
-        if self.rated is None:
-            return [None] * images
-        return self.rated.of_maps(features, self.members[0].head.constants, self.run.recipe)
+    def _neighbours(self, features: Mapping[str, Tensor]) -> Sequence[Neighbours]:
+        """Return the nearest rated images of each image, none where none are known."""
+        return self.rated.of_maps(features, self.members[0].head.constants, self.run.recipe) if self.rated else ()
 
     def _read(self, features: Mapping[str, Tensor], member: Member) -> Tensor:
         """Return what a member reads (B, L, D), from the feature maps (B, L, D) of each layer."""

@@ -15,6 +15,7 @@ from featcache.images.notes import describe, some_of
 from head.evaluation.marks import ScoreRange, mark_narrow, mark_outside
 from head.evaluation.text import aligned
 from head.prediction.folders import Folder
+from head.prediction.map_files import is_occlusion
 from head.prediction.nearest import FAR_QUANTILE
 from head.prediction.predictor import Prediction
 
@@ -72,8 +73,9 @@ class Predictions:
     def written(self, *, table: Path | None, maps: Path | None) -> list[str]:
         """Return where the table of all images and the maps of those that were scored are, where they were written."""
         lines = f"{table}: the table, {len(self.of_images):,} lines, the last column the problem of what was not scored"
-        mapped = sum(one.maps is not None for one in self.of_images)
-        told = f"{maps}{os.sep}: maps of {mapped:,} images{self._on_tokens()}"
+        mapped = [one.maps for one in self.of_images if one.maps is not None]
+        what = "occlusion maps" if any(map(is_occlusion, mapped)) else "maps"
+        told = f"{maps}{os.sep}: {what} of {len(mapped):,} images{self._on_tokens()}"
         return [*([lines] if table else []), *([told] if maps else [])]
 
     def _on_tokens(self) -> str:

@@ -1,4 +1,4 @@
-"""Attention maps over the image that they are of, each with its step score (Fig. 5 of the paper).
+"""Maps over the image that they are of: of attention, each with its step score (Fig. 5 of the paper), or of occlusion.
 
 A map covers what the head saw of the image, its evaluation view, and no more; the rest of the image is dimmed.
 """
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 Map = NDArray[np.float64]
 COLOURS = "viridis"  # perceptually uniform, and as good to colour-blind readers
+SIGNED = "PuOr_r"  # of occlusion: what lowers the score is purple, what raises it orange
 OPACITY = 0.65  # of a map over the image in grey
 CONTRAST = 0.6  # of that grey, so that colours keep their lightness
 DIMMED = 0.3  # how much is left of what the head did not see
@@ -84,6 +85,37 @@ def draw_maps(
         return figure
 
 
+def draw_occlusion(
+    image: Image.Image | NDArray[np.uint8],
+    maps: NDArray[np.float32],
+    *,
+    score: float,
+    truth: float | None = None,
+    title: str = "",
+    box: Box | None = None,
+) -> "Figure":
+    """Return a figure of an image and beside it its occlusion map (1, H, W), in units of the score.
+
+    Image, truth, box and errors are as in `draw_maps`. Colours reach from the largest change, downwards, to the same
+    upwards; what emptying a place does not change has the one between.
+    """
+    picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    box = box or Box(0, 0, *picture.size)
+    _check(picture, maps, [score], box)
+    drawn, place = _reduced(picture.convert("RGB"), box)
+    smooth = upsampled(maps[0].astype(np.float64), place.bottom - place.top, place.right - place.left)
+    top = float(np.abs(smooth).max()) or 1.0
+    with styled():
+        figure, panels, bar = _panels(2, drawn.width / drawn.height, titled=bool(title), labels=_LABELS)
+        known = f"\ntrue {truth:.3f}" if truth is not None and math.isfinite(truth) else ""
+        _show(panels[0], dimmed(np.asarray(drawn), place), place, f"score {score:.3f}{known}")
+        _show(panels[1], overlaid(np.asarray(drawn), smooth, place, top=top, signed=True), place, "occlusion")
+        _add_scale(bar, top, signed=True)
+        if title:
+            figure.suptitle(shortened(title, 16 * round(figure.get_figwidth())), fontsize=10)
+        return figure
+
+
 def seen_box(how: ViewSettings, *, width: int, height: int) -> Box:
     """Return what a head sees of an image width x height pixels, in its pixels: all that the evaluation view shows."""
     return view_of(how, "", EVAL_VIEW, width=width, height=height).box
@@ -101,14 +133,18 @@ def upsampled(one: Map, height: int, width: int) -> Map:
     return surface
 
 
-def overlaid(rgb: NDArray[np.uint8], smooth: Map, box: Box, *, top: float) -> NDArray[np.uint8]:
-    """Return an image (height, width, 3) in grey, under the colours of a map from 0 to top in box, dimmed outside."""
+def overlaid(rgb: NDArray[np.uint8], smooth: Map, box: Box, *, top: float, signed: bool = False) -> NDArray[np.uint8]:
+    """Return an image (height, width, 3) in grey, under the colours of a map from 0 to top in box, dimmed outside.
+
+    Signed, colours are from -top to top.
+    """
     import matplotlib
 
     grey = np.repeat(np.asarray(Image.fromarray(rgb).convert("L"))[:, :, None], 3, axis=2)
     found = dimmed(grey, box)
     inside = np.s_[box.top : box.bottom, box.left : box.right]
-    colours = matplotlib.colormaps[COLOURS](smooth / top)[:, :, :3] * 255
+    level = (smooth / top + 1) / 2 if signed else smooth / top
+    colours = matplotlib.colormaps[SIGNED if signed else COLOURS](level)[:, :, :3] * 255
     below = 127.5 + CONTRAST * (grey[inside] - 127.5)
     found[inside] = np.rint(OPACITY * colours + (1 - OPACITY) * below).astype(np.uint8)
     return found
@@ -133,7 +169,7 @@ def _check(picture: Image.Image, maps: NDArray[np.float32], step_scores: Sequenc
     if problems:
         raise InvalidSettings("; ".join(problems))
     if not np.isfinite(maps).all():
-        raise BadInput("attention maps that are not finite cannot be drawn; predict the image again")
+        raise BadInput("maps that are not finite cannot be drawn; predict the image again")
 
 
 def _reduced(picture: Image.Image, box: Box) -> tuple[Image.Image, Box]:
@@ -202,35 +238,41 @@ def _show(axes: "Axes", rgb: NDArray[np.uint8], box: Box, label: str) -> None:
         axes.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=GREY, linewidth=0.8))
 
 
-def _add_scale(axes: "Axes", top: float) -> None:
-    """Draw the bar of colours, as they look over a middle grey, with a line at uniform attention."""
+def _add_scale(axes: "Axes", top: float, *, signed: bool = False) -> None:
+    """Draw the bar of colours, as they look over a middle grey, with a line at uniform attention or at no change."""
     import matplotlib
 
-    colours = OPACITY * matplotlib.colormaps[COLOURS](np.linspace(1, 0, 256))[:, None, :3] + (1 - OPACITY) * 0.5
-    axes.imshow(colours, extent=(0, 1, 0, top), aspect="auto")
+    shades = matplotlib.colormaps[SIGNED if signed else COLOURS](np.linspace(1, 0, 256))[:, None, :3]
+    axes.imshow(OPACITY * shades + (1 - OPACITY) * 0.5, extent=(0, 1, -top if signed else 0, top), aspect="auto")
     axes.grid(visible=False)
-    axes.set(xticks=[], ylim=(0, top))
+    axes.set(xticks=[], ylim=(-top if signed else 0, top))
     axes.yaxis.tick_right()
     axes.yaxis.set_label_position("right")
-    axes.set_ylabel("attention,\n1 = uniform")
-    axes.axhline(1, color=INK, linewidth=1)
+    axes.set_ylabel("change of the score" if signed else "attention,\n1 = uniform")
+    axes.axhline(0 if signed else 1, color=INK, linewidth=1)
 
 
 def draw_prediction(run: Run, prediction: Prediction) -> bytes:
     """Return a PNG of the image's file with its maps, step scores and score; raise `BadImage` if the file is gone.
 
-    prediction is one of `head.prediction.predictor.Predictor.stream` for a file, with its attention.
+    prediction is one of `head.prediction.predictor.Predictor.stream` for a file, with its attention or occlusion.
     """
-    if prediction.path is None or prediction.attention is None or prediction.score is None:
+    path, score = prediction.path, prediction.score
+    if path is None or score is None or (prediction.attention is None and prediction.occlusion is None):
         raise ValueError("only an image's file with a score and maps can be drawn")
-    image = decode_file(prediction.path).rgb
-    figure = draw_maps(
-        image,
-        prediction.attention,
-        step_scores=prediction.step_scores,
-        score=prediction.score,
-        title=prediction.path.name,
-        tokens=run.tokens,
-        box=seen_box(run.recipe.view_settings, width=image.width, height=image.height),
-    )
+    image = decode_file(path).rgb
+    box = seen_box(run.recipe.view_settings, width=image.width, height=image.height)
+    if prediction.occlusion is not None:
+        figure = draw_occlusion(image, prediction.occlusion, score=score, title=path.name, box=box)
+    elif prediction.attention is not None:
+        steps = prediction.step_scores
+        figure = draw_maps(
+            image,
+            prediction.attention,
+            step_scores=steps,
+            score=score,
+            title=path.name,
+            tokens=run.tokens,
+            box=box,
+        )
     return as_png(figure)

@@ -1,5 +1,6 @@
 """The figures of an evaluation: which there are, what each says, and their files."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +24,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure: name is the stem of its files, caption one to a few plain sentences that say what it shows."""
+    """A figure: name is the stem of its files, caption one to a few plain sentences that say what it shows.
+
+    numbers are what is drawn, as a JSON object, where that is in no other file.
+    """
 
     name: str
     title: str
     figure: "Figure"
     caption: str
+    numbers: dict[str, Any] | None = None
+
+    @property
+    def suffixes(self) -> list[str]:
+        """Those of its files, in order."""
+        return [".png", ".svg", *([".json"] if self.numbers is not None else [])]
 
 
 @dataclass(frozen=True)
@@ -50,17 +60,24 @@ class SavedDrawings:
 
     def as_json(self) -> dict[str, Any]:
         """Return it as a JSON object."""
+        files = iter(self.files)
         figures = [
-            {"name": one.name, "title": one.title, "caption": one.caption, "files": [str(png), str(svg)]}
-            for one, png, svg in zip(self.drawings, self.files[::2], self.files[1::2], strict=True)
+            {
+                "name": one.name,
+                "title": one.title,
+                "caption": one.caption,
+                "files": [str(next(files)) for _ in one.suffixes],
+            }
+            for one in self.drawings
         ]
         problems = [str(error) for error in self.evaluation.errors]
         return {"figures": figures, "left_out": list(self.left_out), "problems": problems}
 
     def as_text(self) -> str:
         """Return each figure's files and caption as a line."""
-        pairs = zip(self.drawings, self.files[::2], strict=True)
-        return "\n".join(f"{png}, .svg: {one.caption}" for one, png in pairs)
+        first = [path for path in self.files if path.suffix == ".png"]
+        pairs = zip(self.drawings, first, strict=True)
+        return "\n".join(f"{', '.join([str(png), *one.suffixes[1:]])}: {one.caption}" for one, png in pairs)
 
     def warnings(self) -> list[str]:
         """Return what to know of runs that were left out."""
@@ -118,14 +135,19 @@ def svg_of(drawing: Drawing) -> str:
 
 
 def save(drawings: Sequence[Drawing], folder: Path) -> list[Path]:
-    """Write NAME.png and NAME.svg of each drawing, both on white, and return their paths; raise `StorageError`."""
+    """Write NAME.png and NAME.svg of each drawing, both on white, and NAME.json of its numbers, if it has some.
+
+    Returns their paths; raises `StorageError`.
+    """
     make_folder(folder)
     paths = []
     for drawing in drawings:
         svg = as_svg(drawing.figure, name=drawing.name, title=drawing.title, opaque=True)
-        for suffix, data in ((".png", as_png(drawing.figure)), (".svg", svg.encode())):
+        numbers = json.dumps(drawing.numbers, indent=1, allow_nan=False) + "\n"
+        data_of = {".png": as_png(drawing.figure), ".svg": svg.encode(), ".json": numbers.encode()}
+        for suffix in drawing.suffixes:
             paths.append(folder / f"{drawing.name}{suffix}")
-            write_durably(paths[-1], data)
+            write_durably(paths[-1], data_of[suffix])
     return paths
 
 

@@ -21,7 +21,8 @@ from head.data.inputs import on_tokens
 from head.evaluation.evaluate import Evaluation
 from head.evaluation.metrics import json_number
 from head.evaluation.score import Scored, attention_of
-from head.evaluation.summary import HeadSummary, called
+from head.evaluation.summary import called
+from head.explain.occlusion import occludes, occlusion_of, places_of
 from head.prediction.nearest import Neighbours, rated_images
 from head.runs.run import Run
 
@@ -35,20 +36,26 @@ _NEAR = 150  # bytes of an entry's neighbours
 class PackedMaps:
     """Attention maps of one image, levels uint8 (T, H, W): 0 is none and 255 is high, in all T alike.
 
-    on_tokens (T) is the share of attention that is on no place.
+    on_tokens (T) is the share of attention that is on no place. Of occlusion 127 is no change of the score, 0 is high
+    downwards and 254 is high upwards.
     """
 
     levels: NDArray[np.uint8]
     high: float
     on_tokens: Sequence[float]
+    occlusion: bool = False
 
     def as_json(self) -> dict[str, Any]:
-        """Return a JSON object; high is in even shares, 1/L, which every place has without attention."""
+        """Return a JSON object; high is in even shares, 1/L, which every place has without attention.
+
+        Of occlusion it is in units of the score.
+        """
         T, H, W = self.levels.shape
         return {
+            "kind": "occlusion" if self.occlusion else "attention",
             "shape": [T, H, W],
             "levels": base64.b64encode(self.levels.tobytes()).decode(),
-            "high": round(self.high * H * W, 4),
+            "high": float(f"{self.high:.4g}") if self.occlusion else round(self.high * H * W, 4),
             "on_tokens": [round(share, 4) for share in self.on_tokens],
         }
 
@@ -65,11 +72,20 @@ def pack_maps(maps: NDArray[np.float32]) -> PackedMaps | None:
     return PackedMaps(np.rint(shares * 255).astype(np.uint8), high, on_tokens(maps))
 
 
+def pack_occlusion(maps: NDArray[np.float32]) -> PackedMaps | None:
+    """Round an occlusion map (1, H, W) to 255 levels, as many below no change as above; None if it is not finite."""
+    high = float(np.abs(maps).max())
+    if not math.isfinite(high):
+        return None
+    levels = np.rint(127 + 127 * maps.astype(np.float64) / (high or 1.0)).astype(np.uint8)
+    return PackedMaps(levels, high, [0.0], occlusion=True)
+
+
 @dataclass(frozen=True)
 class Entry:
     """One image, a row of the cache, in one split: its score there, and each table row's prediction, if it has one.
 
-    steps (T) and maps are those of the row that is shown; without, it has no run of this split, or does not look.
+    steps (T) and maps are those of the row that is shown; without, it has no run of this split, or nothing has a place.
     neighbours are the nearest images that its run was trained on, None where there is no run, or it reads pixels alone.
     """
 
@@ -160,7 +176,7 @@ def gallery_of(
     There are no more than make about budget bytes of text with their maps. Of a row with several seeds, the predictions
     are those of the first.
     """
-    firsts = [first_seeds(summary) for summary in evaluation.summaries]
+    firsts = [summary.first_seeds() for summary in evaluation.summaries]
     splits = sorted({result.run.split for result in evaluation.scored}, key=natural_key)
     entries = [entry for split in splits for entry in _of_split(cache, split, firsts)]
     scores = {entry.row: entry.truth for entry in entries}
@@ -170,12 +186,6 @@ def gallery_of(
     ratings = np.quantile(list(scores.values()), np.linspace(0, 1, _QUANTILES), method="inverted_cdf").tolist()
     looked_at = [entry for split in splits for entry in _with_looks(cache, split, firsts[shown].get(split), found)]
     return Gallery(shown, looked_at, len(scores), ratings)
-
-
-def first_seeds(summary: HeadSummary) -> dict[str, Scored]:
-    """Return the result of a row's first seed in each of its splits."""
-    ordered = sorted(summary.scored, key=lambda one: one.run.seed, reverse=True)
-    return {one.run.split: one for one in ordered}
 
 
 def _of_split(cache: FeatureCache, split: str, firsts: Sequence[dict[str, Scored]]) -> list[Entry]:
@@ -194,8 +204,13 @@ def _map_bytes(first: dict[str, Scored], entries: Sequence[Entry]) -> int:
     """Return about how many bytes steps and maps of a row's runs will take as text."""
     counts, taken = Counter(entry.split for entry in entries), 0
     for split, scored in first.items():
-        if scored.run.attends:
-            steps, positions = scored.step_scores.shape[1], scored.run.input.map_shape(scored.run.recipe).positions
+        run = scored.run
+        steps, positions = scored.step_scores.shape[1], 0
+        if run.attends:
+            positions = run.input.map_shape(run.recipe).positions
+        elif occludes(run):
+            positions = math.prod(places_of(run.input, run.recipe))
+        if positions:
             taken += counts[split] * (-(-steps * positions // 3) * 4 + 20 * steps + _LABELS)  # base64 has 4 for 3
     return taken
 
@@ -207,19 +222,23 @@ def _with_looks(cache: FeatureCache, split: str, scored: Scored | None, entries:
         return own
     rows = present_part(cache, cache.splits[split][scored.part]).rows
     steps = dict(zip(rows.tolist(), scored.step_scores.tolist(), strict=True))
-    batches = attention_of(cache, scored.run, np.array([entry.row for entry in own], np.int64))
-    maps = repeat(None) if batches is None else (pack_maps(one) for batch in batches for one in batch)
-    neighbours = _neighbours(cache, scored.run, [entry.row for entry in own])
+    found = np.array([entry.row for entry in own], np.int64)
+    maps: Iterable[PackedMaps | None] = repeat(None)
+    if batches := attention_of(cache, scored.run, found):
+        maps = (pack_maps(one) for batch in batches for one in batch)
+    elif occludes(scored.run):
+        maps = (pack_occlusion(one) for batch in occlusion_of(cache, scored.run, found) for one in batch)
+    neighbours = _neighbours(cache, scored.run, found)
     return [
         replace(entry, steps=tuple(steps[entry.row]), maps=packed, neighbours=near)
         for entry, packed, near in zip(own, maps, neighbours, strict=False)
     ]
 
 
-def _neighbours(cache: FeatureCache, run: Run, rows: Sequence[int]) -> Iterable[Neighbours | None]:
+def _neighbours(cache: FeatureCache, run: Run, rows: NDArray[np.int64]) -> Iterable[Neighbours | None]:
     """Return the neighbours of rows among the images that a run was trained on, None where it has none."""
     try:
-        return rated_images(cache, [run]).of_rows(cache, np.array(rows, np.int64))
+        return rated_images(cache, [run]).of_rows(cache, rows)
     except (BadInput, InvalidSettings):  # an imported head, whose images nobody knows, or one that reads pixels
         return repeat(None)
 

@@ -15,12 +15,15 @@ from head.data.batches import EVAL_VIEW, present_part
 from head.evaluation.evaluate import Evaluation, evaluate
 from head.evaluation.score import attention_of, predictions_csv
 from head.evaluation.summary import named_groups
+from head.explain.faithfulness import Faithfulness
+from head.explain.occlusion import occludes, occlusion_of
 from head.prediction.map_files import write_maps
 from head.runs.find import find_runs_of
+from head.show.figures.faithfulness import draw_faithfulness, faithful_heads
 from head.show.figures.figures import draw_all, svg_of
 from head.show.page.document import json_block, page_of
 from head.show.page.facts import cache_facts, score_facts
-from head.show.page.gallery import Gallery, find_summary, first_seeds, gallery_of, shown_summary
+from head.show.page.gallery import Gallery, find_summary, gallery_of, shown_summary
 from head.show.page.thumbnails import SMALL_SIDE, Thumbnail, images_folder, thumbnails_of
 
 LARGEST_PAGE = 40_000_000  # bytes, unless maps and figures alone take more
@@ -123,9 +126,9 @@ def _check_head(cache: FeatureCache, runs: Path, splits: str, settings: ReportSe
     finished = [run for run in find_runs_of(cache, runs, splits).runs if run.finished]
     runs_of = {name: [finished[place] for place in places] for name, places in named_groups(finished)}
     meant = finished if settings.head is None else list(runs_of.values())[find_summary(runs_of, settings.head)]
-    if settings.maps is not None and meant and not any(run.attends for run in meant):
-        who = f"{settings.head} has no" if settings.head else "no head here has"
-        raise InvalidSettings(f"--maps: {who} attention; leave --maps out")
+    if settings.maps is not None and meant and not any(run.attends or occludes(run) for run in meant):
+        who = f"{settings.head} has no attention, nor" if settings.head else "no head here has attention, or"
+        raise InvalidSettings(f"--maps: {who} features with places; leave --maps out")
 
 
 def build_report(
@@ -138,10 +141,12 @@ def build_report(
     folder = images_folder(cache, settings.root)
     gallery = gallery_of(cache, evaluation, shown=shown_summary(evaluation, settings.head), most=settings.most)
     images = [cache.images[row] for row in gallery.rows]
+    told = faithful_heads(cache, evaluation)
     data: dict[str, Any] = {
         "cache": cache_facts(cache),
         "scores": score_facts(evaluation, cache),
-        "figures": _figures(cache, evaluation),
+        "maps": {one.name: {"says": one.says, "verdict": one.verdict()} for one in told},
+        "figures": _figures(cache, evaluation, told),
         "gallery": _gallery_data(cache, gallery, [Thumbnail()] * len(images)),
     }
     room = (LARGEST_PAGE - _PAGE_ITSELF - len(json_block(data))) * 3 // 4  # base64 makes 4 bytes of 3
@@ -168,19 +173,20 @@ def write_report(path: Path, report: Report, *, maps: Sequence[Path] = ()) -> Wr
 def write_raw_maps(cache: FeatureCache, evaluation: Evaluation, settings: ReportSettings) -> list[Path]:
     """Write the maps of the head that is shown, if asked for: split-K.npy (n, T, H, W) of each split's first seed.
 
-    Image k of it is line k of split-K.csv, which has its prediction. Raises `InvalidSettings` without attention.
+    Of occlusion it is split-K.occlusion.npy. Image k of it is line k of split-K.csv, which has its prediction. Raises
+    `InvalidSettings` of a head that has neither.
     """
     if settings.maps is None:
         return []
     shown = evaluation.summaries[shown_summary(evaluation, settings.head)]
     found = []
-    for split, scored in first_seeds(shown).items():
-        batches = attention_of(cache, scored.run, present_part(cache, cache.splits[split][scored.part]).rows)
-        if batches is None:
+    for split, scored in shown.first_seeds().items():
+        run, rows = scored.run, present_part(cache, cache.splits[split][scored.part]).rows
+        if not run.attends and not occludes(run):
             raise InvalidSettings(f"--maps: {shown.name} has no attention; name a row that has by --head")
-        path = settings.maps / f"split-{split}.npy"
-        write_maps(path, np.concatenate(list(batches)))
-        write_durably(path.with_suffix(".csv"), predictions_csv(scored))
+        path = settings.maps / f"split-{split}{'' if run.attends else '.occlusion'}.npy"
+        write_maps(path, np.concatenate(list(attention_of(cache, run, rows) or occlusion_of(cache, run, rows))))
+        write_durably(settings.maps / f"split-{split}.csv", predictions_csv(scored))
         found.append(path)
     return found
 
@@ -219,11 +225,13 @@ def _gallery_data(
     }
 
 
-def _figures(cache: FeatureCache, evaluation: Evaluation) -> dict[str, Any]:
+def _figures(cache: FeatureCache, evaluation: Evaluation, told: Sequence[Faithfulness]) -> dict[str, Any]:
     """Return the figures as SVG, and why others were left out: all of them, where matplotlib is not installed."""
     try:
-        found = draw_all(cache, evaluation)
+        found = [draw_all(cache, evaluation), draw_faithfulness(told, evaluation)]
     except InvalidSettings as error:
         return {"drawings": [], "left_out": [str(error)]}
-    drawings = [{"title": one.title, "caption": one.caption, "svg": svg_of(one)} for one in found.drawings]
-    return {"drawings": drawings, "left_out": found.left_out}
+    drawings = [
+        {"title": one.title, "caption": one.caption, "svg": svg_of(one)} for part in found for one in part.drawings
+    ]
+    return {"drawings": drawings, "left_out": [reason for part in found for reason in part.left_out]}

@@ -16,6 +16,7 @@ from head.evaluation.statistics import (
     half_width,
     holm,
     mean_rho_interval,
+    resampled_interval,
     standard_error,
 )
 
@@ -102,3 +103,17 @@ def test_what_images_can_tell_is_how_far_rho_strays_in_samples(rho: float, n: in
 def test_three_images_can_tell_nothing() -> None:
     assert math.isnan(half_width(0.5, 3))
     assert math.isnan(half_width(math.nan, 30))
+
+
+def test_a_resampled_interval_is_that_of_a_mean_over_images() -> None:
+    values, images = np.random.default_rng(0).normal(1, 2, 300), np.arange(300)
+    low, high = resampled_interval([values], [images])
+    assert (high - low) / 2 == pytest.approx(1.96 * values.std() / 300**0.5, rel=0.1)
+    assert (low + high) / 2 == pytest.approx(values.mean(), abs=0.03)
+
+
+def test_an_image_in_two_splits_is_no_two_images() -> None:
+    values, images = np.random.default_rng(0).normal(1, 2, 300), np.arange(300)
+    both = resampled_interval([values, values[::-1]], [images, images[::-1]])
+    assert both == pytest.approx(resampled_interval([values], [images]))
+    assert np.isnan(resampled_interval([values[:3]], [images[:3]])).all()

@@ -499,9 +499,12 @@ def test_baselines_go_the_whole_way_on_the_command_line(
     name = next(image.name for image in open_cache(layered_cache).images if not image.absent)
     predicted = CliRunner().invoke(main, ["predict", "--head", str(runs[0]), str(torn_dataset / "images" / name)])
     assert predicted.exit_code == 0, predicted.output
-    no_maps = CliRunner().invoke(
+    maps = CliRunner().invoke(
         main,
         ["predict", "--head", str(runs[0]), str(torn_dataset / "images" / name), "--maps", str(tmp_path / "maps")],
     )
-    assert no_maps.exit_code == 2
-    assert "a head without attention, which has no maps; leave --maps out" in no_maps.stderr
+    assert maps.exit_code == 0, maps.output
+    assert "occlusion maps of 1 images" in maps.stderr
+    written = [tmp_path / "maps" / f"{Path(name).name}.occlusion{end}" for end in (".npy", ".png")]
+    assert sorted((tmp_path / "maps").iterdir()) == written
+    assert np.load(written[0]).shape == (1, 4, 4)

@@ -18,6 +18,8 @@ from featcache.datasets.dataset import open_dataset
 from featcache.extraction.extract import extract
 from featcache.store.cache import open_cache
 from head.evaluation.score import score_run
+from head.explain.occlusion import occlusion_of
+from head.prediction.map_files import map_files
 from head.prediction.predictor import Prediction, Predictor
 from head.runs.head_file import load_head
 from head.runs.run import read_run
@@ -121,6 +123,7 @@ def test_a_prediction_is_json(tmp_path: Path) -> None:
         "outside_range": None,
         "problem": "",
         "maps": None,
+        "occlusion": None,
         "notes": [],
     }
     assert Prediction(tmp_path / "a.jpg", maps=tmp_path / "a.npy").as_json()["maps"] == str(tmp_path / "a.npy")
@@ -151,12 +154,44 @@ def test_a_bad_image_has_no_map(predictor: Predictor, images: Path, tmp_path: Pa
     assert [path.name for path in tmp_path.iterdir()] == ["good.npy"]
 
 
-def test_a_head_without_maps_is_named_and_nothing_is_written(tiny_cache: Path, images: Path, tmp_path: Path) -> None:
-    settings = TrainSettings(head="linear", pooling="mean")
-    train(TrainingJob(open_cache(tiny_cache), "1", settings, tmp_path / "run", "linear"))
+def test_a_head_without_attention_writes_occlusion_as_of_the_cache(
+    tiny_cache: Path, tiny_runs: Path, tmp_path: Path
+) -> None:
+    cache, run = open_cache(tiny_cache), read_run(tiny_runs / "tiny" / "plain" / "split-1")
+    rows = cache.splits["1"]["test"].rows[:3]
+    paths = [Path(cache.manifest.source["root"]) / "images" / cache.images[row].name for row in rows]
+    files = map_files(tmp_path, paths, paths, occlusion=True)
+    found = Predictor.load(run.folder).predict(paths, map_files=files)
+    assert [one.maps for one in found] == files
+    assert {file.name.removeprefix(path.name) for file, path in zip(files, paths, strict=True)} == {".occlusion.npy"}
+    assert found[0].as_json()["occlusion"] == str(files[0])
+    assert found[0].as_json()["maps"] is None
+    (wanted,) = occlusion_of(cache, run, rows)
+    np.testing.assert_allclose([np.load(file) for file in files], wanted, atol=1e-5)
+    assert np.abs(wanted).max() > 1e-3
+    plain = Predictor.load(run.folder)(paths[0])
+    assert plain.occlusion is None  # it was not asked for
+
+
+def test_of_several_runs_occlusion_is_the_mean(tiny_cache: Path, images: Path, tmp_path: Path) -> None:
+    cache, path = open_cache(tiny_cache), sorted(images.glob("*.jpg"))[0]
+    for split in ("1", "2"):
+        job = TrainingJob(cache, split, TrainSettings(head="ridge"), tmp_path / f"split-{split}", "ridge")
+        train(job)
+    singles = [Predictor.load(tmp_path / f"split-{split}")(path, occlusion=True).occlusion for split in ("1", "2")]
+    np.testing.assert_allclose(
+        Predictor.load(tmp_path)(path, occlusion=True).occlusion, np.mean(np.array(singles), axis=0), atol=1e-6
+    )
+
+
+def test_a_head_on_vectors_has_no_maps_and_nothing_is_written(
+    tiny_runs: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("head.prediction.predictor.occludes", lambda run: False)
     files = [tmp_path / "maps" / "a.npy"]
+    predictor = Predictor.load(tiny_runs / "tiny" / "plain" / "split-1")
     with pytest.raises(InvalidSettings, match="a head without attention, which has no maps; leave --maps out"):
-        Predictor.load(tmp_path / "run").predict([next(images.glob("*.jpg"))], map_files=files)
+        predictor.predict([next(images.glob("*.jpg"))], map_files=files)
     assert not (tmp_path / "maps").exists()
 
 

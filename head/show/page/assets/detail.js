@@ -46,9 +46,9 @@ function openDetail(list, start, row, scale, closed) {
 
 function lookNotes(entry, surfaces) {
   const shown = data.scores.rows[data.gallery.shown].name;
-  if (!surfaces) return el("p", { class: "note" }, `${shown} has no attention that could be drawn${entry.steps.length ? ": to it every place counts the same" : " in this split"}.`);
+  if (!surfaces) return el("p", { class: "note" }, `${shown} has no map that could be drawn${entry.steps.length ? ": it has no attention, and occlusion is not computed of it" : " in this split"}.`);
   const score = entry.predictions[data.gallery.shown];
-  return el("div", { class: "beneath" }, sumOf(entry.steps, score), legend(surfaces.top, shown));
+  return el("div", { class: "beneath" }, sumOf(entry.steps, score), legend(surfaces, shown), verdictOf(shown));
 }
 
 function predictionsOf(entry, row, scale) {

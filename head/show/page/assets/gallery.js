@@ -101,7 +101,14 @@ function gallerySection() {
       el("span", { class: "key rated" }, "rated by people"), " ", el("span", { class: "key predicted" }, "predicted"), `, on a line from ${number(scale.low, 2)} to ${number(scale.high, 2)}. `,
       "What lies beyond its ends is drawn there. An image appears once in each split that scored it. Arrow keys move, Enter opens.",
       kept < of ? ` The gallery has ${kept.toLocaleString("en")} of ${of.toLocaleString("en")} images: half by lot, the others highest, lowest and worst predicted.` : ""),
+    verdictOf(rows[shown].name),
     form, grid, end);
+}
+
+// What the attention maps of a head tell, in red where that is little or nothing; null of a head that was not measured.
+function verdictOf(name) {
+  const told = data.maps[name];
+  return told ? el("p", { class: told.says === "where" ? "note" : "refused" }, `${name}: ${told.verdict[0].toLowerCase()}${told.verdict.slice(1)}`) : null;
 }
 
 // A line from the lowest to the highest score, a bar where people put the image and a dot where the head does.

@@ -58,7 +58,7 @@ function liveResult(name, found) {
       rank === null ? null : el("div", {}, el("dt", {}, `Above the ratings of`), el("dd", {}, `${rank}% of ${count(data.gallery.of, "image")}`))),
     found.in_training ? el("p", { class: "refused" }, `${trained} trained on this very image, so its score says nothing.`) : null,
     ...found.notes.map((note) => el("p", { class: "refused" }, note)),
-    looksOf(image, surfaces, found.steps, data.live.runs[0]), surfaces ? el("div", { class: "beneath" }, sumOf(found.steps, found.score), legend(surfaces.top, data.live.name)) : null, nearestOf(found.nearest, found.far, data.live.name));
+    looksOf(image, surfaces, found.steps, data.live.runs[0]), surfaces ? el("div", { class: "beneath" }, sumOf(found.steps, found.score), legend(surfaces, data.live.name)) : null, nearestOf(found.nearest, found.far, data.live.name));
 }
 
 // The share of rated images, in percent, whose rating is below a score, by quantiles; null without a gallery.

@@ -1,15 +1,24 @@
-// Attention maps, drawn as the program's own figures draw them (head/show/overlay.py): smooth between positions, in
+// Maps of attention or of occlusion, drawn as the program's own figures draw them (head/show/overlay.py): smooth between positions, in
 // viridis over the part of the picture that the head saw, which is grey below.
-const VIRIDIS = "440154 471164 482072 472e7c 433c84 3f4989 39558c 34608d 2f6b8e 2b768e 26808e 228b8d 1f958b 1fa088 24aa83 30b47c 41be72 57c766 6fcf58 8ad647 a7db34 c5e022 e2e418 fde725"
-  .split(" ").map((colour) => [0, 2, 4].map((at) => parseInt(colour.slice(at, at + 2), 16)));
+const VIRIDIS = coloursOf("440154 471164 482072 472e7c 433c84 3f4989 39558c 34608d 2f6b8e 2b768e 26808e 228b8d 1f958b 1fa088 24aa83 30b47c 41be72 57c766 6fcf58 8ad647 a7db34 c5e022 e2e418 fde725");
 const OPACITY = 0.65;
 const LEAST_TOP = 2; // of a scale, in even shares
-const PALETTE = Array.from({ length: 256 }, (_, level) => {
-  const place = (level / 255) * (VIRIDIS.length - 1);
-  const k = Math.min(VIRIDIS.length - 2, Math.floor(place));
-  return VIRIDIS[k].map((channel, c) => Math.round(channel + (VIRIDIS[k + 1][c] - channel) * (place - k)));
-});
+const PALETTE = paletteOf(VIRIDIS);
+const SIGNED = paletteOf(coloursOf("2d004b 532687 8073ac b1aad1 d8daeb f7f7f6 fee0b6 fcb761 e08214 b25706 7f3b08")); // of occlusion: what lowers the score is purple, what raises it orange
 const LONGER_SIDE = 256; // pixels of a map as it is drawn
+
+function coloursOf(text) {
+  return text.split(" ").map((colour) => [0, 2, 4].map((at) => parseInt(colour.slice(at, at + 2), 16)));
+}
+
+// 256 colours through the given ones.
+function paletteOf(colours) {
+  return Array.from({ length: 256 }, (_, level) => {
+    const place = (level / 255) * (colours.length - 1);
+    const k = Math.min(colours.length - 2, Math.floor(place));
+    return colours[k].map((channel, c) => Math.round(channel + (colours[k + 1][c] - channel) * (place - k)));
+  });
+}
 
 // The integral up to x of the quadratic B-spline around 0.
 function splineIntegral(x) {
@@ -39,23 +48,27 @@ function upsampled(values, H, W, height, width) {
   return out;
 }
 
-// All looks at an image as surfaces of attention in even shares, and the top of the one scale that they are drawn on.
+// All looks at an image as surfaces of attention in even shares, and the top of the one scale that they are drawn on; or
+// its one surface of occlusion in units of the score, on a scale from -top to top.
 function surfacesOf(image, maps) {
   const [T, H, W] = maps.shape;
   const [left, top, right, bottom] = image.box;
   const longer = Math.max(right - left, bottom - top);
   const width = Math.max(1, Math.round((LONGER_SIDE * (right - left)) / longer));
   const height = Math.max(1, Math.round((LONGER_SIDE * (bottom - top)) / longer));
-  const shares = Float32Array.from(atob(maps.levels), (char) => (char.charCodeAt(0) / 255) * maps.high);
+  const occlusion = maps.kind === "occlusion";
+  const value = (code) => (occlusion ? (code - 127) / 127 : code / 255) * maps.high;
+  const shares = Float32Array.from(atob(maps.levels), (char) => value(char.charCodeAt(0)));
   const looks = Array.from({ length: T }, (_, t) => upsampled(shares.subarray(t * H * W, (t + 1) * H * W), H, W, height, width));
-  const most = looks.reduce((most, look) => look.reduce((one, other) => Math.max(one, other), most), 0);
-  return { width, height, looks, top: Math.max(LEAST_TOP, most), onTokens: maps.on_tokens };
+  const most = looks.reduce((most, look) => look.reduce((one, other) => Math.max(one, Math.abs(other)), most), 0);
+  return { width, height, looks, occlusion, top: occlusion ? most || 1 : Math.max(LEAST_TOP, most), onTokens: maps.on_tokens };
 }
 
-function drawMap(canvas, surface, top) {
+function drawMap(canvas, surface, { top, occlusion }) {
   const context = canvas.getContext("2d");
   const pixels = context.createImageData(canvas.width, canvas.height);
-  surface.forEach((share, k) => pixels.data.set([...PALETTE[Math.min(255, Math.floor((share / top) * 256))], OPACITY * 255], 4 * k));
+  const [palette, place] = occlusion ? [SIGNED, (value) => (value / top + 1) / 2] : [PALETTE, (value) => value / top];
+  surface.forEach((value, k) => pixels.data.set([...palette[Math.min(255, Math.floor(place(value) * 256))], OPACITY * 255], 4 * k));
   context.putImageData(pixels, 0, 0);
 }
 
@@ -72,7 +85,7 @@ function picture(image, surfaces, t, label) {
   if (surfaces) {
     frame.classList.add("mapped");
     seen = el("canvas", { class: "map", role: "img", "aria-label": label, width: surfaces.width, height: surfaces.height });
-    drawMap(seen, surfaces.looks[t], surfaces.top);
+    drawMap(seen, surfaces.looks[t], surfaces);
   } else if (shareSeen(image) < 1) seen = el("span", { title: "What the head saw" });
   if (seen) {
     seen.classList.add("seen");
@@ -91,15 +104,20 @@ function shareSeen(image) {
   return ((right - left) * (bottom - top)) / (image.size[0] * image.size[1]);
 }
 
-// The bar of colours as they look over a middle grey, with a line at an even share.
-function legend(top, name) {
+// The bar of colours as they look over a middle grey, with a line at an even share, or at no change of the score.
+function legend({ top, occlusion }, name) {
   const bar = el("canvas", { width: 256, height: 1, class: "bar", "aria-hidden": "true" });
   const context = bar.getContext("2d");
-  PALETTE.forEach((colour, level) => {
+  (occlusion ? SIGNED : PALETTE).forEach((colour, level) => {
     context.fillStyle = `rgb(${colour.map((channel) => Math.round(OPACITY * channel + (1 - OPACITY) * 127.5)).join(" ")})`;
     context.fillRect(level, 0, 1, 1);
   });
-  context.clearRect(Math.floor(255 / top), 0, 2, 1);
+  context.clearRect(occlusion ? 127 : Math.floor(255 / top), 0, 2, 1);
+  if (occlusion) {
+    const most = top.toPrecision(2);
+    return el("p", { class: "legend" }, `Occlusion of ${name} `, el("span", {}, `${MINUS}${most}`), bar, el("span", {}, `+${most}`),
+      " how much higher the score is than with the place emptied, its features replaced by the mean training feature");
+  }
   return el("p", { class: "legend" }, `Attention of ${name} `, el("span", {}, "0"), bar,
     el("span", {}, `${number(top, 2)}\u00d7`), " an even share, where the line is; one scale for all maps");
 }
@@ -108,7 +126,9 @@ function legend(top, name) {
 // called, and which tokens have a share of its attention: they have no place to be drawn at.
 function looksOf(image, surfaces, steps, run) {
   const panels = [el("figure", {}, picture(image, null, 0, image.name), el("figcaption", {}, shareSeen(image) < 1 ? "Framed: what the head saw" : "The image"))];
-  if (surfaces)
+  if (surfaces?.occlusion)
+    panels.push(el("figure", {}, picture(image, surfaces, 0, "What the score hangs on"), el("figcaption", {}, "Occlusion")));
+  else if (surfaces)
     for (let t = 0; t < surfaces.looks.length; t++) {
       const rest = run.tokens ? `${(100 * surfaces.onTokens[t]).toFixed(0)}% on ${run.tokens}` : null;
       panels.push(el("figure", {}, picture(image, surfaces, t, `Where ${run.look} ${t + 1} goes; m${t + 1} is ${number(steps[t])}${rest ? `; ${rest}` : ""}`),

@@ -22,7 +22,7 @@ from head.runs.run import Run
 from head.show.overlay import seen_box
 from head.show.page.document import page_of
 from head.show.page.facts import run_facts
-from head.show.page.gallery import pack_maps
+from head.show.page.gallery import pack_maps, pack_occlusion
 from head.show.page.live.app import MOST_BYTES, explore_app
 from head.show.page.report import ReportSettings, build_report, evaluate_for
 from head.show.page.thumbnails import Pictures, images_folder, make_thumbnail
@@ -85,18 +85,22 @@ def _give_rated(predictor: Predictor, cache: FeatureCache) -> list[str]:
 def predict_bytes(predictor: Predictor, data: bytes, *, pictures: Pictures | None = None) -> dict[str, Any]:
     """Return what `Predictor.predict` says of a file with these bytes; nothing of them is written anywhere.
 
-    A JSON object: the score, its steps (T) and maps, the size of the upright image in pixels and the box of it that the
-    head saw, a small picture of it, and notes: what to know of an image that was read all the same, and that its score
-    is outside the range of those that the head was trained on. in_training says that the head was trained on this very
-    file, as trained_members of its runs were; None that nobody knows. Of several runs score, steps and maps are means,
-    and deviation is that of their scores, None of one. nearest and far are as `Neighbours` has them, with small
-    pictures besides. Raises `BadImage` if the bytes are no image, or one whose declared size is too large to decode,
-    and `BadInput` if the backbone makes nothing of it.
+    A JSON object: the score, its steps (T) and maps, of attention or else of occlusion, the size of the upright image
+    in pixels and the box of it that the head saw, a small picture of it, and notes: what to know of an image that was
+    read all the same, and that its score is outside the range of those that the head was trained on. in_training says
+    that the head was trained on this very file, as trained_members of its runs were; None that nobody knows. Of several
+    runs score, steps and maps are means, and deviation is that of their scores, None of one. nearest and far are as
+    `Neighbours` has them, with small pictures besides. Raises `BadImage` if the bytes are no image, or one whose
+    declared size is too large to decode, and `BadInput` if the backbone makes nothing of it.
     """
     decoded = decode_bytes(data, most_pixels=MOST_PIXELS)
-    found = predictor(np.asarray(decoded.rgb))
+    found = predictor(np.asarray(decoded.rgb), occlusion=True)
     width, height = decoded.rgb.size
-    maps = pack_maps(found.attention) if found.attention is not None else None
+    maps = None
+    if found.attention is not None:
+        maps = pack_maps(found.attention)
+    elif found.occlusion is not None:
+        maps = pack_occlusion(found.occlusion)
     mark = mark_outside([float(found)], predictor.score_range)
     return {
         "score": float(found),

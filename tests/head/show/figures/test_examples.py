@@ -45,7 +45,7 @@ def test_maps_that_are_no_numbers_are_left_out_and_named(
     monkeypatch.setattr(examples, "attention_of", lambda *_: iter([np.full((6, 3, 4, 4), np.nan, np.float32)]))
     found = draw_examples(cache, evaluation)
     assert found.drawings == []
-    assert found.left_out[0].count("attention maps that are not finite") == 6
+    assert found.left_out[0].count("maps that are not finite") == 6
 
 
 def test_an_example_shows_the_score_the_truth_and_the_step_scores(cache: FeatureCache, evaluation: Evaluation) -> None:
@@ -65,10 +65,23 @@ def test_an_example_shows_the_score_the_truth_and_the_step_scores(cache: Feature
         assert drawing.figure.axes[0].get_images()[0].get_array().shape == (image.height, image.width, 3)
 
 
-def test_without_attention_there_are_no_examples(cache: FeatureCache, evaluation: Evaluation) -> None:
+def test_without_attention_examples_are_of_occlusion(cache: FeatureCache, evaluation: Evaluation) -> None:
     plain = Evaluation([], [], [row for row in evaluation.summaries if row.name == "plain"], [], [])
     found = draw_examples(cache, plain)
-    assert (found.drawings, found.left_out) == ([], ["attention maps: no head here has attention"])
+    assert found.left_out == []
+    assert [one.name for one in found.drawings] == [f"occlusion-{k}" for k in range(1, 7)]
+    assert "its features replaced by the mean training feature" in found.drawings[0].caption
+    assert labels(found.drawings[0].figure)[1] == "occlusion"
+
+
+def test_heads_on_vectors_have_no_examples(
+    cache: FeatureCache, evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(examples, "occludes", lambda run: False)
+    plain = Evaluation([], [], [row for row in evaluation.summaries if row.name == "plain"], [], [])
+    found = draw_examples(cache, plain)
+    assert found.drawings == []
+    assert found.left_out == ["attention maps: no head here has attention, or features with places"]
 
 
 def test_photographs_that_are_gone_or_changed_are_named(

@@ -181,12 +181,12 @@ def test_the_command_writes_both_files_of_every_figure_and_says_what_each_shows(
 ) -> None:
     out = tmp_path / "figures"
     done = amnet("figures", "--cache", tiny_cache, "--runs", runs / "tiny" / "paper" / "split-1", "--out", out)
-    expected = [*ALL[:1], *ALL[2:], *(f"attention-{k}" for k in range(1, 7))]
-    assert [line.partition(".png, .svg: ")[0] for line in done.stdout.splitlines()] == [
+    expected = [*ALL[:1], *ALL[2:], "faithfulness", *(f"attention-{k}" for k in range(1, 7))]
+    assert [line.partition(".png, .svg")[0] for line in done.stdout.splitlines()] == [
         f"{out}/{name}" for name in expected
     ]
     assert sorted(path.name for path in out.iterdir()) == sorted(
-        f"{name}{suffix}" for name in expected for suffix in (".png", ".svg")
+        ["faithfulness.json", *(f"{name}{suffix}" for name in expected for suffix in (".png", ".svg"))]
     )
     assert done.stderr == "left out: differences: there is one head alone\n"
 

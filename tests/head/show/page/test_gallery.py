@@ -19,9 +19,10 @@ from head.evaluation.compare import compare
 from head.evaluation.evaluate import Evaluation
 from head.evaluation.score import attention_of
 from head.evaluation.summary import summaries_of
+from head.explain.occlusion import occlusion_of
 from head.runs.head_file import load_head
 from head.runs.run import read_run
-from head.show.page.gallery import Entry, Gallery, find_summary, gallery_of, pack_maps, shown_summary
+from head.show.page.gallery import Entry, Gallery, find_summary, gallery_of, pack_maps, pack_occlusion, shown_summary
 from head.show.page.thumbnails import SMALLEST_SIDE, Thumbnail, images_folder, thumbnails_of
 from tests.helpers.results import changed, scored
 
@@ -81,6 +82,27 @@ def test_packed_maps_have_what_is_on_tokens_beside_them() -> None:
     assert packed["on_tokens"] == [0.25, 1]
     assert base64.b64decode(packed["levels"]) == b"\xff" * 15 + b"\0" * 15
     assert pack_maps(np.zeros((1, 3, 5), np.float32)).as_json()["on_tokens"] == [1]
+
+
+def test_occlusion_has_as_many_levels_below_no_change_as_above() -> None:
+    maps = np.zeros((1, 2, 3), np.float32)
+    maps[0, 0, 1], maps[0, 1, 2] = -0.02, 0.01
+    packed = pack_occlusion(maps)
+    assert packed is not None
+    assert packed.levels.ravel().tolist() == [127, 0, 127, 127, 127, 190]
+    assert (packed.as_json()["kind"], packed.as_json()["high"]) == ("occlusion", 0.02)
+    assert pack_occlusion(np.full((1, 2, 2), np.nan, np.float32)) is None
+
+
+def test_a_head_without_attention_has_occlusion(cache: FeatureCache, runs: Path, evaluation: Evaluation) -> None:
+    plain = read_run(runs / "tiny" / "plain" / "split-1")
+    found = gallery_of(cache, evaluation, shown=names_of(evaluation).index("plain"))
+    entries = [entry for entry in found.entries if entry.split == "1"]
+    (wanted,) = occlusion_of(cache, plain, np.array([entry.row for entry in entries]))
+    for entry, one in zip(entries, wanted, strict=True):
+        assert entry.maps is not None
+        assert entry.maps.occlusion
+        np.testing.assert_allclose((entry.maps.levels - 127.0) / 127 * entry.maps.high, one, atol=entry.maps.high / 254)
 
 
 def test_images_are_as_many_as_their_maps_have_room_for(cache: FeatureCache, evaluation: Evaluation) -> None:

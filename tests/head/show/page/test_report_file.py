@@ -22,7 +22,7 @@ from tests.helpers.hostile import MARKUP
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave a page's figures out, which take longer to draw than all the rest."""
-    monkeypatch.setattr(report, "_figures", lambda cache, evaluation: {"drawings": [], "left_out": []})
+    monkeypatch.setattr(report, "_figures", lambda cache, evaluation, told: {"drawings": [], "left_out": []})
 
 
 def test_the_same_files_give_the_same_bytes(cache: FeatureCache, runs: Path, tmp_path: Path) -> None:
@@ -138,10 +138,22 @@ def test_raw_maps_of_the_shown_row_lie_beside_the_page(
         np.testing.assert_allclose([float(line["m_2"]) for line in lines], steps[:, 1], atol=1e-6)
 
 
-def test_raw_maps_of_a_head_without_attention_are_refused(cache: FeatureCache, runs: Path, tmp_path: Path) -> None:
+def test_raw_maps_of_a_head_without_attention_are_of_occlusion(
+    cache: FeatureCache, runs: Path, tmp_path: Path, no_figures: None
+) -> None:
+    given = ("report", "--cache", cache.path, "--runs", runs, "--out", tmp_path / "page.html")
+    amnet(*given, "--head", "plain", "--maps", tmp_path / "maps")
+    assert sorted(path.name for path in (tmp_path / "maps").iterdir()) == ["split-1.csv", "split-1.occlusion.npy"]
+    assert np.load(tmp_path / "maps" / "split-1.occlusion.npy").shape == (11, 1, 4, 4)
+
+
+def test_raw_maps_of_a_head_on_vectors_are_refused(
+    cache: FeatureCache, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "occludes", lambda run: False)
     given = ("report", "--cache", cache.path, "--runs", runs, "--out", tmp_path / "page.html")
     refused = amnet(*given, "--head", "plain", "--maps", tmp_path / "maps", status=2)
-    assert "--maps: plain has no attention; leave --maps out" in refused.stderr
+    assert "--maps: plain has no attention, nor features with places; leave --maps out" in refused.stderr
     plain = shutil.copytree(runs / "tiny" / "plain", tmp_path / "runs" / "plain")
     given = ("report", "--cache", cache.path, "--runs", plain, "--out", tmp_path / "new" / "page.html")
     assert "--maps: no head here has attention" in amnet(*given, "--maps", tmp_path / "maps", status=2).stderr

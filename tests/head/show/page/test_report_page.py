@@ -151,6 +151,22 @@ def test_maps_are_drawn_as_figures_draw_them(maps_script: Any) -> None:
 
 
 @needs_chromium
+def test_occlusion_is_drawn_around_no_change(maps_script: Any) -> None:
+    signed = matplotlib.colormaps[overlay.SIGNED](np.arange(256))[:, :3] * 255
+    np.testing.assert_allclose(maps_script("SIGNED"), signed, atol=3)
+    levels = base64.b64encode(np.array([0, 127, 127, 254], np.uint8).tobytes()).decode()
+    maps = {"kind": "occlusion", "shape": [1, 2, 2], "levels": levels, "high": 0.5, "on_tokens": [0]}
+    found = maps_script("""(() => {
+      const surfaces = surfacesOf({box: [0, 0, 8, 8], size: [8, 8]}, given);
+      const [look] = surfaces.looks, sum = look.reduce((one, other) => one + other);
+      return {ends: [look[0], look.at(-1)], sum, top: surfaces.top, text: legend(surfaces, "ridge").textContent};
+    })()""", maps)  # fmt: skip
+    assert found["ends"] == pytest.approx([-found["top"], found["top"]], rel=1e-4)
+    assert found["sum"] == pytest.approx(0, abs=1e-2)
+    assert "Occlusion of ridge" in found["text"]
+
+
+@needs_chromium
 def test_noise_around_an_even_share_has_one_colour(maps_script: Any) -> None:
     even = 128 + np.arange(16) % 2
     levels = base64.b64encode(even.astype(np.uint8).tobytes()).decode()
@@ -432,7 +448,7 @@ def test_more_images_than_are_made_at_once_are_made_when_they_come_near(
 def test_the_headline_says_what_holds(
     browser: Any, cache: FeatureCache, evaluation: Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(report, "_figures", lambda cache, evaluation: {"drawings": [], "left_out": []})
+    monkeypatch.setattr(report, "_figures", lambda cache, evaluation, told: {"drawings": [], "left_out": []})
     built = report.build_report(cache, evaluation, report.ReportSettings())
 
     def headline(**changes: Any) -> str:
