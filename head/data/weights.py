@@ -49,8 +49,8 @@ def image_weights(cache: FeatureCache, part: Part, weight: str) -> Weights | Non
     if lacking:
         raise BadInput(
             f"{cache.path}: {command('--weight', weight)} needs {_COLUMNS[weight]}, which {lacking:,} of "
-            f"{len(found):,} training images lack; extract again (no feature is computed anew) from a table with a column "
-            f"{weight}, of several ratings NAME_{weight}, as {amnet('ratings')} writes it"
+            f"{len(found):,} training images lack; extract again (no feature is computed anew) from a table with a "
+            f"column {weight}, of several ratings NAME_{weight}, as {amnet('ratings')} writes it"
         )
     if weight == "n":
         return Weights(found / found.mean())

@@ -136,8 +136,26 @@ def of_ceiling(rho: float, low: float, high: float, ceiling: Ceiling | None) -> 
         "ceiling": ceiling.rho,
         "ceiling_low": ceiling.low,
         "ceiling_high": ceiling.high,
+        "ceiling_images": ceiling.images,
         "ceiling_how": ceiling.how,
     }
+
+
+def ceiling_from_json(found: Mapping[str, Any]) -> Ceiling | None:
+    """Return the ceiling of what `of_ceiling` returned, None where there was none."""
+    if found.get("ceiling") is None:
+        return None
+    how, images = str(found.get("ceiling_how")), found.get("ceiling_images")
+    return Ceiling(found["ceiling"], found.get("ceiling_low"), found.get("ceiling_high"), how, images)
+
+
+def near_ceiling(found: Mapping[str, Any]) -> str:
+    """Return in words what share of the ceiling was reached, from what `of_ceiling` returned, '' if that is unknown."""
+    share, low, high = (found.get(f"of_ceiling{bound}") for bound in ("", "_low", "_high"))
+    if share is None or found.get("ceiling") is None:
+        return ""
+    interval = "" if low is None or high is None else f", 95% interval {low:.2f} to {high:.2f}"
+    return f"{share:.2f} of the ceiling {found['ceiling']:.3f} that the agreement of raters sets{interval}"
 
 
 def _by_halves(found: Agreement) -> Ceiling | None:

@@ -105,7 +105,8 @@ def estimate_of(runs: Sequence[Run], job: TrainingJob, on_progress: OnProgress =
     found = HeadSummary(job.name, tuple(scored)).as_json()
     rho, low, high, mse = (found[key] for key in ("rho_mean", "rho_low", "rho_high", "mse_mean"))
     counts = {"splits": found["splits"], "seeds": found["seeds"], "images": found["n"]}
-    return Estimate(rho, low, high, mse, **counts, optimistic=found["optimistic"], problem=problem)
+    shares = {key: found.get(key) for key in ("of_ceiling", "of_ceiling_low", "of_ceiling_high", "ceiling")}
+    return Estimate(rho, low, high, mse, **counts, optimistic=found["optimistic"], problem=problem, **shares)
 
 
 def _other_head(run: Run, job: TrainingJob) -> str:
