@@ -61,10 +61,19 @@ def _summary(summaries: Sequence[HeadSummary]) -> str:
     if any(summary["selected_on"] == f"the {first['part']} part" for summary in found):
         notes.append(f"scores of the {first['part']} part flatter heads that were chosen on it")
     notes.append(_what_images_tell(summaries[0]))
-    notes += dict.fromkeys(summary.ceiling.as_text() for summary in summaries if summary.ceiling)
+    notes += _ceilings(summaries)
     if any(summary["optimistic"] for summary in found):
         notes.append("* is rho of the test part, by which it was chosen")
     return "\n".join([aligned(lines), *notes])
+
+
+def _ceilings(summaries: Sequence[HeadSummary]) -> list[str]:
+    """Return each ceiling once, and of which heads it is where others, on other splits, have another or none."""
+    found: dict[str, list[str]] = {}
+    for summary in summaries:
+        if summary.ceiling:
+            found.setdefault(summary.ceiling.as_text(), []).append(summary.name)
+    return [text + ("" if len(of) == len(summaries) else f" ({', '.join(of)})") for text, of in found.items()]
 
 
 def _what_images_tell(summary: HeadSummary) -> str:
