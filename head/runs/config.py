@@ -8,6 +8,7 @@ from typing import Any
 from featcache.settings import LARGEST_BATCH
 
 Document = Mapping[str, Any]
+NEAR_CEILING = ("of_ceiling", "of_ceiling_low", "of_ceiling_high", "ceiling")  # of an estimate
 _TEXTS = ("name", "cache", "fingerprint", "split", "selected_on", "weights_source")
 
 
@@ -159,8 +160,7 @@ def _estimate(value: Any) -> Estimate:
     if not isinstance(value, dict):
         raise ValueError("its estimate is not an object")
     found = Estimate(**_known(Estimate, value))
-    shares = (found.of_ceiling, found.of_ceiling_low, found.of_ceiling_high, found.ceiling)
-    values = (found.rho, found.low, found.high, found.mse, *shares)
+    values = (found.rho, found.low, found.high, found.mse, *(getattr(found, key) for key in NEAR_CEILING))
     numbers = all(type(one) in (int, float, type(None)) for one in values)
     counts = all(type(one) is int for one in (found.splits, found.seeds, found.images))
     if not (numbers and counts and isinstance(found.problem, str)):

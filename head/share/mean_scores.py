@@ -37,5 +37,5 @@ def read_mean_scores(runs: Sequence[Run]) -> dict[str, Any] | None:
     keys = ("rho", "rho_low", "rho_high", "mse", "n", "splits")
     means = {key: row.get(f"{key}_mean", row.get(key)) for key in keys}
     ceilings = {run.split: ceiling_from_json(scores) for run, scores in found if scores is not None}
-    bounds = [or_nan(means[key]) for key in ("rho", "rho_low", "rho_high")]
-    return means | of_ceiling(*bounds, mean_ceiling(ceilings, mean_test_share(known)))
+    rho, low, high = (or_nan(means[key]) for key in ("rho", "rho_low", "rho_high"))
+    return means | of_ceiling(rho, low, high, mean_ceiling(ceilings, mean_test_share(known)))

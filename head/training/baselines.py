@@ -132,8 +132,9 @@ def task_of(job: TrainingJob, baseline: Baseline, train: Part) -> tuple[Task, Ta
     """Read what a baseline is fitted to, and its scale of targets."""
     counted = image_weights(job.cache, train, job.settings.weight)
     weights = None if counted is None else counted.of_images
-    how = {"seed": job.settings.seed, "most_vectors": baseline.most_vectors}
-    vectors = read_vectors(job.cache, train, job.input, weights=weights, **how)
+    vectors = read_vectors(
+        job.cache, train, job.input, seed=job.settings.seed, most_vectors=baseline.most_vectors, weights=weights
+    )
     if vectors.weights is None:
         target = kind_for(job.settings).target(vectors.scores)
     else:
