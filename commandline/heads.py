@@ -20,7 +20,7 @@ from commandline.options import (
     tell,
 )
 from featcache.base.commands import pip_install
-from head.settings import BATCH_NORMS, EVAL_VIEWS, HEADS, KERNELS, POOLED, PRECISIONS, PROTOCOLS, SELECTIONS
+from head.settings import BATCH_NORMS, EVAL_VIEWS, HEADS, KERNELS, POOLED, PRECISIONS, PROTOCOLS, SELECTIONS, WEIGHTS
 
 
 @click.command("train-head")
@@ -59,6 +59,7 @@ from head.settings import BATCH_NORMS, EVAL_VIEWS, HEADS, KERNELS, POOLED, PRECI
 @setting("accumulate", click.INT, "Parts of a batch, computed one after another.")
 @setting("dropout", click.FLOAT, "Probability that an activation is dropped.")
 @setting("precision", click.Choice(PRECISIONS), "Arithmetic of products; auto: bf16 where hardware has it.")
+@setting("weight", click.Choice(WEIGHTS), "Count images alike, by their ratings, or by 1 / se^2.")
 @setting("seed", click.INT, "Decides weights, order, dropout and views.")
 @setting("select_on", click.Choice(SELECTIONS), "Part that picks the epoch; test is optimistic.", several=False)
 @setting("val_fraction", click.FLOAT, "Share of train held out if there is no val.", several=False)

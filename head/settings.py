@@ -14,6 +14,7 @@ SELECTIONS = ("val", "test")
 PRECISIONS = ("auto", "fp32", "bf16")
 BATCH_NORMS = ("frozen", "trained")
 EVAL_VIEWS = ("center", "tencrop")
+WEIGHTS = ("none", "n", "se")
 _TRAIN = re.compile(r"(all|norms)|(last|lora)-([1-9]\d{0,3})")
 _PUBLISHED = {"lr": 1e-4, "attention_weight": 1e-5, "batch_size": 222, "epochs": 54, "patience": 54}
 _WHOLE = {
@@ -35,7 +36,8 @@ _REAL = {"lr": 10.0, "backbone_lr": 10.0, "weight_decay": 10.0, "attention_weigh
 _EVERY_HEAD = frozenset({"head", "layers", "select_on", "val_fraction", "seed"})
 _POOLED = frozenset({"pooling"})
 _EARLY_STOPPING = frozenset({"epochs", "patience"})
-_BY_GRADIENT = frozenset({"lr", "weight_decay", "batch_size", "precision"}) | _EARLY_STOPPING
+_WEIGHTED = frozenset({"weight"})
+_BY_GRADIENT = frozenset({"lr", "weight_decay", "batch_size", "precision"}) | _EARLY_STOPPING | _WEIGHTED
 _FINE_TUNED = frozenset({"backbone_lr", "accumulate", "crop", "eval_view", "dropout"}) | _BY_GRADIENT
 _STEPWISE = frozenset({"steps", "attention", "attention_weight", "order_penalty"})
 _RECURRENT = _STEPWISE | {"recipe", "hidden_size", "regressor_size", "dropout"}
@@ -46,11 +48,11 @@ HEADS = {  # the fields that each uses; what it is and how it is fitted says `he
     "tail": _FINE_TUNED | {"train", "batch_norm"},
     "memnet": _FINE_TUNED,
     "memonet": _FINE_TUNED | {"batch_norm"},
-    "linear": _POOLED,
-    "ridge": _POOLED,
-    "banded-ridge": _POOLED,
-    "lsvr": _POOLED,
-    "svr": _POOLED | {"kernel"},
+    "linear": _POOLED | _WEIGHTED,
+    "ridge": _POOLED | _WEIGHTED,
+    "banded-ridge": _POOLED | _WEIGHTED,
+    "lsvr": _POOLED | _WEIGHTED,
+    "svr": _POOLED | _WEIGHTED | {"kernel"},
     "mlp": _POOLED | _EARLY_STOPPING,
 }
 PROTOCOLS: dict[str, dict[str, Any]] = {"paper": {}, "published": _PUBLISHED}  # by recipe, what is not default
@@ -73,7 +75,8 @@ class TrainSettings:
     'svr' compares images. layers are the cache's layers to read, joined: none for its last, 'all' for all.
     attention_weight is lambda of Eq. 13; order_penalty presses step scores m_t to rise with t where it is above 0,
     to fall where it is below (section 4.4). patience is how many epochs without a better validation rho end the
-    training; precision is the arithmetic of matrix products, 'auto' bf16 where the hardware multiplies it.
+    training; precision is the arithmetic of matrix products, 'auto' bf16 where the hardware multiplies it. weight says
+    how much an image counts in the loss: 'n' by its number of ratings, 'se' by 1 / se^2 of its standard error.
     Of a network that is trained further, train says which of its weights: 'all', 'norms', 'last-N', from the Nth matrix
     or convolution from its end on, or 'lora-R', additions of rank R to its matrices. backbone_lr is their learning
     rate, lr that of weights that are new. batch_norm says what running statistics do, crop is the side in pixels of
@@ -108,6 +111,7 @@ class TrainSettings:
     kernel: str = "rbf"
     layers: tuple[str, ...] = ()
     precision: str = "auto"
+    weight: str = "none"
     select_on: str = "val"
     val_fraction: float = 0.1
     seed: int = 0
@@ -152,6 +156,7 @@ def problems_of(values: Mapping[str, Any]) -> list[str]:
     """Return what is wrong with values of some or all fields, a line each."""
     choices = {"recipe": tuple(PROTOCOLS), "head": tuple(HEADS), "pooling": POOLED, "kernel": KERNELS}
     choices |= {"precision": PRECISIONS, "select_on": SELECTIONS, "batch_norm": BATCH_NORMS, "eval_view": EVAL_VIEWS}
+    choices |= {"weight": WEIGHTS}
     problems = [
         f"{option_of(name)} must be {' or '.join(choices[name])}, found {values[name]!r}"
         for name in choices

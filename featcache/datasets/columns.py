@@ -24,6 +24,7 @@ _NAMES_OF = {  # what a column may be called beside path and score; earlier ones
 }
 _NAMES_OF_SPLIT = re.compile(r"split(?:[ _-]+(\w+)|(\d+))?")
 _NAMES_OF_PARTS = re.compile(r"(?:data|sub)?sets?|partitions?|parts?|phase|fold|datasplit")  # if nothing else is there
+_OF_RATERS = {"n": "number of ratings", "se": "standard error"}
 _LONGEST_NAME = 200  # characters of a column's name, or of a cell, that are looked at
 _PARTS = {
     "train": ("train", "training", "trainset", "trainingset"),
@@ -37,14 +38,16 @@ _PART_OF = {word: part for part, words in _PARTS.items() for word in words}
 class Columns:
     """Where in a line the path, the score of each target, the part in each split and the group stand.
 
-    The target of one score alone is ''; group is None where there is no such column. ignored are the names of the other
-    columns, notes what was read as what.
+    The target of one score alone is ''; group is None where there is no such column. raters says by target which
+    column is the number of its ratings, 'n', and which their standard error, 'se', of those that are there. ignored are
+    the names of the other columns, notes what was read as what.
     """
 
     path: int
     scores: Mapping[str, int]
     splits: Mapping[str, int]
     group: int | None
+    raters: Mapping[str, Mapping[str, int]]
     ignored: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -60,8 +63,9 @@ def find_columns(
     """Return which column holds what; path and scores are the names that the user gave, none for those to be found.
 
     Columns `score.NAME` are the scores of targets of these names, and so are those of several names that were given.
-    Raises `BadInput` for a header in which a column is missing, is there twice, or could be any of several, and
-    `InvalidSettings` for a given name that the header lacks.
+    Columns `n` and `se`, of several scores `NAME_n` and `NAME_se`, say how many ratings a score is the mean of, and its
+    standard error. Raises `BadInput` for a header in which a column is missing, is there twice, or could be any of
+    several, and `InvalidSettings` for a given name that the header lacks.
     """
     names = [_plain(name) for name in header]
     targets = _targets(header, scores, place)
@@ -90,18 +94,39 @@ def find_columns(
     taken = {*used.values(), *targets.values(), *([] if group is None else [group])}
     if not splits and (column := _column_of_parts(header, lines, [*taken], place)) is not None:
         splits, told["split"] = {"1": column}, column
-    taken |= {*splits.values()}
+    rated = targets or {"": used["score"]}
+    raters = _columns_of_raters(names, rated)
+    taken |= {*splits.values(), *(column for columns in raters.values() for column in columns.values())}
     return Columns(
         path=used["path"],
-        scores=targets or {"": used["score"]},
+        scores=rated,
         splits=splits,
         group=group,
+        raters=raters,
         ignored=tuple(name for column, name in enumerate(header) if column not in taken),
         notes=(
             *(f"column {shown(header[column].strip())} is read as the {what}" for what, column in told.items()),
             *notes,
+            *(
+                f"column {shown(header[column].strip())} is read as the {_OF_RATERS[what]} of "
+                f"{shown(header[rated[target]].strip())}"
+                for target, columns in raters.items()
+                for what, column in columns.items()
+            ),
         ),
     )
+
+
+def _columns_of_raters(names: Sequence[str], scores: Mapping[str, int]) -> dict[str, dict[str, int]]:
+    """Return by target the columns of the number of its ratings and of their standard error, if there are any."""
+    found: dict[str, dict[str, int]] = {}
+    for target, column in scores.items():
+        for what in _OF_RATERS:
+            called = [f"{names[column]}_{what}", *([f"{target.lower()}_{what}"] if target else [])]
+            called += [what] if len(scores) == 1 else []
+            if there := [name for name in called if name in names]:
+                found.setdefault(target, {})[what] = names.index(there[0])
+    return found
 
 
 def _targets(header: Sequence[str], given: Sequence[str], place: str) -> dict[str, int]:
@@ -112,8 +137,14 @@ def _targets(header: Sequence[str], given: Sequence[str], place: str) -> dict[st
         if len(given) > 1 and len(named) != len(given):
             raise InvalidSettings(f"--score-column {', '.join(given)}: targets of these names are not told apart")
         return named
-    dotted = {_target_of(name): column for column, name in enumerate(header) if _plain(name).startswith("score.")}
-    plain = [column for column, name in enumerate(header) if _plain(name) == "score"]
+    names = [_plain(name) for name in header]
+    of_raters = {f"{name}_{what}" for name in names for what in _OF_RATERS}
+    dotted = {
+        _target_of(header[column]): column
+        for column, name in enumerate(names)
+        if name.startswith("score.") and name not in of_raters
+    }
+    plain = [column for column, name in enumerate(names) if name == "score"]
     return (dict(zip(["score"], plain, strict=False)) | dotted) if dotted else {}
 
 

@@ -24,7 +24,8 @@ from featcache.datasets.duplicates import (
     without_duplicates,
 )
 from featcache.datasets.image_files import find_image_files
-from featcache.datasets.ratings import ReadRatings, read_ratings
+from featcache.datasets.ratings import Counted, ReadRatings, read_ratings
+from featcache.datasets.reliability import RELIABILITY_NAME, Raters, Reliability, read_reliability
 from featcache.datasets.split_files import Line, read_split_files
 from featcache.datasets.splits import Others, Part, Ratings, Splits, each_part, weak_parts, why_untrainable
 from featcache.datasets.table import is_table
@@ -39,10 +40,11 @@ class Dataset:
     The target is '' where there is one rating without a name; then splits are its splits. root is the folder of images/
     and splits/, None for a table of ratings; drawing is what its splits were drawn from, if it gave none. same are
     rows of the same file, groups those of the same group of a table. others[split] are rows of a split's test part with
-    their scores by other people; nothing is trained, selected or tested on those. drop_duplicates says that train and
-    val have given up images that a later part has. ignored names what was not read: other files in splits/, other
-    columns of a table. notes tells what was read as what, how splits were drawn, and which parts are too weak to judge
-    by.
+    their scores by other people; nothing is trained, selected or tested on those. raters[target] are the numbers of
+    ratings and standard errors of scores, reliability[target] is how far raters agree, where known. drop_duplicates
+    says that train and val have given up images that a later part has. ignored names what was not read: other files in
+    splits/, other columns of a table. notes tells what was read as what, how splits were drawn, and which parts are too
+    weak to judge by.
     """
 
     name: str
@@ -54,6 +56,8 @@ class Dataset:
     same: tuple[tuple[int, ...], ...] = ()
     groups: tuple[tuple[int, ...], ...] = ()
     others: Others = field(default_factory=dict)
+    raters: Mapping[str, Raters] = field(default_factory=dict)
+    reliability: Mapping[str, Reliability] = field(default_factory=dict)
     drop_duplicates: bool = False
     ignored: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -130,12 +134,13 @@ def open_dataset(
     """Read every score of a dataset; rows are the distinct image names, sorted.
 
     name_or_path is 'lamem' or 'sun', found in root (default: data/NAME), a folder that holds images/ and
-    splits/{train,val,test}_K.txt with lines `NAME SCORE`, and others_K.txt where there is one, or a table FILE.csv,
-    FILE.tsv or FILE.txt as `featcache.datasets.ratings` reads it, its paths relative to root (default: the table's
-    folder); path_column and score_columns name its columns where it calls them otherwise, several scores several
-    targets. An image has the name of its file, which in the table may be in another Unicode form. drop_duplicates takes
-    images out of train and val whose file is in a later part under another name. Raises `BadInput` with every problem
-    of every file, each with file and line, and `InvalidSettings` for a column that is not there.
+    splits/{train,val,test}_K.txt with lines `NAME SCORE`, maybe others_K.txt and reliability.json, or a table
+    FILE.csv, FILE.tsv or FILE.txt as `featcache.datasets.ratings` reads it, paths relative to root (default: the
+    table's folder); path_column and score_columns name its columns where it calls them otherwise, several scores
+    several targets. An image has the name of its file, which in the table may be in another Unicode form.
+    drop_duplicates takes images out of train and val whose file is in a later part under another name. Raises
+    `BadInput` with every problem of every file, each with file and line, and `InvalidSettings` for a column that is not
+    there.
     """
     problems: list[str] = []
     source = _read(name_or_path, root, path_column, score_columns, problems)
@@ -188,6 +193,8 @@ def open_dataset(
         same=tuple(map(tuple, same)),
         groups=_grouped(lines, source.read.groups, row_of),
         others={split: _part(each, row_of) for split, each in others.items()},
+        raters={target: _raters(lines, counted, row_of) for target, counted in source.read.counted.items()},
+        reliability=source.read.reliability,
         drop_duplicates=drop_duplicates,
         ignored=source.read.ignored,
         notes=tuple(notes),
@@ -217,7 +224,10 @@ def _read(
     folder = _find(name_or_path, root)
     files = read_split_files(folder / "splits", problems)
     name = name_or_path if name_or_path in KNOWN else _name_of(folder)
-    read = ReadRatings(folder / "images", {"": files.splits}, None, {}, files.ignored, (), files.others)
+    notes: list[str] = []
+    reliability = read_reliability(folder / RELIABILITY_NAME, problems, notes)
+    ratings = {"": files.splits}
+    read = ReadRatings(folder / "images", ratings, None, {}, files.ignored, tuple(notes), files.others, {}, reliability)
     return _Source(name, False, folder, read)
 
 
@@ -337,6 +347,17 @@ def _with_rows(ratings: Mapping[str, Mapping[str, Mapping[str, Sequence[Line]]]]
 def _part(lines: Sequence[Line], row_of: Mapping[str, int]) -> Part:
     rows = np.array([row_of[line.name] for line in lines], dtype=np.int64)
     return Part(rows, np.array([line.score for line in lines], dtype=np.float64))
+
+
+def _raters(lines: Iterable[Line], counted: Mapping[str, Counted], row_of: Mapping[str, int]) -> Raters:
+    """Return the numbers of ratings and standard errors of the lines that have some; counted has them by place."""
+    found = [(row_of[line.name], counted[line.place]) for line in lines if line.place in counted]
+    columns = {what for _, one in found for what in one}
+    return Raters(
+        np.array([row for row, _ in found], np.int64),
+        np.array([one["n"] for _, one in found], np.int64) if "n" in columns else None,
+        np.array([one["se"] for _, one in found], np.float64) if "se" in columns else None,
+    )
 
 
 def _name_of(folder: Path) -> str:

@@ -1,5 +1,6 @@
 """A table of ratings, FILE.csv with a header: path, score, and which part each image is in, or splits drawn here."""
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,12 +8,15 @@ from typing import NamedTuple
 
 from featcache.datasets.columns import Columns, find_columns, part_of
 from featcache.datasets.drawing import Drawing
+from featcache.datasets.reliability import Reliability, read_reliability
 from featcache.datasets.split_files import Line, LineSplits, name_problem, score_of, shown, why_no_score
 from featcache.datasets.splits import PARTS
 from featcache.datasets.table import read_table
 
 _FEW = 5  # repeated images that are named one by one
 _AVERAGE = "average the scores of an image"
+_FEWEST = {"n": ("number of ratings", "a whole number from 1"), "se": ("standard error", "a number from 0")}
+Counted = Mapping[str, float]  # 'n' and 'se' of a score, of the columns that are there; an empty 'se' is NaN
 
 
 class _Row(NamedTuple):
@@ -21,6 +25,7 @@ class _Row(NamedTuple):
     parts: dict[str, str]  # by split
     group: str
     written: str  # the path as it stands in the table
+    counted: dict[str, Counted]  # by target
 
     def of_target(self, target: str) -> Line | None:
         """Return its line with the score of a target, None if it has none."""
@@ -33,7 +38,8 @@ class ReadRatings(NamedTuple):
 
     Where there are no splits, ratings is empty and drawing is what they are drawn from. groups says by place of a line
     what is in its column 'group', where there is anything. others, of split files alone, are scores of the images of
-    each split's test part by other people.
+    each split's test part by other people. counted says by target and place of a line what its columns 'n' and 'se'
+    hold, reliability by target what a file beside it says.
     """
 
     images: Path
@@ -43,6 +49,8 @@ class ReadRatings(NamedTuple):
     ignored: tuple[str, ...]
     notes: tuple[str, ...]
     others: Mapping[str, list[Line]]
+    counted: Mapping[str, Mapping[str, Counted]]
+    reliability: Mapping[str, Reliability]
 
 
 def read_ratings(
@@ -54,7 +62,8 @@ def read_ratings(
     have other usual names, as `find_columns` knows them; path_column and score_columns say which where they do not.
     Several scores, in columns `score.NAME` or of the names given, are several targets; an image without a score of one
     is left out of that. Without a column of parts splits are to be drawn, which keep images with the same text in a
-    column `group` in one part.
+    column `group` in one part. Columns `n` and `se` give the number of ratings of a score and its standard error, and
+    the .json file of the table's own name says how far raters agree, as `read_reliability` has it.
     The images' folder is folder, or, where images are elsewhere, what all of them have in common.
     Problems are appended, each with its line; raises `BadInput` for a file that is no such table, `InvalidSettings`
     for a column that it lacks.
@@ -103,7 +112,23 @@ def read_ratings(
         {row.line.place: f"group {row.group}" if row.group else row.written for row in named},
     )
     groups = {row.line.place: row.group for row in named if row.group}
-    return ReadRatings(images, ratings, drawing if drawn else None, groups, columns.ignored, tuple(notes), {})
+    counted = {
+        target: {row.line.place: row.counted[target] for row, _ in rated[target]}
+        for target in columns.raters
+        if target in rated
+    }
+    reliability = read_reliability(table.with_suffix(".json"), problems, notes, table=table, targets=tuple(rated))
+    return ReadRatings(
+        images=images,
+        ratings=ratings,
+        drawing=drawing if drawn else None,
+        groups=groups,
+        ignored=columns.ignored,
+        notes=tuple(notes),
+        others={},
+        counted=counted,
+        reliability=reliability,
+    )
 
 
 def _row(
@@ -130,8 +155,32 @@ def _row(
         if part is None:
             return f"the part of {shown(path)} is not train, val or test: {shown(cells[column].strip().lower())}"
         parts[split] = part
+    counted = _counted(cells, columns, scores, decimal_comma)
+    if isinstance(counted, str):
+        return f"of {shown(path)} {counted}"
     group = "" if columns.group is None else cells[columns.group].strip()
-    return _Row(Line(place, _absolute(folder / path), first), scores, parts, group, path)
+    return _Row(Line(place, _absolute(folder / path), first), scores, parts, group, path, counted)
+
+
+def _counted(
+    cells: Sequence[str], columns: Columns, scores: Mapping[str, float | None], decimal_comma: bool
+) -> dict[str, Counted] | str:
+    """Return by target the number of ratings and the standard error of a line's scores, or what is wrong with them."""
+    found: dict[str, Counted] = {}
+    for target, of in columns.raters.items():
+        if scores[target] is None:
+            continue
+        texts = {what: cells[column].strip() for what, column in of.items()}
+        values = {what: _score(text, decimal_comma) for what, text in texts.items()}
+        if "se" in texts and not texts["se"]:
+            values["se"] = math.nan
+        for what, value in values.items():
+            if value is None or value < 0 or (what == "n" and (value < 1 or value != int(value))):
+                name, expected = _FEWEST[what]
+                which = f"{name} of {target}" if target else name
+                return f"the {which} is not {expected}: {shown(texts[what])}; rename its column if it is something else"
+        found[target] = {what: value for what, value in values.items() if value is not None}
+    return found
 
 
 def _score(text: str, decimal_comma: bool) -> float | None:

@@ -4,6 +4,7 @@ import hashlib
 import platform
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -71,6 +72,8 @@ def seal(
         groups=tuple(tuple(new_row[list(group)].tolist()) for group in dataset.groups),
         near_duplicates=alike,
         others={split: moved(part) for split, part in dataset.others.items()},
+        raters={target: replace(one, rows=new_row[one.rows]) for target, one in dataset.raters.items()},
+        reliability=dataset.reliability,
         opened=shards,
     )
     for shard in plan.superseded:

@@ -65,11 +65,15 @@ class CacheInfo:
             if "others" in info
             else []
         )
+        people = [
+            *(f"raters       {line}" for line in info.get("raters", {}).values()),
+            *(f"ceiling      {line}" for line in info.get("ceiling", {}).values()),
+        ]
         absent = [f"absent       {name}: {reason}" for name, reason in info["absent"].items()]
         head = f"{info['cache']}: {info['images']:,} images x {info['views']} views, complete"
         same = [f"same file    {' = '.join(names)}" for names in info["duplicates"]]
         alike = [f"look alike   {_some(names)}" for names in info["near_duplicates"] or ()]
-        return "\n".join([head, *common, *layers, *splits, *others, *same, *alike, *absent])
+        return "\n".join([head, *common, *layers, *splits, *others, *people, *same, *alike, *absent])
 
 
 def read_info(folder: Path) -> CacheInfo:
@@ -110,6 +114,7 @@ def read_info(folder: Path) -> CacheInfo:
             "absent": {image.name: image.absent for image in cache.images if image.absent},
             **_counts(cache.manifest),
             **({"others": {split: len(part.rows) for split, part in cache.others.items()}} if cache.others else {}),
+            **_people(cache),
             "fingerprint": cache.fingerprint,
             "recipe": cache.recipe.as_json(),
             "source": cache.manifest.source,
@@ -155,6 +160,21 @@ def _counts(manifest: Manifest) -> dict[str, Any]:
     """Return how many images each part of each split has, under 'splits'; where there are targets, by target."""
     counts = each_part(manifest.ratings, lambda part: len(part.rows))
     return {"splits": counts[""]} if "" in counts else {"targets": counts}
+
+
+def _people(cache: FeatureCache) -> dict[str, Any]:
+    """Return in words, by target, what is known of raters and the ceiling that they set; nothing where nothing is."""
+    found: dict[str, dict[str, str]] = {"raters": {}, "ceiling": {}}
+    for target in cache.manifest.ratings:
+        one = cache.of_target(target)
+        of = f" of {target}" if target else ""
+        if one.raters:
+            known = {"numbers of ratings": one.raters.counts, "standard errors": one.raters.errors}
+            what = " and ".join(name for name, column in known.items() if column is not None)
+            found["raters"][target] = f"{what} of {len(one.raters.rows):,} scores{of}"
+        if one.reliability:
+            found["ceiling"][target] = f"{one.reliability.as_text()}{of}"
+    return {key: lines for key, lines in found.items() if lines}
 
 
 def _near_duplicates(cache: FeatureCache) -> list[list[str]] | None:

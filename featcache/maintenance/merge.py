@@ -4,7 +4,7 @@ Chunks are copied as they are, their digests checked. Rows stay where they are i
 the parts of one extraction do; else the inputs' images follow one another. Inputs are only read.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from featcache.base.errors import CacheIncomplete, InvalidSettings, refuse
 from featcache.base.files import digest_of_file, refuse_full_disk, write_durably
 from featcache.base.progress import OnProgress, Progress, silent
 from featcache.datasets.duplicates import LOOK_ALIKE, joined, of_parts
+from featcache.datasets.reliability import Raters, Reliability, merge_raters, merge_reliability
 from featcache.datasets.splits import Others, Ratings, merge_others, merge_ratings
 from featcache.images.decode import DECODED
 from featcache.images.identity import is_same_image
@@ -50,7 +51,7 @@ class MergeReport:
     """What the merged cache holds. complete is False where inputs were unfinished: extract goes on with it.
 
     decoders has a line for each kind of image file that inputs decoded with different libraries, alike what there is to
-    say of images that look alike.
+    say of images that look alike, and of raters whose reliability is not that of all.
     """
 
     folder: str
@@ -95,11 +96,14 @@ def merge_caches(out: Path, inputs: Sequence[Path], *, on_progress: OnProgress =
     row_of = assign_rows(sources, held)
     ratings = merge_ratings([(source.manifest.ratings, source.names) for source in sources if source.manifest], row_of)
     others = merge_others([(source.manifest.others, source.names) for source in sources if source.manifest], row_of)
+    raters = merge_raters([(source.manifest.raters, source.names) for source in sources if source.manifest], row_of)
+    of_people: list[str] = []
+    reliability = merge_reliability([one.manifest.reliability for one in sources if one.manifest], of_people)
     planned = list(plan_merge(pieces, row_of))
     decoded = _decoders_that_differ(sources)
     said = [f"{kind} with {' and '.join(found)}" for kind, found in decoded.items()]
     if (out / MANIFEST_NAME).exists():
-        _refuse_another(out, planned, ratings, others)
+        _refuse_another(out, planned, ratings, others, raters, reliability)
         return MergeReport(str(out), len(row_of), views, len(planned), True, said)
     _refuse_unknown_shards(out, planned)
     with CacheWriter(out) as writer:
@@ -137,9 +141,11 @@ def merge_caches(out: Path, inputs: Sequence[Path], *, on_progress: OnProgress =
                 ),
                 near_duplicates=groups,
                 others=others,
+                raters=raters,
+                reliability=reliability,
                 opened=shards,
             )
-            alike = tuple(_said_of(tables, ratings, groups or ()))
+            alike = (*_said_of(tables, ratings, groups or ()), *of_people)
     return MergeReport(str(out), len(row_of), views, len(planned), complete, said, alike)
 
 
@@ -197,7 +203,14 @@ def _refuse_out(out: Path, inputs: Sequence[Path]) -> None:
     refuse_unknown_files(out)
 
 
-def _refuse_another(out: Path, planned: Sequence[Planned], ratings: Ratings, others: Others) -> None:
+def _refuse_another(
+    out: Path,
+    planned: Sequence[Planned],
+    ratings: Ratings,
+    others: Others,
+    raters: Mapping[str, Raters],
+    reliability: Mapping[str, Reliability],
+) -> None:
     """Raise `InvalidSettings` unless out is the finished result of this very merge."""
     there = open_cache(out)
     wanted = {row: image for item in planned for row, image in enumerate(item.images, start=item.block.rows[0])}
@@ -208,6 +221,8 @@ def _refuse_another(out: Path, planned: Sequence[Planned], ratings: Ratings, oth
         and all(is_same_image(image, wanted[row]) for row, image in enumerate(there.images))
         and _parts_of(there.manifest.ratings) == _parts_of(ratings)
         and there.others.keys() == others.keys()
+        and there.manifest.raters.keys() == raters.keys()
+        and there.manifest.reliability == reliability
     )
     if not same:
         raise InvalidSettings(f"{out} is a finished cache of something else; give a new folder")

@@ -236,6 +236,8 @@ class _Repairer:
             groups=manifest.groups,
             near_duplicates=manifest.near_duplicates,
             others=manifest.others,
+            raters=manifest.raters,
+            reliability=manifest.reliability,
         )
         for file in set(listed) - set(self.writer.listed):
             shard_path(self.writer.folder, file).unlink(missing_ok=True)

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from featcache.base.cores import usable_threads
 from featcache.base.errors import BadInput, CorruptFile, InvalidSettings, Mismatch
+from featcache.datasets.reliability import Raters, Reliability, published_reliability
 from featcache.datasets.splits import Others, Splits
 from featcache.images.identity import ImageRow, is_same_image
 from featcache.recipe import Recipe
@@ -73,6 +74,16 @@ class FeatureCache:
     def others(self) -> Others:
         """Rows of test parts with their scores by other people, by split: none but for such datasets of one rating."""
         return self.manifest.others
+
+    @property
+    def raters(self) -> Raters | None:
+        """Rows with the numbers of ratings of its target's scores and their standard errors; None if unknown."""
+        return self.manifest.raters.get(self.target)
+
+    @property
+    def reliability(self) -> Reliability | None:
+        """How far the raters of its target agree: as the dataset says, else as was published of it; None if unknown."""
+        return self.manifest.reliability.get(self.target) or published_reliability(self.manifest.source)
 
     def of_target(self, target: str | None = None) -> "FeatureCache":
         """Return the same cache with the splits of one target; the only one if there is but one.

@@ -2,9 +2,10 @@
 
 import functools
 import hashlib
+import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 from featcache.base.commands import amnet
 from featcache.base.errors import CacheIncomplete, CorruptFile, FeatcacheError, HostileFile, Mismatch
 from featcache.base.files import canonical_json, read_json, write_durably
+from featcache.datasets.reliability import Raters, Reliability, reliability_of
 from featcache.datasets.splits import PARTS, Others, Part, Ratings, each_part, natural_key
 from featcache.recipe import Recipe, recipe_from_json
 from featcache.settings import LARGEST_BATCH
@@ -42,7 +44,8 @@ class Manifest:
 
     source holds facts that change no feature: dataset and its folder, and where the weights came from. groups are rows
     of the same group of a table; near_duplicates are rows whose images look alike, None where nobody has looked.
-    others[split] are rows of the split's test part with their scores by other people. format_version is the newest of
+    others[split] are rows of the split's test part with their scores by other people. raters and reliability are by
+    target, as a dataset has them. format_version is the newest of
     its shards; codecs are those that its shards have, each set once, none where the version is 1. digest is that of the
     manifest's own text, '' before it is written.
     """
@@ -58,6 +61,8 @@ class Manifest:
     groups: Groups = ()
     near_duplicates: Groups | None = None
     others: Others = field(default_factory=dict)
+    raters: Mapping[str, Raters] = field(default_factory=dict)
+    reliability: Mapping[str, Reliability] = field(default_factory=dict)
     format_version: int = 1
     codecs: tuple[Codecs, ...] = ()
     digest: str = ""
@@ -92,6 +97,10 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         **({"codecs": list(map(_codecs_as_json, manifest.codecs))} if manifest.codecs else {}),
         **({"groups": manifest.groups} if manifest.groups else {}),
         **({"others": {one: _part_as_json(part) for one, part in manifest.others.items()}} if manifest.others else {}),
+        **({"raters": {of: _raters_as_json(one) for of, one in manifest.raters.items()}} if manifest.raters else {}),
+        **(
+            {"reliability": {of: one.as_json() for of, one in known.items()}} if (known := manifest.reliability) else {}
+        ),
         **({} if manifest.near_duplicates is None else {"near_duplicates": manifest.near_duplicates}),
     }
     write_durably(folder / MANIFEST_NAME, canonical_json({**body, "digest": _digest(body)}).encode())
@@ -130,6 +139,8 @@ def read_manifest(folder: Path) -> Manifest:
             groups=_groups(body.get("groups", [])) or (),
             near_duplicates=_groups(body.get("near_duplicates")),
             others=_parts(body.get("others", {}), sorted(body.get("others", {}), key=natural_key)),
+            raters={of: _raters_from_json(one) for of, one in body.get("raters", {}).items()},
+            reliability={of: _reliability_from_json(one) for of, one in body.get("reliability", {}).items()},
             format_version=version,
             codecs=tuple(_codecs_from_json(codecs, recipe) for codecs in body.get("codecs", [])),
             digest=digest,
@@ -182,6 +193,23 @@ def _check(manifest: Manifest) -> None:
     for split, part in manifest.others.items():
         if not np.isin(part.rows, manifest.ratings[""][split]["test"].rows).all():
             raise ValueError("scores by other people of images that are not in the test part")
+    if (manifest.raters.keys() | manifest.reliability.keys()) - manifest.ratings.keys():
+        raise ValueError("raters of what was not rated")
+    for raters in manifest.raters.values():
+        _check_raters(raters, manifest.rows)
+
+
+def _check_raters(raters: Raters, rows: int) -> None:
+    """Raise `ValueError` unless each row is there, once, with numbers of ratings and standard errors that can be."""
+    known = [column for column in (raters.counts, raters.errors) if column is not None]
+    if not known or any(column.shape != raters.rows.shape for column in known) or raters.rows.ndim != 1:
+        raise ValueError("raters without a number for each row")
+    if len(set(raters.rows.tolist())) < len(raters.rows) or not all(0 <= row < rows for row in raters.rows.tolist()):
+        raise ValueError("raters of rows that are not there, or that are named twice")
+    if (raters.counts is not None and (raters.counts < 1).any()) or (
+        raters.errors is not None and ((raters.errors < 0) | np.isinf(raters.errors)).any()
+    ):
+        raise ValueError("numbers of ratings, or standard errors, that cannot be")
 
 
 def _tiles(ranges: Iterable[tuple[int, int]], stop: int) -> bool:
@@ -238,6 +266,30 @@ def _parts(found: dict[str, dict[str, list[float]]], order: Iterable[str]) -> di
         for name in order
         if name in found
     }
+
+
+def _raters_as_json(raters: Raters) -> dict[str, Any]:
+    found: dict[str, Any] = {"row": raters.rows.tolist()}
+    if raters.counts is not None:
+        found["n"] = raters.counts.tolist()
+    if raters.errors is not None:
+        found["se"] = [None if math.isnan(error) else error for error in raters.errors.tolist()]
+    return found
+
+
+def _raters_from_json(found: dict[str, Any]) -> Raters:
+    return Raters(
+        np.array(found["row"], np.int64),
+        np.array(found["n"], np.int64) if "n" in found else None,
+        np.array(found["se"], np.float64) if "se" in found else None,  # null becomes NaN
+    )
+
+
+def _reliability_from_json(found: dict[str, Any]) -> Reliability:
+    known = reliability_of(found, str(found["source"]))
+    if known is None:
+        raise ValueError("a reliability without a ceiling")
+    return known
 
 
 def _groups(found: list[list[int]] | None) -> Groups | None:

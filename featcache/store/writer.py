@@ -1,12 +1,13 @@
 """Writing a cache: shards are committed one by one, then sealed by cache.h5 and the manifest over all of them."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
 from featcache.base.files import csv_bytes, make_folder, remove_temporaries, write_durably
 from featcache.base.lock import writer_lock
+from featcache.datasets.reliability import Raters, Reliability
 from featcache.datasets.splits import Others, Ratings
 from featcache.recipe import Recipe
 from featcache.store.folder import FAILURES_NAME, INDEX_NAME, shard_path, shards_folder
@@ -84,6 +85,8 @@ class CacheWriter:
         groups: Groups = (),
         near_duplicates: Groups | None = None,
         others: Others | None = None,
+        raters: Mapping[str, Raters] | None = None,
+        reliability: Mapping[str, Reliability] | None = None,
         opened: Sequence[Shard] = (),
     ) -> tuple[Manifest, Tables]:
         """Write cache.h5 and the manifest over the listed shards, which cover rows x views; return both.
@@ -111,6 +114,8 @@ class CacheWriter:
             groups,
             near_duplicates,
             others or {},
+            raters or {},
+            reliability or {},
             format_version=newest_version(shards),
             codecs=_codecs_of(shards),
         )

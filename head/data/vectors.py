@@ -19,7 +19,8 @@ _ROUNDING = 1e-6
 class Vectors:
     """x (n, D) float64, standardised by mean and deviation (D), and scores (n): so many views of so many images.
 
-    bands are the channels of each layer.
+    bands are the channels of each layer. weights (n) say how much each counts, in mean and deviation, too; None where
+    all count alike.
     """
 
     x: NDArray[np.float64]
@@ -29,6 +30,7 @@ class Vectors:
     images: int
     views_each: int
     bands: Mapping[str, slice]
+    weights: NDArray[np.float64] | None = None
 
     def as_stored(
         self, rows: NDArray[np.intp] | slice = slice(None), channels: slice = slice(None)
@@ -62,9 +64,18 @@ def draw_views(
 
 
 def read_vectors(
-    cache: FeatureCache, part: Part, source: HeadInput, *, seed: int, most_vectors: int | None = None
+    cache: FeatureCache,
+    part: Part,
+    source: HeadInput,
+    *,
+    seed: int,
+    most_vectors: int | None = None,
+    weights: NDArray[np.float64] | None = None,
 ) -> Vectors:
-    """Read the training vectors of a part; with most_vectors, of no more than that, else of every image."""
+    """Read the training vectors of a part; with most_vectors, of no more than that, else of every image.
+
+    weights are those of the part's images (n), None where all count alike.
+    """
     from sklearn.preprocessing import StandardScaler  # takes a second
 
     channels = source.map_shape(cache.recipe).channels
@@ -83,6 +94,7 @@ def read_vectors(
         batch = slice(start, start + _BATCH)
         x[batch] = source.read(cache, part.rows[positions[batch]], views[batch]).flatten(1).numpy()
     scaler = StandardScaler(copy=False)
-    standardised = scaler.fit_transform(x)
+    counted = None if weights is None else weights[positions]
+    standardised = scaler.fit_transform(x) if counted is None else scaler.fit(x, sample_weight=counted).transform(x)
     bands = source.bands(cache.recipe)
-    return Vectors(standardised, part.scores[positions], scaler.mean_, scaler.scale_, images, each, bands)
+    return Vectors(standardised, part.scores[positions], scaler.mean_, scaler.scale_, images, each, bands, counted)

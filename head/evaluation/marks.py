@@ -4,8 +4,8 @@ Each mark is one line of text, '' where there is nothing to say. All that prints
 """
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,7 +14,7 @@ from head.evaluation.means import by_split
 from head.evaluation.metrics import or_nan
 from head.evaluation.score import Scored
 from head.evaluation.statistics import rho_interval
-from head.evaluation.summary import named_groups
+from head.evaluation.summary import HeadSummary, named_groups
 from head.runs.run import Run
 
 NARROW = 0.1  # of the range of training: predictions closer together than that hardly tell images apart
@@ -106,6 +106,22 @@ def mark_reversed(part: str, rhos: NDArray[np.float64], images: int) -> str:
     )
 
 
+def mark_above_ceiling(part: str, result: Mapping[str, Any]) -> str:
+    """Return that the rho of a summary, as JSON, is above the ceiling of its scores, and what that may come from."""
+    share = result.get("of_ceiling")
+    if share is None or share <= 1:
+        return ""
+    low, high = result["of_ceiling_low"], result["of_ceiling_high"]
+    sure = low is not None and low > 1
+    interval = "without an interval" if low is None else f"95% interval {low:.2f} to {high:.2f}"
+    chance = "more than chance explains" if sure else "chance alone may do that"
+    return (
+        f"rho on {part} is {result['rho_mean']:.3f}, above the ceiling {result['ceiling']:.3f} of its ratings "
+        f"({share:.2f} of it, {interval}): {chance}; images of train and test may be alike, their raters may have a "
+        "taste of their own, or the ceiling is of other ratings"
+    )
+
+
 def mark_diverged(run: Run) -> str:
     """Return that a head predicts the images it was selected on as no head should, after a training that went astray.
 
@@ -137,8 +153,10 @@ def marks_of_head(scored: Sequence[Scored]) -> list[str]:
     several = f" (so it is in {len(narrow)} of {len(scored)} runs)" if len(narrow) > 1 else ""
     scale = mark_other_scale(np.concatenate([one.truth for one in scored]), within)
     rhos = by_split((one.run.split, one.metrics.rho) for one in scored)
+    part = f"the {scored[0].part} part"
     found = [
-        mark_reversed(f"the {scored[0].part} part", rhos, min(one.metrics.n for one in scored)),
+        mark_reversed(part, rhos, min(one.metrics.n for one in scored)),
+        mark_above_ceiling(part, HeadSummary("", tuple(scored)).as_json()),
         mark_outside(np.concatenate([one.prediction for one in scored]), within),
         f"{scored[0].part} part: {scale}" if scale else "",
         *(f"{name}: {mark}{several}" for name, mark in list(narrow.items())[:1]),

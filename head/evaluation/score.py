@@ -14,6 +14,7 @@ from featcache.recipe import check_same
 from featcache.store.cache import FeatureCache
 from head.data.batches import EVAL_VIEW, present_part
 from head.evaluation.metrics import Metrics, Scores, json_number, measure
+from head.evaluation.people import Ceiling, ceiling_of, of_ceiling
 from head.models.kinds import kind_of
 from head.runs.head_file import TrainedHead, load_head
 from head.runs.run import Run
@@ -25,7 +26,7 @@ VIEW_CHOICES = ("eval", "all")
 class Scored:
     """One run's result on one part: metrics and, row by row, prediction (n) and step scores (n, T).
 
-    absent counts images of the part that have no features.
+    absent counts images of the part that have no features; ceiling is that of the part's scores, if it is known.
     """
 
     run: Run
@@ -37,6 +38,7 @@ class Scored:
     truth: Scores
     prediction: Scores
     step_scores: Scores
+    ceiling: Ceiling | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the result as a JSON object; NaN becomes null."""
@@ -56,6 +58,7 @@ class Scored:
             "lowest_mse_epoch": result.lowest_mse_epoch,
             "absent": self.absent,
             **{key: json_number(value) for key, value in asdict(self.metrics).items()},
+            **of_ceiling(self.metrics.rho, self.metrics.rho_low, self.metrics.rho_high, self.ceiling),
         }
 
 
@@ -98,6 +101,7 @@ def score_run(run: Run, cache: FeatureCache, *, part: str = "test", views: str =
         truth=present.scores,
         prediction=prediction,
         step_scores=step_scores,
+        ceiling=ceiling_of(cache, run.split, part),
     )
 
 

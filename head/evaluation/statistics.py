@@ -90,6 +90,27 @@ def rho_interval(rho: float, images: int) -> tuple[float, float]:
     return math.tanh(centre - half), math.tanh(centre + half)
 
 
+def ratio_interval(
+    first: float, of_first: tuple[float, float], second: float, of_second: tuple[float, float]
+) -> tuple[float, float]:
+    """Return the 95% interval of the ratio of two independent estimates, from each one's own 95% interval.
+
+    The distances of the bounds from the estimates are carried over (Zou and Donner, Statistics in Medicine 27 (2008);
+    Newcombe, Statistical Methods in Medical Research 25 (2016)), so that neither need be symmetric. A second without an
+    interval, (NaN, NaN), counts as exact; NaN where the first has none, and where the second may be 0 or below.
+    """
+    low, high = of_first
+    under, over = (second, second) if math.isnan(of_second[0]) else of_second
+    if math.isnan(low) or not (0 < under <= second <= over < 2 * second):
+        return float("nan"), float("nan")
+
+    def bound(end: float, other: float, sign: float) -> float:
+        product, squares = first * second, end * (2 * first - end) * other * (2 * second - other)
+        return (product + sign * math.sqrt(max(product**2 - squares, 0.0))) / (other * (2 * second - other))
+
+    return bound(low, over, -1.0), bound(high, under, 1.0)
+
+
 def half_width(rho: float, images: int) -> float:
     """Return half the width of `rho_interval`."""
     low, high = rho_interval(rho, images)

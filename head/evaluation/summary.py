@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from featcache.base.files import canonical_json
 from head.evaluation.means import Outcome, by_split, mean_test_share, means_of
 from head.evaluation.metrics import json_number, or_nan
+from head.evaluation.people import Ceiling, mean_ceiling, of_ceiling
 from head.evaluation.score import Scored
 from head.runs.run import Run
 
@@ -58,6 +59,11 @@ class HeadSummary:
         """Mean of n_test / n_train; NaN if a run does not say what it was trained on."""
         return mean_test_share(self._outcomes)
 
+    @property
+    def ceiling(self) -> Ceiling | None:
+        """The mean over splits of the ceiling; None where one is not known."""
+        return mean_ceiling({one.run.split: one.ceiling for one in self.scored}, self.test_share)
+
     def rho(self, *, seeds: Iterable[int] | None = None) -> NDArray[np.float64]:
         """Return the mean over seeds of rho for each split, of all seeds or of those given."""
         kept = set(self.seeds if seeds is None else seeds)
@@ -68,8 +74,9 @@ class HeadSummary:
         return HeadSummary(self.name, tuple(one for split in splits for one in self.scored if one.run.split == split))
 
     def as_json(self) -> dict[str, Any]:
-        """Return what it is of, and what `means_of` makes of its results."""
-        first = self.scored[0]
+        """Return what it is of, what `means_of` makes of its results, and how near that is to the ceiling, if known."""
+        first, means = self.scored[0], means_of(self._outcomes)
+        rho, low, high = (or_nan(means[key]) for key in ("rho_mean", "rho_low", "rho_high"))
         return {
             "name": self.name,
             "part": first.part,
@@ -77,7 +84,8 @@ class HeadSummary:
             "selected_on": first.run.config.selected_on,
             "optimistic": self.optimistic,
             "val_rho_mean": json_number(self.val_rho),
-            **means_of(self._outcomes),
+            **means,
+            **of_ceiling(rho, low, high, self.ceiling),
         }
 
     @property

@@ -12,6 +12,8 @@ from head.evaluation.score import Scored
 from head.evaluation.statistics import CORRECTION, OF_MEAN_RHO, half_width
 from head.evaluation.summary import HeadSummary, summaries_of
 
+_OF_CEILING = "of ceiling, 95%"
+
 
 def format_table(scored: Sequence[Scored]) -> str:
     """Return results as text: a line for each run, then a line for each head, whose runs differ in split and seed."""
@@ -26,6 +28,8 @@ def format_table(scored: Sequence[Scored]) -> str:
         ("pred. range", lambda s: f"{s.metrics.prediction_min:.2f} to {s.metrics.prediction_max:.2f}"),
         ("chosen", lambda s: s.run.chosen),
     ]
+    if any(result.ceiling for result in scored):
+        columns.insert(4, (_OF_CEILING, lambda s: share_of_ceiling(s.as_json())))
     lines = [[title for title, _ in columns]] + [[cell(result) for _, cell in columns] for result in scored]
     absent = max((result.absent for result in scored), default=0)
     left_out = f"up to {absent} images of a part have no features and were left out"
@@ -46,6 +50,8 @@ def _summary(summaries: Sequence[HeadSummary]) -> str:
         ("splits", lambda summary: str(summary["splits"])),
         ("seeds", lambda summary: str(summary["seeds"])),
     ]
+    if any("of_ceiling" in summary for summary in found):
+        columns.insert(4, (_OF_CEILING, share_of_ceiling))
     lines = [[title for title, _ in columns]] + [[cell(summary) for _, cell in columns] for summary in found]
     notes = [f"{first['part']} part, {first['views']} views; 95%: {OF_MEAN_RHO}"]
     for selected_on in dict.fromkeys(summary["selected_on"] for summary in found):
@@ -55,9 +61,19 @@ def _summary(summaries: Sequence[HeadSummary]) -> str:
     if any(summary["selected_on"] == f"the {first['part']} part" for summary in found):
         notes.append(f"scores of the {first['part']} part flatter heads that were chosen on it")
     notes.append(_what_images_tell(summaries[0]))
+    notes += _ceilings(summaries)
     if any(summary["optimistic"] for summary in found):
         notes.append("* is rho of the test part, by which it was chosen")
     return "\n".join([aligned(lines), *notes])
+
+
+def _ceilings(summaries: Sequence[HeadSummary]) -> list[str]:
+    """Return each ceiling once, and of which heads it is where others, on other splits, have another or none."""
+    found: dict[str, list[str]] = {}
+    for summary in summaries:
+        if summary.ceiling:
+            found.setdefault(summary.ceiling.as_text(), []).append(summary.name)
+    return [text + ("" if len(of) == len(summaries) else f" ({', '.join(of)})") for text, of in found.items()]
 
 
 def _what_images_tell(summary: HeadSummary) -> str:
@@ -90,6 +106,15 @@ def mean_and_sd(summary: dict[str, Any], key: str, digits: int) -> str:
     if mean is None:
         return "undefined"
     return f"{mean:.{digits}f}" + ("" if deviation is None else f" +- {deviation:.{digits}f}")
+
+
+def share_of_ceiling(result: dict[str, Any]) -> str:
+    """Return rho / ceiling and its interval, '-' where the ceiling is not known."""
+    share = result.get("of_ceiling")
+    if share is None:
+        return "-"
+    low, high = result["of_ceiling_low"], result["of_ceiling_high"]
+    return f"{share:.2f}" + ("" if low is None or high is None else f" ({low:.2f} to {high:.2f})")
 
 
 def interval(low: float | None, high: float | None, *, sign: str = "") -> str:

@@ -138,22 +138,33 @@ class AMNetHead(nn.Module):
 
 
 def loss(
-    output: HeadOutput, target: Tensor, *, attention_weight: float, coverage: float = 1.0, order_penalty: float = 0.0
+    output: HeadOutput,
+    target: Tensor,
+    *,
+    attention_weight: float,
+    coverage: float = 1.0,
+    order_penalty: float = 0.0,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Return the mean over the batch of Eq. 13: squared error plus lambda times Eq. 14.
 
     target (B,) is on the head's own scale; attention_weight is lambda, coverage the 1 of Eq. 15. An order_penalty above
     0 adds that many times the squares by which step scores fall from one step to the next, one below 0 those by which
     they rise: the paper names such a penalty (section 4.4) but gives no formula, so this one is ours. Squared errors of
-    auxiliary scores are added, each weighed by `AUXILIARY_WEIGHT`.
+    auxiliary scores are added, each weighed by `AUXILIARY_WEIGHT`. weights (B,) say how often each image counts: all
+    that it adds is multiplied by its weight, and the sum divided by B, whatever the weights of a batch sum to.
     """
+
+    def mean(of_images: Tensor) -> Tensor:
+        return (of_images if weights is None else weights * of_images).mean()
+
     penalty = (coverage - output.maps.sum(dim=1)).square().sum(dim=1)  # (B,), Eq. 14 and 15
-    value = ((target - output.score).square() + attention_weight * penalty).mean()
+    value = mean((target - output.score).square() + attention_weight * penalty)
     if order_penalty:
         rises = output.step_scores.diff(dim=1)  # (B, T - 1)
         unwanted = (-rises if order_penalty > 0 else rises).clamp(min=0)
-        value = value + abs(order_penalty) * unwanted.square().sum(dim=1).mean()
+        value = value + abs(order_penalty) * mean(unwanted.square().sum(dim=1))
     if output.auxiliary is not None:
         errors = (target.unsqueeze(1) - output.auxiliary).square()  # (B, A)
-        value = value + AUXILIARY_WEIGHT * errors.sum(dim=1).mean()
+        value = value + AUXILIARY_WEIGHT * mean(errors.sum(dim=1))
     return value

@@ -29,12 +29,12 @@ def _candidates(task: Task) -> Iterator[Candidate]:
 
     With a layer's channels divided by the root of its ratio, it is ridge.
     """
-    bands = task.vectors.bands
+    bands, (x, y) = task.vectors.bands, task.weighted()
     for ratios in ratios_of(len(bands)):
-        scale = np.empty(task.vectors.x.shape[1])
+        scale = np.empty(x.shape[1])
         for band, ratio in zip(bands.values(), ratios, strict=True):
             scale[band] = ratio**-0.5
-        fit = _fit(task.vectors.x * scale, task.y)
+        fit = _fit(x * scale, y)
         for alpha in RIDGE_ALPHAS:
             penalties = {f"alpha {layer}": alpha * ratio for layer, ratio in zip(bands, ratios, strict=True)}
             yield Candidate(penalties, _head(task, fit, scale, alpha))

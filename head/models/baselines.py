@@ -39,11 +39,18 @@ Head = TypeVar("Head", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Task:
-    """Training vectors, and their scores y (n) of mean 0 and deviation 1."""
+    """Training vectors, and their scores y (n) of mean 0 and deviation 1, both weighted as the vectors are."""
 
     vectors: Vectors
     y: NDArray[np.float64]
     settings: TrainSettings
+
+    def weighted(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return x (n, D) and y (n), each line times the root of its weight: least squares of these are weighted."""
+        if self.vectors.weights is None:
+            return self.vectors.x, self.y
+        roots = np.sqrt(self.vectors.weights)
+        return self.vectors.x * roots[:, np.newaxis], self.y * roots
 
 
 @dataclass(frozen=True)
@@ -159,19 +166,24 @@ def output_of(score: Tensor) -> HeadOutput:
 def _linear(task: Task) -> Iterator[Candidate]:
     from sklearn.linear_model import LinearRegression
 
-    yield Candidate({}, _linear_head(task, LinearRegression(fit_intercept=False, copy_X=False)))  # x and y have mean 0
+    # x and y have mean 0
+    yield Candidate({}, _linear_head(task, *task.weighted(), LinearRegression(fit_intercept=False, copy_X=False)))
 
 
 def _ridge(task: Task) -> Iterator[Candidate]:
     from sklearn.linear_model import Ridge
 
+    x, y = task.weighted()
     for alpha in RIDGE_ALPHAS:
-        yield Candidate({"alpha": alpha}, _linear_head(task, Ridge(alpha, fit_intercept=False, copy_X=False)))
+        model = Ridge(alpha, fit_intercept=False, copy_X=False)
+        yield Candidate({"alpha": alpha}, _linear_head(task, x, y, model))
 
 
-def _linear_head(task: Task, model: "LinearRegression | Ridge") -> Iterator[LinearHead]:
-    model.fit(task.vectors.x, task.y)
-    yield filled(LinearHead(LinearShape(task.vectors.x.shape[1])), task.vectors, {"weight": model.coef_})
+def _linear_head(
+    task: Task, x: NDArray[np.float64], y: NDArray[np.float64], model: "LinearRegression | Ridge"
+) -> Iterator[LinearHead]:
+    model.fit(x, y)
+    yield filled(LinearHead(LinearShape(x.shape[1])), task.vectors, {"weight": model.coef_})
 
 
 def _lsvr(task: Task) -> Iterator[Candidate]:
@@ -187,7 +199,7 @@ def _affine_head(task: Task) -> Iterator[AffineHead]:
 
     channels = task.vectors.x.shape[1]
     model = LinearSVR(**LIBLINEAR, fit_intercept=True, max_iter=MOST_PASSES, random_state=0)
-    model.fit(task.vectors.x / math.sqrt(channels), task.y)
+    model.fit(task.vectors.x / math.sqrt(channels), task.y, sample_weight=task.vectors.weights)
     values = {"weight": model.coef_ / math.sqrt(channels), "intercept": model.intercept_[0]}
     yield filled(AffineHead(LinearShape(channels)), task.vectors, values)
 

@@ -84,6 +84,12 @@ def _to_deviation(scores: NDArray[np.float64]) -> TargetScale:
     return TargetScale(float(np.mean(scores)), float(np.std(scores)) or 1.0)
 
 
+def weighted_scale(scores: NDArray[np.float64], weights: NDArray[np.float64]) -> TargetScale:
+    """Return the scale to mean 0 and deviation 1 of weighted scores."""
+    mean = float(np.average(scores, weights=weights))
+    return TargetScale(mean, float(np.sqrt(np.average((scores - mean) ** 2, weights=weights))) or 1.0)
+
+
 def _to_one(scores: NDArray[np.float64]) -> TargetScale:
     """Return the scale to [-1, 1] around the mean (section 3.5)."""
     mean = float(np.mean(scores))

@@ -121,7 +121,8 @@ def _fitted(
     """Return which training vectors support the fit to a kernel (n, n), their weights, and the intercept."""
     from sklearn.svm import SVR
 
-    model = SVR(kernel="precomputed", C=values["C"], epsilon=values["epsilon"]).fit(kernel, task.y)
+    model = SVR(kernel="precomputed", C=values["C"], epsilon=values["epsilon"])
+    model.fit(kernel, task.y, sample_weight=task.vectors.weights)
     return model.support_, {"weight": model.dual_coef_[0], "intercept": model.intercept_[0]}
 
 

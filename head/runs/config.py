@@ -8,6 +8,7 @@ from typing import Any
 from featcache.settings import LARGEST_BATCH
 
 Document = Mapping[str, Any]
+NEAR_CEILING = ("of_ceiling", "of_ceiling_low", "of_ceiling_high", "ceiling")  # of an estimate
 _TEXTS = ("name", "cache", "fingerprint", "split", "selected_on", "weights_source")
 
 
@@ -26,7 +27,8 @@ class Estimate:
     """How well a head on all images does, by its runs on the splits, each scored on its split's test part.
 
     rho and mse are means over splits of means over seeds, low and high the 95% interval of rho, images how many were
-    scored, a split's once. Numbers are None where they cannot be had; problem says why. optimistic: chosen on test.
+    scored, a split's once. of_ceiling is rho over the ceiling that the agreement of raters sets, with its interval.
+    Numbers are None where they cannot be had; problem says why. optimistic: chosen on test.
     """
 
     rho: float | None = None
@@ -38,6 +40,10 @@ class Estimate:
     images: int = 0
     optimistic: bool = False
     problem: str = ""
+    of_ceiling: float | None = None
+    of_ceiling_low: float | None = None
+    of_ceiling_high: float | None = None
+    ceiling: float | None = None
 
     @property
     def interval(self) -> str:
@@ -53,7 +59,9 @@ class Estimate:
         over = f"{self.splits} {'split' if self.splits == 1 else 'splits'}"
         flattering = ", optimistic as it was chosen on these images" if self.optimistic else ""
         without = f"; {self.problem}" if self.problem else ""
-        return f"cross-validated test rho {self.rho:.3f}, {self.interval}, of {over}{flattering}{without}"
+        known = self.of_ceiling is not None and self.ceiling is not None
+        share = "" if not known else f", {self.of_ceiling:.2f} of the ceiling {self.ceiling:.3f}"
+        return f"cross-validated test rho {self.rho:.3f}, {self.interval}, of {over}{share}{flattering}{without}"
 
 
 @dataclass(frozen=True)
@@ -152,7 +160,8 @@ def _estimate(value: Any) -> Estimate:
     if not isinstance(value, dict):
         raise ValueError("its estimate is not an object")
     found = Estimate(**_known(Estimate, value))
-    numbers = all(type(one) in (int, float, type(None)) for one in (found.rho, found.low, found.high, found.mse))
+    values = (found.rho, found.low, found.high, found.mse, *(getattr(found, key) for key in NEAR_CEILING))
+    numbers = all(type(one) in (int, float, type(None)) for one in values)
     counts = all(type(one) is int for one in (found.splits, found.seeds, found.images))
     if not (numbers and counts and isinstance(found.problem, str)):
         raise ValueError("its estimate has other things than numbers")

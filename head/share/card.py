@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import resources
 from string import Template
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from featcache.base.errors import CorruptFile, printable
 from featcache.base.files import read_json
 from featcache.recipe import Recipe
+from head.evaluation.people import near_ceiling
 from head.evaluation.statistics import OF_MEAN_RHO
 from head.evaluation.summary import without_seed
 from head.models.kinds import KINDS, kind_of
@@ -46,7 +47,8 @@ def read_scores(run: Run) -> dict[str, Any] | None:
         return None
     scores = read_json(path, largest=_LARGEST_SCORES)
     own = {"fingerprint": run.config.fingerprint, "split": run.split, "best_epoch": run.result.best_epoch}
-    numbers = [scores.get(key) for key in ("rho", "rho_low", "rho_high", "mse", "n")]
+    of_ceiling = ("of_ceiling", "of_ceiling_low", "of_ceiling_high", "ceiling", "ceiling_low", "ceiling_high")
+    numbers = [scores.get(key) for key in ("rho", "rho_low", "rho_high", "mse", "n", "ceiling_images", *of_ceiling)]
     if any(scores.get(key) != value for key, value in own.items()) or not all(map(_is_number, numbers)):
         raise CorruptFile(f"{path}: not the scores of this head; run score-cache again, or delete the file")
     return scores
@@ -139,7 +141,7 @@ def _title(members: Sequence[Member]) -> str:
 class _Reached:
     """What is known of a head's test scores. interval has a comma before; rho_name and of say what rho it is, of what.
 
-    images is how many it was tested on, over all splits.
+    images is how many it was tested on, over all splits; near_ceiling is a sentence, or empty.
     """
 
     rho: float
@@ -148,6 +150,7 @@ class _Reached:
     images: int
     rho_name: str
     of: str
+    near_ceiling: str = ""
 
 
 def _reached(members: Sequence[Member], scores: Mapping[str, Any] | None) -> _Reached | None:
@@ -158,11 +161,17 @@ def _reached(members: Sequence[Member], scores: Mapping[str, Any] | None) -> _Re
             return None
         of = f", cross-validated over {found.splits} {'split' if found.splits == 1 else 'splits'}"
         interval = "" if found.low is None else f", {found.interval}"
-        return _Reached(found.rho, interval, found.mse, found.images, "Mean Spearman rho", of)
+        near = _sentence(near_ceiling(asdict(found)))
+        return _Reached(found.rho, interval, found.mse, found.images, "Mean Spearman rho", of, near)
     if scores is None or scores.get("rho") is None:
         return None
     name = "Spearman rho" if len(members) == 1 else "Spearman rho of a member, mean over splits"
-    return _Reached(scores["rho"], _interval(scores), scores["mse"], scores["n"], name, _of_splits(members))
+    near = _sentence(near_ceiling(scores))
+    return _Reached(scores["rho"], _interval(scores), scores["mse"], scores["n"], name, _of_splits(members), near)
+
+
+def _sentence(near: str) -> str:
+    return f" That rho is {near}." if near else ""
 
 
 def _metrics(members: Sequence[Member], reached: _Reached) -> str:
@@ -258,7 +267,7 @@ def _results(members: Sequence[Member], reached: _Reached | None) -> str:
     return (
         f"On the test part of split {_plain(run.split)}, {reached.images:,} images, one view each: Spearman's rho "
         f"{reached.rho:.3f}{reached.interval} (bootstrap over images); mean squared error "
-        f"{reached.mse:.5f}.{warning}"
+        f"{reached.mse:.5f}.{reached.near_ceiling}{warning}"
     )
 
 
@@ -273,7 +282,7 @@ def _estimated(run: Run, reached: _Reached | None) -> str:
         f"{own} Heads of the same settings, each trained on one split and scored on that split's test part"
         f"{reached.of}, {reached.images:,} images in all, one view each, reached a mean Spearman's rho of "
         f"{reached.rho:.3f}{reached.interval or ', without an interval'}; mean squared error {reached.mse:.5f}."
-        f"{f' {_plain(problem)}.' if problem else ''}"
+        f"{reached.near_ceiling}{f' {_plain(problem)}.' if problem else ''}"
     )
 
 
@@ -282,7 +291,8 @@ def _mean_results(members: Sequence[Member], reached: _Reached) -> str:
     return (
         f"Of a single member, on the test part of its own split, mean over {splits} split{'s' * (splits > 1)}, "
         f"{reached.images:,} images, one view each: Spearman's rho {reached.rho:.3f}{reached.interval}"
-        f"{f' ({OF_MEAN_RHO})' if reached.interval else ''}; mean squared error {reached.mse:.5f}. These are not of "
+        f"{f' ({OF_MEAN_RHO})' if reached.interval else ''}; mean squared error {reached.mse:.5f}."
+        f"{reached.near_ceiling} These are not of "
         "the mean over members, which is exported"
         f"{': a test image of one split is mostly a training image of others' if splits > 1 else ''}."
     )

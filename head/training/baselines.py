@@ -17,9 +17,10 @@ from featcache.base.progress import OnProgress, Progress
 from featcache.datasets.splits import Part
 from head.data.batches import EVAL_VIEW, Choice, SplitData
 from head.data.vectors import read_vectors
+from head.data.weights import image_weights
 from head.evaluation.metrics import Scores, judged, rank
 from head.models.baselines import Baseline, Candidate, Task
-from head.models.kinds import TargetScale, kind_for
+from head.models.kinds import TargetScale, kind_for, weighted_scale
 from head.runs.history import OnHistory
 from head.training.fitted import Fitted
 from head.training.job import TrainingJob
@@ -129,8 +130,15 @@ def _details(values: dict[str, float], task: Task) -> dict[str, Any]:
 
 def task_of(job: TrainingJob, baseline: Baseline, train: Part) -> tuple[Task, TargetScale]:
     """Read what a baseline is fitted to, and its scale of targets."""
-    vectors = read_vectors(job.cache, train, job.input, seed=job.settings.seed, most_vectors=baseline.most_vectors)
-    target = kind_for(job.settings).target(vectors.scores)
+    counted = image_weights(job.cache, train, job.settings.weight)
+    weights = None if counted is None else counted.of_images
+    vectors = read_vectors(
+        job.cache, train, job.input, seed=job.settings.seed, most_vectors=baseline.most_vectors, weights=weights
+    )
+    if vectors.weights is None:
+        target = kind_for(job.settings).target(vectors.scores)
+    else:
+        target = weighted_scale(vectors.scores, vectors.weights)
     return Task(vectors, (vectors.scores - target.mean) / target.scale, job.settings), target
 
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from featcache.base.errors import FeatcacheError
 from head.data.batches import SplitData
+from head.data.weights import image_weights
 from head.evaluation.marks import marks_of_training
 from head.evaluation.metrics import json_number, shown
 from head.models.kinds import TargetScale
@@ -44,13 +45,15 @@ def write_run(job: TrainingJob, fitted: Fitted, data: SplitData, config: dict[st
         constants=job.input.constants(job.cache),
     )
     write_history(job.folder, fitted.history)
-    write_other_ratings(job.folder, job.cache, job.split, job.settings.select_on)
+    write_other_ratings(job.folder, job.cache, job.split, job.settings.select_on, job.settings.weight)
+    weights = image_weights(job.cache, data.train, job.settings.weight)
     result = {
         "epochs": len(fitted.history),
         "best_epoch": fitted.best_epoch,
         **_judgement(fitted, len(data.select.rows)),
         "head_sha256": head_sha256,
         "score_range": [float(data.train.scores.min()), float(data.train.scores.max())],
+        **({} if weights is None else {"weights": weights.as_json()}),
         **fitted.details,
     }
     run = write_config(job.folder, {**config, "result": result})
@@ -106,13 +109,13 @@ class Trained:
 def _described(run: Run) -> str:
     if run.estimate:
         facts = [run.chosen, _fitted_on(run), f"chosen on {run.config.selected_on}"]
-        return f"{run.folder}: {', '.join(filter(None, facts))}; {run.estimate}"
+        return f"{run.folder}: {', '.join(filter(None, facts))}{_weighted(run)}; {run.estimate}"
     result, unit = run.result, "epoch" if run.result.hyperparameters is None else "candidate"
     return (
         f"{run.folder}: rho {shown(result.val_rho)}, MSE {result.val_mse:.5f} at {unit} {result.best_epoch} "
         f"of {result.epochs}{_chosen(run)}, on {run.config.selected_on}; lowest MSE "
         f"{result.lowest_mse_val_mse:.5f} at {unit} {result.lowest_mse_epoch} "
-        f"(rho {shown(result.lowest_mse_val_rho)})"
+        f"(rho {shown(result.lowest_mse_val_rho)}){_weighted(run)}"
     )
 
 
@@ -121,6 +124,18 @@ def _chosen(run: Run) -> str:
     facts = [f"{name} {value:.4g}" for name, value in (run.result.hyperparameters or {}).items()]
     facts += [few] if (few := _fitted_on(run)) else []
     return f" ({', '.join(facts)})" if facts else ""
+
+
+def _weighted(run: Run) -> str:
+    """Return how many equally weighted images the weighted ones are worth, and the floor of their standard errors."""
+    weights = run.result.document.get("weights")
+    if weights is None:
+        return ""
+    floor = ""
+    if "se_at_least" in weights:
+        floor = f"; standard errors below {weights['se_at_least']:.3g} ({weights['images_at_floor']:,}) count as that"
+    worth = f"worth {weights['effective_images']:,.0f} of {run.config.train_images:,} equal images"
+    return f", weighted by {run.settings['weight']} ({worth}{floor})"
 
 
 def _fitted_on(run: Run) -> str:

@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from head.evaluation.metrics import rank
 from head.evaluation.score import Scored, score_run
 from head.evaluation.summary import HeadSummary, without_seed
 from head.models.kinds import kind_for
-from head.runs.config import Document, Estimate
+from head.runs.config import NEAR_CEILING, Document, Estimate
 from head.runs.find import commands_to_train, train_command
 from head.runs.history import HISTORY_NAME, read_history
 from head.runs.ratings import difference, digests_once
@@ -105,7 +106,8 @@ def estimate_of(runs: Sequence[Run], job: TrainingJob, on_progress: OnProgress =
     found = HeadSummary(job.name, tuple(scored)).as_json()
     rho, low, high, mse = (found[key] for key in ("rho_mean", "rho_low", "rho_high", "mse_mean"))
     counts = {"splits": found["splits"], "seeds": found["seeds"], "images": found["n"]}
-    return Estimate(rho, low, high, mse, **counts, optimistic=found["optimistic"], problem=problem)
+    shares: dict[str, Any] = {key: found.get(key) for key in NEAR_CEILING}
+    return Estimate(rho, low, high, mse, **counts, optimistic=found["optimistic"], problem=problem, **shares)
 
 
 def _other_head(run: Run, job: TrainingJob) -> str:

@@ -16,6 +16,7 @@ from featcache.base.lock import writer_lock
 from featcache.base.progress import OnProgress, silent
 from featcache.store.cache import FeatureCache
 from head.data.batches import SplitData, split_data
+from head.data.weights import image_weights
 from head.models.kinds import kind_for, shape_of
 from head.runs.events import EventLog
 from head.runs.head_file import check_head
@@ -99,7 +100,8 @@ def _data(job: TrainingJob, runs: Sequence[Run]) -> SplitData:
 
 
 def _check(job: TrainingJob, data: SplitData) -> None:
-    """Raise `InvalidSettings` if the head cannot read these features."""
+    """Raise `InvalidSettings` if the head cannot read these features, `BadInput` if its images cannot be weighted."""
+    image_weights(job.cache, data.train, job.settings.weight)
     if kind_for(job.settings).baseline:
         check_features(job, data)
     else:
@@ -120,7 +122,7 @@ def _config(job: TrainingJob, data: SplitData, runs: Sequence[Run], device: torc
         "selected_on": data.selected_on,
         **({"choice": choice_of(data, runs)} if runs else {}),
         "data_sha256": data.digest(cache),
-        **data_digests(cache, job.split, job.settings.select_on),
+        **data_digests(cache, job.split, job.settings.select_on, job.settings.weight),
         "train_images": len(data.train.rows),
         "absent_images": data.absent,
         "views": cache.views,

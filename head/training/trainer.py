@@ -17,6 +17,7 @@ from featcache.base.devices import memory_errors
 from featcache.base.errors import BadInput
 from featcache.base.progress import OnProgress, Progress
 from head.data.batches import EVAL_VIEW, Batch, SplitData, epoch_batches
+from head.data.weights import image_weights
 from head.evaluation.metrics import Scores, judged, rank
 from head.models.amnet import HeadOutput, loss
 from head.models.kinds import Beginning, kind_for, stored_of, untrained_head
@@ -56,6 +57,7 @@ class Trainer:
         self.products = job.products(device)
         kind, settings = kind_for(job.settings), job.settings
         self.target, self.coverage = kind.target(data.train.scores), kind.coverage(settings.steps)
+        self.weights = _by_row(job, data)
         self.attention_weight = settings.attention_weight if job.uses("attention_weight") else 0.0
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
@@ -105,14 +107,15 @@ class Trainer:
             torch.manual_seed(int(state >> np.uint64(1)))
             features = self.features([(rows, views) for rows, views, _ in batches])
             for (rows, _, scores), x in zip(batches, features, strict=True):
-                losses.append(self.step(x, scores) * len(rows))
+                weights = None if self.weights is None else self.weights[rows]
+                losses.append(self.step(x, scores, weights) * len(rows))
         mean = float(torch.stack(losses).sum()) / len(self.data.train.rows)
         if not math.isfinite(mean):
             raise BadInput(f"{self.folder}: the loss is not finite in epoch {epoch}; use a lower {self.rates}")
         return mean
 
-    def step(self, features: Tensor, scores: Scores) -> Tensor:
-        """Fit one batch; return its loss, wherever it is computed.
+    def step(self, features: Tensor, scores: Scores, weights: Scores | None = None) -> Tensor:
+        """Fit one batch, its images weighted if so given; return its loss, wherever it is computed.
 
         A batch is computed in as many parts as the settings say, whose gradients add up to those of the whole.
         """
@@ -120,20 +123,23 @@ class Trainer:
         self.optimizer.zero_grad()
         size = -(-len(features) // self.settings.accumulate)
         total = target.new_zeros(())
-        for some, wanted in zip(torch.split(features, size), torch.split(target, size), strict=True):
-            value = self._loss(some, wanted) * (len(some) / len(features))
+        parts = zip(torch.split(features, size), torch.split(target, size), strict=True)
+        for place, (some, wanted) in enumerate(parts):
+            counted = None if weights is None else target.new_tensor(weights[place * size : (place + 1) * size])
+            value = self._loss(some, wanted, counted) * (len(some) / len(features))
             torch.autograd.backward(value)
             total += value.detach()
         self.optimizer.step()
         return total
 
-    def _loss(self, features: Tensor, target: Tensor) -> Tensor:
+    def _loss(self, features: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
         return loss(
             self._output(features),
             target,
             attention_weight=self.attention_weight,
             coverage=self.coverage,
             order_penalty=self.settings.order_penalty,
+            weights=weights,
         )
 
     def _output(self, features: Tensor) -> HeadOutput:
@@ -167,6 +173,16 @@ class Trainer:
             yield on_device
             if copied is not None:  # or the next batch would be read into memory that is still being copied from
                 copied.synchronize()
+
+
+def _by_row(job: TrainingJob, data: SplitData) -> Scores | None:
+    """Return the weight of each row of the cache (N), 1 for those not trained on; None where all count alike."""
+    found = image_weights(job.cache, data.train, job.settings.weight)
+    if found is None:
+        return None
+    weights = np.ones(job.cache.rows)
+    weights[data.train.rows] = found.of_images
+    return weights
 
 
 def enough_memory(job: TrainingJob, device: torch.device) -> AbstractContextManager[None]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from head.evaluation.compare import Comparison
 from head.evaluation.metrics import or_nan
+from head.evaluation.people import Ceiling
 from head.evaluation.statistics import CORRECTION, OF_MEAN_RHO
 from head.evaluation.summary import HeadSummary
 from head.show.figures.paper_tables import SOURCE, TABLES, PublishedTable
@@ -61,14 +62,21 @@ def draw_comparison(
     if table and table.human is not None:
         left.axvline(table.human, color=INK, linewidth=1, linestyle=":")
         left.annotate("people", (table.human, 1), xycoords=("data", "axes fraction"), ha="center", va="bottom")
+    shown = summaries[:MOST_LINES]
+    ceiling = _ceiling_of(shown)
+    if ceiling is not None:
+        if ceiling.low is not None and ceiling.high is not None:
+            left.axvspan(ceiling.low, ceiling.high, color=GREY, alpha=0.25, linewidth=0)
+        left.axvline(ceiling.rho, color=INK, linewidth=1, linestyle="--")
+        left.annotate("ceiling", (ceiling.rho, 1), xycoords=("data", "axes fraction"), ha="center", va="bottom")
     names = [shortened(line.name) + (" (undefined)" if math.isnan(line.rho) else "") for line in lines]
     _name_lines(left, names)
     left.set_xlabel(f"{summaries[0].scored[0].part} rho")
     right.tick_params(axis="y", length=0)
     right.set_xlabel("MSE")
     right.locator_params(axis="x", nbins=5)
-    shown = summaries[:MOST_LINES]
-    caption = f"{_comparison_caption(table, dataset)} {scope(shown)}{cut_note(len(shown), len(summaries))}"
+    people = f" Dashed: {ceiling.as_text()}." if ceiling else ""
+    caption = f"{_comparison_caption(table, dataset)}{people} {scope(shown)}{cut_note(len(shown), len(summaries))}"
     return settled(figure), caption
 
 
@@ -89,6 +97,12 @@ def draw_differences(comparisons: Sequence[Comparison]) -> "tuple[Figure, str]":
         f"filled where Holm's p over all comparisons is below 0.05. Intervals and p: {CORRECTION}."
     )
     return settled(figure), caption + cut_note(len(shown), len(comparisons))
+
+
+def _ceiling_of(summaries: Sequence[HeadSummary]) -> Ceiling | None:
+    """Return the ceiling that all heads have; None where they have several, being of other splits, or none."""
+    first, *others = [summary.ceiling for summary in summaries]
+    return first if all(other == first for other in others) else None
 
 
 def _own(summary: HeadSummary) -> Line:

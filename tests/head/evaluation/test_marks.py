@@ -22,6 +22,7 @@ from head.evaluation.marks import (
     score_range,
 )
 from head.evaluation.metrics import row_spearman
+from head.evaluation.people import Ceiling
 from head.runs.run import Run, read_run
 from head.training.fitted import Trained
 from tests.helpers.predictions import evaluated
@@ -129,6 +130,21 @@ def test_results_of_a_head_are_marked_together() -> None:
     assert found.marks() == found.as_json()["marks"] == [f"paper: {mark}" for mark in (reverse, outside, narrow)]
     assert found.warnings() == [f"warning: {mark}" for mark in found.marks()]
     assert evaluated(good).as_json()["marks"] == evaluated(good).warnings() == []
+
+
+def test_a_rho_above_the_ceiling_is_marked() -> None:
+    one, other = scored("paper", "1", 0.8), scored("paper", "2", 0.8)
+    chance, more = "chance alone may do that; images", "more than chance explains; images"
+    for several, ceiling, start in (
+        ([one], Ceiling(0.75, 0.7, 0.8, "it"), f"(1.07 of it, without an interval): {chance}"),
+        ([one, other], Ceiling(0.75, 0.7, 0.81, "it"), f"(1.07 of it, 95% interval 0.99 to 1.14): {chance}"),
+        ([one, other], Ceiling(0.5, None, None, "it"), f"(1.60 of it, 95% interval 1.60 to 1.60): {more}"),
+    ):
+        (mark,) = marks_of_head([replace(each, ceiling=ceiling) for each in several])
+        assert mark.startswith(
+            f"rho on the test part is 0.800, above the ceiling {ceiling.rho:.3f} of its ratings {start}"
+        )
+    assert marks_of_head([replace(one, ceiling=Ceiling(0.85, None, None, "it"))]) == []
 
 
 def test_imported_heads_are_marked_by_their_rho_alone(evaluation: Evaluation) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,24 @@ import pytest
 from scipy.stats import spearmanr
 
 from featcache.datasets.dataset import open_dataset
+from featcache.datasets.reliability import Reliability
 from featcache.extraction.extract import extract
 from featcache.maintenance.merge import merge_caches
 from featcache.maintenance.repair import repair_cache
 from featcache.store.cache import FeatureCache, open_cache
 from head.evaluation.evaluate import evaluate
-from head.evaluation.people import Agreement, HumanConsistency, human_consistency
+from head.evaluation.people import (
+    Agreement,
+    Ceiling,
+    HumanConsistency,
+    ceiling_from_json,
+    ceiling_of,
+    human_consistency,
+    mean_ceiling,
+    near_ceiling,
+    of_ceiling,
+)
+from head.evaluation.statistics import rho_interval
 from tests.helpers.command_line import amnet
 from tests.helpers.others import write_others
 from tests.helpers.tiny import TINY_EXTRACT
@@ -124,6 +137,11 @@ def test_score_cache_tells_it_under_the_table_and_in_json(
     runs = shutil.copytree(tiny_runs, tmp_path / "runs")
     call = ("score-cache", "--cache", cache.path, "--runs", runs)
     text = amnet(*call).stdout.split("\n\n")[1]
+    roots = {split: rho[split] ** 0.5 for split in rho}
+    ceilings = [line for line in text.splitlines() if line.startswith("ceiling")]
+    mean_of_roots = f"ceiling {np.mean([*roots.values()]):.3f} (95% "
+    assert [line.startswith(mean_of_roots) for line in ceilings].count(True) == 1
+    assert any(line.startswith(f"ceiling {roots['1']:.3f} (") and line.endswith(" (plain)") for line in ceilings)
     assert text.splitlines()[-1] == (
         f"people agree with people: rho {mean:.3f} +- {deviation:.3f} (over 2 splits, 8 to 11 images each)"
     )
@@ -153,7 +171,8 @@ def test_scores_are_those_of_a_cache_without_it(
 ) -> None:
     runs = Path(shutil.copytree(tiny_runs, tmp_path / "runs"))
     documents = [evaluate(one, runs).as_json() for one in (open_cache(tiny_cache), cache)]
-    assert documents[0]["runs"] == documents[1]["runs"]
+    without = [{key: value for key, value in run.items() if "ceiling" not in key} for run in documents[1]["runs"]]
+    assert documents[0]["runs"] == without != documents[1]["runs"]
 
 
 @pytest.mark.parametrize(
@@ -182,3 +201,61 @@ def test_cache_info_tells_which_splits_have_them(cache: FeatureCache, tiny_cache
         assert (line in amnet("cache-info", "--cache", path).stdout) is has
         document = json.loads(amnet("cache-info", "--cache", path, "--json").stdout)
         assert document.get("others") == ({"1": 11, "2": 8} if has else None)
+
+
+def test_test_scores_of_one_group_of_two_have_the_root_of_their_agreement_for_a_ceiling(cache: FeatureCache) -> None:
+    people = human_consistency(cache, ["1", "2"])
+    assert people is not None
+    for split, (rho, n) in people.by_split.items():
+        found, bounds = ceiling_of(cache, split, "test"), rho_interval(rho, n)
+        assert found is not None
+        assert (found.rho, found.images) == (pytest.approx(rho**0.5), n)
+        assert (found.low, found.high) == pytest.approx((max(bounds[0], 0) ** 0.5, bounds[1] ** 0.5))
+    assert ceiling_of(cache, "1", "val") is None
+
+
+def test_that_root_is_what_a_perfect_prediction_reaches() -> None:
+    rng = np.random.default_rng(0)
+    agreed = rng.normal(size=200_000)
+    one, other = (agreed + rng.normal(scale=0.8, size=len(agreed)) for _ in range(2))
+    assert spearmanr(agreed, other).statistic == pytest.approx(spearmanr(one, other).statistic ** 0.5, abs=0.01)
+
+
+def test_a_reliability_of_the_dataset_counts_first_and_what_was_published_last(cache: FeatureCache) -> None:
+    own = Reliability(0.9, "reliability.json", 0.85, 0.95, full=0.81, split_half=0.68)
+    with_own, manifest = cache.of_target(), cache.manifest
+    with_own.manifest = replace(manifest, reliability={"": own})
+    for part in ("test", "val"):
+        found = ceiling_of(with_own, "1", part)
+        assert found is not None
+        assert (found.rho, found.low, found.high) == (0.9, 0.85, 0.95)
+        assert found.how.startswith(
+            "root of 0.810, the reliability of all ratings; 0.680 is that of half of the raters"
+        )
+        assert found.how.endswith("; reliability.json")
+    lamem = cache.of_target()
+    lamem.manifest = replace(manifest, source={**manifest.source, "dataset": "lamem"})
+    assert (found := ceiling_of(lamem, "1", "test")) is not None and found.rho != pytest.approx(0.8997, abs=1e-4)
+    lamem.manifest = replace(lamem.manifest, others={})
+    assert (found := ceiling_of(lamem, "1", "test")) is not None and found.rho == pytest.approx(0.8997, abs=1e-4)
+    assert "0.680 is that of half of the raters alone; published: Khosla et al. 2015" in found.as_text()
+
+
+def test_ceilings_of_splits_are_averaged_and_one_that_lacks_leaves_none() -> None:
+    one, other = Ceiling(0.8, 0.7, 0.9, "it", 40), Ceiling(0.9, 0.8, 0.95, "it", 30)
+    found = mean_ceiling({"1": one, "2": other}, 0.3)
+    assert found is not None and found.low is not None and found.high is not None
+    assert (found.rho, found.images, found.how) == (pytest.approx(0.85), 30, "mean over splits of the it")
+    assert found.low < 0.85 < found.high
+    assert mean_ceiling({"1": one, "2": one}, 0.3) == one
+    assert mean_ceiling({"1": one, "2": None}, 0.3) is mean_ceiling({}, 0.3) is None
+
+
+def test_what_is_written_of_a_ceiling_is_read_again() -> None:
+    ceiling = Ceiling(0.8, None, None, "it", 40)
+    found = json.loads(json.dumps(of_ceiling(0.6, 0.5, 0.7, ceiling)))
+    assert ceiling_from_json(found) == ceiling
+    assert near_ceiling(found) == (
+        "0.75 of the ceiling 0.800 that the agreement of raters sets, 95% interval 0.62 to 0.87"
+    )
+    assert (ceiling_from_json({}), near_ceiling({}), of_ceiling(0.6, 0.5, 0.7, None)) == (None, "", {})

@@ -16,6 +16,7 @@ from head.evaluation.statistics import (
     half_width,
     holm,
     mean_rho_interval,
+    ratio_interval,
     resampled_interval,
     standard_error,
 )
@@ -117,3 +118,29 @@ def test_an_image_in_two_splits_is_no_two_images() -> None:
     both = resampled_interval([values, values[::-1]], [images, images[::-1]])
     assert both == pytest.approx(resampled_interval([values], [images]))
     assert np.isnan(resampled_interval([values[:3]], [images[:3]])).all()
+
+
+def test_the_interval_of_a_ratio_is_that_of_the_first_where_the_second_is_exact() -> None:
+    found = ratio_interval(0.6, (0.5, 0.65), 0.8, (math.nan, math.nan))
+    assert found == (pytest.approx(0.5 / 0.8), pytest.approx(0.65 / 0.8))
+    assert ratio_interval(-0.6, (-0.8, -0.3), 0.8, (0.8, 0.8)) == (pytest.approx(-1), pytest.approx(-0.375))
+
+
+def test_the_interval_of_a_ratio_holds_it_in_95_of_100_experiments() -> None:
+    rng = np.random.default_rng(4)
+    first, second, errors = 0.7, 0.9, np.array([0.05, 0.03])
+    draws = np.array([first, second]) + errors * rng.normal(size=(4000, 2))
+    halves = 1.96 * errors
+    intervals = [
+        ratio_interval(a, (a - halves[0], a + halves[0]), b, (b - halves[1], b + halves[1])) for a, b in draws.tolist()
+    ]
+    assert 0.94 <= np.mean([low <= first / second <= high for low, high in intervals]) <= 0.96
+
+
+def test_a_ratio_whose_interval_cannot_be_known_has_none() -> None:
+    for of_first, second, of_second in (
+        ((math.nan, math.nan), 0.9, (0.8, 0.95)),
+        ((0.5, 0.7), 0.1, (0.0, 0.4)),
+        ((0.5, 0.7), 0.2, (0.1, 0.4)),
+    ):
+        assert all(math.isnan(bound) for bound in ratio_interval(0.6, of_first, second, of_second))

@@ -9,6 +9,7 @@ import numpy as np
 
 from head.evaluation.compare import compare
 from head.evaluation.metrics import Metrics
+from head.evaluation.people import Ceiling
 from head.evaluation.score import Scored
 from head.evaluation.summary import summaries_of
 from head.evaluation.text import format_comparisons, format_table
@@ -130,3 +131,27 @@ def test_predictions_as_text_are_aligned() -> None:
 def test_images_that_could_all_not_be_read_still_have_a_line_each() -> None:
     lines = Predictions([replace(PREDICTIONS[2], path=Path(name)) for name in "xy"]).as_text().splitlines()
     assert [line.split()[0] for line in lines] == ["path", "x", "y"]
+
+
+def test_where_the_ceiling_is_known_the_table_says_how_near_it_heads_come() -> None:
+    ceiling = Ceiling(0.8, 0.75, 0.85, "root of 0.640, the reliability of all ratings; ratings.json")
+    known = [replace(one, ceiling=ceiling) for one in RESULTS]
+    lines = format_table(known).splitlines()
+    assert lines[0].split()[:9] == ["run", "split", "rho", "95%", "interval", "of", "ceiling,", "95%", "MSE"]
+    assert "  0.500  0.400 to 0.600  0.62 (0.50 to 0.76)  0.01000" in lines[1]
+    assert "95% interval" in lines[7] and "of ceiling, 95%" in lines[7]
+    assert "  0.600 +- 0.100  0.133 to 0.849   0.75 (0.17 to 1.07)   -  " in lines[8]
+    assert lines[-1] == "ceiling 0.800 (95% 0.750 to 0.850): " + ceiling.how
+    row = summaries_of(known)[0].as_json()
+    assert row["of_ceiling"] == row["rho_mean"] / 0.8
+    assert row["of_ceiling_low"] < row["rho_low"] / 0.8 + 0.01 and row["of_ceiling_high"] > row["rho_high"] / 0.8
+    assert (row["ceiling"], row["ceiling_low"], row["ceiling_high"]) == (0.8, 0.75, 0.85)
+    assert not any("ceiling" in key for key in summaries_of(RESULTS)[0].as_json())
+
+
+def test_a_row_without_a_ceiling_beside_one_that_has_it_has_a_dash() -> None:
+    ceiling = Ceiling(0.8, None, None, "it")
+    table = format_table([replace(RESULTS[0], ceiling=ceiling), RESULTS[3]])
+    assert "0.62 (0.50 to 0.75)" in table
+    assert "ceiling 0.800 (no interval known): it" in table
+    assert [" - " in line for line in table.splitlines() if line.startswith("no  ")] == [True, True]

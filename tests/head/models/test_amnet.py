@@ -226,3 +226,24 @@ def test_the_feature_scale_is_kept_with_the_weights_but_not_trained() -> None:
     head = make_head()
     assert {"feature_mean", "feature_std"} <= set(head.state_dict())
     assert not {"feature_mean", "feature_std"} & {name for name, _ in head.named_parameters()}
+
+
+def test_weights_say_how_often_an_image_counts_in_all_that_it_adds_to_loss_and_gradient() -> None:
+    torch.manual_seed(3)
+    target, weights = torch.tensor([0.5, -0.25, 0.75]), torch.tensor([2.0, 1.0, 0.0])
+    inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in ((3, 2), (3, 2, 5), (3, 4))]
+
+    def of(rows: list[int], counted: Tensor | None) -> Tensor:
+        steps, maps, auxiliary = (one[rows] for one in inputs)
+        output = HeadOutput(steps.sum(dim=1), steps, maps, auxiliary)
+        return loss(output, target[rows], attention_weight=0.3, order_penalty=0.7, weights=counted)
+
+    weighted, repeated = of([0, 1, 2], weights), of([0, 0, 1], None)
+    assert weighted.item() == pytest.approx(repeated.item(), rel=1e-12)
+    pairs = [torch.autograd.grad(value, inputs) for value in (weighted, repeated)]
+    for found, wanted in zip(*pairs, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-14)
+    plain = HeadOutput(inputs[0].sum(dim=1), inputs[0], torch.full((3, 2, 5), 0.5))
+    (gradient,) = torch.autograd.grad(loss(plain, target, attention_weight=0.0, weights=weights), inputs[:1])
+    by_hand = (2 * weights * (plain.score - target) / 3).unsqueeze(1).expand(3, 2)
+    torch.testing.assert_close(gradient, by_hand)

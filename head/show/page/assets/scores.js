@@ -2,22 +2,24 @@
 function scoresSection() {
   const { rows, part, against, correction, problems } = data.scores;
   const scale = scaleOf(rows.flatMap((row) => [row.rho_mean, row.rho_low, row.rho_high]));
-  const head = ["Head", `Spearman \u03c1, ${part}`, "95% interval", "MSE", "Validation \u03c1", against ? "Difference" : null, against ? "Holm p" : null, "Splits"];
-  const classes = ["", "num", "plot", "num mse", "num val", "num dif", "num dif", "num few"];
+  const ceiling = rows.find((row) => "of_ceiling" in row);
+  const head = ["Head", `Spearman \u03c1, ${part}`, "95% interval", ceiling ? "Of ceiling" : null, "MSE", "Validation \u03c1", against ? "Difference" : null, against ? "Holm p" : null, "Splits"];
+  const classes = ["", "num", "plot", "num", "num mse", "num val", "num dif", "num dif", "num few"];
   const table = el("table", { class: "scores" },
     el("caption", { class: "hidden" }, "Scores of each head, mean over splits, best on validation first"),
     el("thead", {}, el("tr", {}, head.map((title, k) => title && el("th", { scope: "col", class: classes[k] }, title)))),
-    rows.map((row, k) => scoreBody(row, k, scale, against)));
+    rows.map((row, k) => scoreBody(row, k, scale, against, ceiling)));
   return section("scores", "Scores", el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table of scores" }, table), el("p", { class: "note" },
       `Mean and standard deviation over splits on the ${part} part, best on validation first. The line is the 95% interval of the mean; 95% and p: ${correction}.`,
       against ? ` Differences are from ${against}, paired by split.` : "",
+      ceiling ? ` Ceiling ${number(ceiling.ceiling)}${ceiling.ceiling_low === null ? "" : ` (95% ${interval(ceiling.ceiling_low, ceiling.ceiling_high)})`}: ${ceiling.ceiling_how}.` : "",
       rows.some((row) => row.optimistic) ? " * The test part selected the epoch, so this is optimistic." : ""),
     problems.length ? el("details", { class: "problems" }, el("summary", {}, `${count(problems.length, "note")} on runs that were left out or are to be read with care`), el("ul", {}, problems.map((text) => el("li", {}, text)))) : null);
 }
 
-function scoreBody(row, k, scale, against) {
+function scoreBody(row, k, scale, against, ceiling) {
   const id = `splits-${k}`;
-  const detail = el("tr", { id, class: "splits", hidden: true }, el("td", { colspan: 8 }, splitTable(row)));
+  const detail = el("tr", { id, class: "splits", hidden: true }, el("td", { colspan: 9 }, splitTable(row)));
   const button = el("button", {
     type: "button", class: "expand", "aria-expanded": "false", "aria-controls": id,
     click: () => {
@@ -30,6 +32,8 @@ function scoreBody(row, k, scale, against) {
       el("th", { scope: "row" }, button),
       el("td", { class: "num" }, el("b", {}, row.rho_mean === null ? "undefined" : number(row.rho_mean)), row.rho_sd === null ? null : el("span", { class: "soft" }, ` \u00b1 ${number(row.rho_sd)}`)),
       el("td", { class: "plot" }, intervalPlot(row, scale)),
+      ceiling ? el("td", { class: "num" }, "of_ceiling" in row && row.of_ceiling !== null ? number(row.of_ceiling, 2) : "",
+        (row.of_ceiling_low ?? null) === null ? null : el("span", { class: "soft" }, ` ${number(row.of_ceiling_low, 2)} to ${number(row.of_ceiling_high, 2)}`)) : null,
       el("td", { class: "num mse" }, number(row.mse_mean, 4)),
       el("td", { class: "num val" }, number(row.val_rho_mean), row.optimistic ? "*" : ""),
       against ? el("td", { class: "num dif" }, compared ? number(compared.difference, 3, { sign: true }) : el("span", { class: "soft" }, "reference")) : null,

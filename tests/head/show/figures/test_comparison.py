@@ -3,11 +3,13 @@
 import itertools
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from head.evaluation.compare import compare
+from head.evaluation.people import Ceiling
 from head.evaluation.summary import summaries_of
 from head.show.figures.comparison import MOST_LINES, draw_comparison, draw_differences, lines_of
 from head.show.figures.paper_tables import TABLES, table_of
@@ -119,3 +121,20 @@ def test_differences_are_the_comparisons_filled_where_they_are_sure() -> None:
     assert [line.get_fillstyle() for line in axes.get_lines()[1:4:2]] == ["full", "none"]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["sure", "unsure"]
     assert caption.startswith("Mean difference in rho from paper, paired by split")
+
+
+@pytest.mark.parametrize("bounds", [(0.75, 0.85), (None, None)])
+def test_a_ceiling_that_all_heads_have_is_a_line_in_the_band_of_its_interval(
+    bounds: tuple[float, float] | tuple[None, None],
+) -> None:
+    ceiling = Ceiling(0.8, *bounds, "it")
+    known = [replace(one, ceiling=ceiling) for one in THREE_SPLITS]
+    with styled():
+        figure, caption = draw_comparison(summaries_of(known), None, "mydata")
+        other, _ = draw_comparison(summaries_of([*known, scored("other", "1", 0.6, lr=0.5)]), None, "mydata")
+    left = figure.axes[0]
+    assert left.get_lines()[-1].get_xdata() == [0.8, 0.8]
+    assert [text.get_text() for text in left.texts] == ["ceiling"]
+    assert len(left.patches) == (bounds[0] is not None)
+    assert f"Dashed: {ceiling.as_text()}." in caption
+    assert [text.get_text() for text in other.axes[0].texts] == []
