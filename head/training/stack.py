@@ -48,7 +48,7 @@ def fit_stack(
         *values, intercept = data.chosen.weights
         weights = Weights(tuple(values), intercept)
     elif data.cross_validated:
-        held = _held_out(job, data, device, on_progress)
+        held = held_out_predictions(job, job.member_runs, data, device, on_progress)
         truth = [fold.scores for _, fold in data.parts]
         weights = weigh(np.concatenate(held), np.concatenate(truth))
         line = judged(_judged_by_others(held, truth, weigh), data.select.scores)
@@ -77,16 +77,17 @@ def _weigh(job: TrainingJob, data: SplitData, weigh: Weigh, device: torch.device
     """Return weights by predictions for folds of train, or equal ones, which take none."""
     if weigh is _equally:
         return equal_weights(len(job.member_runs))
-    held = _held_out(job, data, device, on_progress)
+    held = held_out_predictions(job, job.member_runs, data, device, on_progress)
     truth = [fold.scores for _, fold in folds_of_train(job.cache, data, job.settings.seed)]
     return weigh(np.concatenate(held), np.concatenate(truth))
 
 
-def _held_out(job: TrainingJob, data: SplitData, device: torch.device, on_progress: OnProgress) -> list[Scores]:
-    """Return for each fold of train predictions (n, M) by members that were fitted without it."""
-    fits = list(_fits(job, data, device))
-    folds = len(fits) // len(job.member_runs)
-    found = []
+def held_out_predictions(
+    job: TrainingJob, runs: Sequence[Run], data: SplitData, device: torch.device, on_progress: OnProgress
+) -> list[Scores]:
+    """Return for each fold of train predictions (n, M) by members that were fitted as runs say, but without it."""
+    fits = list(_fits(job, runs, data, device))
+    folds, found = len(fits) // len(runs), []
     for done, fit in enumerate(fits):
         on_progress(Progress(f"split {data.split}", done, len(fits), "fits of members without a fold"))
         found.append(fit())
@@ -94,10 +95,12 @@ def _held_out(job: TrainingJob, data: SplitData, device: torch.device, on_progre
     return [np.column_stack(found[fold::folds]) for fold in range(folds)]
 
 
-def _fits(job: TrainingJob, data: SplitData, device: torch.device) -> Iterator[Callable[[], Scores]]:
+def _fits(
+    job: TrainingJob, runs: Sequence[Run], data: SplitData, device: torch.device
+) -> Iterator[Callable[[], Scores]]:
     """Yield what predicts each fold by each member, fold after fold of one member."""
     folds = folds_of_train(job.cache, data, job.settings.seed)
-    for member, run in enumerate(job.member_runs):
+    for member, run in enumerate(runs):
         for fold, (kept, held) in enumerate(folds):
             one = as_member(job, run, folder_of_fit(job.folder, member, fold))
             yield partial(_fit_and_predict, one, run, data_of_fold(data, kept, _choice_of(run)), held.rows, device)

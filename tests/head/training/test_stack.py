@@ -11,6 +11,7 @@ from sklearn.linear_model import Ridge
 
 import head.training.stack as stacks
 from featcache.base.errors import InvalidSettings, Mismatch
+from featcache.base.jobs import Workers
 from featcache.store.cache import FeatureCache, open_cache
 from head.data.batches import EVAL_VIEW, folds_of_train, split_data
 from head.data.several import SeveralInputs
@@ -20,6 +21,7 @@ from head.evaluation.score import score_run
 from head.models.kinds import input_of
 from head.runs.run import Run, read_run
 from head.settings import TrainSettings
+from head.training.forecasts.forecast import forecast
 from head.training.job import TrainingJob
 from head.training.train import check_start, train
 from tests.helpers.tiny import SPLITS, TINY_TRAIN
@@ -207,3 +209,13 @@ def test_what_is_read_is_there_once(cache: FeatureCache, home: Path) -> None:
     place = found.slices(cache.recipe)[1]
     wanted = found.inputs[1].read(cache, np.array([3, 5]), EVAL_VIEW)
     np.testing.assert_array_equal(read[:, 0, place].reshape(wanted.shape), wanted)
+
+
+def test_a_dry_run_says_how_often_members_are_fitted(cache: FeatureCache, home: Path) -> None:
+    jobs = [
+        job_of(cache, home, replace(STACK, head=head, members=MEMBERS[:2]), name=head) for head in ("stack", "mean")
+    ]
+    stack, mean = forecast(jobs, Workers()).as_text().split("\n\n")
+    assert stack == "stack: 1 run\ntakes    2 heads, each fitted 5 times more a run, which is not timed"
+    assert mean == "mean: 1 run\ntakes    2 heads, as they are"
+    assert not jobs[0].folder.exists()
