@@ -78,7 +78,7 @@ class StackHead(nn.Module):
     def read(self, features: Tensor, member: int) -> Tensor:
         """Return what a member reads, (B, L, D), of all that is read, (B, 1, D)."""
         start, positions, channels = self.shape.sizes[member]
-        return features[:, 0, start : start + positions * channels].unflatten(1, (positions, channels)).contiguous()
+        return features[:, 0, start : start + positions * channels].reshape(-1, positions, channels)
 
 
 def equal_weights(members: int) -> Weights:

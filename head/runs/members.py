@@ -132,7 +132,7 @@ def _unfit(name: str, run: Run, wanted: _Wanted) -> str:
 def _to_train(name: str, wanted: _Wanted) -> list[str]:
     """Return the command that trains a head on the split, where its settings are known by another of its runs."""
     if is_all_images(wanted.cache, wanted.split):
-        splits: Sequence[str] = wanted.cache.splits
+        splits = list(wanted.cache.splits)
     else:
         splits = [split for split in (*wanted.cache.splits, FULL) if split != wanted.split]
     for split in splits:

@@ -129,7 +129,7 @@ def _details(values: dict[str, float], task: Task) -> dict[str, Any]:
 
 def task_of(job: TrainingJob, baseline: Baseline, train: Part) -> tuple[Task, TargetScale]:
     """Read what a baseline is fitted to, and its scale of targets."""
-    vectors = read_vectors(job.cache, train, job.input, seed=job.settings.seed, most_vectors=baseline.most_vectors)
+    vectors = read_vectors(job.cache, train, job.own_input, seed=job.settings.seed, most_vectors=baseline.most_vectors)
     target = kind_for(job.settings).target(vectors.scores)
     return Task(vectors, (vectors.scores - target.mean) / target.scale, job.settings), target
 

@@ -10,6 +10,7 @@ from featcache.backbones.families.descriptor_networks import located_weights
 from featcache.store.cache import FeatureCache
 from featcache.store.folder import weights_of_cache
 from head.data.batches import is_all_images
+from head.data.inputs import HeadInput
 from head.data.several import AnyInput
 from head.models.fused.products import resolve_products
 from head.models.kinds import input_of, kind_for
@@ -49,7 +50,12 @@ class TrainingJob:
     @property
     def input(self) -> AnyInput:
         """What the head reads; raise `InvalidSettings` for a layer the cache does not have, or members without runs."""
-        return several_inputs(self.member_runs) if self.of_others else input_of(self.cache, self.settings)
+        return several_inputs(self.member_runs) if self.of_others else self.own_input
+
+    @property
+    def own_input(self) -> HeadInput:
+        """The same of a head that is not made of others."""
+        return input_of(self.cache, self.settings)
 
     @property
     def of_others(self) -> bool:

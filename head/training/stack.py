@@ -134,7 +134,8 @@ def _choice_of(run: Run) -> Choice:
 
 def _predict(head: TrainedHead, job: TrainingJob, run: Run, rows: Any) -> Scores:
     """Return scores (n) of rows, in the evaluation view."""
-    return predict_rows(head, job.cache, rows, run, views=[EVAL_VIEW]).sum(axis=1)
+    scores: Scores = predict_rows(head, job.cache, rows, run, views=[EVAL_VIEW]).sum(axis=1)
+    return scores
 
 
 def _weighted(weights: Weights, predictions: Scores) -> Scores:
