@@ -82,6 +82,7 @@ def facts_of(members: Sequence[Member]) -> dict[str, str]:
         "split": run.split,
         "steps": str(head.steps),
         **({"tokens": canonical_json(list(run.input.token_layers(recipe)))} if run.input.tokens(recipe) else {}),
+        **({"inputs": canonical_json(run.input.as_json()["inputs"])} if run.input.pooling == "several" else {}),
         "view": canonical_json({name: getattr(recipe, name) for name in _OF_VIEW}),
     }
     if len(members) == 1:

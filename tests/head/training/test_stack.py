@@ -1,6 +1,7 @@
 """A stack weighs finished heads by what each predicts for folds of train that it was fitted without."""
 
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,9 +17,11 @@ from featcache.store.cache import FeatureCache, open_cache
 from head.data.batches import EVAL_VIEW, folds_of_train, split_data
 from head.data.several import SeveralInputs
 from head.data.vectors import read_vectors
-from head.evaluation.evaluate import evaluate
+from head.evaluation.evaluate import Evaluation, _to_fit_all, evaluate
 from head.evaluation.score import score_run
+from head.evaluation.summary import HeadSummary
 from head.models.kinds import input_of
+from head.runs.find import find_runs_of
 from head.runs.run import Run, read_run
 from head.settings import TrainSettings
 from head.training.forecasts.forecast import forecast
@@ -107,7 +110,15 @@ def test_it_is_a_row_beside_its_members(cache: FeatureCache, home: Path) -> None
     found = evaluate(cache, home)
     names = {one.name for one in found.summaries}
     assert not found.errors and names >= {*MEMBERS, STACK.default_name(), replace(STACK, head="mean").default_name()}
+    before = [shlex.split(one) for one in _to_fit_all(cache, [stack_of(found)], find_runs_of(cache, home), home)]
+    assert [one[one.index("--head") + 1] if "--head" in one else "paper" for one in before] == [
+        *("paper", "ridge", "ridge", "stack"),
+    ]
     assert all(one.splits == SPLITS for one in found.summaries if one.name in MEMBERS or "+paper" in one.name)
+
+
+def stack_of(found: Evaluation) -> HeadSummary:
+    return next(one for one in found.summaries if one.name == STACK.default_name())
 
 
 def test_what_is_missing_is_named_with_what_trains_it(cache: FeatureCache, home: Path, tmp_path: Path) -> None:
