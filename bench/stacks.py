@@ -110,7 +110,7 @@ def _rho(part: Part, weights: Scores) -> float:
 @click.option("--seeds", default=3, show_default=True)
 @click.option("--work", type=click.Path(path_type=Path), help="Keeps predictions.  [default: a temporary folder]")
 def main(folder: Path, runs: Path, members: tuple[str, ...], seeds: int, work: Path | None) -> None:
-    """Print one JSON line: for each way mean val and test rho, and its test rho less the plain mean's, by split."""
+    """Print one JSON line: for each way mean val and test rho, its 95% interval, and paired differences with theirs."""
     from featcache.store.cache import open_cache
 
     cache = open_cache(folder)
@@ -124,7 +124,9 @@ def main(folder: Path, runs: Path, members: tuple[str, ...], seeds: int, work: P
         name: {
             "val": round(float(_by_split(found, lambda one, way=way: _rho(one.val, way(one))).mean()), 4),
             "test": round(float(tested[name].mean()), 4),
-            "less plain mean": [round(value, 4) for value in (tested[name] - tested["plain mean"]).tolist()],
+            **_interval(tested[name], found),
+            "less plain mean": _difference(tested[name] - tested["plain mean"], found),
+            "less best member": _difference(tested[name] - tested["best member on val"], found),
         }
         for name, way in WAYS.items()
     }
@@ -133,6 +135,24 @@ def main(folder: Path, runs: Path, members: tuple[str, ...], seeds: int, work: P
         for k, name in enumerate(members)
     }
     click.echo(json.dumps({"cache": cache.name, "seeds": seeds, "members": members_test, "ways": result}))
+
+
+def _interval(rhos: Scores, found: list[list[One]]) -> dict[str, list[float]]:
+    from head.evaluation.statistics import mean_rho_interval
+
+    images = np.array([len(seeds[0].test.scores) for seeds in found])
+    return {"interval": [round(value, 4) for value in mean_rho_interval(rhos, _share(found), images)]}
+
+
+def _difference(values: Scores, found: list[list[One]]) -> list[float]:
+    """Return the mean difference over splits and its 95% interval."""
+    from head.evaluation.statistics import corrected_interval
+
+    return [round(float(value), 4) for value in (values.mean(), *corrected_interval(values, _share(found)))]
+
+
+def _share(found: list[list[One]]) -> float:
+    return float(np.mean([len(seeds[0].test.scores) / len(seeds[0].train.scores) for seeds in found]))
 
 
 def _by_split(found: list[list[One]], value: Callable[[One], float]) -> Scores:

@@ -38,7 +38,7 @@ def find_member_runs(cache: FeatureCache, split: str, settings: TrainSettings, h
     """Return the finished run of each member of settings on a split, in home/NAME/split-K.
 
     Of a head of several seeds, NAME,seed=1 beside NAME, it is the run of the seed of settings, unless NAME has a seed
-    itself. Raises `InvalidSettings` that lists each that is missing, unfinished or of another kind, features, data or
+    itself; a baseline that is not fitted by epochs may be of another seed. Raises `InvalidSettings` that lists each that is missing, unfinished or of another kind, features, data or
     held-out images, with the commands that train them.
     """
     wanted = _Wanted(cache, split, settings, home)
@@ -121,7 +121,8 @@ def _unfit(name: str, run: Run, wanted: _Wanted) -> str:
     if run.seed == settings.seed or is_all_images(wanted.cache, wanted.split):
         return ""
     seeds = f"it was trained with seed {run.seed}, and this is of seed {settings.seed}"
-    if not _SEED.search(name):
+    by_chance = kind.baseline is None or kind.baseline.by_epochs  # else any seed gives the same head of the same data
+    if by_chance and not _SEED.search(name):
         return f"{seeds}; train it with {command('--seed', str(settings.seed))}, or give this one its seed"
     learnt = [
         split_data(wanted.cache, wanted.split, one).digest(wanted.cache) for one in (run.train_settings, settings)
