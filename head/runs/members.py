@@ -38,8 +38,8 @@ def find_member_runs(cache: FeatureCache, split: str, settings: TrainSettings, h
     """Return the finished run of each member of settings on a split, in home/NAME/split-K.
 
     Of a head of several seeds, NAME,seed=1 beside NAME, it is the run of the seed of settings, unless NAME has a seed
-    itself; a baseline that is not fitted by epochs may be of another seed. Raises `InvalidSettings` that lists each that is missing, unfinished or of another kind, features, data or
-    held-out images, with the commands that train them.
+    itself; a baseline that is not fitted by epochs may be of another seed. Raises `InvalidSettings` that lists each
+    that is missing, unfinished or of another kind, features, data or held-out images, with the commands that train it.
     """
     wanted = _Wanted(cache, split, settings, home)
     if len(settings.members) < 2:
