@@ -32,8 +32,10 @@ from head.settings import BATCH_NORMS, EVAL_VIEWS, HEADS, KERNELS, POOLED, PRECI
 @setting(
     "head",
     click.Choice(tuple(HEADS)),
-    "The recipe's head, a probe, a trained network, or a baseline on pooled features.",
+    "The recipe's head, a probe, a trained network, a baseline on pooled features, or several heads together.",
 )
+@click.option("--member", "members", multiple=True, metavar="NAME",
+              help="Repeated: names of heads, with runs on these splits, that stack weighs or mean takes.")  # fmt: skip
 @setting("attention", click.BOOL, "With off every position counts the same.", metavar="on|off")
 @click.option("--no-attention", is_flag=True, help="The same as --attention off (Eq. 9).")
 @setting("pooling", click.Choice(POOLED), "What a baseline reads.")
@@ -94,8 +96,8 @@ def train_head(
     """
     from featcache.base.errors import join_errors
     from featcache.base.jobs import Workers
+    from head.grid import given_values, grid
     from head.runs.events import check_tensorboard
-    from head.training.grid import given_values, grid
     from head.training.jobs import jobs_of, leaks, named_full, train_all
 
     workers = Workers(given.pop("jobs"), given.pop("cluster"))

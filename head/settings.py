@@ -37,6 +37,7 @@ _EVERY_HEAD = frozenset({"head", "layers", "select_on", "val_fraction", "seed"})
 _POOLED = frozenset({"pooling"})
 _EARLY_STOPPING = frozenset({"epochs", "patience"})
 _WEIGHTED = frozenset({"weight"})
+_OF_OTHERS = frozenset({"members"})
 _BY_GRADIENT = frozenset({"lr", "weight_decay", "batch_size", "precision"}) | _EARLY_STOPPING | _WEIGHTED
 _FINE_TUNED = frozenset({"backbone_lr", "accumulate", "crop", "eval_view", "dropout"}) | _BY_GRADIENT
 _STEPWISE = frozenset({"steps", "attention", "attention_weight", "order_penalty"})
@@ -54,6 +55,8 @@ HEADS = {  # the fields that each uses; what it is and how it is fitted says `he
     "lsvr": _POOLED | _WEIGHTED,
     "svr": _POOLED | _WEIGHTED | {"kernel"},
     "mlp": _POOLED | _EARLY_STOPPING,
+    "stack": _OF_OTHERS,
+    "mean": _OF_OTHERS,
 }
 PROTOCOLS: dict[str, dict[str, Any]] = {"paper": {}, "published": _PUBLISHED}  # by recipe, what is not default
 OF_HEADS: dict[
@@ -70,7 +73,8 @@ OF_HEADS: dict[
 class TrainSettings:
     """Flat and JSON-able. The defaults are the paper's (section 3.4) where it gives them; see `settings_of` for others.
 
-    head is 'amnet' (a recurrent head of the recipe), an attentive probe or a baseline on pooled features; queries,
+    head is 'amnet' (a recurrent head of the recipe), an attentive probe, a baseline on pooled features, or a 'stack' or
+    'mean' of heads that are trained, whose runs' names are members; queries,
     value_size and attention_heads are those of the probes, pooling is what a baseline reads of each layer, kernel how
     'svr' compares images. layers are the cache's layers to read, joined: none for its last, 'all' for all.
     attention_weight is lambda of Eq. 13; order_penalty presses step scores m_t to rise with t where it is above 0,
@@ -110,6 +114,7 @@ class TrainSettings:
     pooling: str = "mean+deviation"
     kernel: str = "rbf"
     layers: tuple[str, ...] = ()
+    members: tuple[str, ...] = ()
     precision: str = "auto"
     weight: str = "none"
     select_on: str = "val"
@@ -117,7 +122,8 @@ class TrainSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "layers", tuple(self.layers))  # a list, where it comes from JSON
+        for name in ("layers", "members"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))  # a list, where it comes from JSON
         problems = problems_of(vars(self))
         if problems:
             title = "settings of training that cannot be:"
@@ -137,7 +143,7 @@ class TrainSettings:
 
     def as_json(self) -> dict[str, Any]:
         """Return the settings as a JSON object."""
-        return {**asdict(self), "layers": list(self.layers)}
+        return {**asdict(self), "layers": list(self.layers), "members": list(self.members)}
 
 
 def settings_of(recipe: str = "paper", **given: Any) -> TrainSettings:
@@ -191,9 +197,11 @@ def problems_of(values: Mapping[str, Any]) -> list[str]:
 def used_fields(head: str, *, attention: bool = True, steps: int = TrainSettings.steps) -> frozenset[str]:
     """Return the fields that change anything about a head.
 
-    Lambda weighs what without attention is constant, and a single step is in no order.
+    Lambda weighs what without attention is constant, a single step is in no order, and heads of others read what these
+    do.
     """
-    idle = {"attention_weight": not attention, "order_penalty": steps == 1}
+    of_others = "members" in HEADS.get(head, _POOLED)
+    idle = {"attention_weight": not attention, "order_penalty": steps == 1, "layers": of_others}
     return (_EVERY_HEAD | HEADS.get(head, _POOLED)) - {name for name, is_idle in idle.items() if is_idle}
 
 
@@ -239,4 +247,6 @@ def options_of(settings: TrainSettings) -> list[str]:
 
 def option_of(name: str) -> str:
     """Return the command-line option that sets a field."""
-    return {"attention_weight": "--lambda", "layers": "--layer"}.get(name, f"--{name.replace('_', '-')}")
+    return {"attention_weight": "--lambda", "layers": "--layer", "members": "--member"}.get(
+        name, f"--{name.replace('_', '-')}"
+    )

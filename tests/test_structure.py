@@ -20,6 +20,7 @@ TO_RUNS = FEATCACHE | {
     *("head/models", "head/models/fused", "head/models/tails"),
 }
 HEAD = TO_RUNS | {
+    "head/grid",
     *("head/evaluation", "head/explain", "head/training", "head/training/forecasts", "head/prediction", "head/share"),
     *("head/show", "head/show/figures", "head/show/page", "head/show/page/live", "head/demo"),
 }
@@ -43,6 +44,7 @@ MAY_IMPORT = {  # a folder, or a module that stands alone, and what it may impor
     "featcache/maintenance": FEATCACHE - {"featcache/datasets/fetch", "featcache/maintenance"},
     "head": HEAD,
     "head/settings": {"featcache/base"},
+    "head/grid": {"featcache/base", "head/settings"},
     "head/data": FEATCACHE | {"head/settings"},
     "head/models/fused": {"featcache/base", "featcache/backbones"},
     "head/models/tails": FEATCACHE | {"head/settings", "head/data", "head/models/fused", "head/models"},
@@ -50,7 +52,7 @@ MAY_IMPORT = {  # a folder, or a module that stands alone, and what it may impor
     "head/runs": TO_RUNS - {"head/runs"},
     "head/evaluation": TO_RUNS,
     "head/explain": TO_RUNS | {"head/evaluation"},
-    "head/training": TO_RUNS | {"head/evaluation"},
+    "head/training": TO_RUNS | {"head/grid", "head/evaluation"},
     "head/training/forecasts": TO_RUNS | {"head/evaluation", "head/training"},
     "head/prediction": TO_RUNS | {"head/evaluation", "head/explain"},
     "head/share": TO_RUNS | {"head/evaluation", "head/explain", "head/prediction"},

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ EVAL_VIEW = 0
 FULL = "full"  # for a split: all images, as `is_all_images` says
 FOLDS = 5
 _FOLD_SEED = 1_000_003
+NOTHING = Part(np.zeros(0, np.int64), np.zeros(0))
 Batch = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]  # rows, views, scores
 
 
@@ -29,11 +30,12 @@ Batch = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]  # rows
 class Choice:
     """What other runs chose: epochs to train for and, of a baseline, the number of its candidate, from 1.
 
-    A candidate that is not fitted by epochs has one.
+    A candidate that is not fitted by epochs has one. weights are those of a stack's members, with the intercept last.
     """
 
     epochs: int
     candidate: int | None = None
+    weights: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -103,8 +105,7 @@ def full_data(cache: FeatureCache, choice: Choice, selected_on: str) -> SplitDat
     """Return all images to train on, by what other runs chose; raise `BadInput` if they cannot be trained on."""
     listed = parts_of(cache, FULL)["train"]
     train = _usable(cache, FULL, "train", {"train": present_part(cache, listed)})
-    nothing = Part(np.zeros(0, np.int64), np.zeros(0))
-    return SplitData(FULL, train, nothing, selected_on, len(listed.rows) - len(train.rows), chosen=choice)
+    return SplitData(FULL, train, NOTHING, selected_on, len(listed.rows) - len(train.rows), chosen=choice)
 
 
 def is_all_images(cache: FeatureCache, split: str = FULL) -> bool:
@@ -125,6 +126,16 @@ def parts_of(cache: FeatureCache, split: str) -> Mapping[str, Part]:
     scores = every.scores[first]
     beyond = np.bincount(image, every.scores - scores[image]) / np.bincount(image)  # 0 where all are equal
     return {"train": Part(rows, scores + beyond)}
+
+
+def folds_of_train(cache: FeatureCache, data: SplitData, seed: int) -> tuple[tuple[Part, Part], ...]:
+    """Return for each fold of train what is trained on and what is held out: those by which data selects, or new."""
+    return data.parts or tuple(cross_validation_folds(data.train, seed=seed, units=_units(cache, data.train)))
+
+
+def data_of_fold(data: SplitData, train: Part, choice: Choice) -> SplitData:
+    """Return a part of train alone, to be fitted by what a run of the same split chose."""
+    return replace(data, train=train, select=NOTHING, parts=(), chosen=choice)
 
 
 def _units(cache: FeatureCache, part: Part) -> NDArray[np.int64]:

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from featcache.base.errors import InvalidSettings
 from featcache.recipe import LayerShape, Recipe
-from featcache.settings import PREFIX
+from featcache.settings import PREFIX, VIEWS_LAYER
 from featcache.store.cache import FeatureCache
 from featcache.store.reading import ahead
 from featcache.store.shards.encoding import Constants, decode, encode
@@ -41,6 +41,11 @@ class HeadInput:
             raise InvalidSettings(f"pooling must be {', '.join(POOLINGS)}, found {self.pooling!r}")
         if not self.layers:
             raise InvalidSettings("a head reads at least one layer")
+
+    @property
+    def reads_pixels(self) -> bool:
+        """Whether it is the pixels of views alone, which no network computes."""
+        return self.layers == (VIEWS_LAYER,)
 
     @property
     def pooled(self) -> bool:

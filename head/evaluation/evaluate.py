@@ -16,7 +16,7 @@ from head.evaluation.people import HumanConsistency, human_consistency
 from head.evaluation.score import Scored, score_run, write_scores
 from head.evaluation.summary import HeadSummary, summaries_of, without_seed
 from head.evaluation.text import format_comparisons, format_table
-from head.runs.find import commands_to_train, find_runs_of, train_command
+from head.runs.find import FoundRuns, commands_to_train, find_runs_of, train_command
 from head.runs.run import Run
 
 _NO_SCORE = "trained on all images: no test score of its own"
@@ -73,7 +73,10 @@ class Evaluation:
         folders = {run.folder.parent for run in best.runs}
         folder = folders.pop() if len(folders) == 1 and len(best.runs) > 1 else best.runs[0].folder
         whole = self._on_all()
-        titles = [*["first, to finish it on the splits"] * (len(self.to_fit_all) - 1), "the best, fitted to all images"]
+        first = (
+            "first, what it is made of" if best.runs[0].train_settings.members else "first, to finish it on the splits"
+        )
+        titles = [*[first] * (len(self.to_fit_all) - 1), "the best, fitted to all images"]
         making = [] if whole else [f"{title}: {line}" for title, line in zip(titles, self.to_fit_all, strict=False)]
         using = amnet("predict", "--run", whole.folder if whole else folder, "IMAGES/")
         return "\n".join([*making, f"best by validation: {using}"])
@@ -132,7 +135,7 @@ def evaluate(
         comparisons = compare(summaries, against=against)
     except InvalidSettings as error:
         errors.append(error)
-    to_fit_all = _to_fit_all(cache, summaries, found.unfinished, runs)
+    to_fit_all = _to_fit_all(cache, summaries, found, runs)
     people = human_consistency(cache, [one.run.split for one in scored]) if part == "test" else None
     return Evaluation(
         found.runs, scored, summaries, comparisons, errors, found.of_other_data, found.on_all_images, to_fit_all, people
@@ -153,10 +156,10 @@ def _is_of(whole: Run, summary: HeadSummary) -> bool:
     return without_seed(str(whole.folder.parent)) in homes and settings[0] == settings[1]
 
 
-def _to_fit_all(
-    cache: FeatureCache, summaries: Sequence[HeadSummary], unfinished: Sequence[Run], runs: Path
-) -> list[str]:
+def _to_fit_all(cache: FeatureCache, summaries: Sequence[HeadSummary], found: FoundRuns, runs: Path) -> list[str]:
     """Return the command that fits the best head to all images, after those that finish its runs on the splits.
+
+    Members of a stack are fitted to all images before it.
 
     There is none where it would not find those runs.
     """
@@ -166,7 +169,10 @@ def _to_fit_all(
     run = best.runs[0]
     if run.imported or run.folder.parent != runs / cache.name / cache.target / run.name:
         return []
-    finishing = commands_to_train(cache, [one for one in unfinished if _is_of(one, best)], runs)
+    finishing = commands_to_train(cache, [one for one in found.unfinished if _is_of(one, best)], runs)
+    there = [one.name for one in found.on_all_images if one.finished]
+    members = {one.name: one for one in found.runs if one.name in run.train_settings.members and one.name not in there}
+    finishing += [train_command(cache, FULL, one.train_settings, name=one.name, runs=runs) for one in members.values()]
     return [*finishing, train_command(cache, FULL, run.train_settings, name=run.name, runs=runs)]
 
 

@@ -19,6 +19,7 @@ from featcache.recipe import LayerShape, Recipe
 from featcache.store.cache import FeatureCache
 from head.data.batches import EVAL_VIEW, present_part
 from head.data.inputs import HeadInput
+from head.data.several import inputs_of
 from head.evaluation.metrics import Scores, json_number
 from head.evaluation.score import Scored
 from head.evaluation.statistics import resampled_interval
@@ -166,7 +167,7 @@ class Faithfulness:
 
 
 def faithfulness(cache: FeatureCache, summary: HeadSummary) -> Faithfulness:
-    """Return what the maps of a head that attends tell, of the first seed in each split.
+    """Return what the maps of a head that attends, and is not made of others, tell, of the first seed in each split.
 
     At most `MOST_IMAGES` are looked at. Means are over splits of means over images; intervals are those of
     `resampled_interval`.
@@ -229,14 +230,14 @@ def centre_order(shape: LayerShape) -> NDArray[np.int64]:
 
 def _measured(cache: FeatureCache, scored: Scored, *, most: int) -> Measured:
     """Return what emptying places of at most so many of a run's images does to their scores."""
-    run, head = scored.run, load_head(scored.run)
+    run, head, (source,) = scored.run, load_head(scored.run), inputs_of(scored.run.input)
     rows = present_part(cache, cache.splits[run.split][scored.part]).rows
     rng = np.random.default_rng([_SEED, len(rows)])
     rows = np.sort(rng.permutation(rows)[:most])
     parts = []
     for start in range(0, len(rows), _AT_ONCE):
-        features = run.input.read(cache, rows[start : start + _AT_ONCE], EVAL_VIEW).float()
-        parts.append(_of_batch(head, run.input, run.recipe, features, rng))
+        features = source.read(cache, rows[start : start + _AT_ONCE], EVAL_VIEW).float()
+        parts.append(_of_batch(head, source, run.recipe, features, rng))
     curves = {
         test: {order: np.concatenate([part[0][test][order] for part in parts]) for order in ORDERS} for test in TESTS
     }

@@ -15,6 +15,7 @@ from featcache.recipe import LayerShape, Recipe
 from featcache.store.cache import FeatureCache
 from head.data.batches import EVAL_VIEW
 from head.data.inputs import HeadInput
+from head.data.several import SeveralInputs, inputs_of
 from head.models.kinds import kind_for, kind_of
 from head.runs.head_file import TrainedHead, load_head
 from head.runs.run import Run
@@ -30,7 +31,8 @@ def occludes(run: Run) -> bool:
     Heads that attend have maps of their own. Others that read whole maps are computed anew for every place, and hold
     no mean training feature: networks that are trained further, and published heads without attention.
     """
-    if run.attends or not run.input.pooled or kind_for(run.train_settings).mean_feature is None:
+    several = isinstance(run.input, SeveralInputs)  # a head made of others, each of which has its own
+    if several or run.attends or not run.input.pooled or kind_for(run.train_settings).mean_feature is None:
         return False
     return any(run.recipe.layer_shape(layer).is_map for layer in run.input.layers)
 
@@ -70,10 +72,10 @@ def occlusion(head: TrainedHead, source: HeadInput, recipe: Recipe, maps: Mappin
 
 def occlusion_of(cache: FeatureCache, run: Run, rows: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
     """Yield occlusion maps of the evaluation view of rows, in batches (B, 1, H, W)."""
-    head = load_head(run)
+    head, (source,) = load_head(run), inputs_of(run.input)
     for start in range(0, len(rows), _IMAGES):
-        maps = run.input.read_layers(cache, rows[start : start + _IMAGES], EVAL_VIEW)
-        yield occlusion(head, run.input, run.recipe, maps)
+        maps = source.read_layers(cache, rows[start : start + _IMAGES], EVAL_VIEW)
+        yield occlusion(head, source, run.recipe, maps)
 
 
 def _patches(side: int) -> int:

@@ -16,7 +16,7 @@ from featcache.settings import PREFIX
 from featcache.store.cache import FeatureCache
 from head.data.batches import feature_scale
 from head.data.inputs import HeadInput
-from head.models import amnet, banded, baselines, kernels, probes, published, reading, svr
+from head.models import amnet, banded, baselines, kernels, probes, published, reading, stack, svr
 from head.models.tails import cuts, memnet, memonet, tail
 from head.settings import HEADS, TrainSettings
 
@@ -96,6 +96,17 @@ def _to_one(scores: NDArray[np.float64]) -> TargetScale:
     return TargetScale(mean, float(np.max(np.abs(scores - mean))) or 1.0)
 
 
+def _scale_of_members(head: stack.StackHead) -> _Scale:
+    """Return mean and deviation of all that a stack reads, 0 and 1 where no member standardises it."""
+    width = max(start + positions * channels for start, positions, channels in head.shape.sizes)
+    mean, deviation = torch.zeros(width), torch.ones(width)
+    for member, (start, positions, channels) in zip(head.members, head.shape.sizes, strict=True):
+        if found := kind_of(member).scale(member):
+            place = slice(start, start + positions * channels)
+            mean[place], deviation[place] = (one.float().repeat(positions) for one in found)
+    return mean, deviation
+
+
 def _recurrent_looks(shape: Any) -> str:
     return f"{shape.steps} looks, state of {shape.hidden_size}"
 
@@ -113,12 +124,12 @@ class Kind:
     how it looks, and look is what one of its T steps is called. target gives the scale of training scores. coverage
     gives for T the constant of Eq. 15: how much attention a position should get in all T steps together.
 
-    baseline is how scikit-learn fits it. A head without one is trained by gradients: begin tells it what it has to know
-    before, groups gives its weights with their learning rates. Where a run stores a part of its tensors, as its method
-    `stored` says, complete takes the others from the weights of a recipe's network, its last argument. built_whole is
-    whether it comes with numbers that are no weights, so that it cannot be built empty. started gives for a shape, a
-    recipe and weights the sha256 of the network as it begins, and raises what `begin` would. at_once is how many images
-    it takes where nothing is trained.
+    baseline is how scikit-learn fits it. A head without one, unless it is of others, is trained by gradients: begin
+    tells it what it has to know before, groups gives its weights with their learning rates. Where a run stores a part
+    of its tensors, as its method `stored` says, complete takes the others from the weights of a recipe's network, its
+    last argument. built_whole is whether it comes with numbers that are no weights, so that it cannot be built empty.
+    started gives for a shape, a recipe and weights the sha256 of the network as it begins, and raises what `begin`
+    would. at_once is how many images it takes where nothing is trained.
     """
 
     title: str
@@ -140,6 +151,11 @@ class Kind:
     started: Callable[[Any, Recipe, str], str] | None = None
     built_whole: bool = False
     at_once: int = 256
+
+    @property
+    def of_others(self) -> bool:
+        """Whether it is made of heads that are trained, and so reads what those read."""
+        return self.module is stack.StackHead
 
     @property
     def is_network(self) -> bool:
@@ -165,6 +181,12 @@ _TAIL = Kind(
 )
 _LINEAR = Kind(
     "linear regression on pooled features", baselines.LinearShape, baselines.LinearHead, baseline=baselines.LINEAR
+)
+_STACK = Kind(
+    "several heads by non-negative weights",
+    stack.StackShape,
+    stack.StackHead,
+    scale=_scale_of_members,
 )
 KINDS = {  # a run stores the first name of its kind
     "paper": Kind(
@@ -256,6 +278,8 @@ KINDS = {  # a run stores the first name of its kind
         baselines.PerceptronHead,
         baseline=baselines.PERCEPTRON,
     ),
+    "stack": _STACK,
+    "mean": replace(_STACK, title="the plain mean of several heads"),
 }
 
 
@@ -276,10 +300,23 @@ def kind_for(settings: TrainSettings) -> Kind:
 
 def head_from_json(kind: str, shape: dict[str, Any]) -> nn.Module:
     """Return an untrained head; raise `KeyError` for an unknown kind, `TypeError` for another kind's shape."""
+    if kind == "stack":
+        return _stack_from_json(shape)
     module = KINDS[kind].module(KINDS[kind].shape(**shape))
     if kind_name(module) != kind:
         raise KeyError(kind)
     return module
+
+
+def _stack_from_json(shape: dict[str, Any]) -> stack.StackHead:
+    """Return an untrained stack; raise what `head_from_json` raises of one of its members."""
+    of = stack.StackShape(**{**shape, "sizes": tuple(map(tuple, shape["sizes"])), "members": tuple(shape["members"])})
+    return stack.StackHead(of, [head_from_json(one["kind"], one["shape"]) for one in of.members])
+
+
+def has_maps(module: nn.Module) -> bool:
+    """Return whether a head gives maps of where it looks, uniform ones without attention; a stack where all do."""
+    return module.shape.attends if isinstance(module, stack.StackHead) else kind_of(module).attends
 
 
 def filled_head(kind: str, shape: dict[str, Any], stored: Mapping[str, Tensor]) -> nn.Module:

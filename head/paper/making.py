@@ -20,10 +20,10 @@ from head.evaluation.compare import compare
 from head.evaluation.people import human_consistency
 from head.evaluation.score import Scored, score_run, write_scores
 from head.evaluation.summary import HeadSummary
+from head.grid import Point
 from head.paper.systems import OF_PAPER, REFERENCE, System, features_of, systems_of
 from head.paper.table import PaperTable, Row
 from head.runs.run import Run
-from head.training.grid import Point
 from head.training.jobs import jobs_of, train_all
 
 ALL_ROWS = "all"

@@ -13,7 +13,7 @@ from torch import Tensor
 from featcache.base.errors import InvalidSettings, list_problems, refuse
 from featcache.datasets.splits import natural_key
 from featcache.store.shards.encoding import digest_of_constants
-from head.data.inputs import HeadInput
+from head.data.several import AnyInput
 from head.evaluation.summary import named_groups
 from head.models.kinds import digest_of_others
 from head.runs.head_file import TrainedHead
@@ -24,7 +24,7 @@ from head.runs.run import Run, read_run, run_folders
 class Features(NamedTuple):
     """What a head reads of an image, and the digest of the constants that it was stored with, '' for none."""
 
-    input: HeadInput
+    input: AnyInput
     constants_sha256: str
 
 

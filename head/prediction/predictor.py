@@ -22,6 +22,7 @@ from featcache.images.decode import decode_file, decode_image, image_of_array
 from featcache.images.loading import load_decoded
 from featcache.store.cache import FeatureCache
 from head.data.inputs import on_tokens
+from head.data.several import inputs_of
 from head.evaluation.marks import ScoreRange, score_range
 from head.explain.occlusion import occludes, occlusion
 from head.models.kinds import kind_of
@@ -337,7 +338,7 @@ class Predictor:
 
     def _occlusion(self, features: Mapping[str, Tensor]) -> NDArray[np.float32]:
         """Return the mean over members of occlusion maps (B, 1, H, W), from the maps (B, L, D) of each layer."""
-        source, recipe = self.run.input, self.run.recipe
+        (source,), recipe = inputs_of(self.run.input), self.run.recipe
         stored = [source.layers_of_maps(features, one.head.constants) for one in self.members]
         maps = [occlusion(one.head, source, recipe, layers) for one, layers in zip(self.members, stored, strict=True)]
         mean: NDArray[np.float32] = np.mean(maps, axis=0)

@@ -16,8 +16,7 @@ from featcache.base.commands import amnet
 from featcache.base.errors import CacheIncomplete, CorruptFile, InvalidSettings, Mismatch
 from featcache.base.files import read_json, write_durably
 from featcache.recipe import Recipe, recipe_from_json
-from featcache.settings import VIEWS_LAYER
-from head.data.inputs import HeadInput, input_from_json
+from head.data.several import AnyInput, SeveralInputs, read_input
 from head.runs.config import Document, Result, RunConfig, Source, config_from_json
 from head.runs.history import HISTORY_NAME
 from head.settings import TrainSettings, attends, used_fields
@@ -102,10 +101,10 @@ class Run:
         return int(self.settings["seed"])
 
     @property
-    def input(self) -> HeadInput:
+    def input(self) -> AnyInput:
         """What it reads of an image; raise `CorruptFile` if the configuration does not say."""
         try:
-            return input_from_json(self.config.input)
+            return read_input(self.config.input)
         except (TypeError, ValueError) as error:
             raise CorruptFile(f"{self.folder / CONFIG_NAME}: {error}") from error
 
@@ -117,6 +116,8 @@ class Run:
     @property
     def attends(self) -> bool:
         """Whether its head could say where it looks; without attention all places are alike."""
+        if isinstance(self.input, SeveralInputs):
+            return self.input.attends
         return attends(str(self.settings["head"]), attention=bool(self.settings["attention"]))
 
     @property
@@ -155,7 +156,7 @@ class Run:
     @property
     def reads_pixels(self) -> bool:
         """Whether it reads pixels of views alone, which no network computes."""
-        return self.input.layers == (VIEWS_LAYER,)
+        return self.input.reads_pixels
 
     @property
     def precision(self) -> str:

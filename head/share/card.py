@@ -11,10 +11,12 @@ from typing import Any
 from featcache.base.errors import CorruptFile, printable
 from featcache.base.files import read_json
 from featcache.recipe import Recipe
+from head.data.inputs import HeadInput
+from head.data.several import inputs_of
 from head.evaluation.people import near_ceiling
 from head.evaluation.statistics import OF_MEAN_RHO
 from head.evaluation.summary import without_seed
-from head.models.kinds import KINDS, kind_of
+from head.models.kinds import KINDS, has_maps, kind_of
 from head.prediction.members import Member
 from head.runs.head_file import TrainedHead
 from head.runs.run import Run
@@ -204,22 +206,20 @@ def _head_facts(members: Sequence[Member]) -> dict[str, str]:
     """Return what the head is, what it reads, and what it was trained on."""
     run, head = members[0].run, members[0].head
     recipe = run.recipe
-    kind, seen = kind_of(head.module), run.input.pooling
+    kind = kind_of(head.module)
     title = KINDS.get(str(run.settings["head"]), kind).title  # heads fitted in other ways are stored as one kind
     kernel = f"kernel {run.settings['kernel']}" if "kernel" in run.used_settings else ""
     looks = kind.looks(head.module.shape)
     attention = "" if getattr(head.module.shape, "attention", True) else "without attention"
-    read = run.input.tokens_in_words(recipe)
     images, heads = _span([len(one.head.train_images) for one in members], ","), [one.head for one in members]
     trained = "unknown" if run.imported else f"{images} images of {run.data_name}"
-    map_shape = run.input.map_shape(recipe)
     several = {"members": _members(members)} if len(members) > 1 else {}
+    of_others = ", ".join(run.train_settings.members)
+    title += f": {of_others}" if of_others else ""
     return several | {
         "head": ", ".join(part for part in (title, kernel, attention, looks) if part),
         "backbone": _backbone(run, trained=kind.is_network),
-        "reads": f"{_maps_in_words(run)}{f', and {read}, as wide, without a place' if read else ''}"
-        if not run.input.pooled
-        else f"{seen.replace('+', ' and ')} over the positions of each feature map, {map_shape.channels} numbers",
+        "reads": "; ".join(_read_in_words(one, recipe) for one in inputs_of(run.input)),
         "trained on": trained + (" each" if several else "") + _of_splits(members),
         "selected on": run.config.selected_on,
         "scores": f"mean of the training scores {_span([one.target_mean for one in heads], '.4g')}, "
@@ -236,11 +236,15 @@ def _backbone(run: Run, *, trained: bool) -> str:
     return f"{name}, " + ("from pixels on" if run.reads_pixels else f"frozen down to its layer {run.input.layers[0]}")
 
 
-def _maps_in_words(run: Run) -> str:
-    shape = run.input.map_shape(run.recipe)
-    if run.reads_pixels:
+def _read_in_words(one: HeadInput, recipe: Recipe) -> str:
+    """Return what a head reads of the layers that it is on."""
+    shape, tokens = one.map_shape(recipe), one.tokens_in_words(recipe)
+    if one.pooled:
+        return f"{one.pooling.replace('+', ' and ')} over the positions of each feature map, {shape.channels} numbers"
+    if one.reads_pixels:
         return f"pixels of views, {shape.height} x {shape.width}"
-    return f"feature maps, {shape.height} x {shape.width} positions of {shape.channels} channels"
+    maps = f"feature maps, {shape.height} x {shape.width} positions of {shape.channels} channels"
+    return f"{maps}{f', and {tokens}, as wide, without a place' if tokens else ''}"
 
 
 def _members(members: Sequence[Member]) -> str:
@@ -314,7 +318,7 @@ def _inputs(run: Run, facts: CardFacts) -> dict[str, str]:
 def _maps(run: Run, head: TrainedHead) -> str:
     """Return what graphs give besides scores, where the head has it."""
     even = "" if run.attends else ", 1/L throughout as this head has no attention"
-    if not kind_of(head.module).attends:
+    if not has_maps(head.module):
         return ""
     shape = run.input.map_shape(run.recipe)
     sizes = f"(B, {head.steps}, {shape.positions + run.input.tokens(run.recipe)})"

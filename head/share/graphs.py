@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from featcache.backbones.families.extractor import Extractor
-from featcache.recipe import LayerShape
+from featcache.recipe import LayerShape, Recipe
 from featcache.settings import VIEWS_LAYER
 from featcache.store.shards.encoding import LEVELS, Constants
 from head.data.inputs import HeadInput
+from head.data.several import SeveralInputs, in_a_row, inputs_of
 from head.runs.head_file import TrainedHead
 from head.runs.run import Run
 
@@ -94,20 +95,36 @@ class ModelGraph(nn.Module):
 
 
 class Reading(nn.Module):
-    """Maps (B, D, height, width) of each layer to what a head reads of them, as `HeadInput.of_maps` does."""
+    """Maps (B, D, height, width) of each layer to what a head reads of them, as its input's `of_maps` does."""
 
     def __init__(self, run: Run, constants: Mapping[str, Constants]) -> None:
         super().__init__()
-        self.input: HeadInput = run.input
-        self.rounded = not run.imported  # whoever trained an imported head did not round
-        map_shape = run.input.map_shape(run.recipe)
+        self.layers = run.input.layers
+        self.in_a_row = isinstance(run.input, SeveralInputs)
+        rounded = not run.imported  # whoever trained an imported head did not round
+        inputs = inputs_of(run.input)
+        self.readings = nn.ModuleList(_ReadingOne(one, run.recipe, constants, rounded=rounded) for one in inputs)
+
+    def forward(self, maps: Mapping[str, Tensor]) -> Tensor:
+        """Map each layer's map to features (B, L, D), L + n with tokens, or (B, 1, D) where they are pooled."""
+        found = [one(maps) for one in self.readings]
+        return in_a_row(found) if self.in_a_row else found[0]
+
+
+class _ReadingOne(nn.Module):
+    """The same for one input."""
+
+    def __init__(self, one: HeadInput, recipe: Recipe, constants: Mapping[str, Constants], *, rounded: bool) -> None:
+        super().__init__()
+        self.input, self.rounded = one, rounded
+        map_shape = one.map_shape(recipe)
         smallest = (map_shape.height, map_shape.width)
-        tokens = run.input.token_layers(run.recipe)
-        self.layers = (*run.input.bands(run.recipe), *tokens)  # those that are joined, then tokens
+        tokens = one.token_layers(recipe)
+        self.layers = (*one.bands(recipe), *tokens)  # those that are joined, then tokens
         self.joined = len(self.layers) - len(tokens)
         for k, layer in enumerate(self.layers):
-            shape = run.recipe.layer_shape(layer)
-            as_is = (shape.height, shape.width) == smallest or self.input.pooled or layer in tokens
+            shape = recipe.layer_shape(layer)
+            as_is = (shape.height, shape.width) == smallest or one.pooled or layer in tokens
             self.register_buffer(f"share{k}", None if as_is else _shares(shape, smallest))
             values = constants.get(layer)
             self.register_buffer(f"constants{k}", None if values is None else torch.from_numpy(values))

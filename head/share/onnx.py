@@ -27,10 +27,9 @@ from featcache.base.commands import pip_install
 from featcache.base.cores import usable_threads
 from featcache.base.errors import InvalidSettings, Mismatch, first_line
 from featcache.base.files import canonical_json
-from featcache.settings import VIEWS_LAYER
 from head.evaluation.summary import without_seed
 from head.models.fused.switch import fused_off
-from head.models.kinds import kind_of
+from head.models.kinds import has_maps, kind_of
 from head.prediction.members import Member
 from head.runs.head_file import TrainedHead
 from head.runs.run import Run
@@ -76,12 +75,13 @@ def facts_of(members: Sequence[Member]) -> dict[str, str]:
         "head_sha256": run.result.head_sha256,
         "image_size": str(recipe.image_size),
         "layers": canonical_json(list(run.input.layers)),
-        "map_size": canonical_json([map_shape.height, map_shape.width] if kind_of(head.module).attends else []),
+        "map_size": canonical_json([map_shape.height, map_shape.width] if has_maps(head.module) else []),
         "name": run.name,
         "pooling": run.input.pooling,
         "split": run.split,
         "steps": str(head.steps),
         **({"tokens": canonical_json(list(run.input.token_layers(recipe)))} if run.input.tokens(recipe) else {}),
+        **({"inputs": canonical_json(run.input.as_json()["inputs"])} if run.input.pooling == "several" else {}),
         "view": canonical_json({name: getattr(recipe, name) for name in _OF_VIEW}),
     }
     if len(members) == 1:
@@ -97,7 +97,7 @@ def facts_of(members: Sequence[Member]) -> dict[str, str]:
 
 def output_names(head: TrainedHead, members: int = 1) -> tuple[str, ...]:
     """Return the names of a graph's outputs; baselines have no maps, and one member has no deviation."""
-    maps = ["maps"] if kind_of(head.module).attends else []
+    maps = ["maps"] if has_maps(head.module) else []
     return ("score", "step_scores", *maps, *(["deviation"] if members > 1 else []))
 
 
@@ -139,7 +139,7 @@ def _predicted(members: Sequence[Member], features: NDArray[np.float32]) -> list
     if len(found) == 1:
         return [values.numpy() for values in found[0]]
     scores, steps, maps = (torch.stack(column).numpy() for column in zip(*found, strict=True))
-    looks = [maps.mean(axis=0)] if kind_of(members[0].head.module).attends else []
+    looks = [maps.mean(axis=0)] if has_maps(members[0].head.module) else []
     return [scores.mean(axis=0), steps.mean(axis=0), *looks, scores.std(axis=0, ddof=1)]
 
 
@@ -271,7 +271,7 @@ def drawn_images(count: int, size: int) -> NDArray[np.uint8]:
 
 def _drawn_features(run: Run, head: TrainedHead) -> NDArray[np.float32]:
     """Return features (B, L, D) as far apart as those the head was trained on, where it tells; pixels of `views`."""
-    if run.input.layers == (VIEWS_LAYER,) and not run.input.pooled:
+    if run.reads_pixels and not run.input.pooled:
         return drawn_images(_CHECKED, run.recipe.image_size).reshape(_CHECKED, -1, 3).astype(np.float32)
     rng = np.random.default_rng(20180618)
     drawn = rng.normal(size=(_CHECKED, run.input.positions(run.recipe), run.input.map_shape(run.recipe).channels))

@@ -133,7 +133,7 @@ def task_of(job: TrainingJob, baseline: Baseline, train: Part) -> tuple[Task, Ta
     counted = image_weights(job.cache, train, job.settings.weight)
     weights = None if counted is None else counted.of_images
     vectors = read_vectors(
-        job.cache, train, job.input, seed=job.settings.seed, most_vectors=baseline.most_vectors, weights=weights
+        job.cache, train, job.own_input, seed=job.settings.seed, most_vectors=baseline.most_vectors, weights=weights
     )
     if vectors.weights is None:
         target = kind_for(job.settings).target(vectors.scores)

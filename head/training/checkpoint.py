@@ -1,19 +1,23 @@
 """The state of an unfinished training in files, so that a run killed at any instant ends as if it had not been.
 
 A safetensors file for a head: tensors under model., best. and optimizer., everything else as JSON in its header. The
-heads of a cross-validation have a file each, and one more, written last, says of which epoch they are.
+heads of a cross-validation have a file each, and one more, written last, says of which epoch they are. Those that a
+stack fits without a fold have a folder each, with what they predict for that fold once they are fitted.
 Epochs draw their own random numbers from (seed, epoch), so no generator state is needed.
 """
 
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import safetensors.torch
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from featcache.base.errors import CorruptFile
@@ -24,6 +28,8 @@ from head.runs.run import CHECKPOINT_NAME
 CHECKPOINT_SECONDS = 15.0
 _QUICKLY = CHECKPOINT_SECONDS / 20  # a checkpoint that takes longer is written less often
 _FOLDS = f"{CHECKPOINT_NAME}-folds"
+_MEMBERS = f"{CHECKPOINT_NAME}s-of-members"
+_HELD_OUT = "held-out"
 Network = tuple[torch.nn.Module, torch.optim.Optimizer]
 
 
@@ -120,6 +126,24 @@ def remove_checkpoints(folder: Path) -> None:
     """Remove all checkpoints of a run, those by which others count first."""
     for path in (folder / CHECKPOINT_NAME, folder / _FOLDS, *folder.glob(f"{_FOLDS}-*")):
         path.unlink(missing_ok=True)
+    if (folder / _MEMBERS).is_dir():
+        shutil.rmtree(folder / _MEMBERS)
+
+
+def folder_of_fit(folder: Path, member: int, fold: int) -> Path:
+    """Return where the checkpoint of a stack's member is while it is fitted without a fold; both count from 0."""
+    return folder / _MEMBERS / f"{member + 1}-fold-{fold + 1}"
+
+
+def write_held_out(folder: Path, predictions: NDArray[np.float64]) -> None:
+    """Keep predictions (n) for a fold, by a member that was fitted without it."""
+    _write_signed(folder / _HELD_OUT, predictions.astype("<f8").tobytes())
+
+
+def read_held_out(folder: Path) -> NDArray[np.float64] | None:
+    """Return what `write_held_out` kept, None for nothing; raise `CorruptFile` if it does not have its digest."""
+    path = folder / _HELD_OUT
+    return np.frombuffer(_read_signed(path), "<f8").astype(np.float64) if path.is_file() else None
 
 
 def _of_fold(folder: Path, number: int, epoch: int) -> Path:

@@ -30,6 +30,10 @@ def data_of_all(job: TrainingJob, runs: Sequence[Run]) -> SplitData:
     """
     how = f"{_count(runs)} on {_splits(runs)}"
     each = f"each on {' or '.join(dict.fromkeys(run.config.selected_on for run in runs))}"
+    if job.of_others:
+        weights = np.mean([_weights(run) for run in runs], axis=0)
+        chosen = f"{how}, by the means of their weights ({each})"
+        return full_data(job.cache, Choice(1, weights=tuple(weights.tolist())), chosen)
     baseline = kind_for(job.settings).baseline
     if baseline is None:
         choice = Choice(_median([run.result.best_epoch or 1 for run in runs]))
@@ -47,7 +51,9 @@ def choice_of(data: SplitData, runs: Sequence[Run]) -> Document:
     """Return as a JSON object what was chosen, and by how many runs, of which splits and seeds."""
     seeds = sorted({run.seed for run in runs})
     splits = list(dict.fromkeys(run.split for run in runs))
-    return {**(asdict(data.chosen) if data.chosen else {}), "runs": len(runs), "splits": splits, "seeds": seeds}
+    chosen = asdict(data.chosen) if data.chosen else {}
+    weights = list(chosen.pop("weights", ()))
+    return {**chosen, **({"weights": weights} if weights else {}), "runs": len(runs), "splits": splits, "seeds": seeds}
 
 
 def runs_on_splits(job: TrainingJob) -> list[Run]:
@@ -137,6 +143,12 @@ def _histories(runs: Sequence[Run]) -> list[list[dict[str, float]]]:
 
 def _hyperparameters(line: dict[str, float]) -> dict[str, float]:
     return {key: value for key, value in line.items() if not key.startswith(("epoch", "val_"))}
+
+
+def _weights(run: Run) -> list[float]:
+    """Return the weights of a stack's members, in their order, and its intercept."""
+    found = run.result.hyperparameters or {}
+    return [*(found[name] for name in run.train_settings.members), float(run.result.document["intercept"])]
 
 
 def _unscored(untested: Sequence[Run], errors: Sequence[FeatcacheError]) -> str:

@@ -1,6 +1,7 @@
 """One run to train: of what, by which settings, and where it goes. Knows nothing of how it is fitted."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -10,8 +11,11 @@ from featcache.store.cache import FeatureCache
 from featcache.store.folder import weights_of_cache
 from head.data.batches import is_all_images
 from head.data.inputs import HeadInput
+from head.data.several import AnyInput
 from head.models.fused.products import resolve_products
-from head.models.kinds import input_of
+from head.models.kinds import input_of, kind_for
+from head.runs.members import find_member_runs, several_inputs
+from head.runs.run import Run
 from head.settings import HEADS, TrainSettings
 
 
@@ -44,9 +48,24 @@ class TrainingJob:
         return located_weights(self.cache.recipe.backbone, self.weights, lambda file: Path(file).resolve())
 
     @property
-    def input(self) -> HeadInput:
-        """What the head reads; raise `InvalidSettings` for a layer the cache does not have."""
+    def input(self) -> AnyInput:
+        """What the head reads; raise `InvalidSettings` for a layer the cache does not have, or members without runs."""
+        return several_inputs(self.member_runs) if self.of_others else self.own_input
+
+    @property
+    def own_input(self) -> HeadInput:
+        """The same of a head that is not made of others."""
         return input_of(self.cache, self.settings)
+
+    @property
+    def of_others(self) -> bool:
+        """Whether the head is made of others, its members."""
+        return kind_for(self.settings).of_others
+
+    @cached_property
+    def member_runs(self) -> list[Run]:
+        """The finished runs of its members on its split; raise `InvalidSettings` for those that are missing."""
+        return find_member_runs(self.cache, self.split, self.settings, self.folder.parent.parent)
 
     @property
     def on_all_images(self) -> bool:
@@ -60,3 +79,8 @@ class TrainingJob:
     def products(self, device: torch.device) -> str:
         """Return the type of large products of matrices, 'fp32' or 'bf16'."""
         return resolve_products(self.settings.precision, device) if self.uses("precision") else "fp32"
+
+
+def as_member(job: TrainingJob, run: Run, folder: Path) -> TrainingJob:
+    """Return the job that fits a member of a job's head as its run was, in another folder."""
+    return replace(job, settings=run.train_settings, folder=folder, name=run.name, events=None, weights=None)

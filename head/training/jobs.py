@@ -12,9 +12,9 @@ from featcache.base.progress import OnProgress, Progress, silent
 from featcache.datasets.duplicates import LOOK_ALIKE, SAME_FILE, of_parts
 from featcache.store.cache import FeatureCache
 from head.data.batches import FULL, SplitData, is_all_images
+from head.grid import Point
 from head.runs.run import HEAD_NAME, Run
 from head.training.fitted import Trained
-from head.training.grid import Point
 from head.training.job import TrainingJob
 from head.training.train import check_start, train
 

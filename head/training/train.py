@@ -1,6 +1,6 @@
 """Fit a head to one split of a cache, into a run that a kill at any instant leaves to be finished."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
 from functools import partial
@@ -33,10 +33,11 @@ from head.runs.run import (
 )
 from head.training.baselines import check_features, fit_baseline
 from head.training.checkpoint import remove_checkpoints
-from head.training.fitted import write_run
+from head.training.fitted import Fitted, write_run
 from head.training.full import choice_of, data_of_all, estimate_of, runs_on_splits
 from head.training.gradient import fit_by_gradient
 from head.training.job import TrainingJob
+from head.training.stack import fit_stack, members_of
 
 
 def train(job: TrainingJob, on_progress: OnProgress = silent) -> Run:
@@ -89,9 +90,15 @@ def _train(job: TrainingJob, on_progress: OnProgress, on_history: OnHistory) -> 
             remove_checkpoints(job.folder)
             write_config(job.folder, config)
         remove_results(job.folder)
-        fit = fit_baseline if kind_for(job.settings).baseline else partial(fit_by_gradient, device=device)
-        fitted = fit(job, data, on_progress=on_progress, on_history=on_history)
+        fitted = _fit(job, device)(job, data, on_progress=on_progress, on_history=on_history)
         return write_run(job, replace(fitted, details={**fitted.details, **estimate}), data, config)
+
+
+def _fit(job: TrainingJob, device: torch.device) -> Callable[..., Fitted]:
+    """Return what fits a job's head."""
+    if job.of_others:
+        return partial(fit_stack, device=device)
+    return fit_baseline if kind_for(job.settings).baseline else partial(fit_by_gradient, device=device)
 
 
 def _data(job: TrainingJob, runs: Sequence[Run]) -> SplitData:
@@ -104,7 +111,7 @@ def _check(job: TrainingJob, data: SplitData) -> None:
     image_weights(job.cache, data.train, job.settings.weight)
     if kind_for(job.settings).baseline:
         check_features(job, data)
-    else:
+    elif not job.of_others:
         shape_of(job.cache, job.settings)
 
 
@@ -118,6 +125,7 @@ def _config(job: TrainingJob, data: SplitData, runs: Sequence[Run], device: torc
         "split": job.split,
         "input": job.input.as_json(),
         "settings": job.settings.as_json(),
+        **({"members": members_of(job)} if job.of_others else {}),
         "products": job.products(device),
         "selected_on": data.selected_on,
         **({"choice": choice_of(data, runs)} if runs else {}),
@@ -153,7 +161,7 @@ def _existing_run(job: TrainingJob, config: dict[str, Any]) -> Run | None:
     run = read_run(folder)
     document = {**run.config.document, "settings": run.settings}
     problems = []
-    for key in ("settings", "input", "fingerprint", "views", "products", "network_sha256", "choice"):
+    for key in ("settings", "input", "fingerprint", "views", "products", "network_sha256", "members", "choice"):
         found, wanted = document.get(key), config.get(key)
         if isinstance(wanted, dict) and isinstance(found, dict):
             problems += [

@@ -49,7 +49,7 @@ class Trainer:
     def __init__(
         self, job: TrainingJob, data: SplitData, *, device: torch.device, on_progress: OnProgress, on_history: OnHistory
     ) -> None:
-        self.cache, self.settings, self.folder, self.input = job.cache, job.settings, job.folder, job.input
+        self.cache, self.settings, self.folder, self.input = job.cache, job.settings, job.folder, job.own_input
         self.data, self.device = data, device
         self.on_progress, self.on_history = on_progress, on_history
         self.waited = 0.0  # seconds spent waiting for features, in this epoch

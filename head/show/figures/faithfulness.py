@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from featcache.store.cache import FeatureCache
+from head.data.several import SeveralInputs
 from head.evaluation.evaluate import Evaluation
 from head.explain.faithfulness import RANDOM_ORDERS, SHARES, TESTS, Faithfulness, faithfulness
+from head.runs.run import Run
 from head.show.figures.figures import Drawing, Drawings
 from head.show.figures.results import cut_note, without_scores
 from head.show.style import (
@@ -32,8 +34,13 @@ _TITLES = {"deletion": "places emptied: change of the score", "insertion": "plac
 
 def faithful_heads(cache: FeatureCache, evaluation: Evaluation) -> list[Faithfulness]:
     """Return what the maps tell of the heads that attend, of the first three by validation rho."""
-    able = [one for one in evaluation.summaries if one.scored[0].run.attends and not without_scores(one)]
+    able = [one for one in evaluation.summaries if _looks_itself(one.scored[0].run) and not without_scores(one)]
     return [faithfulness(cache, one) for one in able[:_MOST]]
+
+
+def _looks_itself(run: Run) -> bool:
+    """Whether a run's head attends, and is not made of others, each of which has its own maps."""
+    return run.attends and not isinstance(run.input, SeveralInputs)
 
 
 def draw_faithfulness(found: Sequence[Faithfulness], evaluation: Evaluation) -> Drawings:
@@ -46,7 +53,7 @@ def draw_faithfulness(found: Sequence[Faithfulness], evaluation: Evaluation) -> 
         return Drawings([], ["faithfulness: no head here has attention"])
     with styled():
         figure = _figure(found)
-    attending = sum(one.scored[0].run.attends for one in evaluation.summaries)
+    attending = sum(_looks_itself(one.scored[0].run) for one in evaluation.summaries)
     caption = (
         "Mean change of the score when places are emptied, their features replaced by the mean training feature, "
         "highest attention first, and how much of it is undone when they are put back in that order; against "

@@ -18,6 +18,7 @@ from featcache.datasets.splits import natural_key
 from featcache.store.cache import FeatureCache
 from head.data.batches import present_part
 from head.data.inputs import on_tokens
+from head.data.several import inputs_of
 from head.evaluation.evaluate import Evaluation
 from head.evaluation.metrics import json_number
 from head.evaluation.score import Scored, attention_of
@@ -209,7 +210,9 @@ def _map_bytes(first: dict[str, Scored], entries: Sequence[Entry]) -> int:
         if run.attends:
             positions = run.input.map_shape(run.recipe).positions
         elif occludes(run):
-            positions = math.prod(places_of(run.input, run.recipe))
+            (source,) = inputs_of(run.input)
+            height, width = places_of(source, run.recipe)
+            positions = height * width
         if positions:
             taken += counts[split] * (-(-steps * positions // 3) * 4 + 20 * steps + _LABELS)  # base64 has 4 for 3
     return taken

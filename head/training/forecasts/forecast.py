@@ -16,14 +16,14 @@ from featcache.base.jobs import Workers
 from featcache.base.memory import free_bytes, resident_bytes
 from featcache.base.progress import OnProgress, Progress, silent
 from featcache.datasets.splits import Part
-from head.data.batches import SplitData
+from head.data.batches import SplitData, folds_of_train
 from head.evaluation.summary import without_seed
 from head.models.baselines import Baseline
 from head.models.kinds import kind_for
 from head.training.baselines import task_of
 from head.training.checkpoint import CHECKPOINT_SECONDS
 from head.training.forecasts.memory import bytes_of_head, load, memory_of, warm_up
-from head.training.forecasts.results import BaselineForecast, Forecasts, GradientForecast, Runs
+from head.training.forecasts.results import BaselineForecast, Forecasts, GradientForecast, MembersForecast, Runs
 from head.training.gradient import fold_data
 from head.training.job import TrainingJob
 from head.training.jobs import check_all
@@ -44,19 +44,27 @@ def forecast(jobs: Sequence[TrainingJob], workers: Workers, *, on_progress: OnPr
     groups: dict[Any, list[Planned]] = {}
     for job, (data, finished) in zip(jobs, check_all(jobs), strict=True):
         groups.setdefault(replace(job.settings, seed=0), []).append((job, data, finished))
-    found: list[GradientForecast | BaselineForecast] = []
+    found: list[GradientForecast | BaselineForecast | MembersForecast] = []
     for group in groups.values():
         left = [(job, data) for job, data, finished in group if not finished]
         job, data = (left or [(job, data) for job, data, _ in group])[0]
         runs = Runs(without_seed(job.name), len(group), len(group) - len(left))
         baseline = kind_for(job.settings).baseline
-        if baseline:
+        if job.of_others:
+            found.append(_of_others(runs, job, data))
+        elif baseline:
             found.append(_of_baseline(runs, job, data, baseline))
         else:
             at_once = min(workers.jobs, max(len(left), 1))
             found.append(_of_gradient(runs, job, data, [data for _, data in left], at_once))
         on_progress(Progress("forecast", len(found), len(groups), "trainings"))
     return Forecasts(found)
+
+
+def _of_others(runs: Runs, job: TrainingJob, data: SplitData) -> MembersForecast:
+    weighed = not data.chosen and (job.settings.head == "stack" or data.cross_validated)
+    folds = len(folds_of_train(job.cache, data, job.settings.seed)) if weighed else 0
+    return MembersForecast(runs, members=len(job.member_runs), folds=folds)
 
 
 def _of_baseline(runs: Runs, job: TrainingJob, data: SplitData, baseline: Baseline) -> BaselineForecast:

@@ -132,10 +132,33 @@ class BaselineForecast:
 
 
 @dataclass(frozen=True)
+class MembersForecast:
+    """Of a head of others: how many members it has, and without how many folds each is fitted again, 0 for none."""
+
+    of: Runs
+    members: int
+    folds: int
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the forecast as a JSON object."""
+        found = asdict(self)
+        return {**found.pop("of"), **found}
+
+    def as_text(self) -> str:
+        """Return the forecast as lines for a person."""
+        again = f"each fitted {self.folds} times more a run, which is not timed" if self.folds else "as they are"
+        return f"{self.of.as_text()}\ntakes    {self.members} heads, {again}"
+
+    def warnings(self) -> list[str]:
+        """Return nothing: members that could be trained can be fitted to less."""
+        return []
+
+
+@dataclass(frozen=True)
 class Forecasts:
     """What each training of a grid will take."""
 
-    trainings: Sequence[GradientForecast | BaselineForecast]
+    trainings: Sequence[GradientForecast | BaselineForecast | MembersForecast]
 
     def as_json(self) -> list[dict[str, Any]]:
         """Return the forecasts as JSON objects."""

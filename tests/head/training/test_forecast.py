@@ -15,12 +15,12 @@ from featcache.base.jobs import Workers
 from featcache.datasets.dataset import open_dataset
 from featcache.extraction.extract import extract
 from featcache.store.cache import FeatureCache, open_cache
+from head.grid import Point
 from head.settings import TrainSettings, settings_of
 from head.training.forecasts import forecast as forecast_module
 from head.training.forecasts import memory
 from head.training.forecasts.forecast import forecast
 from head.training.forecasts.results import BaselineForecast, Forecasts, GradientForecast
-from head.training.grid import Point
 from head.training.job import TrainingJob
 from head.training.jobs import jobs_of
 from head.training.train import train

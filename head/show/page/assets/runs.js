@@ -14,7 +14,7 @@ function runDetails(name, runs, usual) {
     el("div", { class: "inside" }, facts(first.settings, usual), el("div", { class: "scroll" }, el("table", {},
         el("thead", {}, el("tr", {}, ["Split", "Seed", "Folder", "Chosen", "Digest of the head"].map((title) => el("th", { scope: "col" }, title)))),
         el("tbody", {}, lines.map((cells) => el("tr", {}, cells.map((cell, k) => el("td", { class: k === 2 || k === 4 ? "code" : "" }, String(cell)))))))),
-      el("p", { class: "note" }, `Reads ${first.input.layers.join(", ")} as ${first.input.pooling}; chosen on ${first.selected_on}; trained on ${first.train_images ? count(first.train_images, "image") : "an unknown number of images"}.`),
+      el("p", { class: "note" }, `Reads ${(first.input.inputs ?? [first.input]).map((one) => `${one.layers.join(", ")} as ${one.pooling}`).join("; ")}; chosen on ${first.selected_on}; trained on ${first.train_images ? count(first.train_images, "image") : "an unknown number of images"}.`),
       el("p", { class: "note" }, "Fingerprint of the features ", el("code", {}, first.fingerprint))));
 }
 

@@ -21,7 +21,9 @@ class Point:
     settings: TrainSettings
 
 
-def given_values(*, no_attention: bool, layers: tuple[str, ...], **options: Any) -> dict[str, Sequence[Any]]:
+def given_values(
+    *, no_attention: bool, layers: tuple[str, ...], members: tuple[str, ...] = (), **options: Any
+) -> dict[str, Sequence[Any]]:
     """Return the values of every field that was given: of options those that are not None, a single one as well."""
     if no_attention and options["attention"]:
         raise InvalidSettings("--no-attention is --attention off; leave one out")
@@ -31,7 +33,10 @@ def given_values(*, no_attention: bool, layers: tuple[str, ...], **options: Any)
         raise InvalidSettings(f"--layer {', '.join(twice)}: named twice; name each layer once")
     if "all" in layers and len(layers) > 1:
         raise InvalidSettings("--layer all names every layer; leave the others out")
+    if twice := [name for name in dict.fromkeys(members) if members.count(name) > 1]:
+        raise InvalidSettings(f"--member {', '.join(twice)}: named twice; name each head once")
     given |= {"layers": (layers,)} if layers else {}
+    given |= {"members": (members,)} if members else {}
     return {name: values for name, values in given.items() if values != (None,)}
 
 

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featcache.base.errors import InvalidSettings
+from head.grid import Point, given_values, grid
 from head.runs.run import check_name
 from head.settings import HEADS, POOLED, TrainSettings, options_of, settings_of, used_fields
-from head.training.grid import Point, given_values, grid
 
 FLOATS = st.floats(0, 0.99)
 FIELDS: dict[str, st.SearchStrategy[Any]] = {
