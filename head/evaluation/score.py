@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from featcache.base.errors import BadInput, InvalidSettings
@@ -13,9 +14,10 @@ from featcache.base.files import csv_bytes, write_durably
 from featcache.recipe import check_same
 from featcache.store.cache import FeatureCache
 from head.data.batches import EVAL_VIEW, present_part
-from head.evaluation.metrics import Metrics, Scores, json_number, measure
+from head.evaluation.metrics import Metrics, Scores, json_number, mean_squared_error, measure
 from head.models.kinds import kind_of
 from head.runs.head_file import TrainedHead, load_head
+from head.runs.intervals import Coverage, coverage
 from head.runs.run import Run
 
 VIEW_CHOICES = ("eval", "all")
@@ -25,7 +27,8 @@ VIEW_CHOICES = ("eval", "all")
 class Scored:
     """One run's result on one part: metrics and, row by row, prediction (n) and step scores (n, T).
 
-    absent counts images of the part that have no features.
+    absent counts images of the part that have no features. uncalibrated_mse is what metrics' mse is without the head's
+    calibration, None if it has none, and coverage how many ratings its intervals hold, None if it gives none.
     """
 
     run: Run
@@ -37,6 +40,8 @@ class Scored:
     truth: Scores
     prediction: Scores
     step_scores: Scores
+    uncalibrated_mse: float | None = None
+    coverage: Coverage | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the result as a JSON object; NaN becomes null."""
@@ -56,6 +61,8 @@ class Scored:
             "lowest_mse_epoch": result.lowest_mse_epoch,
             "absent": self.absent,
             **{key: json_number(value) for key, value in asdict(self.metrics).items()},
+            "uncalibrated_mse": self.uncalibrated_mse,
+            "interval": self.coverage.as_json() if self.coverage else None,
         }
 
 
@@ -84,7 +91,7 @@ def score_run(run: Run, cache: FeatureCache, *, part: str = "test", views: str =
     if not len(present.rows):
         raise BadInput(f"{cache.path}: no image of the {part} part of split {run.split} has features")
     refuse_training_images(head, run, [cache.images[row] for row in present.rows])
-    step_scores = predict_rows(
+    step_scores, uncalibrated = predict_rows(
         head, cache, present.rows, run, views=range(cache.views) if views == "all" else [EVAL_VIEW]
     )
     prediction = step_scores.sum(axis=1)
@@ -98,6 +105,8 @@ def score_run(run: Run, cache: FeatureCache, *, part: str = "test", views: str =
         truth=present.scores,
         prediction=prediction,
         step_scores=step_scores,
+        uncalibrated_mse=mean_squared_error(uncalibrated, present.scores) if head.calibration else None,
+        coverage=coverage(prediction, present.scores, head.residuals),
     )
 
 
@@ -116,15 +125,20 @@ def refuse_training_images(head: TrainedHead, run: Run, images: Sequence[Any]) -
 
 def predict_rows(
     head: TrainedHead, cache: FeatureCache, rows: NDArray[np.int64], run: Run, *, views: Sequence[int]
-) -> Scores:
-    """Return step scores (n, T) of rows, averaged over views; they add up to the score."""
-    total = np.zeros((len(rows), head.steps))
+) -> tuple[Scores, Scores]:
+    """Return step scores (n, T) of rows, averaged over views, and scores (n) uncalibrated.
+
+    Step scores add up to the calibrated score.
+    """
+    total, uncalibrated = np.zeros((len(rows), head.steps)), np.zeros(len(rows))
     size = kind_of(head.module).at_once
     parts = [rows[start : start + size] for start in range(0, len(rows), size)]
     for view in views:
         batches = run.input.batches(cache, [(part, np.full(len(part), view)) for part in parts])
-        total += np.concatenate([head.predict(features)[1].numpy() for features in batches])
-    return total / len(views)
+        steps = torch.cat([head.uncalibrated(features)[0] for features in batches])
+        total += head.calibrated(steps).numpy()
+        uncalibrated += steps.sum(dim=1).numpy()
+    return total / len(views), uncalibrated / len(views)
 
 
 def write_scores(scored: Scored) -> None:

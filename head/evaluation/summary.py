@@ -13,6 +13,7 @@ from featcache.base.files import canonical_json
 from head.evaluation.means import Outcome, by_split, mean_test_share, means_of
 from head.evaluation.metrics import json_number, or_nan
 from head.evaluation.score import Scored
+from head.runs.intervals import Coverage, pooled
 from head.runs.run import Run
 
 
@@ -53,6 +54,17 @@ class HeadSummary:
         """Mean of n_test / n_train; NaN if a run does not say what it was trained on."""
         return mean_test_share(self._outcomes)
 
+    @property
+    def uncalibrated_mse(self) -> float | None:
+        """Mean over splits of the MSE without calibration; None unless every run was calibrated."""
+        known = [(one.run.split, one.uncalibrated_mse) for one in self.scored if one.uncalibrated_mse is not None]
+        return float(np.mean(by_split(known))) if len(known) == len(self.scored) else None
+
+    @property
+    def coverage(self) -> Coverage | None:
+        """How many ratings the runs' intervals hold, over all runs; None if one gives none."""
+        return pooled([one.coverage for one in self.scored])
+
     def rho(self, *, seeds: Iterable[int] | None = None) -> NDArray[np.float64]:
         """Return the mean over seeds of rho for each split, of all seeds or of those given."""
         kept = set(self.seeds if seeds is None else seeds)
@@ -73,6 +85,8 @@ class HeadSummary:
             "optimistic": self.optimistic,
             "val_rho_mean": json_number(self.val_rho),
             **means_of(self._outcomes),
+            "uncalibrated_mse_mean": self.uncalibrated_mse,
+            "interval": self.coverage.as_json() if self.coverage else None,
         }
 
     @property

@@ -26,6 +26,7 @@ from head.prediction.map_files import write_maps
 from head.prediction.members import Features, Member, find_members, left_out, predict_each
 from head.runs.head_file import TrainedHead, float64_note, load_head
 from head.runs.hub import run_folder
+from head.runs.intervals import LEVEL, check_level, mean_half_width, why_none
 from head.runs.run import Run
 
 ImageLike = str | Path | Image.Image | NDArray[np.uint8]  # a file, or pixels (H, W, 3), (H, W, 4) or (H, W)
@@ -43,7 +44,8 @@ class Prediction:
     score is outside the range of those that members were trained on; None where they do not tell it.
 
     Of several members score, step scores and maps are means over them, and deviation is the sample standard deviation
-    of their scores, None of one member. trained_members of them were trained on this very image.
+    of their scores, None of one member. trained_members of them were trained on this very image. lower and upper are
+    the bounds of the prediction interval, means over members as well; None where there is no interval.
     """
 
     path: Path | None
@@ -58,6 +60,8 @@ class Prediction:
     trained_members: int = 0
     outside_range: bool | None = None
     on_tokens: tuple[float, ...] = ()
+    lower: float | None = None
+    upper: float | None = None
 
     def __float__(self) -> float:
         """Return the score; raise `BadInput` if there is none."""
@@ -71,6 +75,8 @@ class Prediction:
             "path": None if self.path is None else str(self.path),
             "score": self.score,
             "deviation": self.deviation,
+            "lower": self.lower,
+            "upper": self.upper,
             "step_scores": list(self.step_scores),
             "on_tokens": list(self.on_tokens),
             "in_training": self.in_training,
@@ -94,11 +100,16 @@ class Predictor:
     """One head, trained on one or several splits and with one or several seeds, and the backbone that it needs.
 
     `Predictor.load(RUN)("photo.jpg").score` is the mean over its members, which share one pass of the backbone.
-    unfinished are runs beside them that are left out.
+    unfinished are runs beside them that are left out. level is the share of images whose ratings the intervals of
+    predictions are to hold. Raises `InvalidSettings` for a level that is not between 0 and 1.
     """
 
-    def __init__(self, members: Sequence[Member], backbone: Backbone, *, unfinished: Sequence[Run] = ()) -> None:
+    def __init__(
+        self, members: Sequence[Member], backbone: Backbone, *, unfinished: Sequence[Run] = (), level: float = LEVEL
+    ) -> None:
+        check_level(level)
         self.members, self.backbone, self.unfinished = tuple(members), backbone, tuple(unfinished)
+        self.level = level
 
     @property
     def run(self) -> Run:
@@ -110,13 +121,20 @@ class Predictor:
         """The range of the scores that members were trained on, over all of them; None if one does not tell it."""
         return score_range(member.run for member in self.members)
 
+    @functools.cached_property
+    def half_width(self) -> float | None:
+        """How far the bounds of the interval are from a score, the mean over members; None if one has no interval."""
+        return mean_half_width([member.head.residuals for member in self.members], self.level)
+
     @property
     def head(self) -> TrainedHead:
         """The first member's head."""
         return self.members[0].head
 
     @classmethod
-    def load(cls, folder: str | Path, *, weights: str | None = None, device: str = "auto") -> Self:
+    def load(
+        cls, folder: str | Path, *, weights: str | None = None, device: str = "auto", level: float = LEVEL
+    ) -> Self:
         """Return the predictor of a finished run, a folder or hf://OWNER/NAME[@REVISION] on the Hugging Face Hub.
 
         Of a folder that holds several runs of one head, its splits and seeds, all that are finished are members.
@@ -125,6 +143,7 @@ class Predictor:
         runs are of several heads, `CacheIncomplete` if the one run is unfinished, `Mismatch` if weights are not those
         that the head's features were made with. A head that is a part of the network computes where the backbone does.
         """
+        check_level(level)
         runs, unfinished = find_members(run_folder(str(folder)))
         members = [Member(one, load_head(one, weights=weights)) for one in runs]
         run, size = runs[0], runs[0].config.batch_size
@@ -144,7 +163,7 @@ class Predictor:
         for member in members:
             if kind_of(member.head.module).is_network:
                 member.head.module.to(backbone.device)
-        return cls(members, backbone, unfinished=unfinished)
+        return cls(members, backbone, unfinished=unfinished, level=level)
 
     @overload
     def __call__(self, images: ImageLike) -> Prediction: ...
@@ -174,7 +193,8 @@ class Predictor:
     def warnings(self) -> list[str]:
         """Return which runs are left out as unfinished, and that the head is on the CPU where there is no float64.
 
-        Of several runs that their mean is given; of a head on all images what is known of how well it does.
+        Of several runs that their mean is given; of a head on all images what is known of how well it does; why scores
+        have no interval, where they have none.
         """
         of_all = f"{self.run.folder}: {self.run.estimate}" if self.run.estimate else ""
         splits = dict.fromkeys(member.run.split for member in self.members)
@@ -184,7 +204,9 @@ class Predictor:
             else ""
         )
         note = float64_note(self.head, self.backbone.device)
-        return [*left_out(self.unfinished), *filter(None, [note, mean, of_all])]
+        why = why_none([member.head.residuals for member in self.members], self.level)
+        no_interval = f"scores have no prediction interval: {why}" if why else ""
+        return [*left_out(self.unfinished), *filter(None, [note, mean, of_all, no_interval])]
 
     def trained_members(self, sha256: str) -> int:
         """Return how many members were trained on the image whose file has this sha256."""
@@ -265,7 +287,7 @@ class Predictor:
         """Return the prediction of an image from its scores (M), step scores (M, T) and maps (M, T, H, W)."""
         if not np.isfinite(scores).all():
             return replace(image.result, problem="the score is not finite")
-        score, attention = float(scores.mean()), maps.mean(axis=0)
+        score, attention, half = float(scores.mean()), maps.mean(axis=0), self.half_width
         return replace(
             image.result,
             score=score,
@@ -276,6 +298,8 @@ class Predictor:
             deviation=float(scores.std(ddof=1)) if len(scores) > 1 else None,
             trained_members=self.trained_members(image.sha256),
             outside_range=None if self.score_range is None else not self.score_range.has(score),
+            lower=None if half is None else score - half,
+            upper=None if half is None else score + half,
         )
 
     def _score(
