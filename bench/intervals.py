@@ -78,7 +78,7 @@ class Split:
     ) -> Held:
         predicted, truth = self._predict(fitted, places), self._part(places).scores
         scores = calibration(predicted) if calibration else predicted
-        found = coverage(scores, truth, residuals)
+        found = coverage(scores, truth, residuals, LEVEL)
         assert found, "too few images"
         return found, float(np.std(scores - truth))
 
@@ -90,7 +90,7 @@ class Split:
 
 
 def summed_up(held: list[Held]) -> dict[str, object]:
-    """Return coverage and half-width over splits, and the latter in deviations of residuals: 1.64 if those are normal."""
+    """Return coverage and half-width over splits, and that in deviations of residuals, 1.64 if those are normal."""
     shares = [one.share for one, _ in held]
     together = pooled([one for one, _ in held])
     assert together

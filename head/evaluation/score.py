@@ -28,7 +28,8 @@ class Scored:
     """One run's result on one part: metrics and, row by row, prediction (n) and step scores (n, T).
 
     absent counts images of the part that have no features. uncalibrated_mse is what metrics' mse is without the head's
-    calibration, None if it has none, and coverage how many ratings its intervals hold, None if it gives none.
+    calibration, None if it has none, and coverage how many ratings its intervals hold, None if it gives none, or if
+    they are by residuals of this very part.
     """
 
     run: Run
@@ -106,8 +107,12 @@ def score_run(run: Run, cache: FeatureCache, *, part: str = "test", views: str =
         prediction=prediction,
         step_scores=step_scores,
         uncalibrated_mse=mean_squared_error(uncalibrated, present.scores) if head.calibration else None,
-        coverage=coverage(prediction, present.scores, head.residuals),
+        coverage=None if _has_selected(part, run) else coverage(prediction, present.scores, head.residuals),
     )
+
+
+def _has_selected(part: str, run: Run) -> bool:
+    return run.config.selected_on.startswith(f"the {part} part")
 
 
 def refuse_training_images(head: TrainedHead, run: Run, images: Sequence[Any]) -> None:

@@ -1,4 +1,4 @@
-"""Calibrations are what NumPy and scikit-learn fit, keep step scores adding up, and are refused where they say nothing."""
+"""Calibrations are what NumPy and scikit-learn fit, keep steps adding up, and are refused where they say nothing."""
 
 import numpy as np
 import pytest

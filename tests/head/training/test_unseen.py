@@ -11,7 +11,6 @@ import torch
 
 from featcache.datasets.splits import Part
 from featcache.store.cache import FeatureCache, open_cache
-from head.data.batches import split_data
 from head.evaluation.evaluate import evaluate
 from head.evaluation.metrics import Scores, mean_squared_error
 from head.evaluation.score import predict_rows, score_run
@@ -48,7 +47,9 @@ def predicted(cache: FeatureCache, run: Run, part: Part, **changes: Any) -> Scor
 
 
 @pytest.mark.parametrize("settings", [RIDGE, replace(RIDGE, head="svr"), SHORT], ids=["ridge", "svr", "amnet"])
-def test_residuals_are_those_of_the_part_that_selects(own: FeatureCache, tmp_path: Path, settings: TrainSettings) -> None:
+def test_residuals_are_those_of_the_part_that_selects(
+    own: FeatureCache, tmp_path: Path, settings: TrainSettings
+) -> None:
     run = fit(own, tmp_path, settings)
     part = own.splits["1"]["val"]
     wanted = np.sort(np.abs(predicted(own, run, part) - part.scores))
@@ -91,7 +92,9 @@ def test_a_calibration_that_falls_is_left_out_with_a_warning(
     run = fit(own, tmp_path, replace(settings, calibrate="linear", epochs=1))
     assert load_head(run).calibration is None
     (said,) = [line for line in Trained([run], []).warnings() if "--calibrate" in line]
-    assert said.startswith(f"warning: {run.folder}: --calibrate linear: scores are left as they are, the line that fits")
+    assert said.startswith(
+        f"warning: {run.folder}: --calibrate linear: scores are left as they are, the line that fits"
+    )
     after = own.splits["1"]["val"].scores
     np.testing.assert_allclose(load_head(run).residuals, np.sort(np.abs(predicted(own, run, part) - after)), atol=1e-6)
 
@@ -166,6 +169,16 @@ def test_score_cache_says_what_intervals_hold_and_what_calibration_did(small: Fe
     text = found.as_text()
     assert f"ridge: 90% interval {found.summaries[0].coverage.as_text()}" in text  # type: ignore[union-attr]
     assert f"ridge: MSE {summary['uncalibrated_mse_mean']:.5f} without calibration" in text
+
+
+def test_the_part_that_selected_says_nothing_of_intervals(own: FeatureCache, tmp_path: Path) -> None:
+    part = own.splits["1"]["train"]
+    own.splits["1"] |= {"train": own.splits["1"]["val"], "val": part}
+    run = fit(own, tmp_path, RIDGE)
+    assert score_run(run, own, part="val").coverage is None
+    found = score_run(run, own, part="test").coverage
+    assert found is not None
+    assert (sum(found.images.values()), found.half_width) == (11, half_width(load_head(run).residuals, 0.9))
 
 
 def test_train_head_takes_calibrations_as_a_grid(tiny_cache: Path, tmp_path: Path) -> None:
