@@ -20,7 +20,18 @@ from commandline.options import (
     tell,
 )
 from featcache.base.commands import pip_install
-from head.settings import BATCH_NORMS, EVAL_VIEWS, HEADS, KERNELS, POOLED, PRECISIONS, PROTOCOLS, SELECTIONS, WEIGHTS
+from head.settings import (
+    BATCH_NORMS,
+    CALIBRATIONS,
+    EVAL_VIEWS,
+    HEADS,
+    KERNELS,
+    POOLED,
+    PRECISIONS,
+    PROTOCOLS,
+    SELECTIONS,
+    WEIGHTS,
+)
 
 
 @click.command("train-head")
@@ -65,6 +76,7 @@ from head.settings import BATCH_NORMS, EVAL_VIEWS, HEADS, KERNELS, POOLED, PRECI
 @setting("seed", click.INT, "Decides weights, order, dropout and views.")
 @setting("select_on", click.Choice(SELECTIONS), "Part that picks the epoch; test is optimistic.", several=False)
 @setting("val_fraction", click.FLOAT, "Share of train held out if there is no val.", several=False)
+@setting("calibrate", click.Choice(CALIBRATIONS), "Map scores to ratings on the part that picks the epoch.")
 @click.option("--runs", type=DIRECTORY, default=Path("runs"), show_default=True, help="Home of runs.")
 @click.option("--name", help="Name of the run.  [default: its recipe or baseline, and what is not the default]")
 @options.WEIGHTS
@@ -169,6 +181,8 @@ def score_cache(cache: Path | None, target: str | None, runs: Path, as_json: boo
 @options.WEIGHTS
 @options.DEVICE
 @click.option("--csv", "csv_path", type=FILE, help="Write the table there as CSV.")
+@click.option("--interval", "level", default=0.9, show_default=True, metavar="LEVEL",
+              help="Share of images whose ratings lower to upper are to hold.")  # fmt: skip
 @click.option("--maps", "map_folder", type=DIRECTORY,
               help="Write maps there: for each image a .png, and (T, H, W) in a .npy; of attention or, of a head "
               "without, of occlusion, in files so named.")  # fmt: skip
@@ -183,12 +197,13 @@ def predict(
     map_folder: Path | None,
     cache: Path | None,
     as_json: bool,
-    **network: Any,
+    **how: Any,
 ) -> None:
     """Score image files and folders with a trained head.
 
     Of a folder that holds several runs of it, its splits and seeds, scores and maps are means over these members, and
-    deviation is that of their scores. A run on all images is none of these; name its own folder, split-full.
+    deviation is that of their scores. Ratings are between lower and upper for 90% of images, or for LEVEL, where images
+    are like those of the training. A run on all images is none of these; name its own folder, split-full.
 
     \b
     Example: amnet predict --run runs/lamem/paper photos/ --csv scores.csv
@@ -204,7 +219,7 @@ def predict(
     to_score = find_images(images)
     paths = to_score.paths
     files = map_files(map_folder, paths, images) if map_folder else []  # what they would replace is told at once
-    predictor = Predictor.load(run, **network, cache=open_cache(cache) if cache else None)
+    predictor = Predictor.load(run, **how, cache=open_cache(cache) if cache else None)
     tell(*predictor.warnings())
     if map_folder and predictor.occludes:
         files = map_files(map_folder, paths, images, occlusion=True)

@@ -11,6 +11,7 @@ from featcache.base.errors import InvalidSettings, list_problems
 POOLED = ("mean", "mean+deviation")
 KERNELS = ("rbf", "intersection", "chi2", "linear", "product")
 SELECTIONS = ("val", "test")
+CALIBRATIONS = ("none", "linear", "isotonic")
 PRECISIONS = ("auto", "fp32", "bf16")
 BATCH_NORMS = ("frozen", "trained")
 EVAL_VIEWS = ("center", "tencrop")
@@ -33,7 +34,7 @@ _WHOLE = {
 _LARGEST_ORDER = 1e3
 _WHOLE_NETWORK = {"batch_size": 32, "epochs": 20, "patience": 5}  # of a network that is trained
 _REAL = {"lr": 10.0, "backbone_lr": 10.0, "weight_decay": 10.0, "attention_weight": 1e3}
-_EVERY_HEAD = frozenset({"head", "layers", "select_on", "val_fraction", "seed"})
+_EVERY_HEAD = frozenset({"head", "layers", "select_on", "val_fraction", "calibrate", "seed"})
 _POOLED = frozenset({"pooling"})
 _EARLY_STOPPING = frozenset({"epochs", "patience"})
 _WEIGHTED = frozenset({"weight"})
@@ -86,6 +87,7 @@ class TrainSettings:
     rate, lr that of weights that are new. batch_norm says what running statistics do, crop is the side in pixels of
     what is cut from views, 0 for all of it, eval_view which crops are evaluated. A batch is computed in as many parts
     as accumulate says, whose gradients are added up.
+    calibrate is what scores are mapped by, to the ratings of the images that select: 'none', 'linear' or 'isotonic'.
     """
 
     recipe: str = "paper"
@@ -119,6 +121,7 @@ class TrainSettings:
     weight: str = "none"
     select_on: str = "val"
     val_fraction: float = 0.1
+    calibrate: str = "none"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -162,7 +165,7 @@ def problems_of(values: Mapping[str, Any]) -> list[str]:
     """Return what is wrong with values of some or all fields, a line each."""
     choices = {"recipe": tuple(PROTOCOLS), "head": tuple(HEADS), "pooling": POOLED, "kernel": KERNELS}
     choices |= {"precision": PRECISIONS, "select_on": SELECTIONS, "batch_norm": BATCH_NORMS, "eval_view": EVAL_VIEWS}
-    choices |= {"weight": WEIGHTS}
+    choices |= {"weight": WEIGHTS, "calibrate": CALIBRATIONS}
     problems = [
         f"{option_of(name)} must be {' or '.join(choices[name])}, found {values[name]!r}"
         for name in choices

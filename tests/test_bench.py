@@ -13,6 +13,7 @@ import bench.descriptors
 import bench.encodings
 import bench.extract
 import bench.features
+import bench.intervals
 import bench.loops
 import bench.memory
 import bench.plain
@@ -47,6 +48,23 @@ def test_codecs_are_compared_and_the_chosen_ones_are_small(tmp_path: Path) -> No
     assert found["float16"]["none"]["share"] == pytest.approx(1, abs=0.01)
     assert found["float16"]["shuffle + zstd 1"]["share"] < 0.45
     assert found["uint8"]["zstd 1"]["share"] < 0.24
+
+
+def test_intervals_of_random_splits_are_compared(tiny_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench.intervals, "FEW", 15)
+    monkeypatch.setattr(bench.intervals, "LEVEL", 0.5)
+    done = CliRunner().invoke(bench.intervals.main, ["--cache", str(tiny_cache), "--splits", "2"])
+    assert done.exit_code == 0, done.exception
+    found = json.loads(done.stdout)
+    ways = [name for name in found if isinstance(found[name], dict)]
+    assert ways == [
+        "none", "linear", "linear, residuals it was fitted to", "isotonic", "isotonic, residuals it was fitted to",
+        "none, images that selected nothing", "none, 15 images cross-validated",
+    ]  # fmt: skip
+    assert all(0 <= found[name]["coverage"] <= 1 for name in ways)
+    assert found["none"]["half_width_over_sd"] == pytest.approx(
+        found["none"]["half_width"] / found["none"]["residual_sd"], rel=0.01
+    )
 
 
 def test_a_difference_over_seeds_has_students_interval() -> None:

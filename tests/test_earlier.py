@@ -47,7 +47,7 @@ def test_its_runs_score_as_they_did(desk: Path) -> None:
     found, before = json.loads(result.stdout), json.loads((EARLIER / "scores.json").read_text())
     assert [run["run"] for run in found["runs"]] == [run["run"] for run in before["runs"]]
     for run, expected in zip(found["runs"], before["runs"], strict=True):
-        assert run.keys() == expected.keys() | {"hyperparameters"}
+        assert run.keys() == expected.keys() | {"hyperparameters", "interval", "uncalibrated_mse"}
         for name, value in expected.items():
             assert run[name] == (pytest.approx(value, rel=1e-4) if isinstance(value, float) else value), name
 

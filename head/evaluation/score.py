@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from featcache.base.errors import BadInput, InvalidSettings
@@ -13,10 +14,11 @@ from featcache.base.files import csv_bytes, write_durably
 from featcache.recipe import check_same
 from featcache.store.cache import FeatureCache
 from head.data.batches import EVAL_VIEW, present_part
-from head.evaluation.metrics import Metrics, Scores, json_number, measure
+from head.evaluation.metrics import Metrics, Scores, json_number, mean_squared_error, measure
 from head.evaluation.people import Ceiling, ceiling_of, of_ceiling
 from head.models.kinds import kind_of
 from head.runs.head_file import TrainedHead, load_head
+from head.runs.intervals import Coverage, coverage
 from head.runs.run import Run
 
 VIEW_CHOICES = ("eval", "all")
@@ -27,6 +29,8 @@ class Scored:
     """One run's result on one part: metrics and, row by row, prediction (n) and step scores (n, T).
 
     absent counts images of the part that have no features; ceiling is that of the part's scores, if it is known.
+    uncalibrated_mse is what metrics' mse is without the head's calibration, None if it has none, and coverage how many
+    ratings its intervals hold, None if it gives none, or if they are by residuals of this very part.
     """
 
     run: Run
@@ -39,6 +43,8 @@ class Scored:
     prediction: Scores
     step_scores: Scores
     ceiling: Ceiling | None = None
+    uncalibrated_mse: float | None = None
+    coverage: Coverage | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the result as a JSON object; NaN becomes null."""
@@ -59,6 +65,8 @@ class Scored:
             "absent": self.absent,
             **{key: json_number(value) for key, value in asdict(self.metrics).items()},
             **of_ceiling(self.metrics.rho, self.metrics.rho_low, self.metrics.rho_high, self.ceiling),
+            "uncalibrated_mse": self.uncalibrated_mse,
+            "interval": self.coverage.as_json() if self.coverage else None,
         }
 
 
@@ -87,7 +95,7 @@ def score_run(run: Run, cache: FeatureCache, *, part: str = "test", views: str =
     if not len(present.rows):
         raise BadInput(f"{cache.path}: no image of the {part} part of split {run.split} has features")
     refuse_training_images(head, run, [cache.images[row] for row in present.rows])
-    step_scores = predict_rows(
+    step_scores, uncalibrated = predict_rows(
         head, cache, present.rows, run, views=range(cache.views) if views == "all" else [EVAL_VIEW]
     )
     prediction = step_scores.sum(axis=1)
@@ -102,7 +110,13 @@ def score_run(run: Run, cache: FeatureCache, *, part: str = "test", views: str =
         prediction=prediction,
         step_scores=step_scores,
         ceiling=ceiling_of(cache, run.split, part),
+        uncalibrated_mse=mean_squared_error(uncalibrated, present.scores) if head.calibration else None,
+        coverage=None if _has_selected(part, run) else coverage(prediction, present.scores, head.residuals),
     )
+
+
+def _has_selected(part: str, run: Run) -> bool:
+    return run.config.selected_on.startswith(f"the {part} part")
 
 
 def refuse_training_images(head: TrainedHead, run: Run, images: Sequence[Any]) -> None:
@@ -120,15 +134,20 @@ def refuse_training_images(head: TrainedHead, run: Run, images: Sequence[Any]) -
 
 def predict_rows(
     head: TrainedHead, cache: FeatureCache, rows: NDArray[np.int64], run: Run, *, views: Sequence[int]
-) -> Scores:
-    """Return step scores (n, T) of rows, averaged over views; they add up to the score."""
-    total = np.zeros((len(rows), head.steps))
+) -> tuple[Scores, Scores]:
+    """Return step scores (n, T) of rows, averaged over views, and scores (n) uncalibrated.
+
+    Step scores add up to the calibrated score.
+    """
+    total, uncalibrated = np.zeros((len(rows), head.steps)), np.zeros(len(rows))
     size = kind_of(head.module).at_once
     parts = [rows[start : start + size] for start in range(0, len(rows), size)]
     for view in views:
         batches = run.input.batches(cache, [(part, np.full(len(part), view)) for part in parts])
-        total += np.concatenate([head.predict(features)[1].numpy() for features in batches])
-    return total / len(views)
+        steps = torch.cat([head.uncalibrated(features)[0] for features in batches])
+        total += head.calibrated(steps).numpy()
+        uncalibrated += steps.sum(dim=1).numpy()
+    return total / len(views), uncalibrated / len(views)
 
 
 def write_scores(scored: Scored) -> None:

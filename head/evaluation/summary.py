@@ -14,6 +14,7 @@ from head.evaluation.means import Outcome, by_split, mean_test_share, means_of
 from head.evaluation.metrics import json_number, or_nan
 from head.evaluation.people import Ceiling, mean_ceiling, of_ceiling
 from head.evaluation.score import Scored
+from head.runs.intervals import Coverage, pooled
 from head.runs.run import Run
 
 
@@ -64,6 +65,17 @@ class HeadSummary:
         """The mean over splits of the ceiling; None where one is not known."""
         return mean_ceiling({one.run.split: one.ceiling for one in self.scored}, self.test_share)
 
+    @property
+    def uncalibrated_mse(self) -> float | None:
+        """Mean over splits of the MSE without calibration; None unless every run was calibrated."""
+        known = [(one.run.split, one.uncalibrated_mse) for one in self.scored if one.uncalibrated_mse is not None]
+        return float(np.mean(by_split(known))) if len(known) == len(self.scored) else None
+
+    @property
+    def coverage(self) -> Coverage | None:
+        """How many ratings the runs' intervals hold, over all runs; None if one gives none."""
+        return pooled([one.coverage for one in self.scored])
+
     def rho(self, *, seeds: Iterable[int] | None = None) -> NDArray[np.float64]:
         """Return the mean over seeds of rho for each split, of all seeds or of those given."""
         kept = set(self.seeds if seeds is None else seeds)
@@ -86,6 +98,8 @@ class HeadSummary:
             "val_rho_mean": json_number(self.val_rho),
             **means,
             **of_ceiling(rho, low, high, self.ceiling),
+            "uncalibrated_mse_mean": self.uncalibrated_mse,
+            "interval": self.coverage.as_json() if self.coverage else None,
         }
 
     @property

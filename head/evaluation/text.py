@@ -64,7 +64,18 @@ def _summary(summaries: Sequence[HeadSummary]) -> str:
     notes += _ceilings(summaries)
     if any(summary["optimistic"] for summary in found):
         notes.append("* is rho of the test part, by which it was chosen")
-    return "\n".join([aligned(lines), *notes])
+    return "\n".join([aligned(lines), *notes, *_of_scores(summaries)])
+
+
+def _of_scores(summaries: Sequence[HeadSummary]) -> list[str]:
+    """Return a line for each head on its intervals, and on what calibration did to its MSE."""
+    lines = []
+    for one in summaries:
+        if one.coverage:
+            lines.append(f"{one.name}: {one.coverage.level:.0%} interval {one.coverage.as_text()}")
+        if one.uncalibrated_mse is not None:
+            lines.append(f"{one.name}: MSE {one.uncalibrated_mse:.5f} without calibration")
+    return lines
 
 
 def _ceilings(summaries: Sequence[HeadSummary]) -> list[str]:

@@ -31,6 +31,7 @@ from head.prediction.members import Features, Member, find_members, left_out, pr
 from head.prediction.nearest import Neighbours, RatedImages, rated_images
 from head.runs.head_file import TrainedHead, float64_note, load_head
 from head.runs.hub import run_folder
+from head.runs.intervals import LEVEL, check_level, mean_half_width, why_none
 from head.runs.run import Run
 
 ImageLike = str | Path | Image.Image | NDArray[np.uint8]  # a file, or pixels (H, W, 3), (H, W, 4) or (H, W)
@@ -49,8 +50,9 @@ class Prediction:
     score is outside the range of those that members were trained on; None where they do not tell it.
 
     Of several members score, step scores and maps are means over them, and deviation is the sample standard deviation
-    of their scores, None of one member. trained_members of them were trained on this very image. neighbours are the
-    nearest images that members were trained on, where a cache was given.
+    of their scores, None of one member. trained_members of them were trained on this very image. lower and upper are
+    the bounds of the prediction interval, means over members as well; None where there is no interval. neighbours are
+    the nearest images that members were trained on, where a cache was given.
     """
 
     path: Path | None
@@ -67,6 +69,8 @@ class Prediction:
     on_tokens: tuple[float, ...] = ()
     neighbours: Neighbours | None = None
     occlusion: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
+    lower: float | None = None
+    upper: float | None = None
 
     def __float__(self) -> float:
         """Return the score; raise `BadInput` if there is none."""
@@ -81,6 +85,8 @@ class Prediction:
             "path": None if self.path is None else str(self.path),
             "score": self.score,
             "deviation": self.deviation,
+            "lower": self.lower,
+            "upper": self.upper,
             "step_scores": list(self.step_scores),
             "on_tokens": list(self.on_tokens),
             "in_training": self.in_training,
@@ -107,7 +113,8 @@ class Predictor:
 
     `Predictor.load(RUN)("photo.jpg").score` is the mean over its members, which share one pass of the backbone.
     unfinished are runs beside them that are left out. rated are the images that members were trained on, None where no
-    cache of them was given.
+    cache of them was given. level is the share of images whose ratings the intervals of predictions are to hold. Raises
+    `InvalidSettings` for a level that is not between 0 and 1.
     """
 
     def __init__(
@@ -117,9 +124,11 @@ class Predictor:
         *,
         unfinished: Sequence[Run] = (),
         rated: RatedImages | None = None,
+        level: float = LEVEL,
     ) -> None:
+        check_level(level)
         self.members, self.backbone, self.unfinished = tuple(members), backbone, tuple(unfinished)
-        self.rated = rated
+        self.rated, self.level = rated, level
 
     @property
     def run(self) -> Run:
@@ -130,6 +139,11 @@ class Predictor:
     def score_range(self) -> ScoreRange | None:
         """The range of the scores that members were trained on, over all of them; None if one does not tell it."""
         return score_range(member.run for member in self.members)
+
+    @functools.cached_property
+    def half_width(self) -> float | None:
+        """How far the bounds of the interval are from a score, the mean over members; None if one has no interval."""
+        return mean_half_width([member.head.residuals for member in self.members], self.level)
 
     @property
     def head(self) -> TrainedHead:
@@ -144,6 +158,7 @@ class Predictor:
         weights: str | None = None,
         device: str = "auto",
         cache: FeatureCache | None = None,
+        level: float = LEVEL,
     ) -> Self:
         """Return the predictor of a finished run, a folder or hf://OWNER/NAME[@REVISION] on the Hugging Face Hub.
 
@@ -154,6 +169,7 @@ class Predictor:
         that the head's features were made with. A head that is a part of the network computes where the backbone does.
         cache is the one that it was trained on, by which predictions have neighbours; raises what `rated_images` does.
         """
+        check_level(level)
         runs, unfinished = find_members(run_folder(str(folder)))
         members = [Member(one, load_head(one, weights=weights)) for one in runs]
         run, size = runs[0], runs[0].config.batch_size
@@ -174,7 +190,7 @@ class Predictor:
             if kind_of(member.head.module).is_network:
                 member.head.module.to(backbone.device)
         rated = None if cache is None else rated_images(cache, runs)
-        return cls(members, backbone, unfinished=unfinished, rated=rated)
+        return cls(members, backbone, unfinished=unfinished, rated=rated, level=level)
 
     @overload
     def __call__(self, images: ImageLike, *, occlusion: bool = False) -> Prediction: ...
@@ -208,7 +224,8 @@ class Predictor:
     def warnings(self) -> list[str]:
         """Return which runs are left out as unfinished, and that the head is on the CPU where there is no float64.
 
-        Of several runs that their mean is given; of a head on all images what is known of how well it does.
+        Of several runs that their mean is given; of a head on all images what is known of how well it does; why scores
+        have no interval, where they have none.
         """
         of_all = f"{self.run.folder}: {self.run.estimate}" if self.run.estimate else ""
         splits = dict.fromkeys(member.run.split for member in self.members)
@@ -218,7 +235,9 @@ class Predictor:
             else ""
         )
         note = float64_note(self.head, self.backbone.device)
-        return [*left_out(self.unfinished), *filter(None, [note, mean, of_all])]
+        why = why_none([member.head.residuals for member in self.members], self.level)
+        no_interval = f"scores have no prediction interval: {why}" if why else ""
+        return [*left_out(self.unfinished), *filter(None, [note, mean, of_all, no_interval])]
 
     def trained_members(self, sha256: str) -> int:
         """Return how many members were trained on the image whose file has this sha256."""
@@ -323,7 +342,7 @@ class Predictor:
         """Return the prediction of an image from its scores (M), step scores (M, T) and maps (M, T, H, W)."""
         if not np.isfinite(scores).all():
             return replace(image.result, problem="the score is not finite")
-        score, attention = float(scores.mean()), maps.mean(axis=0)
+        score, attention, half = float(scores.mean()), maps.mean(axis=0), self.half_width
         return replace(
             image.result,
             score=score,
@@ -334,6 +353,8 @@ class Predictor:
             deviation=float(scores.std(ddof=1)) if len(scores) > 1 else None,
             trained_members=self.trained_members(image.sha256),
             outside_range=None if self.score_range is None else not self.score_range.has(score),
+            lower=None if half is None else score - half,
+            upper=None if half is None else score + half,
         )
 
     def _occlusion(self, features: Mapping[str, Tensor]) -> NDArray[np.float32]:

@@ -51,8 +51,8 @@ class Predictions:
     def write_csv(self, path: Path) -> None:
         """Write path,score,m_1..m_T,in_training,outside_range,problem as CSV, one line an image.
 
-        Of several members also deviation, which stands behind score, and is empty where there is no score. Where
-        images have neighbours, far stands behind outside_range.
+        Of several members also deviation, which stands behind score, and with intervals lower and upper behind that;
+        all are empty where there is no score. Where images have neighbours, far stands behind outside_range.
         """
         write_output(path, csv_bytes(self._lines()))
 
@@ -137,13 +137,15 @@ class Predictions:
 
     def _lines(self) -> list[list[str]]:
         steps = max((len(one.step_scores) for one in self.of_images), default=0)
-        names = ["score", *(["deviation"] if self.members > 1 else []), *(f"m_{t}" for t in range(1, steps + 1))]
+        bounds = ["lower", "upper"] if any(one.lower is not None for one in self.of_images) else []
+        deviations = ["deviation"] if self.members > 1 else []
+        names = ["score", *deviations, *bounds, *(f"m_{t}" for t in range(1, steps + 1))]
         said = {None: "unknown", False: "no", True: "yes"}
         near = any(one.neighbours for one in self.of_images)
         lines = [["path", *names, "in_training", "outside_range", *(["far"] if near else []), "problem"]]
         for one in self.of_images:
-            deviation = [] if one.deviation is None else [one.deviation]
-            numbers = [] if one.score is None else [one.score, *deviation, *one.step_scores]
+            optional = [value for value in (one.deviation, one.lower, one.upper) if value is not None]
+            numbers = [] if one.score is None else [one.score, *optional, *one.step_scores]
             cells = [f"{number:.6f}" for number in numbers] or [""] * len(names)
             outside = "" if one.score is None else said[one.outside_range]
             far = [said[one.neighbours.far] if one.neighbours else ""] if near else []

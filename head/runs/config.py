@@ -65,6 +65,28 @@ class Estimate:
 
 
 @dataclass(frozen=True)
+class Calibrated:
+    """What came of calibration: its kind, 'none' if a problem left scores as they are, and the MSE that it is to lower.
+
+    val_mse is that of the selection part, each score calibrated by the others', and uncalibrated_val_mse that before;
+    both are None of a head on all images.
+    """
+
+    kind: str
+    val_mse: float | None = None
+    uncalibrated_val_mse: float | None = None
+    problem: str = ""
+
+    def as_text(self) -> str:
+        """Return it in one phrase, '' of none."""
+        if self.kind == "none":
+            return ""
+        if self.val_mse is None or self.uncalibrated_val_mse is None:
+            return f"{self.kind} calibration"
+        return f"with {self.kind} calibration MSE {self.val_mse:.5f} there, {self.uncalibrated_val_mse:.5f} without"
+
+
+@dataclass(frozen=True)
 class Result:
     """What training came to: the head's digest, and the best and lowest-MSE epochs with what they reached.
 
@@ -72,7 +94,7 @@ class Result:
     candidates, hyperparameters those of the best, fitted_images how many its last fit took. val_images is how many
     selected it, score_range the lowest and the highest training score; both are None of runs that do not say it.
     estimate is there of a head on all images, which has no rho of its own. document is the JSON object that it was made
-    of, with whatever else that says.
+    of, with whatever else that says. calibration is None if none was asked for.
     """
 
     head_sha256: str
@@ -88,6 +110,7 @@ class Result:
     fitted_images: int | None = None
     estimate: Estimate | None = None
     score_range: tuple[float, float] | None = None
+    calibration: Calibrated | None = None
     document: Document = field(default_factory=dict, repr=False)
 
 
@@ -143,6 +166,8 @@ def config_from_json(document: Document) -> RunConfig:
         known = {**_known(Result, result), "score_range": _range(result.get("score_range")), "document": result}
         if "estimate" in known:
             known["estimate"] = _estimate(known["estimate"])
+        if "calibration" in known:
+            known["calibration"] = _calibrated(known["calibration"])
         parts["result"] = Result(**known)
     return RunConfig(**{**_known(RunConfig, document), **parts})
 
@@ -165,6 +190,15 @@ def _estimate(value: Any) -> Estimate:
     counts = all(type(one) is int for one in (found.splits, found.seeds, found.images))
     if not (numbers and counts and isinstance(found.problem, str)):
         raise ValueError("its estimate has other things than numbers")
+    return found
+
+
+def _calibrated(value: Any) -> Calibrated:
+    known = {"kind": None, **_known(Calibrated, value)} if isinstance(value, dict) else {"kind": None}
+    found = Calibrated(**known)
+    numbers = all(type(one) in (int, float, type(None)) for one in (found.val_mse, found.uncalibrated_val_mse))
+    if not (numbers and isinstance(found.kind, str) and isinstance(found.problem, str)):
+        raise ValueError("its calibration has other things than a kind, numbers and a problem")
     return found
 
 

@@ -1,24 +1,28 @@
-"""The file of a trained head, head.safetensors: weights, constants and the digests of its training images."""
+"""The file of a trained head, head.safetensors: weights, calibration, residuals, the digests of its training images."""
 
 import json
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors.torch
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from featcache.base.devices import has_float64
 from featcache.base.errors import BadInput, CorruptFile, HostileFile, Mismatch
 from featcache.base.files import canonical_json, digest_of_file, write_durably
 from featcache.store.shards.encoding import Constants
+from head.models.calibration import Calibration
 from head.models.kinds import filled_head, head_as_json, kind_of, stored_of
 from head.runs.run import HEAD_NAME, Run
 
 _CONSTANTS = "feature_constants."
+_CALIBRATION = "calibration."
 _TRAIN_IMAGES = "train_images_sha256"
 
 
@@ -26,8 +30,10 @@ _TRAIN_IMAGES = "train_images_sha256"
 class TrainedHead:
     """A head in evaluation mode, the scale of its scores, and the sha256 of its training images.
 
-    A score is target_mean + target_scale * y, with y the head's own output. constants holds for each layer that was
-    stored as uint8 those (2, D) with which it was.
+    A score is target_mean + target_scale * y, with y the head's own output, or what calibration makes of that.
+    constants holds for each layer that was stored as uint8 those (2, D) with which it was. residuals (n) float64,
+    rising, are how far scores were from the ratings of images that it was not fitted to; none where the file does not
+    tell.
     """
 
     module: nn.Module
@@ -35,6 +41,13 @@ class TrainedHead:
     target_scale: float
     train_images: frozenset[str]
     constants: Mapping[str, Constants]
+    calibration: Calibration | None = None
+    residuals: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+
+    @property
+    def unit(self) -> float:
+        """How far a score moves, at most, where the head's own output moves by 1."""
+        return self.target_scale * (self.calibration.steepest if self.calibration else 1.0)
 
     @property
     def in_float64(self) -> bool:
@@ -52,11 +65,22 @@ class TrainedHead:
 
         L counts tokens as well; `head.data.inputs.HeadInput.places` cuts them off. They are computed where the head is.
         """
+        steps, maps = self.uncalibrated(features)
+        steps = self.calibrated(steps)
+        return steps.sum(dim=1), steps, maps
+
+    @torch.inference_mode()
+    def uncalibrated(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Map features (B, L, D) to step scores (B, T) as they are before calibration, and maps (B, T, L)."""
         output = self.module(features)
         share = self.target_mean / self.steps
         found = output.step_scores
         steps = (found if has_float64(found.device) else found.cpu()).double() * self.target_scale + share
-        return steps.sum(dim=1), steps, output.maps
+        return steps, output.maps
+
+    def calibrated(self, steps: Tensor) -> Tensor:
+        """Map such step scores to those that add up to the score, (B, T) float64."""
+        return steps if self.calibration is None else self.calibration.of_steps(steps)
 
 
 def save_head(
@@ -67,13 +91,19 @@ def save_head(
     target_scale: float,
     train_images: list[str],
     constants: Mapping[str, Constants],
+    calibration: Calibration | None = None,
+    residuals: NDArray[np.float64] | None = None,
 ) -> str:
-    """Write head.safetensors and return its sha256."""
+    """Write head.safetensors and return its sha256; residuals (n) are absolute ones, in any order."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in stored_of(module).items()}
     digests = np.frombuffer(bytes.fromhex("".join(sorted(train_images))), np.uint8).reshape(-1, 32)
     tensors[_TRAIN_IMAGES] = torch.from_numpy(digests.copy())
     tensors |= {f"{_CONSTANTS}{layer}": torch.from_numpy(values) for layer, values in constants.items()}
+    if calibration is not None:  # among the tensors, so that an earlier program refuses the head and does not omit it
+        tensors[f"{_CALIBRATION}{calibration.kind}"] = calibration.knots
     facts = {**head_as_json(module), "target_mean": target_mean, "target_scale": target_scale}
+    if residuals is not None and len(residuals):
+        facts["residuals"] = np.sort(residuals).tolist()
     # one key, because safetensors writes several in random order, and the same head must be the same bytes
     return write_durably(folder / HEAD_NAME, safetensors.torch.save(tensors, {"head": canonical_json(facts)}))
 
@@ -106,6 +136,9 @@ def load_head(run: Run, device: str | torch.device = "cpu", *, weights: str | No
         train_images = tensors.pop(_TRAIN_IMAGES).numpy()
         stored = [name for name in tensors if name.startswith(_CONSTANTS)]
         constants = {name.removeprefix(_CONSTANTS): tensors.pop(name).numpy() for name in stored}
+        calibrations = [name for name in tensors if name.startswith(_CALIBRATION)]
+        calibration = [Calibration(name.removeprefix(_CALIBRATION), tensors.pop(name)) for name in calibrations]
+        residuals = _residuals(facts.get("residuals", []))
         module = filled_head(facts["kind"], facts["shape"], tensors)
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CorruptFile(f"{path}: not a head of this version: {error}") from error
@@ -121,12 +154,22 @@ def load_head(run: Run, device: str | torch.device = "cpu", *, weights: str | No
         float(facts["target_scale"]),
         frozenset(bytes(row).hex() for row in train_images),
         constants,
+        calibration[0] if calibration else None,
+        residuals,
     )
     if note := float64_note(head, torch.device(device)):
         warnings.warn(note, stacklevel=2)
     else:
         module.to(device)
     return head
+
+
+def _residuals(found: Any) -> NDArray[np.float64]:
+    """Return absolute residuals (n) as a head's file has them; raise `ValueError` for anything else."""
+    residuals = np.array(found, np.float64)
+    if residuals.ndim != 1 or not np.isfinite(residuals).all() or (np.diff(residuals, prepend=0) < 0).any():
+        raise ValueError("its residuals are not rising numbers")
+    return residuals
 
 
 def float64_note(head: TrainedHead, device: torch.device) -> str:

@@ -19,6 +19,7 @@ from head.evaluation.summary import without_seed
 from head.models.kinds import KINDS, has_maps, kind_of
 from head.prediction.members import Member
 from head.runs.head_file import TrainedHead
+from head.runs.intervals import usual_half_widths
 from head.runs.run import Run
 
 _OF_FEATURES = "from features of a frozen network"
@@ -81,6 +82,7 @@ def model_card(members: Sequence[Member], facts: CardFacts) -> str:
         view=_view(recipe),
         mean=", ".join(f"{value:g}" for value in recipe.mean),
         std=", ".join(f"{value:g}" for value in recipe.std),
+        interval=_interval(members),
         limits="".join(f"- {limit}\n" for limit in _limits(members, facts)),
         files=_rows({f"`{name}`": what for name, what in facts.files.items()}),
     )
@@ -169,7 +171,7 @@ def _reached(members: Sequence[Member], scores: Mapping[str, Any] | None) -> _Re
         return None
     name = "Spearman rho" if len(members) == 1 else "Spearman rho of a member, mean over splits"
     near = _sentence(near_ceiling(scores))
-    return _Reached(scores["rho"], _interval(scores), scores["mse"], scores["n"], name, _of_splits(members), near)
+    return _Reached(scores["rho"], _rho_interval(scores), scores["mse"], scores["n"], name, _of_splits(members), near)
 
 
 def _sentence(near: str) -> str:
@@ -196,7 +198,7 @@ def _at_most(value: float) -> str:
     return f"{math.ceil(round(value / step, 9)) * step:.1g}"
 
 
-def _interval(scores: Mapping[str, Any]) -> str:
+def _rho_interval(scores: Mapping[str, Any]) -> str:
     if scores["rho_low"] is None or scores["rho_high"] is None:
         return ""
     return f", 95% interval {scores['rho_low']:.3f} to {scores['rho_high']:.3f}"
@@ -223,7 +225,7 @@ def _head_facts(members: Sequence[Member]) -> dict[str, str]:
         "trained on": trained + (" each" if several else "") + _of_splits(members),
         "selected on": run.config.selected_on,
         "scores": f"mean of the training scores {_span([one.target_mean for one in heads], '.4g')}, "
-        f"scale {_span([one.target_scale for one in heads], '.4g')}",
+        f"scale {_span([one.target_scale for one in heads], '.4g')}{_calibration(members)}",
         "fingerprint of its features": recipe.fingerprint,
     }
 
@@ -330,6 +332,27 @@ def _maps(run: Run, head: TrainedHead) -> str:
 def _deviation(members: Sequence[Member]) -> str:
     """Return what graphs of several members give besides, and that all else are means."""
     return "" if len(members) == 1 else "; these are means over the members, and deviation (B) is that of their scores"
+
+
+def _interval(members: Sequence[Member]) -> str:
+    """Return by how much ratings may be off a score, or that this is not known."""
+    residuals = [member.head.residuals for member in members]
+    widths = usual_half_widths(residuals)
+    if not widths:
+        return "A score is an estimate without an interval of its own; the error above is that over many images."
+    bounds = ", ".join(f"+-{width:.4g} for {float(level):.0%}" for level, width in widths.items())
+    images = _span([len(one) for one in residuals], ",")
+    several = "; means over the members" if len(members) > 1 else ""
+    return (
+        f"How far ratings are from a score: within {bounds} of images, if they are like those of the training. These "
+        f"are by its errors on {images} images that it was not fitted to{several}."
+    )
+
+
+def _calibration(members: Sequence[Member]) -> str:
+    """Return how scores were calibrated, a comma before; '' if they were not."""
+    kinds = dict.fromkeys(member.head.calibration.kind for member in members if member.head.calibration)
+    return f", then {' or '.join(kinds)} calibration" if kinds else ""
 
 
 def _view(recipe: Recipe) -> str:

@@ -30,6 +30,7 @@ class HeadGraph(nn.Module):
         super().__init__()
         self.module = head.module
         self.share, self.scale = head.target_mean / head.steps, head.target_scale
+        self.calibrated = head.calibrated
 
     def forward(self, features: Tensor) -> tuple[Tensor, ...]:
         """Map features to outputs on the scale of the data, float32."""
@@ -40,7 +41,7 @@ class HeadGraph(nn.Module):
     def unrounded(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Map features to step scores (B, T) float64 and maps (B, T, L), L = 0 where there are none."""
         output = self.module(features)
-        return output.step_scores.double() * self.scale + self.share, output.maps
+        return self.calibrated(output.step_scores.double() * self.scale + self.share), output.maps
 
 
 class MeanGraph(nn.Module):

@@ -32,6 +32,7 @@ from head.models.fused.switch import fused_off
 from head.models.kinds import has_maps, kind_of
 from head.prediction.members import Member
 from head.runs.head_file import TrainedHead
+from head.runs.intervals import usual_half_widths
 from head.runs.run import Run
 from head.share.graphs import ModelGraph, graph_of
 
@@ -69,9 +70,11 @@ def facts_of(members: Sequence[Member]) -> dict[str, str]:
     """
     run, head = members[0].run, members[0].head
     recipe, map_shape = run.recipe, run.input.map_shape(run.recipe)
+    widths = usual_half_widths([member.head.residuals for member in members])
     facts = {
         "backbone": recipe.backbone,
         "fingerprint": recipe.fingerprint,
+        **({"interval_half_width": canonical_json(widths)} if widths else {}),
         "head_sha256": run.result.head_sha256,
         "image_size": str(recipe.image_size),
         "layers": canonical_json(list(run.input.layers)),
@@ -147,7 +150,7 @@ def _graph(
     name: str, module: nn.Module, example: NDArray[Any], wanted: Sequence[NDArray[Any]], members: Sequence[Member]
 ) -> Graph:
     """Return the graph of a module whose outputs for example, its only input, are those wanted; else `Mismatch`."""
-    widest = max(_heads(members), key=lambda head: head.target_scale)
+    widest = max(_heads(members), key=lambda head: head.unit)
     outputs = output_names(widest, len(members))
     taken = "features" if name == "head.onnx" else "pixels"
     data = export(module, taken, example, outputs=outputs, facts=facts_of(members))
@@ -235,12 +238,12 @@ def load_graph(data: bytes) -> Callable[[NDArray[Any]], list[NDArray[Any]]]:
 def check(name: str, data: bytes, values: NDArray[Any], wanted: Sequence[NDArray[Any]], head: TrainedHead) -> float:
     """Return the largest difference between outputs of a graph and those wanted, in one batch and one by one.
 
-    Raises `Mismatch` if it is above 1e-4; of scores whose scale is above 1, in units of that.
+    Raises `Mismatch` if it is above 1e-4; of scores whose unit is above 1, in units of that.
     """
     graph = load_graph(data)
     alone = [graph(values[k : k + 1]) for k in range(len(values))]
     parts = [np.concatenate(column) for column in zip(*alone, strict=True)]
-    scale = max(1.0, head.target_scale)
+    scale = max(1.0, head.unit)
     pairs = [pair for outputs in (graph(values), parts) for pair in zip(outputs, wanted, strict=False)]
     difference = max(largest_difference(a, b) / (1.0 if a.ndim == 3 else scale) for a, b in pairs)  # of maps it is 1
     if not difference <= LARGEST_DIFFERENCE:

@@ -44,11 +44,12 @@ class _Fold:
 
 @dataclass(frozen=True)
 class _Choice:
-    """The number of a candidate, how many epochs it was fitted, what it reached, and its head of each fold."""
+    """The number of a candidate, how many epochs it was fitted, what it reached and predicted, and a head a fold."""
 
     number: int
     epochs: int
     line: dict[str, float]
+    predicted: Scores
     heads: tuple[nn.Module, ...]
 
     @property
@@ -87,7 +88,7 @@ def fit_baseline(job: TrainingJob, data: SplitData, *, on_progress: OnProgress, 
     if data.cross_validated:
         task, target = task_of(job, baseline, data.train)
         module = _of_candidate(baseline, task, Choice(best.epochs, best.number))[1]
-    return Fitted(module, target, history, best.number, _details(best.hyperparameters, task))
+    return Fitted(module, target, history, best.number, best.predicted, _details(best.hyperparameters, task))
 
 
 def check_features(job: TrainingJob, data: SplitData) -> None:
@@ -113,7 +114,7 @@ def _fit_chosen(
     history = [{"epoch": number, **values}]
     on_history(history)
     on_progress(Progress(job.settings.head, 1, 1, "candidates", f"number {number} of {baseline.number(task)}"))
-    return Fitted(module, target, history, number, _details(values, task))
+    return Fitted(module, target, history, number, details=_details(values, task))
 
 
 def _of_candidate(baseline: Baseline, task: Task, choice: Choice) -> tuple[Candidate, nn.Module]:
@@ -158,7 +159,7 @@ def _best_epoch(
         predicted = np.concatenate([fold.predict(head) for fold, head in zip(folds, heads, strict=True)])
         line = {"epoch": number, **judged(predicted, truth), **candidates[0].values}
         if best is None or rank(line) > rank(best.line):
-            best = _Choice(number, epoch, line, heads)
+            best = _Choice(number, epoch, line, predicted, heads)
         elif epoch - best.epochs >= patience:
             break
     assert best

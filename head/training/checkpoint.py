@@ -11,8 +11,9 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -35,12 +36,20 @@ Network = tuple[torch.nn.Module, torch.optim.Optimizer]
 
 @dataclass
 class State:
-    """Training as it stands: epochs done, their history, and the best epoch's weights."""
+    """Training as it stands: epochs done, their history, and the best epoch's weights.
+
+    held_out are in cross-validation the best epoch's predictions for all that is held out.
+    """
 
     epoch: int
     history: list[dict[str, float]]
     best: dict[str, Tensor]
     best_epoch: int = 0
+    held_out: list[float] = field(default_factory=list)
+
+    def facts(self) -> dict[str, Any]:
+        """All but weights, JSON-able."""
+        return {name: value for name, value in vars(self).items() if name != "best"}
 
 
 class Pace:
@@ -65,8 +74,7 @@ def write_checkpoint(path: Path, state: State, model: torch.nn.Module, optimizer
     for number, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{key}": value for key, value in moments.items()}
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    facts = {"epoch": state.epoch, "history": state.history, "best_epoch": state.best_epoch}
-    _write_signed(path, safetensors.torch.save(tensors, {"facts": json.dumps(facts)}))
+    _write_signed(path, safetensors.torch.save(tensors, {"facts": json.dumps(state.facts())}))
 
 
 def read_checkpoint(
@@ -98,8 +106,7 @@ def write_folds(folder: Path, state: State, networks: Sequence[Network]) -> None
     """Write a file for each head of a cross-validation, one head in memory at a time, and last their common state."""
     for number, (model, optimizer) in enumerate(networks):
         write_checkpoint(_of_fold(folder, number, state.epoch), State(state.epoch, [], {}), model, optimizer)
-    facts = {"epoch": state.epoch, "history": state.history, "best_epoch": state.best_epoch}
-    _write_signed(folder / _FOLDS, json.dumps(facts).encode())
+    _write_signed(folder / _FOLDS, json.dumps(state.facts()).encode())
     kept = {_of_fold(folder, number, state.epoch) for number in range(len(networks))}
     for path in folder.glob(f"{_FOLDS}-*"):  # of earlier epochs
         if path not in kept:

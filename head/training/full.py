@@ -13,12 +13,15 @@ from head.data.batches import Choice, SplitData, full_data
 from head.evaluation.metrics import rank
 from head.evaluation.score import Scored, score_run
 from head.evaluation.summary import HeadSummary, without_seed
+from head.models.calibration import mean_calibration
 from head.models.kinds import kind_for
 from head.runs.config import NEAR_CEILING, Document, Estimate
 from head.runs.find import commands_to_train, train_command
+from head.runs.head_file import load_head
 from head.runs.history import HISTORY_NAME, read_history
 from head.runs.ratings import difference, digests_once
 from head.runs.run import CONFIG_NAME, Run, read_run
+from head.training.fitted import Unseen
 from head.training.job import TrainingJob
 
 
@@ -90,10 +93,12 @@ def runs_on_splits(job: TrainingJob) -> list[Run]:
     return list(found.values())
 
 
-def estimate_of(runs: Sequence[Run], job: TrainingJob, on_progress: OnProgress = silent) -> Estimate:
+def estimate_of(
+    runs: Sequence[Run], job: TrainingJob, on_progress: OnProgress = silent
+) -> tuple[Estimate, list[Scored]]:
     """Return what the runs on the splits reach on their test parts; of those that have none, why.
 
-    Raises what `score_run` raises of damaged runs.
+    The results themselves stand beside it. Raises what `score_run` raises of damaged runs.
     """
     tested = [run for run in runs if "test" in job.cache.splits[run.split]]
 
@@ -108,12 +113,35 @@ def estimate_of(runs: Sequence[Run], job: TrainingJob, on_progress: OnProgress =
             raise error
     problem = _unscored([run for run in runs if run not in tested], errors)
     if not scored:
-        return Estimate(problem=problem)
+        return Estimate(problem=problem), []
     found = HeadSummary(job.name, tuple(scored)).as_json()
     rho, low, high, mse = (found[key] for key in ("rho_mean", "rho_low", "rho_high", "mse_mean"))
     counts = {"splits": found["splits"], "seeds": found["seeds"], "images": found["n"]}
     shares: dict[str, Any] = {key: found.get(key) for key in NEAR_CEILING}
-    return Estimate(rho, low, high, mse, **counts, optimistic=found["optimistic"], problem=problem, **shares)
+    whole = Estimate(rho, low, high, mse, **counts, optimistic=found["optimistic"], problem=problem, **shares)
+    return whole, scored
+
+
+def unseen_by(runs: Sequence[Run], scored: Sequence[Scored]) -> Unseen:
+    """Return what a head on all images takes over from its runs on the splits, and their results on test parts.
+
+    Its calibration is the mean of theirs, none if one of them has none. Its residuals are those of each image that was
+    scored, by the first run that did.
+    """
+    first = dict[str, float]()
+    for one in scored:
+        for name, residual in zip(one.names, np.abs(one.prediction - one.truth).tolist(), strict=True):
+            first.setdefault(name, residual)
+    residuals = np.array(list(first.values()))
+    asked = runs[0].settings["calibrate"]
+    if asked == "none":
+        return Unseen(residuals=residuals)
+    calibrations = [load_head(run).calibration for run in runs]
+    known = [one for one in calibrations if one is not None]
+    if len(known) < len(runs):
+        problem = f"{len(runs) - len(known)} of its {_count(runs)} on the splits could not be calibrated"
+        return Unseen(None, residuals, {"calibration": {"kind": "none", "problem": problem}})
+    return Unseen(mean_calibration(known), residuals, {"calibration": {"kind": asked}})
 
 
 def _other_head(run: Run, job: TrainingJob) -> str:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from featcache.base.progress import OnProgress, Progress
@@ -41,7 +42,8 @@ def fit_by_gradient(
         for _ in trainer.epochs(state):
             pass
         fill(trainer.model, state.best)
-    return Fitted(trainer.model, trainer.target, state.history, state.best_epoch)
+        predicted = trainer.predict_selection()
+    return Fitted(trainer.model, trainer.target, state.history, state.best_epoch, predicted)
 
 
 def _fit_for(epochs: int, job: TrainingJob, data: SplitData, how: dict[str, Any]) -> Fitted:
@@ -50,7 +52,7 @@ def _fit_for(epochs: int, job: TrainingJob, data: SplitData, how: dict[str, Any]
     state = read_checkpoint(job.folder / CHECKPOINT_NAME, trainer.model, trainer.optimizer)
     while state.epoch < epochs:
         state.epoch += 1
-        state.history.append(train_together([trainer], state.epoch, None))
+        state.history.append(train_together([trainer], state.epoch, None)[0])
         how["on_history"](state.history)
         note = f"loss {state.history[-1]['train_loss']:.4g}"
         how["on_progress"](Progress(f"split {data.split}", state.epoch, epochs, "epochs", note))
@@ -70,7 +72,8 @@ def _fit_by_cross_validation(job: TrainingJob, data: SplitData, how: dict[str, A
         stage = f"split {data.split}, on all of train"
         how["on_progress"](Progress(stage, state.epoch, state.best_epoch, "epochs", note))
         whole.save(state)
-    return Fitted(whole.model, whole.target, state.history, state.best_epoch)
+    held_out = np.array(state.held_out) if state.held_out else None  # a checkpoint of an earlier version has none
+    return Fitted(whole.model, whole.target, state.history, state.best_epoch, held_out)
 
 
 def _choose_epoch(job: TrainingJob, data: SplitData, how: dict[str, Any]) -> State:
@@ -80,11 +83,12 @@ def _choose_epoch(job: TrainingJob, data: SplitData, how: dict[str, Any]) -> Sta
     state = read_folds(job.folder, networks)
     while goes_on(job.settings, epochs=state.epoch, best_epoch=state.best_epoch):
         state.epoch += 1
-        state.history.append(train_together(folds, state.epoch, data.select.scores))
-        if is_best(state.history, state.best_epoch):
-            state.best_epoch = state.epoch
+        line, predicted = train_together(folds, state.epoch, data.select.scores)
+        state.history.append(line)
+        if is_best(state.history, state.best_epoch) and predicted is not None:
+            state.best_epoch, state.held_out = state.epoch, predicted.tolist()
         how["on_history"](state.history)
         note = f"{data.selected_on}: {reached(state.history, state.best_epoch)}"
         how["on_progress"](Progress(f"split {data.split}", state.epoch, job.settings.epochs, "epochs", note))
         pace.write(lambda: write_folds(job.folder, state, networks))
-    return State(0, state.history, {}, state.best_epoch)
+    return State(0, state.history, {}, state.best_epoch, state.held_out)

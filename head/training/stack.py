@@ -44,6 +44,7 @@ def fit_stack(
     heads = [load_head(run) for run in runs]
     weigh: Weigh = non_negative_weights if job.settings.head == "stack" else _equally
     line: dict[str, float] = {}
+    predicted: Scores | None = None
     if data.chosen:
         *values, intercept = data.chosen.weights
         weights = Weights(tuple(values), intercept)
@@ -51,17 +52,19 @@ def fit_stack(
         held = held_out_predictions(job, job.member_runs, data, device, on_progress)
         truth = [fold.scores for _, fold in data.parts]
         weights = weigh(np.concatenate(held), np.concatenate(truth))
-        line = judged(_judged_by_others(held, truth, weigh), data.select.scores)
+        predicted = _judged_by_others(held, truth, weigh)
     else:
         weights = _weigh(job, data, weigh, device, on_progress)
         seen = [_predict(head, job, run, data.select.rows) for head, run in zip(heads, runs, strict=True)]
-        line = judged(_weighted(weights, np.column_stack(seen)), data.select.scores)
+        predicted = _weighted(weights, np.column_stack(seen))
+    if predicted is not None:
+        line = judged(predicted, data.select.scores)
     history = [{"epoch": 1, **line}]
     on_history(history)
     target = kind_for(job.settings).target(data.train.scores)
     hyperparameters = dict(zip(job.settings.members, weights.values, strict=True))
     details = {"hyperparameters": hyperparameters, "intercept": weights.intercept}
-    return Fitted(_together(job, runs, heads, weights, target), target, history, 1, details)
+    return Fitted(_together(job, runs, heads, weights, target), target, history, 1, predicted, details)
 
 
 def members_of(job: TrainingJob) -> dict[str, str]:
@@ -133,9 +136,8 @@ def _choice_of(run: Run) -> Choice:
 
 
 def _predict(head: TrainedHead, job: TrainingJob, run: Run, rows: Any) -> Scores:
-    """Return scores (n) of rows, in the evaluation view."""
-    scores: Scores = predict_rows(head, job.cache, rows, run, views=[EVAL_VIEW]).sum(axis=1)
-    return scores
+    """Return scores (n) of rows, in the evaluation view, without the head's own calibration."""
+    return predict_rows(head, job.cache, rows, run, views=[EVAL_VIEW])[1]
 
 
 def _weighted(weights: Weights, predictions: Scores) -> Scores:

@@ -34,7 +34,7 @@ from head.runs.run import (
 from head.training.baselines import check_features, fit_baseline
 from head.training.checkpoint import remove_checkpoints
 from head.training.fitted import Fitted, write_run
-from head.training.full import choice_of, data_of_all, estimate_of, runs_on_splits
+from head.training.full import choice_of, data_of_all, estimate_of, runs_on_splits, unseen_by
 from head.training.gradient import fit_by_gradient
 from head.training.job import TrainingJob
 from head.training.stack import fit_stack, members_of
@@ -85,13 +85,15 @@ def _train(job: TrainingJob, on_progress: OnProgress, on_history: OnHistory) -> 
         if existing is not None and existing.finished:
             check_head(existing)
             return existing
-        estimate = {"estimate": asdict(estimate_of(runs, job, on_progress))} if runs else {}
+        estimate, scored = estimate_of(runs, job, on_progress) if runs else (None, [])
+        of_others = unseen_by([replace(run, weights=job.weights) for run in runs], scored) if runs else None
         if existing is None:  # in this order: a kill in between must not leave this run another's checkpoint
             remove_checkpoints(job.folder)
             write_config(job.folder, config)
         remove_results(job.folder)
         fitted = _fit(job, device)(job, data, on_progress=on_progress, on_history=on_history)
-        return write_run(job, replace(fitted, details={**fitted.details, **estimate}), data, config)
+        details = {**fitted.details, **({"estimate": asdict(estimate)} if estimate else {})}
+        return write_run(job, replace(fitted, details=details), data, config, of_others)
 
 
 def _fit(job: TrainingJob, device: torch.device) -> Callable[..., Fitted]:

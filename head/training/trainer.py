@@ -78,7 +78,7 @@ class Trainer:
 
     def _epoch(self, state: State) -> None:
         state.epoch += 1
-        state.history.append(train_together([self], state.epoch, self.data.select.scores))
+        state.history.append(train_together([self], state.epoch, self.data.select.scores)[0])
         if is_best(state.history, state.best_epoch):
             state.best_epoch = state.epoch
             state.best = {name: tensor.clone() for name, tensor in stored_of(self.model).items()}
@@ -192,18 +192,22 @@ def enough_memory(job: TrainingJob, device: torch.device) -> AbstractContextMana
     return memory_errors(device, f"for {job.folder}; use a smaller {smaller}")
 
 
-def train_together(trainers: Sequence[Trainer], epoch: int, truth: Scores | None) -> dict[str, float]:
+def train_together(
+    trainers: Sequence[Trainer], epoch: int, truth: Scores | None
+) -> tuple[dict[str, float], Scores | None]:
     """Train an epoch in each of several folds, or of one; return its line of history, judged by all they predict.
 
-    Without truth it is not judged.
+    Those predictions stand beside it. Without truth nothing is predicted or judged.
     """
     started = time.monotonic()
     losses = [trainer.train_epoch(epoch) for trainer in trainers]
     training_seconds = time.monotonic() - started
+    predicted: Scores | None = None
     judgement: dict[str, float] = {}
     if truth is not None:
-        judgement = judged(np.concatenate([trainer.predict_selection() for trainer in trainers]), truth)
-    return {
+        predicted = np.concatenate([trainer.predict_selection() for trainer in trainers])
+        judgement = judged(predicted, truth)
+    line = {
         "epoch": epoch,
         "train_loss": float(np.mean(losses)),
         **judgement,
@@ -211,3 +215,4 @@ def train_together(trainers: Sequence[Trainer], epoch: int, truth: Scores | None
         "images_per_second": sum(len(one.data.train.rows) for one in trainers) / max(training_seconds, 1e-9),
         "waiting_seconds": sum(trainer.waited for trainer in trainers),
     }
+    return line, predicted

@@ -10,7 +10,7 @@ from head.evaluation.summary import HeadSummary
 from head.models.kinds import kind_for
 from head.runs.run import Run
 
-_OF_RESULT = ("split", "n", "absent", "rho", "rho_low", "rho_high", "mse")
+_OF_RESULT = ("split", "n", "absent", "rho", "rho_low", "rho_high", "mse", "interval")
 
 
 def cache_facts(cache: FeatureCache) -> dict[str, Any]:

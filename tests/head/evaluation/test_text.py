@@ -121,6 +121,14 @@ def test_predictions_as_csv_have_one_line_an_image(tmp_path: Path) -> None:
     ]
 
 
+def test_bounds_stand_behind_score_and_deviation() -> None:
+    one = replace(PREDICTIONS[0], deviation=0.0625, lower=0.25, upper=0.75)
+    lines = Predictions([one, PREDICTIONS[2]], members=2).as_text().splitlines()
+    assert lines[0].split()[:5] == ["path", "score", "deviation", "lower", "upper"]
+    assert lines[1].split()[:5] == ["a.jpg", "0.500000", "0.062500", "0.250000", "0.750000"]
+    assert lines[2].split()[:2] == ["torn.jpg", "no"]
+
+
 def test_predictions_as_text_are_aligned() -> None:
     assert Predictions(PREDICTIONS[:1]).as_text().splitlines() == [
         "path   score     m_1       m_2       in_training  outside_range  problem",

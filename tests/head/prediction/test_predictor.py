@@ -117,6 +117,8 @@ def test_a_prediction_is_json(tmp_path: Path) -> None:
         "path": str(tmp_path / "a.jpg"),
         "score": 0.5,
         "deviation": None,
+        "lower": None,
+        "upper": None,
         "step_scores": [0.25, 0.25],
         "in_training": True,
         "on_tokens": [],

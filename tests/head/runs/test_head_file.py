@@ -1,24 +1,31 @@
-"""Heads on devices without float64: those that need it stay on the CPU, and say so."""
+"""A head's file: residuals and calibration come back; where there is no float64 heads that need it stay on the CPU."""
 
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from safetensors.torch import load_file
 
 import head.runs.head_file as head_file
 from cli import main
 from featcache.base.devices import has_float64
+from featcache.base.errors import CorruptFile
 from featcache.store.cache import open_cache
 from head.data.batches import EVAL_VIEW
+from head.models.baselines import LinearHead, LinearShape
+from head.models.calibration import Calibration
+from head.models.kinds import filled_head
 from head.prediction.predictor import Predictor
-from head.runs.head_file import load_head
-from head.runs.run import Run, read_run
+from head.runs.head_file import load_head, save_head
+from head.runs.run import Run, read_run, write_config
 from head.settings import TrainSettings
 from head.training.job import TrainingJob
 from head.training.train import train
+from tests.helpers.results import CONFIG, RESULT
 
 SAYS = "the head computes in float64, which {} does not have, so it runs on the CPU"
 
@@ -81,3 +88,32 @@ def test_predict_says_once_that_the_head_is_on_the_cpu(
     assert (done.exit_code, done.stderr.count("float64")) == (0, 1)
     assert done.stderr.startswith(SAYS.format("mps") + "\n")
     assert json.loads(done.stdout)[0]["score"] == pytest.approx(wanted.score, abs=1e-6)
+
+
+def test_residuals_and_calibration_come_back_and_damage_is_told(tmp_path: Path) -> None:
+    calibration = Calibration("isotonic", torch.tensor([[0.1, 0.25, 0.7], [0.2, 0.2, 0.9]], dtype=torch.float64))
+    scale: dict[str, Any] = {"target_mean": 0.5, "target_scale": 0.25, "train_images": [], "constants": {}}
+
+    def written(residuals: list[float]) -> Run:
+        digest = save_head(
+            tmp_path, LinearHead(LinearShape(3)), **scale, calibration=calibration, residuals=np.array(residuals)
+        )
+        return write_config(tmp_path, {**CONFIG, "result": {**RESULT, "head_sha256": digest}})
+
+    found = load_head(written([0.3, 0.1 + 0.2, 1 / 3]))
+    assert found.residuals.tolist() == [0.3, 0.1 + 0.2, 1 / 3]
+    assert found.calibration is not None
+    assert (found.calibration.kind, found.calibration.knots.tolist()) == ("isotonic", calibration.knots.tolist())
+    assert found.unit == pytest.approx(0.25 * 0.7 / 0.45)
+    with pytest.raises(CorruptFile, match="residuals are not rising numbers"):
+        load_head(written([-0.5, 0.5]))
+
+
+def test_a_program_without_calibration_refuses_a_calibrated_head(tmp_path: Path) -> None:
+    module = LinearHead(LinearShape(3))
+    calibration = Calibration("linear", torch.tensor([[0.0, 1.0], [0.5, 2.5]], dtype=torch.float64))
+    save_head(tmp_path, module, target_mean=0, target_scale=1, train_images=[], constants={}, calibration=calibration)
+    tensors = load_file(tmp_path / "head.safetensors")
+    del tensors["train_images_sha256"]
+    with pytest.raises(RuntimeError, match=r"others than those of such a head: calibration\.linear"):
+        filled_head("linear", {"channels": 3, "steps": 1}, tensors)

@@ -22,6 +22,7 @@ from featcache.store.cache import open_cache
 from head.data.inputs import HeadInput
 from head.models.amnet import AMNetHead, HeadShape
 from head.models.baselines import AffineHead, LinearHead, LinearShape, PerceptronHead, PerceptronShape
+from head.models.calibration import fit_calibration
 from head.models.fused.switch import fused_is_on
 from head.models.kernels import KernelHead, KernelProductHead, KernelProductShape, KernelShape
 from head.models.probes import AttentiveProbe, AttentiveShape, EfficientProbe, EfficientShape
@@ -100,6 +101,23 @@ def test_a_heads_graph_gives_its_scores_steps_and_maps_in_any_batch(name: str) -
                 np.testing.assert_allclose(found[key], values.numpy(), atol=2e-6, rtol=2e-6)
             else:
                 assert values.numel() == 0
+
+
+@pytest.mark.parametrize("kind", ["linear", "isotonic"])
+@pytest.mark.parametrize("name", ["paper", "svr"])
+def test_a_calibrated_heads_graph_gives_calibrated_scores_and_steps(name: str, kind: str) -> None:
+    rng = np.random.default_rng(7)
+    predicted = rng.normal(0.4, 0.7, 40)
+    calibration = fit_calibration(kind, predicted, 5 * predicted + rng.normal(0, 2, 40))
+    head = replace(random_head(name), calibration=calibration)
+    features = random_features(head, 9)
+    score, steps, *_ = share.load_graph(graph_of(head))(features)
+    wanted = head.predict(torch.from_numpy(features))
+    np.testing.assert_allclose(score, wanted[0], atol=2e-6 * head.unit, rtol=2e-6)
+    np.testing.assert_allclose(steps, wanted[1], atol=2e-6 * head.unit, rtol=2e-6)
+    plain = random_head(name).predict(torch.from_numpy(features))[0]
+    np.testing.assert_allclose(wanted[0], calibration(plain.numpy()), atol=1e-9)
+    assert np.abs(score - plain.numpy()).max() > 0.1
 
 
 def test_heads_compute_by_plain_formulas_while_they_are_exported() -> None:

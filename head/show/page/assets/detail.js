@@ -17,6 +17,7 @@ function openDetail(list, start, row, scale, closed) {
       el("dl", { class: "verdict" },
         el("div", { class: "rated" }, el("dt", {}, "Rated by people"), el("dd", { id: "rated" }, number(entry.truth))),
         el("div", { class: "predicted" }, el("dt", {}, `Predicted by ${data.scores.rows[row].name}`), el("dd", { id: "predicted" }, number(predicted))),
+        boundsOf(data.scores.rows[row], entry.split, predicted),
         el("div", {}, el("dt", {}, "Error"), el("dd", {}, number(predicted - entry.truth, 3, { sign: true })))),
       looksOf(image, surfaces, entry.steps, data.scores.rows[data.gallery.shown].runs[0]), lookNotes(entry, surfaces), nearestOf(nearRated(entry), entry.far, data.scores.rows[data.gallery.shown].name), predictionsOf(entry, row, scale));
     dialog.scrollTop = 0;
@@ -42,6 +43,12 @@ function openDetail(list, start, row, scale, closed) {
   fill();
   dialog.showModal();
   dialog.querySelector("#close").focus();
+}
+
+// The interval of a head's prediction in a split, null where it gives none; predictions are of the first seed.
+function boundsOf(head, split, predicted) {
+  const found = head.results.filter((one) => one.split === split).sort((a, b) => a.seed - b.seed)[0]?.interval;
+  return found ? el("div", {}, el("dt", {}, `${Math.round(1000 * found.level) / 10}% interval`), el("dd", { id: "bounds" }, interval(predicted - found.half_width, predicted + found.half_width))) : null;
 }
 
 function lookNotes(entry, surfaces) {

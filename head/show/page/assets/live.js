@@ -54,6 +54,7 @@ function liveResult(name, found) {
   const trained = members > 1 ? `${found.trained_members} of the ${members} runs were` : "The head was";
   return el("article", { class: "result" }, el("h3", {}, name),
     el("dl", { class: "verdict" }, el("div", { class: "predicted" }, el("dt", {}, "Predicted"), el("dd", {}, number(found.score))),
+      found.lower === null ? null : el("div", {}, el("dt", {}, `${Math.round(1000 * found.level) / 10}% interval`), el("dd", { class: "bounds" }, interval(found.lower, found.upper))),
       found.deviation === null ? null : el("div", {}, el("dt", {}, `Deviation over ${members} runs`), el("dd", {}, number(found.deviation))),
       rank === null ? null : el("div", {}, el("dt", {}, `Above the ratings of`), el("dd", {}, `${rank}% of ${count(data.gallery.of, "image")}`))),
     found.in_training ? el("p", { class: "refused" }, `${trained} trained on this very image, so its score says nothing.`) : null,

@@ -62,6 +62,7 @@ function splitTable(row) {
       el("tbody", {}, row.results.map((one) => el("tr", {}, cells(one).map((cell) => el("td", {}, String(cell))))))),
     el("p", { class: "note" },
       `95% interval of the mean ${interval(row.rho_low, row.rho_high)}; MSE ${number(row.mse_mean, 5)}; validation \u03c1 ${number(row.val_rho_mean)}. Intervals of splits are bootstrapped over images.`,
+      row.interval ? ` ${Math.round(1000 * row.interval.level) / 10}% prediction intervals, \u00b1 ${number(row.interval.half_width)}, hold ${Math.round(1000 * row.interval.coverage) / 10}% of ${count(row.interval.n, "rating")}.` : "",
       compared ? ` Compared with ${compared.against}: ${number(compared.difference, 3, { sign: true })}, 95% ${interval(compared.low, compared.high, { sign: true })}, p ${probability(compared.p)}, Holm p ${probability(compared.p_holm)}, over ${count(compared.splits, "split")}.` : ""));
 }
 

@@ -89,9 +89,10 @@ def predict_bytes(predictor: Predictor, data: bytes, *, pictures: Pictures | Non
     in pixels and the box of it that the head saw, a small picture of it, and notes: what to know of an image that was
     read all the same, and that its score is outside the range of those that the head was trained on. in_training says
     that the head was trained on this very file, as trained_members of its runs were; None that nobody knows. Of several
-    runs score, steps and maps are means, and deviation is that of their scores, None of one. nearest and far are as
-    `Neighbours` has them, with small pictures besides. Raises `BadImage` if the bytes are no image, or one whose
-    declared size is too large to decode, and `BadInput` if the backbone makes nothing of it.
+    runs score, steps and maps are means, and deviation is that of their scores, None of one. lower and upper are the
+    bounds of its interval of level, None without one. nearest and far are as `Neighbours` has them, with small pictures
+    besides. Raises `BadImage` if the bytes are no image, or one whose declared size is too large to decode, and
+    `BadInput` if the backbone makes nothing of it.
     """
     decoded = decode_bytes(data, most_pixels=MOST_PIXELS)
     found = predictor(np.asarray(decoded.rgb), occlusion=True)
@@ -105,6 +106,9 @@ def predict_bytes(predictor: Predictor, data: bytes, *, pictures: Pictures | Non
     return {
         "score": float(found),
         "deviation": found.deviation,
+        "lower": found.lower,
+        "upper": found.upper,
+        "level": predictor.level,
         "steps": list(found.step_scores),
         "maps": maps.as_json() if maps else None,
         "in_training": predictor.in_training(decoded.sha256),
