@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from featcache.base.progress import silent
 from featcache.datasets.splits import Part
 from featcache.store.cache import FeatureCache, open_cache
+from head.calibration.calibration import Calibration
+from head.calibration.intervals import LEVEL, Coverage, coverage, pooled
 from head.data.batches import EVAL_VIEW, FULL, SplitData, cross_validation_folds, parts_of
 from head.evaluation.metrics import Scores
-from head.models.calibration import Calibration
-from head.runs.intervals import LEVEL, Coverage, coverage, pooled
 from head.settings import CALIBRATIONS, settings_of
 from head.training.baselines import fit_baseline
 from head.training.fitted import Fitted, unseen

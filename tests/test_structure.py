@@ -16,7 +16,7 @@ FEATCACHE = BELOW_STORE | {
     *("featcache/extraction", "featcache/maintenance"),
 }
 TO_RUNS = FEATCACHE | {
-    *("head/settings", "head/data", "head/runs"),
+    *("head/settings", "head/data", "head/calibration", "head/runs"),
     *("head/models", "head/models/fused", "head/models/tails"),
 }
 HEAD = TO_RUNS | {
@@ -47,6 +47,7 @@ MAY_IMPORT = {  # a folder, or a module that stands alone, and what it may impor
     "head/grid": {"featcache/base", "head/settings"},
     "head/data": FEATCACHE | {"head/settings"},
     "head/models/fused": {"featcache/base", "featcache/backbones"},
+    "head/calibration": {"featcache/base", "head/settings"},
     "head/models/tails": FEATCACHE | {"head/settings", "head/data", "head/models/fused", "head/models"},
     "head/models": FEATCACHE | {"head/settings", "head/data", "head/models/fused", "head/models/tails"},
     "head/runs": TO_RUNS - {"head/runs"},

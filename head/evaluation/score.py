@@ -13,12 +13,12 @@ from featcache.base.errors import BadInput, InvalidSettings
 from featcache.base.files import csv_bytes, write_durably
 from featcache.recipe import check_same
 from featcache.store.cache import FeatureCache
+from head.calibration.intervals import Coverage, coverage
 from head.data.batches import EVAL_VIEW, present_part
 from head.evaluation.metrics import Metrics, Scores, json_number, mean_squared_error, measure
 from head.evaluation.people import Ceiling, ceiling_of, of_ceiling
 from head.models.kinds import kind_of
 from head.runs.head_file import TrainedHead, load_head
-from head.runs.intervals import Coverage, coverage
 from head.runs.run import Run
 
 VIEW_CHOICES = ("eval", "all")

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.base.files import canonical_json
+from head.calibration.intervals import Coverage, pooled
 from head.evaluation.means import Outcome, by_split, mean_test_share, means_of
 from head.evaluation.metrics import json_number, or_nan
 from head.evaluation.people import Ceiling, mean_ceiling, of_ceiling
 from head.evaluation.score import Scored
-from head.runs.intervals import Coverage, pooled
 from head.runs.run import Run
 
 

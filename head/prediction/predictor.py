@@ -21,6 +21,7 @@ from featcache.base.progress import OnProgress, Progress, silent
 from featcache.images.decode import decode_file, decode_image, image_of_array
 from featcache.images.loading import load_decoded
 from featcache.store.cache import FeatureCache
+from head.calibration.intervals import LEVEL, check_level, mean_half_width, why_none
 from head.data.inputs import on_tokens
 from head.data.several import inputs_of
 from head.evaluation.marks import ScoreRange, score_range
@@ -31,7 +32,6 @@ from head.prediction.members import Features, Member, find_members, left_out, pr
 from head.prediction.nearest import Neighbours, RatedImages, rated_images
 from head.runs.head_file import TrainedHead, float64_note, load_head
 from head.runs.hub import run_folder
-from head.runs.intervals import LEVEL, check_level, mean_half_width, why_none
 from head.runs.run import Run
 
 ImageLike = str | Path | Image.Image | NDArray[np.uint8]  # a file, or pixels (H, W, 3), (H, W, 4) or (H, W)

@@ -17,7 +17,7 @@ from featcache.base.devices import has_float64
 from featcache.base.errors import BadInput, CorruptFile, HostileFile, Mismatch
 from featcache.base.files import canonical_json, digest_of_file, write_durably
 from featcache.store.shards.encoding import Constants
-from head.models.calibration import Calibration
+from head.calibration.calibration import Calibration
 from head.models.kinds import filled_head, head_as_json, kind_of, stored_of
 from head.runs.run import HEAD_NAME, Run
 

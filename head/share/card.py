@@ -11,6 +11,7 @@ from typing import Any
 from featcache.base.errors import CorruptFile, printable
 from featcache.base.files import read_json
 from featcache.recipe import Recipe
+from head.calibration.intervals import usual_half_widths
 from head.data.inputs import HeadInput
 from head.data.several import inputs_of
 from head.evaluation.people import near_ceiling
@@ -19,7 +20,6 @@ from head.evaluation.summary import without_seed
 from head.models.kinds import KINDS, has_maps, kind_of
 from head.prediction.members import Member
 from head.runs.head_file import TrainedHead
-from head.runs.intervals import usual_half_widths
 from head.runs.run import Run
 
 _OF_FEATURES = "from features of a frozen network"

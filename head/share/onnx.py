@@ -27,12 +27,12 @@ from featcache.base.commands import pip_install
 from featcache.base.cores import usable_threads
 from featcache.base.errors import InvalidSettings, Mismatch, first_line
 from featcache.base.files import canonical_json
+from head.calibration.intervals import usual_half_widths
 from head.evaluation.summary import without_seed
 from head.models.fused.switch import fused_off
 from head.models.kinds import has_maps, kind_of
 from head.prediction.members import Member
 from head.runs.head_file import TrainedHead
-from head.runs.intervals import usual_half_widths
 from head.runs.run import Run
 from head.share.graphs import ModelGraph, graph_of
 

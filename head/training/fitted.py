@@ -9,15 +9,15 @@ from torch import nn
 
 from featcache.base.commands import command
 from featcache.base.errors import BadInput, FeatcacheError
+from head.calibration.calibration import Calibration, cross_fitted, fit_calibration
+from head.calibration.intervals import LEVEL, half_width
 from head.data.batches import SplitData
 from head.data.weights import image_weights
 from head.evaluation.marks import marks_of_training
 from head.evaluation.metrics import Scores, json_number, mean_squared_error, shown
-from head.models.calibration import Calibration, cross_fitted, fit_calibration
 from head.models.kinds import TargetScale
 from head.runs.head_file import save_head
 from head.runs.history import History, write_history
-from head.runs.intervals import LEVEL, half_width
 from head.runs.ratings import write_other_ratings
 from head.runs.run import Run, write_config
 from head.training.checkpoint import remove_checkpoints

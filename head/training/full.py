@@ -9,11 +9,11 @@ import numpy as np
 
 from featcache.base.errors import BadInput, CorruptFile, FeatcacheError, InvalidSettings, collected, list_problems
 from featcache.base.progress import OnProgress, Progress, silent
+from head.calibration.calibration import mean_calibration
 from head.data.batches import Choice, SplitData, full_data
 from head.evaluation.metrics import rank
 from head.evaluation.score import Scored, score_run
 from head.evaluation.summary import HeadSummary, without_seed
-from head.models.calibration import mean_calibration
 from head.models.kinds import kind_for
 from head.runs.config import NEAR_CEILING, Document, Estimate
 from head.runs.find import commands_to_train, train_command

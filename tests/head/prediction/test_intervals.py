@@ -9,9 +9,9 @@ import pytest
 
 from featcache.base.errors import InvalidSettings
 from featcache.store.cache import open_cache
+from head.calibration.intervals import half_width
 from head.prediction.predictor import Predictor
 from head.runs.head_file import load_head
-from head.runs.intervals import half_width
 from head.settings import TrainSettings
 from head.share.export import export_head
 from head.training.job import TrainingJob

@@ -15,9 +15,9 @@ from cli import main
 from featcache.base.devices import has_float64
 from featcache.base.errors import CorruptFile
 from featcache.store.cache import open_cache
+from head.calibration.calibration import Calibration
 from head.data.batches import EVAL_VIEW
 from head.models.baselines import LinearHead, LinearShape
-from head.models.calibration import Calibration
 from head.models.kinds import filled_head
 from head.prediction.predictor import Predictor
 from head.runs.head_file import load_head, save_head

@@ -19,10 +19,10 @@ from torch import nn
 from featcache.base.errors import InvalidSettings, Mismatch
 from featcache.images.loading import load_image
 from featcache.store.cache import open_cache
+from head.calibration.calibration import fit_calibration
 from head.data.inputs import HeadInput
 from head.models.amnet import AMNetHead, HeadShape
 from head.models.baselines import AffineHead, LinearHead, LinearShape, PerceptronHead, PerceptronShape
-from head.models.calibration import fit_calibration
 from head.models.fused.switch import fused_is_on
 from head.models.kernels import KernelHead, KernelProductHead, KernelProductShape, KernelShape
 from head.models.probes import AttentiveProbe, AttentiveShape, EfficientProbe, EfficientShape

@@ -11,12 +11,12 @@ import torch
 
 from featcache.datasets.splits import Part
 from featcache.store.cache import FeatureCache, open_cache
+from head.calibration.calibration import cross_fitted, fit_calibration, mean_calibration
+from head.calibration.intervals import half_width
 from head.evaluation.evaluate import evaluate
 from head.evaluation.metrics import Scores, mean_squared_error
 from head.evaluation.score import predict_rows, score_run
-from head.models.calibration import cross_fitted, fit_calibration, mean_calibration
 from head.runs.head_file import load_head
-from head.runs.intervals import half_width
 from head.runs.run import Run
 from head.settings import TrainSettings
 from head.training import checkpoint

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from sklearn.isotonic import IsotonicRegression
 
 from featcache.base.errors import BadInput
-from head.models.calibration import Calibration, cross_fitted, fit_calibration, mean_calibration
+from head.calibration.calibration import Calibration, cross_fitted, fit_calibration, mean_calibration
 
 Scores = NDArray[np.float64]
 KINDS = ["linear", "isotonic"]

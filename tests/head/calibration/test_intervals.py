@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from featcache.base.errors import InvalidSettings
-from head.runs.intervals import (
+from head.calibration.intervals import (
     coverage,
     fewest_images,
     half_width,
