@@ -4,17 +4,17 @@ Halves are of workers, never of ratings: what a worker does to all images then s
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
 from featcache.base.cores import usable_threads
-from featcache.ratings.halves import Part, agreement, less, split_into_parts, sums_of_groups
-from featcache.ratings.scores import Answers, Sums, sums_of
+from featcache.ratings.halves import Part, agreement, agreements, less, split_into_parts, sums_of_groups
+from featcache.ratings.scores import Answers, Floats, Sums, sums_of
 
 CONFIDENCE = 0.95
 INTERVAL = (
@@ -93,16 +93,17 @@ def split_half_consistency(
     parts = split_into_parts(answers, [groups[one.worker] for one in answers], _TWENTIETHS, shape)
     whole = sums_of_groups(parts, np.ones((workers, 1), bool))
     half = sums_of_groups(parts, halves)
-    r = agreement(score, half, less(whole, half))
-    if not math.isfinite(r):
+    by_halving = agreements(score, half, less(whole, half))
+    if not len(by_halving):
         return nothing
+    r = float(np.mean(by_halving))
     left_out = _LeftOut(score, halves[:, :_FOR_INTERVAL], Sums(*(one[:, :_FOR_INTERVAL] for one in half)), whole)
     variances = [left_out.by_image(rng.permutation(images) % _TWENTIETHS), left_out.by_part(parts)]
     curve = _curve(score, parts, half, r, workers, rng)
     del parts
     labels = [rng.integers(_TWENTIETHS, size=len(one.image)) for one in answers]
     variances.append(left_out.by_part(split_into_parts(answers, labels, _TWENTIETHS, shape)))
-    low, high = _interval(r, *variances) if min(workers, images) >= _FEWEST else (float("nan"), float("nan"))
+    low, high = _interval(by_halving, *variances) if min(workers, images) >= _FEWEST else (float("nan"), float("nan"))
     return Consistency(halvings, r, low, high, curve)
 
 
@@ -120,11 +121,11 @@ class _LeftOut(NamedTuple):
     def by_image(self, groups: NDArray[np.int64]) -> float:
         """Return the variance that images cause, from a group (I) of each."""
         rest = less(self.whole, self.half)
-        return _variance([lambda g=g: agreement(self.score, self.half, rest, groups != g) for g in set(groups)])
+        return _variance(lambda group: agreement(self.score, self.half, rest, groups != group), np.unique(groups))
 
     def by_part(self, parts: Sequence[Part]) -> float:
         """Return the variance that parts of the responses cause."""
-        return _variance([lambda part=part: self._without(part) for part in parts if part[0][0].nnz])
+        return _variance(self._without, [part for part in parts if part[0][0].nnz])
 
     def _without(self, part: Part) -> float:
         half = less(self.half, sums_of_groups([part], self.halves))
@@ -132,21 +133,24 @@ class _LeftOut(NamedTuple):
         return agreement(self.score, half, less(whole, half))
 
 
-def _variance(computed: Sequence[Callable[[], float]]) -> float:
+def _variance(without: Callable[[Any], float], groups: Iterable[Any]) -> float:
     """Return (G - 1) / G times the sum of squared deviations of Fisher's z, each without one of G groups."""
     with ThreadPoolExecutor(usable_threads(None)) as pool:
-        found = np.array(list(pool.map(lambda call: call(), computed)))
+        found = np.array(list(pool.map(without, groups)))
     z = np.arctanh(np.clip(found[np.isfinite(found)], -1 + 1e-12, 1 - 1e-12))
     return float(len(z) - 1) * float(np.var(z)) if len(z) > 1 else float("nan")
 
 
-def _interval(r: float, of_images: float, of_workers: float, of_responses: float) -> tuple[float, float]:
-    """Return the interval of r from three variances of its z.
+def _interval(by_halving: Floats, of_images: float, of_workers: float, of_responses: float) -> tuple[float, float]:
+    """Return the interval of the mean over halvings (H) from three variances of its z, and that of so few halvings.
 
     What single responses cause is in both of the others, so it is taken off once (Cameron, Gelbach and Miller, Journal
     of Business and Economic Statistics 29 (2011)).
     """
     variance = max(of_images, of_workers, of_images + of_workers - of_responses)
+    r = float(np.mean(by_halving))
+    if len(by_halving) > 1:
+        variance += float(np.var(by_halving, ddof=1)) / len(by_halving) / max(1 - r**2, 1e-12) ** 2
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, _TWENTIETHS - 1)) * math.sqrt(variance)
     centre = math.atanh(min(r, 1 - 1e-12))
     return math.tanh(centre - half), math.tanh(centre + half)

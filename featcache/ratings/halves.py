@@ -55,15 +55,20 @@ def less(whole: Sums, part: Sums) -> Sums:
     return Sums(*(one - other for one, other in zip(whole, part, strict=True)))
 
 
-def agreement(score: str, first: Sums, second: Sums, kept: NDArray[np.bool_] | None = None) -> float:
-    """Return the mean Spearman's rho of the scores of M pairs of groups, from their sums (I, M).
+def agreements(score: str, first: Sums, second: Sums, kept: NDArray[np.bool_] | None = None) -> Floats:
+    """Return Spearman's rho (M or fewer) of the scores of pairs of groups, from their sums (I, M).
 
-    kept (I) are the images that count, by default all. NaN if no pair has a rho.
+    kept (I) are the images that count, by default all. Pairs that have no rho are left out.
     """
     rows = slice(None) if kept is None else kept
     scores = [scores_of(score, Sums(*(one[rows] for one in sums))).T for sums in (first, second)]
-    found = np.array([spearman(one, other) for one, other in zip(*scores, strict=True)])
-    found = found[np.isfinite(found)]
+    found: Floats = np.array([spearman(one, other) for one, other in zip(*scores, strict=True)])
+    return found[np.isfinite(found)]
+
+
+def agreement(score: str, first: Sums, second: Sums, kept: NDArray[np.bool_] | None = None) -> float:
+    """Return the mean of `agreements`, NaN without any."""
+    found = agreements(score, first, second, kept)
     return float(np.mean(found)) if len(found) else float("nan")
 
 

@@ -126,7 +126,8 @@ def _sorted_codes(series: pl.Series, *, words: bool) -> Codes:
 
 
 def _is_empty(codes: Codes) -> NDArray[np.bool_]:
-    return codes.of == (codes.texts.index("") if "" in codes.texts else -1)
+    empty: NDArray[np.bool_] = codes.of == (codes.texts.index("") if "" in codes.texts else -1)
+    return empty
 
 
 def _refuse_faults(

@@ -51,7 +51,16 @@ class _Log(NamedTuple):
     line: NDArray[np.int32]
 
     def where(self, kept: Kept) -> "_Log":
-        return _Log(*(column[kept] for column in self))
+        rows = np.flatnonzero(kept)
+        return _Log(
+            self.image[rows],
+            self.worker[rows],
+            self.target[rows],
+            self.repeat[rows],
+            self.pressed[rows],
+            self.lag[rows],
+            self.line[rows],
+        )
 
     def answers(self, kept: Kept) -> Answers:
         return Answers(self.image[kept], self.worker[kept], self.pressed[kept].astype(np.float64))
@@ -71,8 +80,10 @@ class _Words(NamedTuple):
 
     def as_told(self) -> dict[str, dict[str, str]]:
         """Return the meaning of each word by column."""
-        return {what: dict(zip(self.table.codes[what].texts, meanings, strict=True))
-                for what, meanings in self.meanings.items()}  # fmt: skip
+        pairs = {
+            what: zip(self.table.codes[what].texts, meanings, strict=True) for what, meanings in self.meanings.items()
+        }
+        return {what: {word: meaning for word, meaning in some if meaning} for what, some in pairs.items()}
 
 
 def ratings_that_count(table: Table, settings: RatingSettings) -> Responses:
@@ -87,7 +98,8 @@ def ratings_that_count(table: Table, settings: RatingSettings) -> Responses:
         LeftOut("the rating is missing", 0, int(np.count_nonzero(~given))),
         LeftOut("a worker rated the image before; the first rating in the table counts", 0, _count(~first)),
     ]
-    ratings = Answers(*(column[order][first] for column in ratings))
+    kept = order[first]
+    ratings = Answers(ratings.image[kept], ratings.worker[kept], ratings.value[kept])
     few = np.bincount(ratings.worker, minlength=1) < settings.fewest_responses
     if settings.fewest_responses > 1:
         rule = f"workers with fewer than {settings.fewest_responses} ratings"

@@ -42,12 +42,13 @@ class Slope(NamedTuple):
 def sums_of(repeats: Answers, firsts: Answers | None, images: int) -> Sums:
     """Return the sums (I) of all responses."""
     none = np.zeros(images)
-    total = np.bincount(repeats.image, repeats.value, images)
-    n = np.bincount(repeats.image, minlength=images).astype(np.float64)
-    if firsts is None:
-        return Sums(total, n, none, none)
-    false_alarms = np.bincount(firsts.image, firsts.value, images)
-    return Sums(total, n, false_alarms, np.bincount(firsts.image, minlength=images).astype(np.float64))
+    pairs = [_sum_and_number(one, images) if one else (none, none) for one in (repeats, firsts)]
+    return Sums(*pairs[0], *pairs[1])
+
+
+def _sum_and_number(answers: Answers, images: int) -> tuple[Floats, Floats]:
+    number = np.bincount(answers.image, minlength=images)
+    return np.bincount(answers.image, answers.value, images).astype(np.float64), number.astype(np.float64)
 
 
 def scores_of(score: str, sums: Sums) -> Floats:
@@ -99,7 +100,7 @@ def _rate_error(count: Floats, n: Floats) -> Floats:
 def _z_error(count: Floats, n: Floats) -> Floats:
     from scipy.special import ndtri
 
-    density = np.exp(-(ndtri(_log_linear(count, n)) ** 2) / 2) / np.sqrt(2 * np.pi)
+    density: Floats = np.exp(-(ndtri(_log_linear(count, n)) ** 2) / 2) / np.sqrt(2 * np.pi)
     return _rate_error(count, n) / density
 
 

@@ -105,8 +105,9 @@ def test_a_line_for_each_repeat_with_both_positions_is_read_as_such() -> None:
 
 
 def test_showings_may_have_a_column_of_their_own_and_fillers_shown_again_are_vigilance() -> None:
-    lines = [f"{i},w{w},{kind},{showing},{'old' if showing == 2 else 'new'}"
-             for w in range(3) for i, kind in (("a", "target"), ("b", "target"), ("f", "filler")) for showing in (1, 2)]  # fmt: skip
+    shown = [(image, showing) for image in "abf" for showing in (1, 2)]
+    kinds, answers = {"a": "target", "b": "target", "f": "filler"}, {1: "new", 2: "old"}
+    lines = [f"{i},w{w},{kinds[i]},{showing},{answers[showing]}" for w in range(3) for i, showing in shown]
     amnet("ratings", write("item,participant,trial_type,presentation,response\n" + "\n".join(lines)), "--score", "hits")
     assert scores() == {"a": (1.0, 3), "b": (1.0, 3)}
     assert facts()["trials"] == {"first_showings": 9, "target_repeats": 6, "vigilance_repeats": 3}
@@ -138,9 +139,7 @@ def test_workers_are_left_out_by_each_rule_and_counted() -> None:
     amnet("ratings", "table.csv", "--score", "mean", "--fewest-responses", 2)
     assert left_out("fewer than 2 ratings") == (1, 1)
     log = "image,worker,condition,response,trial\n" + "".join(
-        f"{i},{w},,{yes},{trial}\n".replace(",,", f",{kind},")
-        for w, alarm in (("w1", 0), ("w2", 1))
-        for i, kind, yes, trial in (("a", "target", alarm, 1), ("a", "target", 1, 50), ("b", "filler", alarm, 2))
+        f"a,{w},target,{alarm},1\na,{w},target,1,50\nb,{w},filler,{alarm},2\n" for w, alarm in (("w1", 0), ("w2", 1))
     )
     amnet("ratings", write(log, "log.csv"), "--score", "hits")
     assert left_out("false alarms") == (1, 3) and scores() == {"a": (1.0, 1)}
@@ -154,7 +153,9 @@ def test_the_table_is_a_dataset(desk: Path) -> None:
     for name in "abc":
         Image.new("RGB", (70, 70)).save(desk / f"{name}.jpg")
     amnet("ratings", write(FEW), "--score", "mean")
-    assert {image.name for image in open_dataset("ratings.csv").images} == {"a.jpg", "b.jpg", "c.jpg"}
+    found = open_dataset("ratings.csv")
+    assert sorted(found.names) == ["a.jpg", "b.jpg", "c.jpg"]
+    assert found.drawing is not None and {line.score for line in found.drawing.lines[""]} == {2.0, 3.5}
 
 
 def test_what_cannot_be_guessed_is_one_error() -> None:
@@ -209,8 +210,8 @@ def test_logs_without_repeats_or_with_lags_that_cannot_be_are_refused() -> None:
 
 def test_options_that_cannot_be_used_are_refused_before_anything_is_read() -> None:
     table = write("nothing")
-    message = amnet("ratings", table, "--score", "mean", "--halvings", 0, "--most-false-alarms", 2, "--trial-column", "t",
-                    status=2).stderr  # fmt: skip
+    wrong = ("--halvings", 0, "--most-false-alarms", 2, "--trial-column", "t")
+    message = amnet("ratings", table, "--score", "mean", *wrong, status=2).stderr
     assert "--halvings is between 1 and 1000" in message and "--most-false-alarms is between 0 and 1" in message
     assert "--trial-column: --score mean reads no such column" in message
     message = amnet("ratings", table, "--score", "hits", "--response-word", "j=perhaps", status=2).stderr
