@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import click
 
-from commandline import heads, pages, paper, store
+from commandline import data, heads, pages, paper, store
 from commandline.options import tell
 from featcache.base.errors import FeatcacheError, ResourceError, StorageError, check_platform, ran_out_of_memory
 
@@ -73,7 +73,7 @@ def main() -> None:
     """
 
 
-for _module in (store, heads, paper, pages):
+for _module in (data, store, heads, paper, pages):
     for _command in vars(_module).values():
         if isinstance(_command, click.Command):
             main.add_command(_command)

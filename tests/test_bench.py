@@ -18,6 +18,8 @@ import bench.loops
 import bench.memory
 import bench.plain
 import bench.products
+import bench.rating_intervals
+import bench.ratings
 import bench.read
 import bench.train
 from featcache.backbones.descriptors.descriptors import DESCRIPTORS
@@ -182,3 +184,16 @@ def test_descriptors_are_timed_alone_and_together(tiny_dataset: Path, monkeypatc
     for name, milliseconds in found["milliseconds"].items():
         assert found["images_per_second"][name] == pytest.approx(1000 / milliseconds, rel=0.2)
     assert min(found["all_images_per_second"].values()) > 0
+
+
+@pytest.mark.parametrize("score", ["zmean", "dprime"])
+def test_ratings_are_made_of_a_drawn_table(score: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench.ratings, "IMAGES", 17)
+    monkeypatch.setattr(bench.ratings, "WORKERS", 29)
+    found = bench.ratings.measure(1500, score, tmp_path)
+    assert found["lines"] == 1500 and found["responses"] > 400 and 50 < found["peak_mb"] < 1000
+
+
+def test_an_interval_of_consistency_and_a_plain_bootstrap_are_drawn() -> None:
+    r, (low, high), (lowest, highest) = bench.rating_intervals.intervals("few workers", seed=0)
+    assert low < r < high and lowest < highest

@@ -31,6 +31,7 @@ MAY_IMPORT = {  # a folder, or a module that stands alone, and what it may impor
     "featcache/recipe": {"featcache/base", "featcache/settings"},
     "featcache/datasets": {"featcache/base"},
     "featcache/datasets/fetch": {"featcache/base", "featcache/datasets"},
+    "featcache/ratings": {"featcache/base"},
     "featcache/images": {"featcache/base", "featcache/settings", "featcache/recipe"},
     "featcache/backbones/descriptors": {"featcache/base"},
     "featcache/backbones/families": {"featcache/base", "featcache/settings", "featcache/backbones/descriptors"},

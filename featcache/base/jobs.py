@@ -85,9 +85,9 @@ def run_jobs(
 
 def _perform(index: int, work: bytes, version: str) -> tuple[int, Any]:
     """Do one job, in a worker. Random state and number of threads belong to the process: one job at a time in each."""
-    if version != _version():
+    if version != installed_version():
         raise Mismatch(
-            f"{socket.gethostname()}: the worker has {PACKAGE} {_version()}, this is {version}; "
+            f"{socket.gethostname()}: the worker has {PACKAGE} {installed_version()}, this is {version}; "
             "install the same version for every worker"
         )
     function, item = pickle.loads(work)
@@ -95,7 +95,8 @@ def _perform(index: int, work: bytes, version: str) -> tuple[int, Any]:
         return index, function(item)
 
 
-def _version() -> str:
+def installed_version() -> str:
+    """Return the version of this package that is installed, in words where none is."""
     try:
         return importlib.metadata.version(PACKAGE)
     except importlib.metadata.PackageNotFoundError:
@@ -110,7 +111,9 @@ def _in_processes(calls: dict[int, bytes], workers: Workers) -> Generator[tuple[
     while left:
         pool = ProcessPoolExecutor(workers.jobs, initializer=_end_with, initargs=(os.getpid(),), env=threads)
         try:
-            for job in as_completed([pool.submit(_perform, index, work, _version()) for index, work in left.items()]):
+            for job in as_completed(
+                [pool.submit(_perform, index, work, installed_version()) for index, work in left.items()]
+            ):
                 index, result = job.result()
                 del left[index]
                 deaths = 0
@@ -143,7 +146,9 @@ def _on_cluster(calls: dict[int, bytes], address: str) -> Generator[tuple[int, A
         import distributed
 
         # nothing else holds the jobs, and each is released: what is done is not done again when its worker dies
-        submitted = (client.submit(_attempt, index, work, _version(), pure=False) for index, work in calls.items())
+        submitted = (
+            client.submit(_attempt, index, work, installed_version(), pure=False) for index, work in calls.items()
+        )
         for job in distributed.as_completed(list(submitted), loop=client.loop):
             try:
                 outcome = job.result()
@@ -160,8 +165,8 @@ def _on_cluster(calls: dict[int, bytes], address: str) -> Generator[tuple[int, A
                 ) from error
             except Exception as error:  # of any kind: the job did not run, for it would return its own error
                 raise Mismatch(
-                    f"{address}: a worker cannot run jobs of {PACKAGE} {_version()} ({' '.join(str(error).split())}); "
-                    "install the same version, with the same dask, for every worker"
+                    f"{address}: a worker cannot run jobs of {PACKAGE} {installed_version()} "
+                    f"({' '.join(str(error).split())}); install the same version, with the same dask, for every worker"
                 ) from error
             if isinstance(outcome, Exception):
                 raise outcome

@@ -1,55 +1,55 @@
-"""Tables of ratings with numbers, standard errors and a reliability beside them, made by hand."""
+"""Simulated people whose true scores are known: raters with biases, and players of a memory game."""
 
-import hashlib
-import json
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-RELIABILITY = {
-    "halvings": 50,
-    "split_half": 0.6,
-    "split_half_low": 0.5,
-    "split_half_high": 0.7,
-    "full": 0.75,
-    "full_low": 0.65,
-    "full_high": 0.82,
-    "ceiling": 0.8660254,
-    "ceiling_low": 0.81,
-    "ceiling_high": 0.91,
-    "curve": [{"ratings": 3, "consistency": 0.4}],
-}
+Floats = NDArray[np.float64]
 
 
-def write_facts(table: Path, reliability: dict[str, Any] | None = None, **more: Any) -> Path:
-    """Write the .json file beside a table, as it belongs to the table's bytes now."""
-    facts = {
-        "ratings_format_version": 1,
-        "table_sha256": hashlib.sha256(table.read_bytes()).hexdigest(),
-        "score": "mean",
-        "reliability": RELIABILITY if reliability is None else reliability,
-    }
-    path = table.with_suffix(".json")
-    path.write_text(json.dumps({**facts, **more}))
-    return path
-
-
-def write_rated(dataset: Path, table: Path, *, seed: int = 3) -> dict[str, tuple[int, float]]:
-    """Write the first two splits of a dataset of split files as a table with n and se, and the .json beside it.
-
-    Scores are those of split 1. Return n and se of each image.
-    """
-    parts: dict[str, dict[str, str]] = {}
-    scores: dict[str, str] = {}
-    for split in ("2", "1"):
-        for part in ("train", "val", "test"):
-            for line in (dataset / "splits" / f"{part}_{split}.txt").read_text().splitlines():
-                name, score = line.split()
-                parts.setdefault(name, {})[split], scores[name] = part, score
+def draw_ratings(
+    true: Floats, *, workers: int, share: float, bias: float, noise: float, seed: int
+) -> list[tuple[int, int, float]]:
+    """Return lines of image, worker, rating: true scores (I), each worker's bias, noise."""
     rng = np.random.default_rng(seed)
-    known = {name: (int(rng.integers(2, 20)), round(float(rng.uniform(0.02, 0.3)), 4)) for name in sorted(scores)}
-    lines = [f"{name},{scores[name]},{n},{se},{parts[name]['1']},{parts[name]['2']}" for name, (n, se) in known.items()]
-    table.write_text("\n".join(["image,score,n,se,split_1,split_2", *lines]) + "\n")
-    write_facts(table)
-    return known
+    images = len(true)
+    rated = rng.random((images, workers)) < share
+    ratings = true[:, None] + bias * rng.normal(size=workers) + noise * rng.normal(size=(images, workers))
+    return [(int(i), int(w), float(ratings[i, w])) for i, w in np.argwhere(rated)]
+
+
+class Game(NamedTuple):
+    """Chances of a yes for each target at its repeat at T = 75 and at its first showing, and how hits fall with lag."""
+
+    hit: Floats
+    false_alarm: Floats
+    slope: float = 0.0
+
+
+def play(game: Game, *, workers: int, seed: int, careless: int = 0, targets: int = 20) -> list[tuple[object, ...]]:
+    """Return a log: image, worker, condition, response, trial. Careless workers, the last, answer no always.
+
+    Each player sees some targets twice, 5 to 150 trials apart, and between them fillers, some of which come again soon.
+    """
+    rng = np.random.default_rng(seed)
+    lines: list[tuple[object, ...]] = []
+    for worker in range(workers):
+        for k, image in enumerate(rng.choice(len(game.hit), min(targets, len(game.hit)), replace=False)):
+            first, lag = 200 * k, int(rng.integers(5, 150))
+            chance = game.hit[image] + game.slope * np.log(lag / 75)
+            lines.append((f"t{image}.jpg", worker, "target", rng.random() < game.false_alarm[image], first))
+            lines.append((f"t{image}.jpg", worker, "target repeat", rng.random() < chance, first + lag))
+            lines.append((f"f{worker}-{k}.jpg", worker, "filler", rng.random() < 0.1, first + 1))
+            lines.append((f"f{worker}-{k}.jpg", worker, "vigilance repeat", rng.random() < 0.95, first + 3))
+    return [
+        (image, f"w{worker:03}", condition, int(bool(yes) and worker < workers - careless), trial)
+        for image, worker, condition, yes, trial in lines
+    ]
+
+
+def write_table(path: Path, header: str, lines: list[tuple[object, ...]]) -> Path:
+    """Write lines as CSV below a header."""
+    path.write_text(header + "\n" + "".join(",".join(map(str, line)) + "\n" for line in lines))
+    return path

@@ -254,7 +254,7 @@ def test_a_cluster_can_be_left_early_and_used_again(cluster: RunningCluster) -> 
 
 
 def test_workers_of_another_version_are_refused(cluster: RunningCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "_version", lambda: "9.9")
+    monkeypatch.setattr(jobs, "installed_version", lambda: "9.9")
     with pytest.raises(Mismatch, match=r"the worker has amnet-featcache .*, this is 9\.9; install the same version"):
         list(run_jobs(square, range(2), Workers(cluster=cluster.address)))
 

@@ -19,7 +19,7 @@ from featcache.datasets.reliability import (
     spearman_brown,
 )
 from tests.featcache.datasets.test_ratings import write
-from tests.helpers.raters import RELIABILITY, write_facts
+from tests.helpers.rated_tables import RELIABILITY, write_facts
 
 RATED = "image,score,n,se,split\na.jpg,1,4,0.5,train\nb.jpg,0,1,,train\nc.jpg,2.5,12,0,test\n"
 IMAGES = ("a.jpg", "b.jpg", "c.jpg")

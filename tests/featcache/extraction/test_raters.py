@@ -16,7 +16,7 @@ from featcache.maintenance.repair import repair_cache
 from featcache.store.cache import FeatureCache, open_cache
 from featcache.store.manifest import read_manifest, write_manifest
 from tests.helpers.command_line import amnet
-from tests.helpers.raters import RELIABILITY, write_facts, write_rated
+from tests.helpers.rated_tables import RELIABILITY, write_facts, write_rated
 from tests.helpers.tiny import TINY_EXTRACT
 
 Desk = tuple[Path, Path, dict[str, tuple[int, float]]]  # a table, its cache, and n and se of each image
