@@ -26,6 +26,9 @@ from PIL import Image
 
 from featcache.base.errors import InvalidSettings
 from head.prediction.predictor import Predictor
+from head.runs.head_file import load_head
+from head.runs.intervals import half_width
+from head.runs.run import read_run
 from head.show.page.gallery import pack_maps
 from head.show.page.live import app, server
 from head.show.page.live.app import MOST_BYTES, MOST_WAITING, explore_app, refusal
@@ -158,6 +161,14 @@ def test_several_runs_answer_with_their_mean(run: Path, predictor: Predictor, ph
     assert packed is not None
     assert found["maps"] == packed.as_json()
     assert predict_bytes(predictor, photograph.read_bytes())["deviation"] is None
+
+
+def test_the_answer_has_the_bounds_of_the_score(run: Path, photograph: Path) -> None:
+    found = predict_bytes(Predictor.load(run, level=0.5), photograph.read_bytes())  # by the residuals of 7 images
+    width = half_width(load_head(read_run(run)).residuals, 0.5)
+    assert (found["lower"], found["upper"]) == pytest.approx((found["score"] - width, found["score"] + width))
+    assert found["level"] == 0.5
+    assert predict_bytes(Predictor.load(run), photograph.read_bytes())["lower"] is None
 
 
 def test_what_to_know_of_an_image_is_in_the_answer(predictor: Predictor, photograph: Path) -> None:
