@@ -14,8 +14,10 @@ from huggingface_hub import ModelCard
 from featcache.base.errors import CorruptFile
 from featcache.images.loading import load_image
 from featcache.store.cache import open_cache
+from head.evaluation.people import Ceiling, near_ceiling, of_ceiling
 from head.evaluation.score import score_run, write_scores
 from head.prediction.members import Member
+from head.runs.config import NEAR_CEILING
 from head.runs.head_file import load_head
 from head.runs.run import Run, read_run
 from head.settings import settings_of
@@ -189,3 +191,20 @@ def test_it_says_which_baseline_a_head_is(
 )
 def test_differences_are_told_by_a_number_that_is_not_below(value: float, told: str) -> None:
     assert _at_most(value) == told
+
+
+def test_how_near_the_ceiling_its_rho_is_is_said_of_a_run_and_of_one_on_all_images(scored: Run, tmp_path: Path) -> None:
+    assert "ceiling" not in card_of(scored)
+    scores = json.loads((scored.folder / "scores.json").read_text())
+    near = of_ceiling(0.6, 0.5, 0.7, Ceiling(0.8, 0.75, 0.85, "it"))
+    facts = CardFacts("mit", FILES, {**scores, **near}, DIFFERENCES)
+    sentence = f" That rho is {near_ceiling(near)}."
+    assert sentence in model_card([Member(scored, load_head(scored))], facts)
+    estimate = {"rho": 0.6, "low": 0.5, "high": 0.7, "mse": 0.01, "splits": 2, "seeds": 1, "images": 22}
+    estimate |= {key: near[key] for key in NEAR_CEILING}
+    whole = changed(scored, choice={"epochs": 3}, result={**scored.result.document, "estimate": estimate})
+    assert whole.estimate.endswith("of 2 splits, 0.75 of the ceiling 0.800")
+    assert sentence in model_card([Member(whole, load_head(scored))], facts)
+    (tmp_path / "scores.json").write_text(json.dumps({**scores, **near, "of_ceiling": "most"}))
+    with pytest.raises(CorruptFile, match="not the scores of this head"):
+        read_scores(replace(scored, folder=tmp_path))

@@ -4,7 +4,9 @@ import base64
 import copy
 import json
 import re
+import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,11 @@ import pytest
 from PIL import Image
 
 from featcache.datasets.dataset import open_dataset
+from featcache.datasets.reliability import Reliability
 from featcache.extraction.extract import extract
 from featcache.store.cache import FeatureCache, open_cache
-from head.evaluation.evaluate import Evaluation
+from featcache.store.manifest import read_manifest, write_manifest
+from head.evaluation.evaluate import Evaluation, evaluate
 from head.runs.head_file import load_head
 from head.runs.run import CONFIG_NAME
 from head.settings import TrainSettings
@@ -299,6 +303,24 @@ def test_scores_are_those_of_score_cache_and_splits_open(page: Any, evaluation: 
         assert body.locator("button").get_attribute("aria-expanded") == "true"
     click(page.locator("#runs summary").first)
     assert evaluation.summaries[0].scored[0].run.config.fingerprint in page.inner_text("#runs")
+
+
+@needs_chromium
+def test_where_the_ceiling_is_known_a_column_says_how_near_it_heads_come(
+    browser: Any, page: Any, cache: FeatureCache, runs: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(cache.path, tmp_path / cache.name))
+    known = {"": Reliability(0.8, "it", 0.75, 0.85, full=0.64)}
+    write_manifest(folder, replace(read_manifest(folder), reliability=known))
+    amnet("report", "--cache", folder, "--runs", runs, "--out", tmp_path / "report.html")
+    row = evaluate(open_cache(folder), runs).summaries[0].as_json()
+    with opened_page(browser, (tmp_path / "report.html").as_uri()) as opened:
+        assert "of ceiling" in opened.locator(".scores thead").inner_text().lower()
+        cell = opened.locator(".scores > tbody > tr").first.inner_text().split("\t")[3]
+        wanted = [f"{row[key]:.2f}" for key in ("of_ceiling", "of_ceiling_low", "of_ceiling_high")]
+        assert cell.replace("\u2212", "-") == f"{wanted[0]} {wanted[1]} to {wanted[2]}"
+        assert "Ceiling 0.800 (95% 0.750 to 0.850): root of 0.640" in opened.locator("#scores .note").first.inner_text()
+    assert "of ceiling" not in page.locator(".scores thead").inner_text().lower()
 
 
 @needs_chromium
