@@ -25,9 +25,9 @@ import uvicorn
 from PIL import Image
 
 from featcache.base.errors import InvalidSettings
+from head.calibration.intervals import half_width
 from head.prediction.predictor import Predictor
 from head.runs.head_file import load_head
-from head.runs.intervals import half_width
 from head.runs.run import read_run
 from head.show.page.gallery import pack_maps
 from head.show.page.live import app, server
