@@ -33,9 +33,12 @@ class Codes(NamedTuple):
 
 
 class Table(NamedTuple):
-    """n lines: codes of images, workers and words, numbers (n) float64, NaN where missing, the file's line
-    of each, and what was guessed."""
+    """n lines of the file at path: codes of images, workers and words, numbers (n) float64, NaN where missing.
 
+    line (n) is where each stands in the file; notes is what was guessed.
+    """
+
+    path: Path
     codes: dict[str, Codes]
     numbers: dict[str, NDArray[np.float64]]
     columns: dict[str, str]
@@ -80,9 +83,9 @@ def read_responses(path: Path, settings: RatingSettings) -> Table:
     names = {what: header[place].strip() for what, place in columns.place.items()}
     line = np.arange(2, len(blank) + 2, dtype=np.int32)
     if kept.all():
-        return Table(codes, numbers, names, line, notes)
+        return Table(path, codes, numbers, names, line, notes)
     codes = {what: Codes(one.texts, one.of[kept]) for what, one in codes.items()}
-    return Table(codes, {what: one[kept] for what, one in numbers.items()}, names, line[kept], notes)
+    return Table(path, codes, {what: one[kept] for what, one in numbers.items()}, names, line[kept], notes)
 
 
 def _header(path: Path, settings: RatingSettings) -> tuple[str, list[str], Columns]:
@@ -141,22 +144,26 @@ def _refuse_faults(
 ) -> None:
     """Raise `BadInput` that names the lines whose cells are needed and missing, or are no numbers."""
     faults: list[tuple[int, str, bool]] = []
+    total = 0
     for what in columns.place:
-        if what in numbers:
-            faults += [(row, what, True) for row in np.flatnonzero(bad[what])[: MOST_PROBLEMS_SHOWN + 1]]
+        cells = [(bad[what], True)] if what in numbers else []
         if what in _NEEDED:
             empty = np.isnan(numbers[what]) & ~bad[what] if what in numbers else _is_empty(codes[what])
-            faults += [(row, what, False) for row in np.flatnonzero(empty & ~blank)[: MOST_PROBLEMS_SHOWN + 1]]
+            cells.append((empty & ~blank, False))
+        for faulty, is_bad in cells:
+            rows = np.flatnonzero(faulty)
+            total += len(rows)
+            faults += [(row, what, is_bad) for row in rows[:MOST_PROBLEMS_SHOWN].tolist()]
     if not faults:
         return
-    faults = sorted(faults)[: MOST_PROBLEMS_SHOWN + 1]
+    faults = sorted(faults)[:MOST_PROBLEMS_SHOWN]
     texts = _cells(path, separator, columns, {row for row, _, _ in faults})
     problems = [
         f"{path}:{row + 2}: the {what} {shown(texts[row][what] or '')} is no number" if is_bad
         else f"{path}:{row + 2}: no {what}"
         for row, what, is_bad in faults
     ]  # fmt: skip
-    refuse(BadInput, f"{path}: lines that cannot be used:", problems, "Mend them, or take them out.")
+    refuse(BadInput, f"{path}: cells that cannot be used, {total:,} in all:", problems, "Mend them, or take them out.")
 
 
 def _cells(path: Path, separator: str, columns: Columns, rows: set[int]) -> dict[int, dict[str, str | None]]:

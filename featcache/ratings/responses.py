@@ -124,8 +124,13 @@ def trials_that_count(table: Table, settings: RatingSettings) -> Responses:
         known = ~np.isnan(log.lag)
         left_out.append(LeftOut("the lag of a repeat is not known", 0, _count(hits & ~known)))
         wrong = log.line[hits & (log.lag <= 0)]
-        problems = [f"line {line}: the repeat does not come after the first showing" for line in np.sort(wrong)]
-        refuse(BadInput, "lags of 0 trials or fewer:", problems, "Mend them, or name the columns of trials or lags.")
+        problems = [f"{table.path}:{line}: the repeat does not come after the first showing" for line in np.sort(wrong)]
+        refuse(
+            BadInput,
+            f"{table.path}: lags of 0 trials or fewer:",
+            problems,
+            "Mend them, or name the columns of trials or lags.",
+        )
         return Responses(log.answers(hits & known), None, log.lag[hits & known], left_out, trials, *told)
     if settings.score == "hits":
         return Responses(log.answers(hits), None, None, left_out, trials, *told)
@@ -173,7 +178,7 @@ def _read_log(table: Table, words: _Words) -> tuple[_Log, list[LeftOut], list[st
         table.line[order],
     )
     if not (log.repeat & log.target).any():
-        raise BadInput("no image is shown to a worker twice as a target, so there are no hits; name the columns with "
+        raise BadInput(f"{table.path}: no image is shown to a worker twice as a target, so there are no hits; name "
                        "--condition-column, --showing-column, --trial-column or --lag-column")  # fmt: skip
     missing = log.pressed < 0
     left_out = [
@@ -197,7 +202,9 @@ def _meanings(table: Table, settings: RatingSettings) -> tuple[_Words, list[str]
         found[what] = [meanings.of.get(text) or "" for text in texts]
         notes += meanings.notes
         problems += meanings.problems
-    refuse(BadInput, "words whose meaning is not known:", problems, "Say what they mean with these options.")
+    refuse(
+        BadInput, f"{table.path}: words whose meaning is not known:", problems, "Say what they mean with these options."
+    )
     return _Words(table, found), notes
 
 

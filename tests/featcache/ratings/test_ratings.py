@@ -205,7 +205,9 @@ def test_logs_without_repeats_or_with_lags_that_cannot_be_are_refused() -> None:
     log = "image,worker,response,trial\na,w,yes,1\nb,w,no,2\n"
     assert "no image is shown to a worker twice" in amnet("ratings", write(log), "--score", "hits", status=3).stderr
     log = "image,worker,condition,response,trial\na,w,first,no,9\na,w,repeat,yes,2\n"
-    assert "line 3: the repeat does not come after" in amnet("ratings", write(log), "--score", "lag", status=3).stderr
+    assert (
+        "table.csv:3: the repeat does not come after" in amnet("ratings", write(log), "--score", "lag", status=3).stderr
+    )
 
 
 def test_options_that_cannot_be_used_are_refused_before_anything_is_read() -> None:
