@@ -67,6 +67,8 @@ def test_a_calibration_is_fitted_to_that_part_and_its_residuals_are_cross_fitted
     part, test = own.splits["1"]["val"], own.splits["1"]["test"]
     before = predicted(own, run, part, calibration=None)
     head = load_head(run)
+    plain = load_head(fit(own, tmp_path / "plain", settings)).module.state_dict()
+    assert all(torch.equal(tensor, plain[name]) for name, tensor in head.module.state_dict().items())
     assert head.calibration is not None
     np.testing.assert_allclose(head.calibration.knots, fit_calibration(kind, before, part.scores).knots, atol=1e-5)
     wanted = np.abs(cross_fitted(kind, before, part.scores) - part.scores)
