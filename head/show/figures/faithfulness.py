@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 COLOURS = {"random": GREY, "centre": ORANGE, "attention": BLUE}
-_MOST = 3  # heads, each of which takes a minute
+_MOST = 3  # heads: each place of each image is emptied, which takes most of the time of the figures
 _TITLES = {"deletion": "places emptied: change of the score", "insertion": "places put back: change undone"}
 
 
