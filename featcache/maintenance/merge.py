@@ -9,6 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from featcache.backbones.families.descriptor_networks import (
     Parts,
     described_layers,
@@ -23,7 +26,7 @@ from featcache.base.files import digest_of_file, refuse_full_disk, write_durably
 from featcache.base.progress import OnProgress, Progress, silent
 from featcache.datasets.duplicates import LOOK_ALIKE, joined, of_parts
 from featcache.datasets.reliability import Raters, Reliability, merge_raters, merge_reliability
-from featcache.datasets.splits import Others, Ratings, merge_others, merge_ratings
+from featcache.datasets.splits import Others, Part, Ratings, merge_others, merge_ratings
 from featcache.images.decode import DECODED
 from featcache.images.identity import is_same_image
 from featcache.maintenance.merge_plan import Planned, Source, assign_rows, choose_pieces, held_images, plan_merge
@@ -220,12 +223,26 @@ def _refuse_another(
         and blocks == {item.block for item in planned}
         and all(is_same_image(image, wanted[row]) for row, image in enumerate(there.images))
         and _parts_of(there.manifest.ratings) == _parts_of(ratings)
-        and there.others.keys() == others.keys()
-        and there.manifest.raters.keys() == raters.keys()
+        and _same(there.others, others)
+        and _same(there.manifest.raters, raters)
         and there.manifest.reliability == reliability
     )
     if not same:
         raise InvalidSettings(f"{out} is a finished cache of something else; give a new folder")
+
+
+def _same(these: Mapping[str, Part] | Mapping[str, Raters], those: Mapping[str, Part] | Mapping[str, Raters]) -> bool:
+    """Whether the numbers of each target or split are the same."""
+    if these.keys() != those.keys():
+        return False
+    pairs = [(vars(these[name]), vars(those[name])) for name in these]
+    return all(_equal(one[field], other[field]) for one, other in pairs for field in one)
+
+
+def _equal(one: NDArray[Any] | None, other: NDArray[Any] | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return np.array_equal(one, other, equal_nan=True)
 
 
 def _parts_of(ratings: Ratings) -> set[tuple[str, str, str]]:

@@ -98,7 +98,7 @@ def _written_by_this(table: Path, facts: Path) -> bool:
         return False
     if "ratings_format_version" not in found:
         return False
-    return not table.exists() or digest_of_file(table) == found.get("table_sha256")
+    return not table.exists() or digest_of_file(table) in (found.get("table_sha256"), found.get("replaces"))
 
 
 def _prepared(found: Responses, settings: RatingSettings, images: int) -> tuple[Responses, dict[str, Any]]:
@@ -164,6 +164,9 @@ def _recipe(
 
 
 def _written(report: RatingsReport, data: bytes, facts_path: Path) -> RatingsReport:
+    """Write what is told first: it names the table to come and the one that it replaces, so a kill locks nobody out."""
+    before = digest_of_file(report.table) if report.table.is_file() else report.facts["table_sha256"]
+    replaced = {"replaces": before} if before != report.facts["table_sha256"] else {}
+    write_output(facts_path, (json.dumps({**report.facts, **replaced}, indent=1, allow_nan=False) + "\n").encode())
     write_output(report.table, data)
-    write_output(facts_path, (json.dumps(report.facts, indent=1, allow_nan=False) + "\n").encode())
     return report

@@ -18,6 +18,8 @@ from head.settings import CALIBRATIONS
 _FOLDS = 10
 Scores = NDArray[np.float64]
 
+_ALIKE = 1e-4  # of the range of ratings: a line through predictions that close is all rounding
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -78,9 +80,10 @@ def fit_calibration(kind: str, predicted: Scores, truth: Scores) -> Calibration:
 
     Raises `BadInput` that says why there is none: what fits best falls as predictions rise, or is the same for all.
     """
-    for values, whose in ((predicted, "predictions"), (truth, "ratings")):
-        if np.ptp(values) == 0:
-            raise BadInput(f"{whose} are all alike")
+    if np.ptp(truth) == 0:
+        raise BadInput("ratings are all alike")
+    if np.ptp(predicted) <= _ALIKE * np.ptp(truth):
+        raise BadInput(f"predictions are all alike, within {np.ptp(predicted):.2g}")
     if kind == "linear":
         centred = predicted - predicted.mean()
         slope = float(centred @ truth / (centred @ centred))

@@ -29,7 +29,7 @@ def check_level(level: float) -> None:
 def fewest_images(level: float) -> int:
     """Return of how many images residuals must be known for an interval of a level: 9 for 90%, 19 for 95%."""
     check_level(level)
-    return math.ceil(1 / (1 - level) - 1 - 1e-9)
+    return max(1, math.ceil(1 / (1 - level) - 1 - 1e-9))
 
 
 def half_width(residuals: Scores, level: float) -> float | None:
@@ -37,7 +37,7 @@ def half_width(residuals: Scores, level: float) -> float | None:
     n = len(residuals)
     if n < fewest_images(level):
         return None
-    return float(np.sort(residuals)[math.ceil((n + 1) * level - 1e-9) - 1])
+    return float(np.sort(residuals)[max(1, math.ceil((n + 1) * level - 1e-9)) - 1])
 
 
 def mean_half_width(residuals: Sequence[Scores], level: float) -> float | None:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.base.commands import amnet, command
-from featcache.base.errors import BadInput
+from featcache.base.errors import BadInput, printable
 from featcache.datasets.splits import Part
 from featcache.store.cache import FeatureCache
 
@@ -46,6 +46,14 @@ def image_weights(cache: FeatureCache, part: Part, weight: str) -> Weights | Non
         return None
     found = raw_weights(cache, part, weight)
     lacking = int(np.isnan(found).sum())
+    if 0 < lacking < len(found):
+        rows = part.rows[np.isnan(found)]
+        names = ", ".join(printable(cache.images[row].name) for row in rows[:3])
+        raise BadInput(
+            f"{cache.path}: {command('--weight', weight)} needs {_COLUMNS[weight]}, which {lacking:,} of "
+            f"{len(found):,} training images lack ({names}{', ...' if lacking > 3 else ''}), as those of one rating do; "
+            f"use {command('--weight', 'n')}, or leave these images out of the table and extract again"
+        )
     if lacking:
         raise BadInput(
             f"{cache.path}: {command('--weight', weight)} needs {_COLUMNS[weight]}, which {lacking:,} of "

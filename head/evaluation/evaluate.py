@@ -171,7 +171,8 @@ def _to_fit_all(cache: FeatureCache, summaries: Sequence[HeadSummary], found: Fo
         return []
     finishing = commands_to_train(cache, [one for one in found.unfinished if _is_of(one, best)], runs)
     there = [one.name for one in found.on_all_images if one.finished]
-    members = {one.name: one for one in found.runs if one.name in run.train_settings.members and one.name not in there}
+    names = [name for one in run.train_settings.members for name in (one, f"{one},seed={run.seed}")]
+    members = {one.name: one for one in found.runs if one.name in names and one.name not in there}
     finishing += [train_command(cache, FULL, one.train_settings, name=one.name, runs=runs) for one in members.values()]
     return [*finishing, train_command(cache, FULL, run.train_settings, name=run.name, runs=runs)]
 

@@ -57,6 +57,11 @@ class Member:
         return device
 
 
+def trained_on(members: Sequence[Member]) -> frozenset[str]:
+    """Return the sha256 of all images that any member was trained on."""
+    return frozenset[str]().union(*(member.head.train_images for member in members))
+
+
 def left_out(unfinished: Sequence[Run]) -> list[str]:
     """Return that these runs are left out, as their training has not finished."""
     names = ", ".join(str(run.folder) for run in unfinished)

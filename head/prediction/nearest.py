@@ -4,7 +4,7 @@ What a head says of an image rests on the images that it was trained on; where n
 docs/nearest.md has how the distance was chosen, and what it tells.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -94,12 +94,13 @@ class RatedImages:
         return Near(row, self.names[row], float(self.ratings[place]), distance)
 
 
-def rated_images(cache: FeatureCache, runs: Sequence[Run]) -> RatedImages:
+def rated_images(cache: FeatureCache, runs: Sequence[Run], train_images: Collection[str]) -> RatedImages:
     """Return the images of a cache that any of some runs was trained on, as one of its heads reads them.
 
-    An image that has several scores in their train parts has their mean. Raises `Mismatch` if the cache has other
+    train_images are the sha256 of what their heads were trained on: nothing else is taken. An image that has several
+    scores in their train parts has their mean. Raises `Mismatch` if the cache has other
     features than the heads were trained on, `InvalidSettings` if they read pixels alone or it lacks what they were
-    trained to predict, or `BadInput` if it has fewer than two of their images.
+    trained to predict, or `BadInput` if it has less than half of their images, or they are imported.
     """
     run = runs[0]
     cache = cache.of_target(run.config.target)
@@ -113,11 +114,13 @@ def rated_images(cache: FeatureCache, runs: Sequence[Run]) -> RatedImages:
     if not layers:
         raise InvalidSettings(f"{run.folder}: reads pixels alone, by which no images are near; leave --cache out")
     source = HeadInput(layers, "mean")
-    rows, ratings = _trained_on(cache, runs)
-    if len(rows) < 2:
+    if run.imported:
+        raise BadInput(f"{run.folder}: imported, so which images it was trained on is unknown; leave --cache out")
+    rows, ratings = _trained_on(cache, runs, train_images)
+    if len(rows) < max(2, len(train_images) / 2):
         raise BadInput(
-            f"{cache.path}: has {len(rows)} of the images that {run.folder} was trained on; name the cache that it "
-            "was trained on"
+            f"{cache.path}: has {len(rows):,} of the {len(train_images):,} images that {run.folder} was trained on; "
+            "name the cache that it was trained on"
         )
     means = _means(cache, source, rows)
     mean, deviation = means.mean(axis=0), means.std(axis=0)
@@ -127,12 +130,16 @@ def rated_images(cache: FeatureCache, runs: Sequence[Run]) -> RatedImages:
     return RatedImages(source, rows, ratings, vectors, mean, deviation, _far_beyond(vectors), names)
 
 
-def _trained_on(cache: FeatureCache, runs: Sequence[Run]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def _trained_on(
+    cache: FeatureCache, runs: Sequence[Run], train_images: Collection[str]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     splits = dict.fromkeys(run.split for run in runs)
     trained = [parts["train"] for split in splits if "train" in (parts := parts_of(cache, split))]
     present = [present_part(cache, part) for part in trained]
     every = np.concatenate([np.zeros(0, np.int64), *(part.rows for part in present)])
     scores = np.concatenate([np.zeros(0), *(part.scores for part in present)])
+    trained_on = np.array([cache.images[row].sha256 in train_images for row in every], dtype=bool)
+    every, scores = every[trained_on], scores[trained_on]
     rows, image = np.unique(every, return_inverse=True)
     return rows, np.bincount(image, scores, len(rows)) / np.bincount(image, minlength=len(rows))
 

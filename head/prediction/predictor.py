@@ -28,7 +28,7 @@ from head.evaluation.marks import ScoreRange, score_range
 from head.explain.occlusion import occludes, occlusion
 from head.models.kinds import kind_of
 from head.prediction.map_files import is_occlusion, write_maps
-from head.prediction.members import Features, Member, find_members, left_out, predict_each
+from head.prediction.members import Features, Member, find_members, left_out, predict_each, trained_on
 from head.prediction.nearest import Neighbours, RatedImages, rated_images
 from head.runs.head_file import TrainedHead, float64_note, load_head
 from head.runs.hub import run_folder
@@ -189,7 +189,7 @@ class Predictor:
         for member in members:
             if kind_of(member.head.module).is_network:
                 member.head.module.to(backbone.device)
-        rated = None if cache is None else rated_images(cache, runs)
+        rated = None if cache is None else rated_images(cache, runs, trained_on(members))
         return cls(members, backbone, unfinished=unfinished, rated=rated, level=level)
 
     @overload

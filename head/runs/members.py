@@ -111,6 +111,9 @@ def _unfit(name: str, run: Run, wanted: _Wanted) -> str:
     kind = kind_for(run.train_settings)
     if kind.of_others:
         return f"it is a {head} itself; name its members"
+    if run.settings["calibrate"] != "none":
+        calibrate = command("--calibrate", str(run.settings["calibrate"]))
+        return f"it is calibrated; name a run without that, and give {calibrate} to this one itself"
     if kind.is_network:
         return f"a {head} computes a part of the backbone anew, which is not done for several heads at once"
     if (run.config.fingerprint, run.config.document.get("views")) != (wanted.cache.fingerprint, wanted.cache.views):

@@ -60,8 +60,11 @@ def unseen(predicted: Scores | None, truth: Scores, kind: str) -> Unseen:
     kind is `TrainSettings.calibrate`. Residuals are those of scores calibrated each by the others; where there is no
     calibration, facts have the problem, and residuals are those of scores as they are.
     """
-    if predicted is None or not np.isfinite(predicted).all():
+    if predicted is None:
         return Unseen()
+    if not np.isfinite(predicted).all():
+        problem = {"calibration": {"kind": "none", "problem": "some predictions are not finite"}}
+        return Unseen(facts={} if kind == "none" else problem)
     as_they_are = Unseen(residuals=np.abs(predicted - truth))
     if kind == "none":
         return as_they_are

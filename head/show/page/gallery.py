@@ -25,6 +25,7 @@ from head.evaluation.score import Scored, attention_of
 from head.evaluation.summary import called
 from head.explain.occlusion import occludes, occlusion_of, places_of
 from head.prediction.nearest import Neighbours, rated_images
+from head.runs.head_file import load_head
 from head.runs.run import Run
 
 LARGEST_ENTRIES = 16_000_000  # bytes of all entries of a page with their maps
@@ -241,7 +242,7 @@ def _with_looks(cache: FeatureCache, split: str, scored: Scored | None, entries:
 def _neighbours(cache: FeatureCache, run: Run, rows: NDArray[np.int64]) -> Iterable[Neighbours | None]:
     """Return the neighbours of rows among the images that a run was trained on, None where it has none."""
     try:
-        return rated_images(cache, [run]).of_rows(cache, rows)
+        return rated_images(cache, [run], load_head(run).train_images).of_rows(cache, rows)
     except (BadInput, InvalidSettings):  # an imported head, whose images nobody knows, or one that reads pixels
         return repeat(None)
 

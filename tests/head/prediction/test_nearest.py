@@ -15,6 +15,7 @@ from head.data.inputs import HeadInput
 from head.prediction.nearest import FAR_QUANTILE, MOST, RatedImages, rated_images
 from head.prediction.predictor import Predictor
 from head.prediction.text import Predictions
+from head.runs.head_file import load_head
 from head.runs.run import read_run
 from head.show.page.gallery import gallery_of
 from head.show.page.live.explore import predict_bytes
@@ -38,6 +39,11 @@ def planted() -> RatedImages:
 
 def run_folder(tiny_runs: Path, split: str = "1", name: str = "paper") -> Path:
     return tiny_runs / "tiny" / name / f"split-{split}"
+
+
+def rated(cache: FeatureCache, *folders: Path) -> RatedImages:
+    runs = [read_run(folder) for folder in folders]
+    return rated_images(cache, runs, frozenset[str]().union(*(load_head(run).train_images for run in runs)))
 
 
 def train_names(cache: FeatureCache, *splits: str) -> set[str]:
@@ -65,7 +71,7 @@ def test_of_equal_distances_the_first_row_comes_first(planted: RatedImages) -> N
 
 
 def test_rated_are_the_training_images_with_the_mean_of_their_scores(cache: FeatureCache, tiny_runs: Path) -> None:
-    found = rated_images(cache, [read_run(run_folder(tiny_runs, split)) for split in ("1", "2")])
+    found = rated(cache, *[run_folder(tiny_runs, split) for split in ("1", "2")])
     wanted: dict[int, list[float]] = {}
     for split in ("1", "2"):
         part = cache.splits[split]["train"]
@@ -78,7 +84,7 @@ def test_rated_are_the_training_images_with_the_mean_of_their_scores(cache: Feat
 
 
 def test_far_is_what_few_training_images_are_from_each_other(cache: FeatureCache, tiny_runs: Path) -> None:
-    found = rated_images(cache, [read_run(run_folder(tiny_runs))])
+    found = rated(cache, run_folder(tiny_runs))
     means = cache.read_pooled(found.rows, 0, "layer3")[:, 0]
     vectors = (means - means.mean(axis=0)) / means.std(axis=0)
     apart = np.sqrt(np.mean((vectors[:, None] - vectors[None]) ** 2, axis=2))
@@ -129,12 +135,16 @@ def test_another_cache_and_heads_that_have_no_neighbours_are_refused(
     cache: FeatureCache, torn_cache: Path, layered_cache: Path, tiny_runs: Path
 ) -> None:
     run = read_run(run_folder(tiny_runs))
+    some = load_head(run).train_images
     with pytest.raises(Mismatch, match="Name the cache that the head was trained on"):
-        rated_images(open_cache(layered_cache), [run])
+        rated_images(open_cache(layered_cache), [run], some)
     with pytest.raises(InvalidSettings, match="reads pixels alone, by which no images are near; leave --cache out"):
-        rated_images(cache, [changed(run, input={"layers": ["views"], "pooling": "maps"})])
-    with pytest.raises(BadInput, match="has 0 of the images that .* was trained on; name the cache"):
-        rated_images(cache, [changed(run, split="nine")])
+        rated_images(cache, [changed(run, input={"layers": ["views"], "pooling": "maps"})], some)
+    with pytest.raises(BadInput, match="has 0 of the 23 images that .* was trained on; name the cache"):
+        rated_images(cache, [changed(run, split="nine")], some)
+    strangers = frozenset(f"{k:064x}" for k in range(23))
+    with pytest.raises(BadInput, match="has 0 of the 23 images that .* was trained on; name the cache"):
+        rated_images(cache, [run], strangers)
 
 
 def test_pages_show_them_with_their_pictures(

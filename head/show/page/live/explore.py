@@ -16,6 +16,7 @@ from featcache.store.cache import FeatureCache
 from head.evaluation.evaluate import Evaluation
 from head.evaluation.marks import mark_outside
 from head.evaluation.summary import without_seed
+from head.prediction.members import trained_on
 from head.prediction.nearest import rated_images
 from head.prediction.predictor import Prediction, Predictor
 from head.runs.run import Run
@@ -76,7 +77,8 @@ def exploration(
 def _give_rated(predictor: Predictor, cache: FeatureCache) -> list[str]:
     """Let a predictor find the nearest of its training images in a cache; return why it cannot, if so."""
     try:
-        predictor.rated = rated_images(cache, [member.run for member in predictor.members])
+        runs = [member.run for member in predictor.members]
+        predictor.rated = rated_images(cache, runs, trained_on(predictor.members))
     except (BadInput, InvalidSettings, Mismatch) as error:
         return [f"the nearest training images are not shown: {error}"]
     return []
