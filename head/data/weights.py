@@ -51,8 +51,8 @@ def image_weights(cache: FeatureCache, part: Part, weight: str) -> Weights | Non
         names = ", ".join(printable(cache.images[row].name) for row in rows[:3])
         raise BadInput(
             f"{cache.path}: {command('--weight', weight)} needs {_COLUMNS[weight]}, which {lacking:,} of "
-            f"{len(found):,} training images lack ({names}{', ...' if lacking > 3 else ''}), as those of one rating do; "
-            f"use {command('--weight', 'n')}, or leave these images out of the table and extract again"
+            f"{len(found):,} training images lack ({names}{', ...' if lacking > 3 else ''}), as those of one rating "
+            f"do; use {command('--weight', 'n')}, or leave these images out of the table and extract again"
         )
     if lacking:
         raise BadInput(
