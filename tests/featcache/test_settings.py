@@ -79,7 +79,7 @@ def test_lambda_is_of_no_use_without_attention_and_most_settings_to_baselines() 
     assert "attention_weight" not in used_fields("amnet", attention=False)
     assert "order_penalty" in used_fields("amnet")
     assert "order_penalty" not in used_fields("amnet", steps=1)
-    every = [used_fields(head) for head in ("amnet", "ep", "probe", "tail", "svr")]
+    every = [used_fields(head) for head in ("amnet", "ep", "probe", "tail", "svr", "stack")]
     assert frozenset().union(*every) == set(TrainSettings().as_json())
     assert used_fields("ridge") == {"head", "pooling", "layers", "select_on", "val_fraction", "seed"}
     assert used_fields("mlp") == used_fields("ridge") | {"epochs", "patience"}

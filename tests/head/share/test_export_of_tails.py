@@ -90,7 +90,7 @@ def test_from_pixels_its_graphs_give_what_predict_gives(home: Path, tiny_dataset
     assert max(exported.differences.values()) < 1e-4
     predictor = Predictor.load(tmp_path / "out")
     views = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
-    wanted = [float(one) for one in predictor._score(list(views))[0][:, 0]]
+    wanted = [float(one) for one in predictor._score(predictor.backbone(torch.from_numpy(views)))[0][:, 0]]
     for name, given in (("model.onnx", views), ("head.onnx", views.reshape(3, -1, 3).astype(np.float32))):
         found = load_graph((tmp_path / "out" / name).read_bytes())(given)[0]
         np.testing.assert_allclose(found, wanted, atol=1e-4)

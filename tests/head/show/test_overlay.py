@@ -187,7 +187,7 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
     with pytest.raises(InvalidSettings, match=r"maps must be \(T, H, W\), found \(5, 7\)"):
         draw_maps(GREY, maps[0], step_scores=[1], score=1)
     maps[1, 2, 3] = np.nan
-    with pytest.raises(BadInput, match="attention maps that are not finite"):
+    with pytest.raises(BadInput, match="maps that are not finite"):
         draw_maps(GREY, maps, step_scores=[1, 2], score=1)
 
 
