@@ -76,18 +76,17 @@ def rate(responses: Path, settings: RatingSettings, out: Path) -> RatingsReport:
 
 def _check_outputs(responses: Path, out: Path) -> Path:
     """Return where the JSON file will be; raise `InvalidSettings` where something else would be replaced."""
+    named = command("--out", str(out))
     if out.suffix != ".csv":
-        raise InvalidSettings(f"{command('--out', str(out))}: the table's name ends with .csv; beside it comes a .json")
+        raise InvalidSettings(f"{named}: the table's name ends with .csv; beside it comes a .json")
     place, facts = check_output(out), check_output(out.with_suffix(".json"))
     way_out = "name another with --out"
     for path in (place, facts):
         if path == Path(os.path.realpath(responses)):
-            raise InvalidSettings(
-                f"{command('--out', str(out))}: {path} holds the responses, and would be replaced; {way_out}"
-            )
+            raise InvalidSettings(f"{named}: {path} holds the responses, and would be replaced; {way_out}")
     if (place.exists() or facts.exists()) and not _written_by_this(place, facts):
         raise InvalidSettings(
-            f"{command('--out', str(out))}: {place.name} or {facts.name} is there, and is not as `{amnet('ratings')}` wrote it; "
+            f"{named}: {place.name} or {facts.name} is there, and is not as `{amnet('ratings')}` wrote it; "
             f"{way_out}, or move it away"
         )
     return out.with_suffix(".json")

@@ -81,8 +81,10 @@ def test_lambda_is_of_no_use_without_attention_and_most_settings_to_baselines() 
     assert "order_penalty" not in used_fields("amnet", steps=1)
     every = [used_fields(head) for head in ("amnet", "ep", "probe", "tail", "svr", "stack")]
     assert frozenset().union(*every) == set(TrainSettings().as_json())
-    assert used_fields("ridge") == {"head", "pooling", "layers", "select_on", "val_fraction", "seed"}
-    assert used_fields("mlp") == used_fields("ridge") | {"epochs", "patience"}
+    every_head = {"head", "layers", "select_on", "val_fraction", "calibrate", "seed"}
+    assert used_fields("ridge") == every_head | {"pooling", "weight"}
+    assert used_fields("mlp") == every_head | {"pooling", "epochs", "patience"}
+    assert used_fields("stack") == every_head - {"layers"} | {"members"}
     assert used_fields("svr") == used_fields("ridge") | {"kernel"}
 
 
