@@ -114,6 +114,7 @@ def run_all(document: str, *, address: str = "") -> None:
 
 
 @pytest.mark.early
+@pytest.mark.timeout(900)  # forty commands, of which a processor without bf16 units needs a third of that
 @pytest.mark.usefixtures("real_cpu")
 def test_every_command_of_the_readme_works(desk: Path) -> None:
     named = {arguments[0] for arguments in commands("README.md")}
