@@ -76,7 +76,8 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     def small(cache: FeatureCache, settings: TrainSettings) -> nn.Module:
         return untrained_head(cache, replace(settings, hidden_size=17, regressor_size=13))
 
-    monkeypatch.setattr("head.training.trainer.goes_on", lambda settings, epochs, best_epoch: epochs < 1)
+    for module in ("trainer", "gradient"):
+        monkeypatch.setattr(f"head.training.{module}.goes_on", lambda settings, epochs, best_epoch: epochs < 1)
     monkeypatch.setattr("head.training.trainer.untrained_head", small)
     yield tmp_path
 
@@ -114,7 +115,7 @@ def run_all(document: str, *, address: str = "") -> None:
 
 
 @pytest.mark.early
-@pytest.mark.timeout(900)  # forty commands, of which a processor without bf16 units needs a third of that
+@pytest.mark.timeout(900)  # of forty commands
 @pytest.mark.usefixtures("real_cpu")
 def test_every_command_of_the_readme_works(desk: Path) -> None:
     named = {arguments[0] for arguments in commands("README.md")}
