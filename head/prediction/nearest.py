@@ -12,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from featcache.base.errors import BadInput, InvalidSettings
+from featcache.base.errors import BadInput, InvalidSettings, Mismatch, refuse
 from featcache.recipe import Recipe, check_same
 from featcache.settings import VIEWS_LAYER
 from featcache.store.cache import FeatureCache
 from featcache.store.shards.encoding import Constants
 from head.data.batches import EVAL_VIEW, parts_of, present_part
 from head.data.inputs import HeadInput
+from head.runs.ratings import difference, digests_once
 from head.runs.run import Run
 
 MOST = 5
@@ -98,9 +99,9 @@ def rated_images(cache: FeatureCache, runs: Sequence[Run], train_images: Collect
     """Return the images of a cache that any of some runs was trained on, as one of its heads reads them.
 
     train_images are the sha256 of what their heads were trained on: nothing else is taken. An image that has several
-    scores in their train parts has their mean. Raises `Mismatch` if the cache has other
-    features than the heads were trained on, `InvalidSettings` if they read pixels alone or it lacks what they were
-    trained to predict, or `BadInput` if it has less than half of their images, or they are imported.
+    scores in their train parts has their mean. Raises `Mismatch` if the cache has other features, images or ratings
+    than the heads were trained on, `InvalidSettings` if they read pixels alone or it lacks what they were trained to
+    predict, or `BadInput` if it has less than half of their images, or they are imported.
     """
     run = runs[0]
     cache = cache.of_target(run.config.target)
@@ -116,6 +117,9 @@ def rated_images(cache: FeatureCache, runs: Sequence[Run], train_images: Collect
     source = HeadInput(layers, "mean")
     if run.imported:
         raise BadInput(f"{run.folder}: imported, so which images it was trained on is unknown; leave --cache out")
+    digests = digests_once(cache)
+    others = [f"{one.folder}: {problem}" for one in runs if (problem := difference(one, cache, digests))]
+    refuse(Mismatch, f"{cache.path}: is not what these runs were trained on:", others, "Name the cache that is.")
     rows, ratings = _trained_on(cache, runs, train_images)
     if len(rows) < max(2, len(train_images) / 2):
         raise BadInput(

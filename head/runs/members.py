@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from featcache.base.commands import command
-from featcache.base.errors import InvalidSettings, list_problems
+from featcache.base.errors import CorruptFile, InvalidSettings, list_problems
 from featcache.store.cache import FeatureCache
 from head.data.batches import FULL, is_all_images, split_data
 from head.data.several import SeveralInputs
 from head.models.kinds import kind_for
 from head.runs.find import commands_to_train, train_command
+from head.runs.head_file import check_head
 from head.runs.ratings import difference, digests_once
 from head.runs.run import CONFIG_NAME, Run, read_run
 from head.settings import TrainSettings
@@ -61,6 +62,9 @@ def find_member_runs(cache: FeatureCache, split: str, settings: TrainSettings, h
         elif not run.finished:
             problems.append(f"{run.folder}: its training has not finished")
             commands += commands_to_train(cache, [run], wanted.runs)
+        elif problem := _damaged(run):
+            problems.append(problem)
+            commands += commands_to_train(cache, [run], wanted.runs, resume=False)
         else:
             found.append(run)
     if problems:
@@ -68,6 +72,15 @@ def find_member_runs(cache: FeatureCache, split: str, settings: TrainSettings, h
         ways = [f"Train them with: {one}" for one in dict.fromkeys(commands)]
         raise InvalidSettings(list_problems(title, problems, "\n".join(ways) or _known(wanted)))
     return found
+
+
+def _damaged(run: Run) -> str:
+    """Return that a finished run's head is missing or damaged, '' if it is there."""
+    try:
+        check_head(run)
+    except CorruptFile as error:
+        return str(error).partition(";")[0]
+    return ""
 
 
 def several_inputs(runs: Sequence[Run]) -> SeveralInputs:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.base.commands import command
-from featcache.base.errors import BadInput, InvalidSettings
+from featcache.base.errors import BadInput, InvalidSettings, Mismatch
 from featcache.datasets.splits import natural_key
 from featcache.store.cache import FeatureCache
 from head.data.batches import present_part
@@ -243,7 +243,7 @@ def _neighbours(cache: FeatureCache, run: Run, rows: NDArray[np.int64]) -> Itera
     """Return the neighbours of rows among the images that a run was trained on, None where it has none."""
     try:
         return rated_images(cache, [run], load_head(run).train_images).of_rows(cache, rows)
-    except (BadInput, InvalidSettings):  # an imported head, whose images nobody knows, or one that reads pixels
+    except (BadInput, InvalidSettings, Mismatch):  # imported, so nobody knows its images, or it reads pixels
         return repeat(None)
 
 

@@ -162,3 +162,12 @@ def test_pages_show_them_with_their_pictures(
     found = predict_bytes(predictor, photograph, pictures=Pictures(cache, tiny_dataset / "images"))
     assert len(found["nearest"]) == MOST and all(one["picture"] for one in found["nearest"])
     assert "nearest" not in predict_bytes(Predictor.load(run_folder(tiny_runs)), photograph)
+
+
+def test_a_cache_of_other_ratings_of_the_same_images_is_refused(cache: FeatureCache, tiny_runs: Path) -> None:
+    run = read_run(run_folder(tiny_runs))
+    rescored = open_cache(cache.path)
+    train = rescored.splits["1"]["train"]
+    rescored.splits["1"]["train"] = replace(train, scores=train.scores * 100)
+    with pytest.raises(Mismatch, match="is not what these runs were trained on:"):
+        rated_images(rescored, [run], load_head(run).train_images)

@@ -1,7 +1,9 @@
 """A stack weighs finished heads by what each predicts for folds of train that it was fitted without."""
 
+import hashlib
 import json
 import shlex
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,8 +24,9 @@ from head.evaluation.score import score_run
 from head.evaluation.summary import HeadSummary
 from head.models.kinds import input_of
 from head.runs.find import find_runs_of
+from head.runs.members import find_member_runs
 from head.runs.run import Run, read_run
-from head.settings import TrainSettings
+from head.settings import TrainSettings, settings_of
 from head.training.forecasts.forecast import forecast
 from head.training.job import TrainingJob
 from head.training.train import check_start, train
@@ -159,11 +162,23 @@ def test_it_is_refused_where_members_are_trained_again(cache: FeatureCache, tmp_
     mean = replace(STACK, head="mean", members=MEMBERS[:2])
     fit(cache, tmp_path, mean)
     folder = tmp_path / "tiny" / "ridge" / "split-1"
+    other = (folder / "head.safetensors").read_bytes() + b"other"
+    (folder / "head.safetensors").write_bytes(other)
     config = json.loads((folder / "config.json").read_text())
-    config["result"]["head_sha256"] = "0" * 64
+    config["result"]["head_sha256"] = hashlib.sha256(other).hexdigest()
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(Mismatch, match="members|ridge: .* there, .* asked for"):
         fit(cache, tmp_path, mean)
+
+
+def test_a_damaged_head_of_a_member_is_listed_with_the_command_that_mends_it(
+    cache: FeatureCache, tiny_runs: Path, tmp_path: Path
+) -> None:
+    runs = shutil.copytree(tiny_runs, tmp_path / "runs")
+    (runs / "tiny" / "plain" / "split-1" / "head.safetensors").unlink()
+    settings = settings_of(head="mean", members=("paper", "plain"))
+    with pytest.raises(InvalidSettings, match=r"plain/split-1/head.safetensors: missing or damaged\n.*--no-resume"):
+        find_member_runs(cache, "1", settings, runs / "tiny")
 
 
 def test_a_killed_stack_goes_on_where_it_was(
