@@ -15,13 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache.base.agreement import FORMAT_VERSION, LARGEST_FILE, spearman_brown
 from featcache.base.commands import amnet
 from featcache.base.errors import BadInput, refuse
 
 RELIABILITY_NAME = "reliability.json"  # in the folder of a dataset of split files
-FORMAT_VERSION = 1
 _VALUES = ("split_half", "full", "ceiling")
-_LARGEST = 16 << 20
 _EXAMPLE = '{"reliability": {"split_half": 0.68}}'
 
 
@@ -69,11 +68,6 @@ class Reliability:
             f", 95% interval {self.ceiling_low:.3f} to {self.ceiling_high:.3f}" if known else ", without interval"
         )
         return f"{self.ceiling:.3f}{interval} ({self.source})"
-
-
-def spearman_brown(split_half: float) -> float:
-    """Return the reliability of all ratings from the correlation of two halves of them; NaN for one of -1."""
-    return 2 * split_half / (1 + split_half) if split_half > -1 else math.nan
 
 
 def reliability_of(found: Any, source: str) -> Reliability | None:
@@ -132,8 +126,8 @@ def read_reliability(
     if not path.is_file():
         return {}
     try:
-        if path.stat().st_size > _LARGEST:
-            raise ValueError(f"it has more than {_LARGEST:,} bytes")
+        if path.stat().st_size > LARGEST_FILE:
+            raise ValueError(f"it has more than {LARGEST_FILE:,} bytes")
         body = json.loads(path.read_bytes())
         if not isinstance(body, dict) or "reliability" not in body:
             raise ValueError(f"it does not say a reliability; expected {_EXAMPLE}")

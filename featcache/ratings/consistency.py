@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from featcache.base import agreement as base
 from featcache.base.cores import usable_threads
 from featcache.ratings.halves import Part, agreement, agreements, less, split_into_parts, sums_of_groups
 from featcache.ratings.scores import Answers, Floats, Sums, sums_of
@@ -55,8 +56,8 @@ class Icc(NamedTuple):
 
 
 def spearman_brown(r: float, times: float = 2.0) -> float:
-    """Return the reliability of that many times as many ratings, k r / (1 + (k - 1) r); NaN for r of 0 or below."""
-    return times * r / (1 + (times - 1) * r) if r > 0 else float("nan")
+    """Return what `featcache.base.agreement.spearman_brown` does of halves that agree; NaN for r of 0 or below."""
+    return base.spearman_brown(r, times) if r > 0 else float("nan")
 
 
 def icc(ratings: Answers, images: int) -> Icc:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache.base.agreement import FORMAT_VERSION, LARGEST_FILE
 from featcache.base.commands import amnet, command
 from featcache.base.errors import BadInput, CorruptFile, InvalidSettings
 from featcache.base.files import check_output, csv_bytes, digest_of_file, read_json, write_output
@@ -23,8 +24,6 @@ from featcache.ratings.responses import LeftOut, Responses, ratings_that_count, 
 from featcache.ratings.scores import Answers, correct_for_lag, errors_of, scores_of, sums_of, z_scored
 from featcache.ratings.settings import RatingSettings
 
-FORMAT_VERSION = 1
-_LARGEST_FACTS = 16 << 20  # bytes of the JSON file
 _HOW = {
     "hits": ("HR = hits / repeats", "binomial, of the log-linear rate"),
     "hr-fa": ("HR - FAR, hits / repeats - false alarms / first showings", "binomial of both log-linear rates"),
@@ -94,7 +93,7 @@ def _check_outputs(responses: Path, out: Path) -> Path:
 
 def _written_by_this(table: Path, facts: Path) -> bool:
     try:
-        found = read_json(facts, largest=_LARGEST_FACTS) if facts.is_file() else {}
+        found = read_json(facts, largest=LARGEST_FILE) if facts.is_file() else {}
     except CorruptFile:
         return False
     if "ratings_format_version" not in found:

@@ -121,6 +121,23 @@ def check_head(run: Run) -> Path:
     raise CorruptFile(f"{path}: missing or damaged; {again}")
 
 
+def train_images_of(run: Run) -> frozenset[str]:
+    """Return the sha256 of the images that a finished run's head was trained on, without loading the head.
+
+    Raises `CacheIncomplete` and `CorruptFile` as `load_head` does.
+    """
+    path = check_head(run)
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            return _digests(file.get_tensor(_TRAIN_IMAGES))
+    except safetensors.SafetensorError as error:
+        raise CorruptFile(f"{path}: not a head of this version: {error}") from error
+
+
+def _digests(rows: Tensor) -> frozenset[str]:
+    return frozenset(bytes(row).hex() for row in rows.numpy())
+
+
 def load_head(run: Run, device: str | torch.device = "cpu", *, weights: str | None = None) -> TrainedHead:
     """Return the head of a finished run; raise `CacheIncomplete` if unfinished, `CorruptFile` for damage.
 
@@ -133,7 +150,7 @@ def load_head(run: Run, device: str | torch.device = "cpu", *, weights: str | No
         with safetensors.safe_open(path, "pt") as file:
             facts = json.loads(file.metadata()["head"])
             tensors = {name: file.get_tensor(name) for name in file.offset_keys()}
-        train_images = tensors.pop(_TRAIN_IMAGES).numpy()
+        train_images = _digests(tensors.pop(_TRAIN_IMAGES))
         stored = [name for name in tensors if name.startswith(_CONSTANTS)]
         constants = {name.removeprefix(_CONSTANTS): tensors.pop(name).numpy() for name in stored}
         calibrations = [name for name in tensors if name.startswith(_CALIBRATION)]
@@ -152,7 +169,7 @@ def load_head(run: Run, device: str | torch.device = "cpu", *, weights: str | No
         module.eval().requires_grad_(False),
         float(facts["target_mean"]),
         float(facts["target_scale"]),
-        frozenset(bytes(row).hex() for row in train_images),
+        train_images,
         constants,
         calibration[0] if calibration else None,
         residuals,

@@ -25,7 +25,7 @@ from head.evaluation.score import Scored, attention_of
 from head.evaluation.summary import called
 from head.explain.occlusion import occludes, occlusion_of, places_of
 from head.prediction.nearest import Neighbours, rated_images
-from head.runs.head_file import load_head
+from head.runs.head_file import train_images_of
 from head.runs.run import Run
 
 LARGEST_ENTRIES = 16_000_000  # bytes of all entries of a page with their maps
@@ -242,7 +242,7 @@ def _with_looks(cache: FeatureCache, split: str, scored: Scored | None, entries:
 def _neighbours(cache: FeatureCache, run: Run, rows: NDArray[np.int64]) -> Iterable[Neighbours | None]:
     """Return the neighbours of rows among the images that a run was trained on, None where it has none."""
     try:
-        return rated_images(cache, [run], load_head(run).train_images).of_rows(cache, rows)
+        return rated_images(cache, [run], train_images_of(run)).of_rows(cache, rows)
     except (BadInput, InvalidSettings, Mismatch):  # imported, so nobody knows its images, or it reads pixels
         return repeat(None)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from featcache.base.agreement import spearman_brown
 from featcache.base.errors import BadInput
 from featcache.datasets.dataset import open_dataset
 from featcache.datasets.reliability import (
@@ -16,7 +17,6 @@ from featcache.datasets.reliability import (
     merge_reliability,
     published_reliability,
     reliability_of,
-    spearman_brown,
 )
 from tests.featcache.datasets.test_ratings import write
 from tests.helpers.rated_tables import RELIABILITY, write_facts
