@@ -124,24 +124,33 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
+def counted(number: int, one: str, several: str = "") -> str:
+    """Return a number of things in words: '1 image', '2,222 images'; several is the plural where it is not one + s."""
+    return f"1 {one}" if number == 1 else f"{number:,} {several or one + 's'}"
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of what an error says, as `printable`; the name of its class if it says nothing."""
     return printable((str(error).strip() or type(error).__name__).splitlines()[0])
 
 
-def list_problems(title: str, problems: Iterable[str], way_out: str) -> str:
-    """Return one message that holds every problem on a line of its own, the first thousand in full."""
+def list_problems(title: str, problems: Iterable[str], way_out: str, *, total: int = 0) -> str:
+    """Return one message that holds every problem on a line of its own, the first thousand in full.
+
+    total is how many there are, where problems are but the first of them.
+    """
     found = list(problems)
     shown = [f"  {problem}" for problem in found[:MOST_PROBLEMS_SHOWN]]
-    if len(found) > MOST_PROBLEMS_SHOWN:
-        shown.append(f"  ... and {len(found) - MOST_PROBLEMS_SHOWN:,} more")
+    more = max(total, len(found)) - len(shown)
+    if more > 0:
+        shown.append(f"  ... and {more:,} more")
     return "\n".join([title, *shown, way_out])
 
 
-def refuse(kind: type[FeatcacheError], title: str, problems: Sequence[str], way_out: str) -> None:
-    """Raise an error of that kind that lists every problem, if there are any."""
+def refuse(kind: type[FeatcacheError], title: str, problems: Sequence[str], way_out: str, *, total: int = 0) -> None:
+    """Raise an error of that kind that lists every problem, if there are any; total as in `list_problems`."""
     if problems:
-        raise kind(list_problems(title, problems, way_out))
+        raise kind(list_problems(title, problems, way_out, total=total))
 
 
 def collected(call: Callable[[Item], Found], items: Iterable[Item]) -> tuple[list[Found], list[FeatcacheError]]:

@@ -8,7 +8,8 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from featcache.datasets.splits import PARTS, Part, Splits, number_of_images
+from featcache.base.errors import counted
+from featcache.datasets.splits import PARTS, Part, Splits
 
 Member = TypeVar("Member", int, str)  # a row, or a name
 _START = 4096  # bytes that are compared before whole files are
@@ -79,7 +80,7 @@ def across_parts(splits: Splits, groups: Iterable[Sequence[int]]) -> dict[tuple[
 def of_parts(names: Sequence[str], splits: Splits, groups: Sequence[Sequence[int]], likeness: Likeness) -> list[str]:
     """Return warnings of images that are alike one in a later part of a split."""
     return [
-        f"warning: split {split}: {part} holds {number_of_images(len(pairs))} {likeness.one} one of a later part, "
+        f"warning: split {split}: {part} holds {counted(len(pairs), 'image')} {likeness.one} one of a later part, "
         f"first {names[pairs[0][0]]} {likeness.sign} {names[pairs[0][1]]}; what a head learns from cannot judge it: "
         f"leave them out of {part} with --drop-duplicates of extract"
         for (split, part), pairs in across_parts(splits, groups).items()
@@ -89,7 +90,7 @@ def of_parts(names: Sequence[str], splits: Splits, groups: Sequence[Sequence[int
 def dropped(before: Splits, after: Splits) -> list[str]:
     """Return how many images of train and val were taken out, split by split."""
     return [
-        f"split {split}: {number_of_images(count)} taken out of {part}, as a later part has "
+        f"split {split}: {counted(count, 'image')} taken out of {part}, as a later part has "
         f"{'it' if count == 1 else 'them'}"
         for split, parts in before.items()
         for part, found in parts.items()

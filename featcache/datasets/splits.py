@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.base.errors import BadInput, refuse
+from featcache.base.errors import BadInput, counted, refuse
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def why_untrainable(splits: Splits, *, drawn: bool) -> list[str]:
             reasons[split] = f"its train part {weak}" if weak else ""
         elif drawn:
             reasons[split] = (
-                f"its test part takes {number_of_images(len(parts['test'].rows))}, which leaves none to train"
+                f"its test part takes {counted(len(parts['test'].rows), 'image')}, which leaves none to train"
             )
         if drawn and "test" not in parts:
             reasons[split] = "all images are one group, or one file, so none are left to test"
@@ -137,18 +137,13 @@ def why_weak(part: Part) -> str:
     """Return why nothing can be learnt from a part, '' if something can."""
     count = len(part.rows)
     if count < FEWEST_IMAGES:
-        return f"has {number_of_images(count)}, and needs {FEWEST_IMAGES} of different scores"
+        return f"has {counted(count, 'image')}, and needs {FEWEST_IMAGES} of different scores"
     same = part.scores.min() == part.scores.max()
     return (
-        f"has {number_of_images(count)}, all of the score {part.scores[0]:g}, and needs different scores"
+        f"has {counted(count, 'image')}, all of the score {part.scores[0]:g}, and needs different scores"
         if same
         else ""
     )
-
-
-def number_of_images(count: int) -> str:
-    """Return a number of images in words: '1 image', '2,222 images'."""
-    return "1 image" if count == 1 else f"{count:,} images"
 
 
 def _by_reason(reasons: Mapping[str, str]) -> list[str]:

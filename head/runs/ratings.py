@@ -16,7 +16,7 @@ import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from featcache.base.errors import CorruptFile, FeatcacheError
+from featcache.base.errors import CorruptFile, FeatcacheError, counted
 from featcache.base.files import write_durably
 from featcache.datasets.splits import Part
 from featcache.store.cache import FeatureCache
@@ -140,12 +140,9 @@ def _of_other_images(run: Run, cache: FeatureCache) -> str:
     there = {line[:_DIGEST] for line in now}
     gone = sum(line[:_DIGEST] not in there for line in missed)
     if gone:
-        return f"{_count(gone)} that it was trained on {'is' if gone == 1 else 'are'} not there now"
-    return (
-        f"{_count(len(missed))} that it was trained on had other scores{'' if weight == 'none' else ' or weights'} then"
-        if missed
-        else ""
-    )
+        return f"{counted(gone, 'image')} that it was trained on {'is' if gone == 1 else 'are'} not there now"
+    what = "scores" if weight == "none" else "scores or weights"
+    return f"{counted(len(missed), 'image')} that it was trained on had other {what} then" if missed else ""
 
 
 def _ratings_then(run: Run) -> dict[str, NDArray[np.uint8]]:
@@ -170,12 +167,8 @@ def _rescored(run: Run, cache: FeatureCache) -> str:
         known = {line[:_DIGEST] for line in then}
         changed = [line for line in map(bytes, _rated(cache, part)) if line[:_DIGEST] in known and line not in then]
         if changed:
-            return f"{_count(len(changed))} of the {name} part had other scores when it was trained"
+            return f"{counted(len(changed), 'image')} of the {name} part had other scores when it was trained"
     return ""
-
-
-def _count(images: int) -> str:
-    return "1 image" if images == 1 else f"{images:,} images"
 
 
 def _parts(cache: FeatureCache, split: str) -> dict[str, Part]:

@@ -7,7 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from featcache.base.errors import BadInput, CorruptFile, FeatcacheError, InvalidSettings, collected, list_problems
+from featcache.base.errors import (
+    BadInput,
+    CorruptFile,
+    FeatcacheError,
+    InvalidSettings,
+    collected,
+    counted,
+    list_problems,
+)
 from featcache.base.progress import OnProgress, Progress, silent
 from head.calibration.calibration import mean_calibration
 from head.data.batches import Choice, SplitData, full_data
@@ -31,7 +39,7 @@ def data_of_all(job: TrainingJob, runs: Sequence[Run]) -> SplitData:
     That is the median of their best epochs or, of a baseline, the candidate of the highest mean rho over them, among
     equals the one of the lowest mean MSE, then the first.
     """
-    how = f"{_count(runs)} on {_splits(runs)}"
+    how = f"{counted(len(runs), 'run')} on {_splits(runs)}"
     each = f"each on {' or '.join(dict.fromkeys(run.config.selected_on for run in runs))}"
     if job.of_others:
         weights = np.mean([_weights(run) for run in runs], axis=0)
@@ -139,7 +147,7 @@ def unseen_by(runs: Sequence[Run], scored: Sequence[Scored]) -> Unseen:
     calibrations = [load_head(run).calibration for run in runs]
     known = [one for one in calibrations if one is not None]
     if len(known) < len(runs):
-        problem = f"{len(runs) - len(known)} of its {_count(runs)} on the splits could not be calibrated"
+        problem = f"{len(runs) - len(known)} of its {counted(len(runs), 'run')} on the splits could not be calibrated"
         return Unseen(None, residuals, {"calibration": {"kind": "none", "problem": problem}})
     return Unseen(mean_calibration(known), residuals, {"calibration": {"kind": asked}})
 
@@ -181,7 +189,7 @@ def _weights(run: Run) -> list[float]:
 
 def _unscored(untested: Sequence[Run], errors: Sequence[FeatcacheError]) -> str:
     """Return why runs on the splits have no score, in words that name no folder, as a head may be given away."""
-    lack = [f"{_count(untested)} on {_splits(untested)}, without a test part"] if untested else []
+    lack = [f"{counted(len(untested), 'run')} on {_splits(untested)}, without a test part"] if untested else []
     bad = "whose test parts have no features, or images that were trained on"
     reasons = [*lack, *([f"{len(errors)} {bad}"] if errors else [])]
     return f"not scored: {', and '.join(reasons)}" if reasons else ""
@@ -189,10 +197,6 @@ def _unscored(untested: Sequence[Run], errors: Sequence[FeatcacheError]) -> str:
 
 def _median(numbers: Sequence[int]) -> int:
     return int(statistics.median(numbers) + 0.5)
-
-
-def _count(runs: Sequence[Run]) -> str:
-    return "1 run" if len(runs) == 1 else f"{len(runs)} runs"
 
 
 def _splits(runs: Sequence[Run]) -> str:

@@ -9,7 +9,15 @@ import pytest
 import tblib.pickling_support
 
 from featcache.base import errors
-from featcache.base.errors import BadImage, FeatcacheError, join_errors, list_problems, printable, ran_out_of_memory
+from featcache.base.errors import (
+    BadImage,
+    FeatcacheError,
+    counted,
+    join_errors,
+    list_problems,
+    printable,
+    ran_out_of_memory,
+)
 
 
 def test_up_to_twenty_problems_are_listed_in_full() -> None:
@@ -125,6 +133,21 @@ def test_several_errors_become_one_of_the_first_ones_exit_status() -> None:
 def test_a_bad_image_survives_pickling_with_its_reason() -> None:
     back = pickle.loads(pickle.dumps(BadImage("truncated", "12 bytes missing")))
     assert (back.reason, back.detail, str(back)) == ("truncated", "12 bytes missing", "truncated: 12 bytes missing")
+
+
+def test_problems_that_are_but_the_first_of_many_say_how_many_more_there_are() -> None:
+    assert list_problems("t", ["p1", "p2"], "w", total=1257).splitlines() == [
+        "t",
+        "  p1",
+        "  p2",
+        "  ... and 1,255 more",
+        "w",
+    ]
+
+
+def test_counts_are_in_words() -> None:
+    assert [counted(number, "image") for number in (0, 1, 2222)] == ["0 images", "1 image", "2,222 images"]
+    assert counted(2, "query", "queries") == "2 queries"
 
 
 def test_printable_writes_out_what_a_terminal_would_obey_and_nothing_else() -> None:
