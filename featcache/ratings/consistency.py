@@ -153,7 +153,7 @@ def _interval(by_halving: Floats, of_images: float, of_workers: float, of_respon
     if len(by_halving) > 1:
         variance += float(np.var(by_halving, ddof=1)) / len(by_halving) / max(1 - r**2, 1e-12) ** 2
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, _TWENTIETHS - 1)) * math.sqrt(variance)
-    centre = math.atanh(min(r, 1 - 1e-12))
+    centre = math.atanh(max(-1 + 1e-12, min(r, 1 - 1e-12)))
     return math.tanh(centre - half), math.tanh(centre + half)
 
 

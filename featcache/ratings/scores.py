@@ -135,6 +135,6 @@ def z_scored(ratings: Answers, workers: int) -> tuple[Answers, NDArray[np.bool_]
     mean = np.bincount(ratings.worker, ratings.value, workers) / np.maximum(n, 1)
     from_mean = ratings.value - mean[ratings.worker]
     deviation = np.sqrt(np.bincount(ratings.worker, from_mean**2, workers) / np.maximum(n - 1, 1))
-    varied = deviation > 1e-12 * np.maximum(1, np.abs(mean))
+    varied = deviation > 1e-12 * np.abs(mean)  # less is rounding
     kept = varied[ratings.worker]
     return ratings._replace(value=from_mean / np.where(varied, deviation, 1)[ratings.worker]).where(kept), kept

@@ -117,3 +117,10 @@ def test_icc_recovers_the_reliability_of_means() -> None:
     assert found.icc_1_k == pytest.approx(found.k0 / (found.k0 + 4), abs=0.02)
     once = Answers(np.arange(4, dtype=np.int32), np.zeros(4, np.int32), np.arange(4.0))
     assert np.isnan(icc(once, 4).icc_1_k)
+
+
+def test_halves_that_always_disagree_have_an_interval() -> None:
+    image, worker = (one.ravel() for one in np.indices((5, 5)))
+    latin = (3 * image + worker) % 5  # each image has the ratings 0 to 4, so one half has what the other lacks
+    found = consistency(Answers(image.astype(np.int32), worker.astype(np.int32), latin.astype(float)), 5, 5)
+    assert found.split_half == pytest.approx(-1) and -1 <= found.low <= found.high < 0

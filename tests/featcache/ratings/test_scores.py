@@ -99,3 +99,11 @@ def test_raters_with_one_rating_or_equal_ratings_have_no_z_score() -> None:
     ratings = answers(np.array([0, 1, 0, 1, 0]), np.array([1, 2, 3, 3, 5]), np.array([0, 0, 1, 1, 2]))
     scored, kept = z_scored(ratings, 3)
     assert kept.tolist() == [True, True, False, False, False] and len(scored.value) == 2
+
+
+def test_z_scores_do_not_depend_on_the_unit_of_ratings() -> None:
+    ratings = answers(np.arange(4), np.array([1.0, 2.0, 4.0, 3.0]), np.zeros(4, np.int32))
+    tiny, kept = z_scored(ratings._replace(value=1e-15 * ratings.value), 1)
+    assert kept.all() and tiny.value == pytest.approx(z_scored(ratings, 1)[0].value)
+    constant, kept = z_scored(ratings._replace(value=np.full(4, 0.1)), 1)
+    assert len(constant.value) == 0 and not kept.any()
