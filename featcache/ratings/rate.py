@@ -45,6 +45,7 @@ def rate(responses: Path, settings: RatingSettings, out: Path) -> RatingsReport:
     found = (trials_that_count if settings.of_log else ratings_that_count)(table, settings)
     images, columns, notes = table.codes["image"].texts, table.columns, [*table.notes, *found.notes]
     del table
+    told = {} if settings.of_log else _range(found.repeats.value)
     found, facts = _prepared(found, settings, len(images))
     if not len(found.repeats.image):
         rules = "; ".join(f"{one.responses:,}: {one.rule}" for one in found.left_out if one.responses)
@@ -68,9 +69,15 @@ def rate(responses: Path, settings: RatingSettings, out: Path) -> RatingsReport:
         "recipe": _recipe(settings, columns, found.words, notes),
         "reliability": reliability(consistency, one_way),
         **({"trials": found.trials} if found.trials else {}),
+        **told,
         **facts,
     }
     return _written(RatingsReport(out, document, tuple(notes)), data, facts_path)
+
+
+def _range(ratings: NDArray[np.float64]) -> dict[str, Any]:
+    """Return the smallest and the largest of the ratings that count, before they are z-scores."""
+    return {"rating_range": {"least": float(ratings.min()), "most": float(ratings.max())}} if len(ratings) else {}
 
 
 def _check_outputs(responses: Path, out: Path) -> Path:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from featcache.base.errors import counted
 from featcache.ratings.consistency import CONFIDENCE, Consistency, Icc, spearman_brown
 
 
@@ -25,9 +26,10 @@ class RatingsReport:
         """Return a summary: scores, who was left out, how far people agree and the ceiling that follows."""
         facts, found, number = self.facts, self.facts["reliability"], self.facts["ratings_an_image"]
         lines = [
-            f"{self.table}: {facts['score']} of {facts['images']:,} images",
-            f"responses    {facts['responses']:,} of {facts['workers']:,} workers, {number['mean']:.1f} an image "
-            f"({number['least']:,} to {number['most']:,})",
+            f"{self.table}: {facts['score']} of {counted(facts['images'], 'image')}",
+            f"responses    {facts['responses']:,} of {counted(facts['workers'], 'worker')}, {number['mean']:.1f} an "
+            f"image ({number['least']:,} to {number['most']:,})",
+            *_of_range(facts),
             *(f"left out     {_of_rule(one)}" for one in facts["left_out"] if one["responses"]),
         ]
         if "lag_slope" in facts:
@@ -35,7 +37,7 @@ class RatingsReport:
         if found["split_half"] is None:
             return "\n".join([*lines, "consistency  not known: too few workers or images, or scores do not vary"])
         lines.append(f"consistency  {_with_interval(found, 'split_half')}: rho of two halves of the workers, mean of "
-                     f"{found['halvings']} halvings")  # fmt: skip
+                     f"{counted(found['halvings'], 'halving')}")  # fmt: skip
         if found["full"] is None:
             lines.append("all ratings  not known: the halves do not agree")
         else:
@@ -43,7 +45,9 @@ class RatingsReport:
             lines.append(f"ceiling      {_with_interval(found, 'ceiling')}: of a model's rho with these scores")
         if found["icc_1_k"] is not None:
             lines.append(f"ICC(1,k)     {found['icc_1_k']:.3f}, k0 = {found['k0']:.1f} ratings an image")
-        return "\n".join([*lines, f"             in parentheses {CONFIDENCE:.0%} intervals over workers and images"])
+        if found["split_half_low"] is not None:
+            lines.append(f"             in parentheses {CONFIDENCE:.0%} intervals over workers and images")
+        return "\n".join(lines)
 
     def warnings(self) -> Sequence[str]:
         """Return what was taken as what."""
@@ -74,8 +78,15 @@ def _with_interval(facts: dict[str, Any], name: str) -> str:
 
 
 def _of_rule(one: dict[str, Any]) -> str:
-    workers = f"{one['workers']:,} workers, " if one["workers"] else ""
-    return f"{workers}{one['responses']:,} responses: {one['rule']}"
+    workers = f"{counted(one['workers'], 'worker')}, " if one["workers"] else ""
+    return f"{workers}{counted(one['responses'], 'response')}: {one['rule']}"
+
+
+def _of_range(facts: dict[str, Any]) -> list[str]:
+    """Return the smallest and the largest rating, among which a code for missing ones, such as 99, stands out."""
+    if "rating_range" not in facts:
+        return []
+    return [f"ratings      {facts['rating_range']['least']:g} to {facts['rating_range']['most']:g}"]
 
 
 def _of_slope(facts: dict[str, Any]) -> str:

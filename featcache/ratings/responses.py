@@ -1,15 +1,17 @@
 """Which responses count: first showings and repeats of a memory game told apart, workers left out by stated rules."""
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.base.errors import BadInput, refuse
+from featcache.base.errors import MOST_PROBLEMS_SHOWN, BadInput, counted, refuse
+from featcache.ratings.columns import options_of, suited_scores
 from featcache.ratings.reading import Table
 from featcache.ratings.scores import Answers
-from featcache.ratings.settings import WITH_WORDS, RatingSettings
-from featcache.ratings.words import meanings_of
+from featcache.ratings.settings import OF_RATINGS, WITH_WORDS, RatingSettings
+from featcache.ratings.words import MISSING, is_number, meanings_of
 
 Kept = NDArray[np.bool_]
 
@@ -39,7 +41,7 @@ class Responses(NamedTuple):
 
 class _Log(NamedTuple):
     """n lines of a log: image and worker int32, target or not, repeat or not, 1 or 0 for yes or no and -1 for missing,
-    the lag in trials or NaN, and the line of the table. Sorted by worker, image, and repeats after first showings.
+    the lag in trials or NaN, and the row of the table. Sorted by worker, image, and repeats after first showings.
     """
 
     image: NDArray[np.int32]
@@ -48,7 +50,7 @@ class _Log(NamedTuple):
     repeat: Kept
     pressed: NDArray[np.int8]
     lag: NDArray[np.float64]
-    line: NDArray[np.int32]
+    row: NDArray[np.int32]
 
     def where(self, kept: Kept) -> "_Log":
         rows = np.flatnonzero(kept)
@@ -59,7 +61,7 @@ class _Log(NamedTuple):
             self.repeat[rows],
             self.pressed[rows],
             self.lag[rows],
-            self.line[rows],
+            self.row[rows],
         )
 
     def answers(self, kept: Kept) -> Answers:
@@ -75,7 +77,7 @@ class _Words(NamedTuple):
     def are(self, what: str, *meanings: str) -> Kept:
         """Return which lines (n) have one of these meanings in a column; none where there is no such column."""
         if what not in self.meanings:
-            return np.zeros(len(self.table.line), bool)
+            return np.zeros(len(self.table.row), bool)
         return np.array([meaning in meanings for meaning in self.meanings[what]])[self.table.codes[what].of]
 
     def as_told(self) -> dict[str, dict[str, str]]:
@@ -100,21 +102,26 @@ def ratings_that_count(table: Table, settings: RatingSettings) -> Responses:
     ]
     kept = order[first]
     ratings = Answers(ratings.image[kept], ratings.worker[kept], ratings.value[kept])
+    notes = []
+    others = "rating" not in settings.columns and suited_scores(table.header.names, settings.score)
+    if others and np.isin(ratings.value, (0, 1)).all():
+        notes.append(f"warning: all ratings are 0 or 1. {others}")
     few = np.bincount(ratings.worker, minlength=1) < settings.fewest_responses
     if settings.fewest_responses > 1:
-        rule = f"workers with fewer than {settings.fewest_responses} ratings"
+        rule = f"workers with fewer than {counted(settings.fewest_responses, 'rating')}"
         left_out.append(_workers_left_out(rule, few, ratings.worker))
-    return Responses(ratings.where(~few[ratings.worker]), None, None, left_out, {}, {}, [])
+    return Responses(ratings.where(~few[ratings.worker]), None, None, left_out, {}, {}, notes)
 
 
 def trials_that_count(table: Table, settings: RatingSettings) -> Responses:
     """Return the repeats of targets and the first showings of a memory game's log. Raises `BadInput`."""
     words, notes = _meanings(table, settings)
     log, left_out, more = _read_log(table, words)
-    told = (words.as_told(), [*notes, *more])
+    told = (words.as_told(), [*notes, *more, *_notes_of_vigilance(log, settings)])
     log, rules = _without_workers(log, settings)
     left_out += rules
     hits = log.repeat & log.target
+    backwards = hits & (log.lag <= 0)
     trials = {
         "first_showings": _count(~log.repeat),
         "target_repeats": _count(hits),
@@ -123,15 +130,11 @@ def trials_that_count(table: Table, settings: RatingSettings) -> Responses:
     if settings.score == "lag":
         known = ~np.isnan(log.lag)
         left_out.append(LeftOut("the lag of a repeat is not known", 0, _count(hits & ~known)))
-        wrong = log.line[hits & (log.lag <= 0)]
-        problems = [f"{table.path}:{line}: the repeat does not come after the first showing" for line in np.sort(wrong)]
-        refuse(
-            BadInput,
-            f"{table.path}: lags of 0 trials or fewer:",
-            problems,
-            "Mend them, or name the columns of trials or lags.",
-        )
+        _refuse_backwards(table, np.sort(log.row[backwards]))
         return Responses(log.answers(hits & known), None, log.lag[hits & known], left_out, trials, *told)
+    if backwards.any():
+        number = counted(_count(backwards), "target's repeat", "targets' repeats")
+        told[1].append(f"warning: {number} not after the first showing by trials or lags, counted as such all the same")
     if settings.score == "hits":
         return Responses(log.answers(hits), None, None, left_out, trials, *told)
     images = len(table.codes["image"].texts)
@@ -144,6 +147,26 @@ def trials_that_count(table: Table, settings: RatingSettings) -> Responses:
         LeftOut("first showings of images that are no repeated target", 0, _count(~log.repeat & ~whole)),
     ]
     return Responses(log.answers(hits & whole), log.answers(~log.repeat & whole), None, left_out, trials, *told)
+
+
+def _refuse_backwards(table: Table, rows: NDArray[np.int32]) -> None:
+    """Raise `BadInput` that names the lines of repeats that do not come after their first showing, if there are any."""
+    lines = table.lines_of(rows[:MOST_PROBLEMS_SHOWN].tolist()) if len(rows) else {}
+    refuse(
+        BadInput,
+        f"{table.path}: lags of 0 trials or fewer:",
+        [f"{table.path}:{line}: the repeat does not come after the first showing" for line in lines.values()],
+        "Mend them, or name the columns of trials or lags.",
+        total=len(rows),
+    )
+
+
+def _notes_of_vigilance(log: _Log, settings: RatingSettings) -> list[str]:
+    """Return that a rule which is asked for leaves nobody out, where nothing is there to judge workers by."""
+    if (log.repeat & ~log.target).any() or not settings.least_vigilance_hits:
+        return []
+    option = f"--least-vigilance-hits {settings.least_vigilance_hits:g}"
+    return [f"no response is to a vigilance repeat, so {option} leaves nobody out"]
 
 
 def _read_log(table: Table, words: _Words) -> tuple[_Log, list[LeftOut], list[str]]:
@@ -159,7 +182,12 @@ def _read_log(table: Table, words: _Words) -> tuple[_Log, list[LeftOut], list[st
     if not {"condition", "showing"} & words.meanings.keys() and table.numbers.keys() & {"lag", "first-trial"}:
         showing[:] = 1
         notes.append("there is no column of conditions, but of lags: every line is read as the repeat of a target")
-    order, repeat, key = _in_order(table, np.flatnonzero(~ignored), showing)
+    elif (kind < 0).all():
+        lack = "no condition tells targets from others" if "condition" in table.codes else "there are no conditions"
+        notes.append(f"{lack}: every repeat counts as that of a target")
+    rows = _in_order(table, np.flatnonzero(~ignored), showing)
+    order, repeat, key = _without_doubled(table, rows, showing)
+    doubled = len(rows) - len(order)
     if (showing[~ignored] < 0).any():
         by = "trials" if "trial" in table.numbers else "the table's lines"
         notes.append(f"first showings and repeats are told apart by the order of {by}")
@@ -175,7 +203,7 @@ def _read_log(table: Table, words: _Words) -> tuple[_Log, list[LeftOut], list[st
         repeat,
         pressed[order],
         _lags(table, order, follows),
-        table.line[order],
+        table.row[order],
     )
     if not (log.repeat & log.target).any():
         raise BadInput(f"{table.path}: no image is shown to a worker twice as a target, so there are no hits; name "
@@ -183,6 +211,7 @@ def _read_log(table: Table, words: _Words) -> tuple[_Log, list[LeftOut], list[st
     missing = log.pressed < 0
     left_out = [
         LeftOut("the condition, showing or response is one to be ignored", 0, _count(ignored)),
+        LeftOut("the same worker, image and trial as a line before; the first in the table counts", 0, doubled),
         LeftOut("the worker saw the image before, beyond one first showing and one repeat", 0, _count(~kept)),
         LeftOut("the response is missing", 0, _count(missing)),
     ]
@@ -191,7 +220,7 @@ def _read_log(table: Table, words: _Words) -> tuple[_Log, list[LeftOut], list[st
 
 def _meanings(table: Table, settings: RatingSettings) -> tuple[_Words, list[str]]:
     """Return what the words of each column mean, and notes; raise `BadInput` that lists all that are not known."""
-    found, notes, problems = {}, [], []
+    found, notes, problems, way_out = {}, [], [], "Say what they mean with these options."
     for what in WITH_WORDS:
         if what not in table.codes:
             continue
@@ -202,15 +231,20 @@ def _meanings(table: Table, settings: RatingSettings) -> tuple[_Words, list[str]
         found[what] = [meanings.of.get(text) or "" for text in texts]
         notes += meanings.notes
         problems += meanings.problems
-    refuse(
-        BadInput, f"{table.path}: words whose meaning is not known:", problems, "Say what they mean with these options."
-    )
+        if what == "response" and meanings.problems and _are_numbers(words):
+            way_out += f" If the responses are ratings: {options_of(OF_RATINGS)}."
+    refuse(BadInput, f"{table.path}: words whose meaning is not known:", problems, way_out)
     return _Words(table, found), notes
+
+
+def _are_numbers(texts: Iterable[str]) -> bool:
+    """Say whether all words but the missing are numbers, as ratings are."""
+    return all(is_number(text.replace(",", ".")) for text in texts if text.lower() not in MISSING)
 
 
 def _showings(words: _Words) -> NDArray[np.int8]:
     """Return 0 (n) for first showings, 1 for repeats, -1 for what no column says; one of showings goes first."""
-    showing = np.full(len(words.table.line), -1, np.int8)
+    showing = np.full(len(words.table.row), -1, np.int8)
     showing[words.are("condition", "first", "target-first", "filler-first", "vigilance-first")] = 0
     showing[words.are("condition", "repeat", "target-repeat", "vigilance-repeat")] = 1
     showing[words.are("showing", "first")] = 0
@@ -218,17 +252,27 @@ def _showings(words: _Words) -> NDArray[np.int8]:
     return showing
 
 
-def _in_order(
+def _in_order(table: Table, rows: NDArray[np.int64], showing: NDArray[np.int8]) -> NDArray[np.int64]:
+    """Return rows by worker, image and trial, of one trial by showing; without a column of trials in their order."""
+    pair = _pairs(table.codes["image"].of[rows], table.codes["worker"].of[rows])
+    trial = table.numbers.get("trial")
+    keys = (pair,) if trial is None else (showing[rows], trial[rows], pair)
+    return rows[np.lexsort(keys)]
+
+
+def _without_doubled(
     table: Table, rows: NDArray[np.int64], showing: NDArray[np.int8]
 ) -> tuple[NDArray[np.int64], Kept, NDArray[np.int64]]:
     """Return rows by worker, image, first showing or repeat, and trial; which are repeats; and 2 * pair + repeat.
 
-    Of lines of unknown showing the first of a worker and image is the first showing, all others are repeats.
+    Of lines of one worker, image and trial the first counts, unless one is said to be the first showing and the other
+    the repeat. Of lines of unknown showing the first of a worker and image is the first showing, others are repeats.
     """
     pair = _pairs(table.codes["image"].of[rows], table.codes["worker"].of[rows])
     trial = table.numbers.get("trial")
-    by_trial = np.argsort(pair, kind="stable") if trial is None else np.lexsort((trial[rows], pair))
-    rows, pair = rows[by_trial], pair[by_trial]
+    if trial is not None:
+        kept = _begins(pair) | _begins(trial[rows]) | _begins(showing[rows])
+        rows, pair = rows[kept], pair[kept]
     said = showing[rows]
     repeat = np.where(said < 0, ~_begins(pair), said == 1)
     key = 2 * pair + repeat
@@ -259,7 +303,7 @@ def _without_workers(log: _Log, settings: RatingSettings) -> tuple[_Log, list[Le
          recognised < settings.least_vigilance_hits),
         (f"workers with false alarms on more than {settings.most_false_alarms:.0%} of first showings",
          alarms > settings.most_false_alarms),
-        (f"workers with fewer than {settings.fewest_responses} responses to repeats of targets",
+        (f"workers with fewer than {counted(settings.fewest_responses, 'response')} to repeats of targets",
          np.bincount(log.worker[hits], minlength=workers) < settings.fewest_responses),
     ]  # fmt: skip
     left_out = []
@@ -285,7 +329,7 @@ def _pairs(image: NDArray[np.int32], worker: NDArray[np.int32]) -> NDArray[np.in
     return worker.astype(np.int64) * (int(image.max(initial=0)) + 1) + image
 
 
-def _begins(key: NDArray[np.int64]) -> Kept:
+def _begins(key: NDArray[Any]) -> Kept:
     """Return which (n) of sorted keys differ from the one before."""
     return np.concatenate([[True], key[1:] != key[:-1]])[: len(key)]
 

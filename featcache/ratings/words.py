@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from featcache.base.commands import command
-from featcache.base.errors import InvalidSettings
+from featcache.base.errors import InvalidSettings, counted
 from featcache.ratings.columns import shown
 
 MEANINGS = {
@@ -35,12 +35,20 @@ _NO = {"0", "0.0", "false", "f", "no", "n", "miss", "cr", "correctrejection", "n
        "nopress", "notpressed"}  # fmt: skip
 
 
+_NUMBER = re.compile(r"[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)(e[+-]?[0-9]+)?", re.IGNORECASE)
+
+
 class Meanings(NamedTuple):
     """The meaning of each word of a column, None where it is not known; what was taken as what; what is wrong."""
 
     of: dict[str, str | None]
     notes: list[str]
     problems: list[str]
+
+
+def is_number(text: str) -> bool:
+    """Say whether a text is written as a number with a decimal point, however large; infinity and NaN are none."""
+    return _NUMBER.fullmatch(text) is not None
 
 
 def parse_words(what: str, given: Sequence[str]) -> dict[str, str]:
@@ -68,12 +76,12 @@ def meanings_of(what: str, words: Mapping[str, int], given: Mapping[str, str], *
     }[what]
     guessed = {word: guess(word) for word in words if word not in given}
     of = _firsts_where_repeats_are_named({**guessed, **{word: given[word] for word in given if word in words}}, given)
-    notes = [f"{what} {shown(word)} is taken as {meaning} ({words[word]:,} lines)"
+    notes = [f"{what} {shown(word)} is taken as {meaning} ({counted(words[word], 'line')})"
              for word, meaning in sorted(of.items(), key=lambda item: -words[item[0]])
              if meaning and word not in given and meaning != word.lower()]  # fmt: skip
     notes += [f"{what} {shown(word)}, named by --{what}-word, is not in the table" for word in given if word not in of]
     problems = [
-        f"{what} {shown(word)} ({words[word]:,} lines) is not known: "
+        f"{what} {shown(word)} ({counted(words[word], 'line')}) is not known: "
         f"{command(f'--{what}-word', f'{word}=')}MEANING, one of {', '.join(MEANINGS[what])}"
         for word, meaning in of.items()
         if meaning is None

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -168,7 +169,7 @@ def test_what_cannot_be_guessed_is_one_error() -> None:
     message = amnet("ratings", write(log), "--score", "lag", status=3).stderr
     assert "no column is called as a trial or a lag is" in message
     message = amnet("ratings", write(log), "--score", "hits", status=3).stderr
-    assert "condition 'blue' (1 lines) is not known: --condition-word blue=MEANING, one of target," in message
+    assert "condition 'blue' (1 line) is not known: --condition-word blue=MEANING, one of target," in message
     assert "response 'left'" in message and "response 'right'" in message
     many = "image,worker,response\n" + "".join(f"a,w{k},{k}\n" for k in range(60))
     assert "60 different words" in amnet("ratings", write(many), "--score", "hits", status=3).stderr
@@ -194,6 +195,158 @@ def test_what_cannot_be_guessed_is_one_error() -> None:
 def test_faults_of_a_table_are_named_with_their_lines(text: str, message: str) -> None:
     assert message in amnet("ratings", write(text), "--score", "mean", status=3).stderr
     assert not Path("ratings.csv").exists()
+
+
+GAME = "image,worker,response,trial\n" + "".join(
+    f"{image},{worker},{first},{10 * k + 1}\n{image},{worker},{again},{10 * k + 6}\n"
+    for worker in ("w1", "w2", "w3")
+    for k, (image, first, again) in enumerate([("a", "no", "yes"), ("b", "no", "no"), ("c", "no", "yes")])
+)
+
+
+@pytest.mark.parametrize("score", ["hits", "hr-fa", "dprime", "lag"])
+def test_a_line_of_a_log_that_is_there_twice_is_no_repeat(score: str) -> None:
+    once = "d,w1,no,50\n"
+    amnet("ratings", write(GAME + once, "once.csv"), "--score", score, "--out", "expected.csv")
+    result = amnet("ratings", write(GAME + once + once + "a,w1,yes,1\n"), "--score", score)
+    assert scores() == scores("expected.csv") and "d" not in scores()
+    assert left_out("the same worker, image and trial") == (0, 2) and left_out("beyond one first") == (0, 0)
+    assert "left out     2 responses: the same worker, image and trial as a line before" in result.stdout
+
+
+def test_a_doubled_line_does_not_take_the_place_of_the_repeat() -> None:
+    amnet("ratings", write(GAME.replace("a,w1,no,1\n", "a,w1,no,1\na,w1,no,1\n")), "--score", "lag")
+    assert scores()["a"] == (1.0, 3)
+
+
+def test_a_first_showing_and_a_repeat_of_one_trial_are_refused_for_lag_and_told_otherwise() -> None:
+    log = "image,worker,showing,response,trial\na,w,first,no,9\na,w,repeat,yes,9\nb,w,first,no,10\nb,w,repeat,yes,12\n"
+    message = amnet("ratings", write(log), "--score", "lag", status=3).stderr
+    assert "table.csv:3: the repeat does not come after the first showing" in message and "table.csv:5" not in message
+    result = amnet("ratings", "table.csv", "--score", "hits")
+    assert scores() == {"a": (1.0, 1), "b": (1.0, 1)} and left_out("the same worker, image and trial") == (0, 0)
+    assert "warning: 1 target's repeat not after the first showing by trials or lags" in result.stderr
+
+
+def test_a_log_without_conditions_says_that_no_vigilance_is_judged() -> None:
+    result = amnet("ratings", write(GAME), "--score", "hits", "--least-vigilance-hits", 0.9)
+    rule = "no response is to a vigilance repeat, so --least-vigilance-hits 0.9 leaves nobody out"
+    assert "there are no conditions: every repeat counts as that of a target" in result.stderr and rule in result.stderr
+    assert rule in facts()["recipe"]["guessed"]
+    assert "vigilance" not in amnet("ratings", "table.csv", "--score", "hits", "--least-vigilance-hits", 0).stderr
+    named = GAME.replace("image,", "condition,image,").replace("\n", "\nx,").removesuffix("x,")
+    result = amnet("ratings", write(named), "--score", "hits", "--condition-word", "x=target")
+    assert "every repeat counts" not in result.stderr and "vigilance-hits 0.5 leaves nobody out" in result.stderr
+    other = named + "v,v,w1,no,90\nv,v,w1,yes,91\n"
+    words = ("--condition-word", "x=target", "--condition-word", "v=vigilance")
+    assert "leaves nobody out" not in amnet("ratings", write(other), "--score", "hits", *words).stderr
+
+
+def test_a_range_of_ratings_shows_a_code_for_missing_ones() -> None:
+    for score in ("mean", "zmean"):
+        result = amnet("ratings", write(FEW + "c.jpg,w1,-1\n"), "--score", score)
+        assert facts()["rating_range"] == {"least": -1.0, "most": 5.0}
+        assert "ratings      -1 to 5" in result.stdout.splitlines()
+    amnet("ratings", write(GAME), "--score", "hits")
+    assert "rating_range" not in facts()
+
+
+def test_intervals_are_explained_only_where_there_are_some_and_single_things_are_not_plural() -> None:
+    result = amnet("ratings", write(FEW + "a.jpg,w1,4\nc.jpg,w1,4\n"), "--score", "mean", "--halvings", 1)
+    assert "consistency  0.866: " in result.stdout and "parentheses" not in result.stdout
+    assert "1 response: a worker rated" in result.stdout and "mean of 1 halving\n" in result.stdout
+    write_table(
+        Path("table.csv"),
+        "image,worker,rating",
+        list(draw_ratings(np.arange(5.0), workers=5, share=1, bias=0, noise=1, seed=1)),
+    )
+    assert "in parentheses 95% intervals" in amnet("ratings", "table.csv", "--score", "mean").stdout
+    result = amnet("ratings", write("image,worker,rating\na,w,1\n"), "--score", "mean")
+    assert "mean of 1 image\n" in result.stdout and "1 of 1 worker, 1.0" in result.stdout
+    message = amnet("ratings", write("x,worker,rating\na,w,1\n"), "--score", "mean", status=3).stderr
+    assert "no column is called as an image is" in message
+
+
+def test_lines_of_faults_are_those_of_the_file() -> None:
+    text = 'image,worker,"rating\n(1-5)"\n"a\nb",w,3\n\n"c ""d\n""",w,bad\ne,w,\nf,,3\n'
+    message = amnet("ratings", write(text), "--score", "mean", "--rating-column", "rating (1-5)", status=3).stderr
+    assert "table.csv:6: the rating 'bad' is no number" in message and "table.csv:9: no worker" in message
+    log = 'image,worker,condition,response,trial\n"a\n",w,first,no,9\n\n"a\n",w,repeat,yes,2\n'
+    assert "table.csv:5: the repeat" in amnet("ratings", write(log), "--score", "lag", status=3).stderr
+
+
+def test_what_stands_before_the_header_is_read_as_spreadsheets_write_it() -> None:
+    Path("table.csv").write_bytes(b"\xef\xbb\xbfsep=;\r\n" + FEW.replace(",", ";").replace("\n", "\r\n").encode())
+    amnet("ratings", "table.csv", "--score", "mean")
+    expected = scores()
+    assert expected["b.jpg"] == (3.5, 2)
+    Path("table.csv").write_bytes(b'\xef\xbb\xbf"image"' + FEW.removeprefix("image").encode())
+    amnet("ratings", "table.csv", "--score", "mean")
+    assert scores() == expected
+    message = amnet("ratings", write("sep=;\nimage;worker;rating\na;w;x\n"), "--score", "mean", status=3).stderr
+    assert "table.csv:3: the rating 'x' is no number" in message
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (FEW.encode("utf-16"), "is UTF-16 text, not UTF-8; save it as CSV in UTF-8, in Excel as 'CSV UTF-8"),
+        (b"\xfe\xff" + FEW.encode("utf-16-be"), "iconv -f UTF-16 -t UTF-8 table.csv > NEW.csv"),
+        (FEW.encode("utf-16-le"), "iconv -f UTF-16LE -t UTF-8 table.csv > NEW.csv"),
+        (b"PK\x03\x04\x14\x00rest", "is an Excel workbook or another zip archive, no text"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1", "is an Excel workbook of the old kind"),
+        (b"\x1f\x8b\x08rest", "is compressed with gzip; gzip -dc table.csv > NEW.csv"),
+        (FEW.replace("\n", "\r").encode(), "has lines that end in a carriage return alone"),
+        (b"imag\xe9,worker,rating\na,w,3\n", "table.csv:1: the header is not UTF-8 text"),
+        (b'image,worker,"rating\na,w,3\n', "table.csv:1: a quotation mark of the header is not closed"),
+        (b'image,worker,rating\na,w,3\n5" b,w,3\nc,w,3\n6" d,w,3\n', "table.csv:3: a quotation mark inside a cell"),
+        (b'image,worker,rating\na,w,3\n"b,w,3\nc,w,3\n', "table.csv:3: a quotation mark that no other closes"),
+        (b"image\tworker\trating\na\tw\t3,5\n", "Decimal commas are read where semicolons separate columns"),
+        (b"image;worker;rating\na;w;3,5\nb;w;2\nc;w;1.200\n",
+         "'3,5' at table.csv:2 has a decimal comma, '1.200' at table.csv:4 a decimal point"),
+        (b"image,worker,rating\na,w,1e200\nb,w,inf\n", "the rating '1e200' is beyond 1e+100"),
+        (b"image,worker,rating,rating\na,w,3,4\n", "rename all but one, as several are called alike"),
+    ],
+)  # fmt: skip
+def test_files_of_other_kinds_are_called_what_they_are(data: bytes, message: str) -> None:
+    Path("table.csv").write_bytes(data)
+    assert message in amnet("ratings", "table.csv", "--score", "mean", status=3).stderr
+    assert not Path("ratings.csv").exists()
+
+
+def test_a_pipe_is_refused() -> None:
+    os.mkfifo("pipe.csv")
+    message = amnet("ratings", "pipe.csv", "--score", "mean", status=3).stderr
+    assert "pipe.csv: is a pipe or device" in message
+
+
+def test_a_score_of_another_kind_of_table_is_suggested_in_one_line() -> None:
+    message = amnet("ratings", write(GAME), "--score", "mean", status=3).stderr
+    assert (
+        len(message.splitlines()) == 1 and "column 'response' has words such as 'no', which are no ratings" in message
+    )
+    of_logs = "those of a memory game's log: --score hits, hr-fa, dprime or lag."
+    assert f"The columns 'response', 'trial' are {of_logs}" in message
+    shown = "image,worker,condition,response\na,w,target,0\na,w,target,1\n"
+    message = amnet("ratings", write(shown), "--score", "mean", status=3).stderr
+    assert "if it is a rating: --rating-column response" in message and of_logs in message
+    amnet("ratings", "table.csv", "--score", "mean", "--rating-column", "response")
+    binary = GAME.replace(",no,", ",0,").replace(",yes,", ",1,")
+    assert "warning: all ratings are 0 or 1" in amnet("ratings", write(binary), "--score", "mean").stderr
+    for table in (FEW, FEW.replace("rating", "answer")):
+        assert "--score mean or zmean." in amnet("ratings", write(table), "--score", "hits", status=3).stderr
+
+
+def test_more_faults_than_are_listed_are_counted() -> None:
+    text = "image,worker,rating\n" + "".join(f"{k},w,x\n" for k in range(1257))
+    lines = amnet("ratings", write(text), "--score", "mean", status=3).stderr.splitlines()
+    assert "1,257 in all" in lines[0] and lines[-2].strip() == "... and 257 more" and len(lines) == 1003
+
+
+def test_one_column_cannot_be_two_things() -> None:
+    named = ("--image-column", "rating", "--rating-column", "rating")
+    message = amnet("ratings", write(FEW), "--score", "mean", *named, status=2).stderr
+    assert "--image-column and --rating-column name one column, 'rating'" in message
 
 
 def test_text_that_is_not_utf8_is_named() -> None:
