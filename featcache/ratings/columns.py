@@ -50,12 +50,11 @@ _OF_A_GAME = ("condition", "showing", "trial", "first-trial", "lag")  # beside t
 
 
 class Header(NamedTuple):
-    """The names of columns, what separates cells, the lines before the header, and how many lines it has itself."""
+    """The names of columns, what separates cells, and how many lines of the file are before the header."""
 
     names: list[str]
     separator: str
     before: int
-    lines: int
 
 
 class Columns(NamedTuple):
@@ -90,7 +89,7 @@ def read_header(path: Path, score: str, given: dict[str, str]) -> Header:
     headers = {one: next(csv.reader(io.StringIO(record, newline=""), delimiter=one)) for one in _SEPARATORS}
     known = {one: _count_known(cells, score, given) for one, cells in headers.items()}
     separator = says[1] if says else max(_SEPARATORS, key=lambda one: (known[one], len(headers[one])))
-    return Header(headers[separator], separator, int(bool(says)), record.count("\n") + 1)
+    return Header(headers[separator], separator, int(bool(says)))
 
 
 def _no_text(path: Path, start: bytes) -> str:

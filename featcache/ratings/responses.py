@@ -174,9 +174,7 @@ def _read_log(table: Table, words: _Words) -> tuple[_Log, list[LeftOut], list[st
     notes = []
     ignored = words.are("condition", "ignored") | words.are("showing", "ignored") | words.are("response", "ignored")
     showing = _showings(words)
-    kind = np.where(words.are("condition", "target", "target-first", "target-repeat"), np.int8(1), np.int8(-1))
-    others = ("filler", "filler-first", "vigilance", "vigilance-first", "vigilance-repeat")
-    kind[words.are("condition", *others)] = 0
+    kind = _kinds(words)
     pressed = np.where(words.are("response", "yes"), np.int8(1), np.int8(-1))
     pressed[words.are("response", "no")] = 0
     if not {"condition", "showing"} & words.meanings.keys() and table.numbers.keys() & {"lag", "first-trial"}:
@@ -240,6 +238,13 @@ def _meanings(table: Table, settings: RatingSettings) -> tuple[_Words, list[str]
 def _are_numbers(texts: Iterable[str]) -> bool:
     """Say whether all words but the missing are numbers, as ratings are."""
     return all(is_number(text.replace(",", ".")) for text in texts if text.lower() not in MISSING)
+
+
+def _kinds(words: _Words) -> NDArray[np.int8]:
+    """Return 1 (n) for targets, 0 for fillers and vigilance images, -1 for what no condition says."""
+    kind = np.where(words.are("condition", "target", "target-first", "target-repeat"), np.int8(1), np.int8(-1))
+    kind[words.are("condition", "filler", "filler-first", "vigilance", "vigilance-first", "vigilance-repeat")] = 0
+    return kind
 
 
 def _showings(words: _Words) -> NDArray[np.int8]:
