@@ -96,7 +96,7 @@ def write_run(
         residuals=found.residuals,
     )
     write_history(job.folder, fitted.history)
-    write_other_ratings(job.folder, job.cache, job.split, job.settings.select_on, job.settings.weight)
+    write_other_ratings(job.folder, job.cache, job.split, job.settings.select_on, job.weighted_by)
     weights = image_weights(job.cache, data.train, job.settings.weight)
     result = {
         "epochs": len(fitted.history),
