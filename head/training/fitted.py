@@ -181,7 +181,7 @@ def _described(run: Run) -> str:
 def _calibrated(run: Run) -> str:
     """Return what calibration did to the MSE, '' without."""
     found = run.result.calibration
-    return f"; {text}" if found and (text := found.as_text()) else ""
+    return f"; {text}" if found and (text := found.as_text(run.config.selected_on)) else ""
 
 
 def _uncalibrated(run: Run) -> str:

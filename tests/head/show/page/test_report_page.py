@@ -22,6 +22,9 @@ from featcache.extraction.extract import extract
 from featcache.store.cache import FeatureCache, open_cache
 from featcache.store.manifest import read_manifest, write_manifest
 from head.evaluation.evaluate import Evaluation, evaluate
+from head.evaluation.people import Ceiling
+from head.evaluation.score import Scored
+from head.evaluation.summary import summaries_of
 from head.runs.head_file import load_head
 from head.runs.run import CONFIG_NAME
 from head.settings import TrainSettings
@@ -321,6 +324,30 @@ def test_where_the_ceiling_is_known_a_column_says_how_near_it_heads_come(
         assert cell.replace("\u2212", "-") == f"{wanted[0]} {wanted[1]} to {wanted[2]}"
         assert "Ceiling 0.800 (95% 0.750 to 0.850): root of 0.640" in opened.inner_text("#scores")
     assert "of ceiling" not in page.locator(".scores thead").first.inner_text().lower()
+
+
+@needs_chromium
+def test_ceilings_that_differ_are_each_named_with_their_heads(
+    browser: Any, cache: FeatureCache, evaluation: Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "_figures", lambda cache, evaluation, told: {"drawings": [], "left_out": []})
+    first = evaluation.summaries[0].name
+    of_first = {one.run.folder for one in evaluation.summaries[0].scored}
+    low, high = Ceiling(0.7, None, None, "it"), Ceiling(0.9, None, None, "it")
+
+    def ceiling(one: Scored) -> Ceiling:
+        return low if one.run.folder in of_first and one.run.split == "1" else high
+
+    scored = [replace(one, ceiling=ceiling(one)) for one in evaluation.scored]
+    known = replace(evaluation, scored=scored, summaries=summaries_of(scored))
+    report.write_report(tmp_path / "page.html", report.build_report(cache, known, report.ReportSettings()))
+    others = ", ".join(one.name for one in known.summaries[1:])
+    with opened_page(browser, (tmp_path / "page.html").as_uri()) as page:
+        note = page.inner_text("#scores")
+    assert re.search(
+        rf"Ceiling 0\.800 \(.*\): mean over 2 splits, 0\.700 to 0\.900, of the it \({re.escape(first)}\)\.", note
+    )
+    assert f"Ceiling 0.900 (no interval known): it ({others})." in note
 
 
 @needs_chromium
