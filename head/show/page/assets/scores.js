@@ -68,7 +68,7 @@ function splitTable(row) {
 
 // How many ratings intervals hold by thirds of the rating, or why that is not said.
 function heldByThirds({ coverage_of_thirds: shares, n_of_thirds: ratings, why_no_thirds: why }) {
-  return shares ? `by thirds of the rating: ${Object.keys(shares).map((name) => `${name} ${Math.round(100 * shares[name])}% of ${ratings[name]}`).join(", ")}` : why;
+  return shares ? `by thirds of the rating: ${["low", "middle", "high"].map((name) => `${name} ${Math.round(100 * shares[name])}% of ${ratings[name]}`).join(", ")}` : why;
 }
 
 // One sentence that says what the table comes to.

@@ -21,6 +21,7 @@ from featcache.datasets.reliability import Reliability
 from featcache.extraction.extract import extract
 from featcache.store.cache import FeatureCache, open_cache
 from featcache.store.manifest import read_manifest, write_manifest
+from head.calibration.intervals import Coverage
 from head.evaluation.evaluate import Evaluation, evaluate
 from head.evaluation.people import Ceiling
 from head.evaluation.score import Scored
@@ -348,6 +349,23 @@ def test_ceilings_that_differ_are_each_named_with_their_heads(
         rf"Ceiling 0\.800 \(.*\): mean over 2 splits, 0\.700 to 0\.900, of the it \({re.escape(first)}\)\.", note
     )
     assert f"Ceiling 0.900 (no interval known): it ({others})." in note
+
+
+@needs_chromium
+def test_what_intervals_hold_is_told_by_thirds_or_why_not(
+    browser: Any, cache: FeatureCache, evaluation: Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "_figures", lambda cache, evaluation, told: {"drawings": [], "left_out": []})
+    made = report.build_report(cache, evaluation, report.ReportSettings())
+    many, few = (Coverage(0.9, 0.25, np.arange(float(n)), np.arange(n) >= 6) for n in (60, 12))
+    for row, found in zip(made.data["scores"]["rows"], (many, few), strict=True):
+        row["interval"] = found.as_json()
+    report.write_report(tmp_path / "page.html", made)
+    with opened_page(browser, (tmp_path / "page.html").as_uri()) as page:
+        notes = page.locator(".splits .note").all_text_contents()
+    thirds = "by thirds of the rating: low 70% of 20, middle 100% of 20, high 100% of 20"
+    assert f"90% prediction intervals, \u00b1 0.250, hold 90% of 60 ratings ({thirds})." in notes[0]
+    assert f"hold 50% of 12 ratings ({few.why_no_thirds})." in notes[1]
 
 
 @needs_chromium
