@@ -21,6 +21,7 @@ from head.evaluation.evaluate import Evaluation, evaluate
 from head.settings import TrainSettings
 from head.training.job import TrainingJob
 from head.training.train import train
+from tests.helpers.stacks import MEAN, PAPER, RIDGE, fit
 from tests.helpers.tiny import IMAGES, PART_SIZES, SPLITS, TINY_EXTRACT, TINY_TRAIN
 
 CAPABILITIES = torch.cpu.get_capabilities
@@ -115,6 +116,16 @@ def tiny_runs(tiny_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     plain = TrainSettings(**{**TINY_TRAIN.as_json(), "attention": False})
     for name, settings, split in (("paper", TINY_TRAIN, "1"), ("paper", TINY_TRAIN, "2"), ("plain", plain, "1")):
         train(TrainingJob(cache, split, settings, home / cache.name / name / f"split-{split}", name))
+    return home
+
+
+@pytest.fixture(scope="session")
+def member_runs(tiny_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home of runs of `MEMBERS` on both splits of `tiny_cache`, to be copied before anything is added."""
+    home, cache = tmp_path_factory.mktemp("members"), open_cache(tiny_cache)
+    for settings in (RIDGE, MEAN, PAPER):
+        for split in SPLITS:
+            fit(cache, home, settings, split)
     return home
 
 

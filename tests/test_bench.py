@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -21,9 +22,16 @@ import bench.products
 import bench.rating_intervals
 import bench.ratings
 import bench.read
+import bench.stacks
 import bench.train
 from featcache.backbones.descriptors.descriptors import DESCRIPTORS
 from featcache.datasets.dataset import open_dataset
+from featcache.store.cache import open_cache
+from head.evaluation.metrics import spearman
+from head.evaluation.score import score_run
+from head.runs.run import read_run
+from tests.helpers.stacks import MEMBERS
+from tests.helpers.tiny import SPLITS
 
 
 def test_readers_read_the_same_and_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,12 +69,57 @@ def test_intervals_of_random_splits_are_compared(tiny_cache: Path, monkeypatch: 
     ways = [name for name in found if isinstance(found[name], dict)]
     assert ways == [
         "none", "linear", "linear, residuals it was fitted to", "isotonic", "isotonic, residuals it was fitted to",
-        "none, images that selected nothing", "none, 15 images cross-validated",
+        "none, images that selected nothing", "none, 15 images cross-validated", "linear, 15 images cross-validated",
+        "isotonic, 15 images cross-validated",
     ]  # fmt: skip
     assert all(0 <= found[name]["coverage"] <= 1 for name in ways)
+    assert found["selection"] == 4
+    more = CliRunner().invoke(bench.intervals.main, ["--cache", str(tiny_cache), "--splits", "1", "--selection", "9"])
+    found_of_more = json.loads(more.stdout)
+    assert found_of_more["selection"] == 9 and "none, images that selected nothing" not in found_of_more
+    refused = CliRunner().invoke(bench.intervals.main, ["--cache", str(tiny_cache), "--selection", "32"])
+    assert refused.exit_code == 2 and "--selection may be 31 at most, as 41 images are there" in refused.stderr
     assert found["none"]["half_width_over_sd"] == pytest.approx(
         found["none"]["half_width"] / found["none"]["residual_sd"], rel=0.01
     )
+
+
+def test_ways_to_weigh_members_are_compared_on_their_finished_runs(
+    tiny_cache: Path, member_runs: Path, tmp_path: Path
+) -> None:
+    arguments = ["--cache", tiny_cache, "--runs", member_runs, "--seeds", "1", "--work", tmp_path / "work"]
+    arguments += [word for name in MEMBERS[:2] for word in ("--member", name)]
+    done = CliRunner().invoke(bench.stacks.main, [str(argument) for argument in arguments])
+    assert done.exit_code == 0, done.exception
+    found, ways = json.loads(done.stdout), json.loads(done.stdout)["ways"]
+    scored = [
+        [
+            score_run(read_run(member_runs / "tiny" / name / f"split-{split}"), open_cache(tiny_cache))
+            for name in MEMBERS[:2]
+        ]
+        for split in SPLITS
+    ]
+    members = {name: np.mean([of_split[k].metrics.rho for of_split in scored]) for k, name in enumerate(MEMBERS[:2])}
+    assert found["members"] == pytest.approx(members, abs=1e-4)
+    mean = [spearman(np.mean([one.prediction for one in of_split], axis=0), of_split[0].truth) for of_split in scored]
+    assert set(ways) == set(bench.stacks.WAYS)
+    assert ways["plain mean"]["test"] == pytest.approx(np.mean(mean), abs=1e-4)
+    assert ways["plain mean"]["less plain mean"][0] == ways["best member on val"]["less best member"][0] == 0
+    for way in ways.values():
+        assert way["less plain mean"][0] == pytest.approx(way["test"] - ways["plain mean"]["test"], abs=2e-4)
+    kept = {file: file.stat().st_mtime_ns for file in (tmp_path / "work").rglob("*") if file.is_file()}
+    assert len(kept) == 2 * 5 * len(SPLITS)  # of each member without each fold
+    again = CliRunner().invoke(bench.stacks.main, [str(argument) for argument in arguments])
+    assert again.stdout == done.stdout and {file: file.stat().st_mtime_ns for file in kept} == kept
+
+
+def test_weights_of_stacks_are_least_squares_shrunk_towards_equal_ones() -> None:
+    rng = np.random.default_rng(3)
+    predictions = rng.normal(size=(41, 3))
+    part = bench.stacks.Part(predictions, predictions @ [0.7, 0.0, 0.2])
+    np.testing.assert_allclose(bench.stacks.least_squares(part), [0.7, 0.0, 0.2], atol=1e-9)
+    nearly_equal = bench.stacks.least_squares(part, 1e6)
+    assert np.ptp(nearly_equal) < 1e-3 * nearly_equal.mean()
 
 
 def test_a_difference_over_seeds_has_students_interval() -> None:

@@ -38,11 +38,6 @@ class Calibration:
         if self.kind not in CALIBRATIONS[1:] or not fits or not bool((knots[0].diff() > 0).all()):
             raise ValueError("its calibration is no line over rising scores")
 
-    @property
-    def steepest(self) -> float:
-        """The largest slope of the line."""
-        return float((self.knots[1].diff() / self.knots[0].diff()).max())
-
     def of_steps(self, steps: Tensor) -> Tensor:
         """Map step scores (B, T) float64 to those that add up to the calibrated score, (B, T) float64.
 

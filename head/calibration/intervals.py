@@ -17,6 +17,7 @@ from featcache.base.errors import InvalidSettings
 
 LEVEL = 0.9
 THIRDS = ("low", "middle", "high")
+FEWEST_OF_THIRD = 20  # ratings: of 90% that are held, the share of so many has a standard error of 7 points
 Scores = NDArray[np.float64]
 
 
@@ -66,53 +67,62 @@ def why_none(residuals: Sequence[Scores], level: float) -> str:
 
 @dataclass(frozen=True)
 class Coverage:
-    """How many of images' ratings are in their intervals, of all and of those in each third by rating.
+    """Which of images' ratings are in their intervals: ratings truth (n) float64, and held (n) bool whether each is.
 
-    half_width is that of the intervals, of several runs its mean. inside and images count, by `THIRDS`.
+    half_width is that of the intervals, of several runs its mean. Thirds are by rating, over all of the n together.
     """
 
     level: float
     half_width: float
-    inside: dict[str, int] = field(default_factory=dict)
-    images: dict[str, int] = field(default_factory=dict)
+    truth: Scores = field(repr=False)
+    held: NDArray[np.bool_] = field(repr=False)
 
     @property
     def share(self) -> float:
         """The share of all ratings that are in their intervals."""
-        return sum(self.inside.values()) / sum(self.images.values())
+        return float(self.held.mean())
 
     @property
-    def of_thirds(self) -> dict[str, float | None]:
-        """The share in each third, None of one without images."""
-        return {name: self.inside[name] / self.images[name] if self.images[name] else None for name in THIRDS}
+    def why_no_thirds(self) -> str:
+        """Why nothing is said of thirds, in words, '' if they hold enough ratings."""
+        least = len(self.truth) // len(THIRDS)
+        if least >= FEWEST_OF_THIRD:
+            return ""
+        return f"no shares by thirds of the rating, of {least:,} each: below {FEWEST_OF_THIRD} a share says little"
+
+    def of_thirds(self) -> dict[str, tuple[float, int]]:
+        """Return the share in each third by name, and of how many ratings; empty where those are too few."""
+        if self.why_no_thirds:
+            return {}
+        parts = np.array_split(self.held[np.argsort(self.truth, kind="stable")], len(THIRDS))
+        return {name: (float(part.mean()), len(part)) for name, part in zip(THIRDS, parts, strict=True)}
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as a JSON object."""
+        """Return it as a JSON object; of thirds null and why, where they are too small."""
+        thirds = self.of_thirds()
         return {
             "level": self.level,
             "half_width": self.half_width,
             "coverage": self.share,
-            "n": sum(self.images.values()),
-            "coverage_of_thirds": self.of_thirds,
-            "n_of_thirds": self.images,
+            "n": len(self.truth),
+            "coverage_of_thirds": {name: share for name, (share, _) in thirds.items()} or None,
+            "n_of_thirds": {name: n for name, (_, n) in thirds.items()} or None,
+            **({"why_no_thirds": self.why_no_thirds} if self.why_no_thirds else {}),
         }
 
     def as_text(self) -> str:
         """Return it in one phrase."""
-        thirds = ", ".join(f"{name} {share:.0%}" for name, share in self.of_thirds.items() if share is not None)
-        n = sum(self.images.values())
-        return f"+-{self.half_width:.4g} holds {self.share:.1%} of {n:,} ratings (by thirds of the rating: {thirds})"
+        thirds = ", ".join(f"{name} {share:.0%} of {n:,}" for name, (share, n) in self.of_thirds().items())
+        by_thirds = f"by thirds of the rating: {thirds}" if thirds else self.why_no_thirds
+        return f"+-{self.half_width:.4g} holds {self.share:.1%} of {len(self.truth):,} ratings ({by_thirds})"
 
 
 def coverage(predicted: Scores, truth: Scores, residuals: Scores, level: float = LEVEL) -> Coverage | None:
-    """Return how many of truth (n) are within the interval around predictions (n); None if there is no interval."""
+    """Return which of truth (n) are within the interval around predictions (n); None if there is no interval."""
     width = half_width(residuals, level)
     if width is None or not len(truth):
         return None
-    held = np.abs(predicted - truth) <= width
-    parts = dict(zip(THIRDS, np.array_split(np.argsort(truth, kind="stable"), 3), strict=True))
-    inside = {name: int(held[places].sum()) for name, places in parts.items()}
-    return Coverage(level, width, inside, {name: len(places) for name, places in parts.items()})
+    return Coverage(level, width, truth, np.abs(predicted - truth) <= width)
 
 
 def pooled(several: Sequence[Coverage | None]) -> Coverage | None:
@@ -120,6 +130,5 @@ def pooled(several: Sequence[Coverage | None]) -> Coverage | None:
     known = [one for one in several if one is not None]
     if not known or len(known) < len(several):
         return None
-    inside = {name: sum(one.inside[name] for one in known) for name in THIRDS}
-    images = {name: sum(one.images[name] for one in known) for name in THIRDS}
-    return Coverage(known[0].level, float(np.mean([one.half_width for one in known])), inside, images)
+    truth, held = (np.concatenate([getattr(one, name) for one in known]) for name in ("truth", "held"))
+    return Coverage(known[0].level, float(np.mean([one.half_width for one in known])), truth, held)

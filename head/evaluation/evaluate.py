@@ -17,6 +17,7 @@ from head.evaluation.score import Scored, score_run, write_scores
 from head.evaluation.summary import HeadSummary, summaries_of, without_seed
 from head.evaluation.text import format_comparisons, format_table
 from head.runs.find import FoundRuns, commands_to_train, find_runs_of, train_command
+from head.runs.members import commands_on_all_images
 from head.runs.run import Run
 
 _NO_SCORE = "trained on all images: no test score of its own"
@@ -159,9 +160,8 @@ def _is_of(whole: Run, summary: HeadSummary) -> bool:
 def _to_fit_all(cache: FeatureCache, summaries: Sequence[HeadSummary], found: FoundRuns, runs: Path) -> list[str]:
     """Return the command that fits the best head to all images, after those that finish its runs on the splits.
 
-    Members of a stack are fitted to all images before it.
-
-    There is none where it would not find those runs.
+    Members of a stack are fitted to all images before it. There is none where it would not find those runs, or would
+    be refused for a member.
     """
     best = best_of(summaries)
     if best is None or not is_all_images(cache, FULL):
@@ -170,11 +170,10 @@ def _to_fit_all(cache: FeatureCache, summaries: Sequence[HeadSummary], found: Fo
     if run.imported or run.folder.parent != runs / cache.name / cache.target / run.name:
         return []
     finishing = commands_to_train(cache, [one for one in found.unfinished if _is_of(one, best)], runs)
-    there = [one.name for one in found.on_all_images if one.finished]
-    names = [name for one in run.train_settings.members for name in (one, f"{one},seed={run.seed}")]
-    members = {one.name: one for one in found.runs if one.name in names and one.name not in there}
-    finishing += [train_command(cache, FULL, one.train_settings, name=one.name, runs=runs) for one in members.values()]
-    return [*finishing, train_command(cache, FULL, run.train_settings, name=run.name, runs=runs)]
+    members = commands_on_all_images(cache, run.train_settings, runs / cache.name / cache.target)
+    if members is None:
+        return []
+    return [*finishing, *members, train_command(cache, FULL, run.train_settings, name=run.name, runs=runs)]
 
 
 def _in_one(unwritten: Sequence[FeatcacheError]) -> list[FeatcacheError]:

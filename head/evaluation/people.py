@@ -120,8 +120,9 @@ def mean_ceiling(ceilings: Mapping[str, Ceiling | None], test_share: float) -> C
     if all(one == first for one in known):
         return first
     rho, images = np.array([one.rho for one in known]), np.array([one.images or 0 for one in known])
-    low, high = mean_rho_interval(rho, test_share, images)
-    return Ceiling(float(np.mean(rho)), *_known(low, high), f"mean over splits of the {first.how}", int(images.min()))
+    bounds = _known(*mean_rho_interval(rho, test_share, images))
+    how = f"mean over {len(rho)} splits, {rho.min():.3f} to {rho.max():.3f}, of the {first.how}"
+    return Ceiling(float(np.mean(rho)), *bounds, how, int(images.min()))
 
 
 def of_ceiling(rho: float, low: float, high: float, ceiling: Ceiling | None) -> dict[str, Any]:

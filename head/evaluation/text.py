@@ -61,7 +61,7 @@ def _summary(summaries: Sequence[HeadSummary]) -> str:
     if any(summary["selected_on"] == f"the {first['part']} part" for summary in found):
         notes.append(f"scores of the {first['part']} part flatter heads that were chosen on it")
     notes.append(_what_images_tell(summaries[0]))
-    notes += _ceilings(summaries)
+    notes += ceilings_of(summaries)
     if any(summary["optimistic"] for summary in found):
         notes.append("* is rho of the test part, by which it was chosen")
     return "\n".join([aligned(lines), *notes, *_of_scores(summaries)])
@@ -74,11 +74,18 @@ def _of_scores(summaries: Sequence[HeadSummary]) -> list[str]:
         if one.coverage:
             lines.append(f"{one.name}: {one.coverage.level:.0%} interval {one.coverage.as_text()}")
         if one.uncalibrated_mse is not None:
-            lines.append(f"{one.name}: MSE {one.uncalibrated_mse:.5f} without calibration")
+            lines.append(f"{one.name}: {_before_and_after(one, one.uncalibrated_mse)}")
     return lines
 
 
-def _ceilings(summaries: Sequence[HeadSummary]) -> list[str]:
+def _before_and_after(summary: HeadSummary, before: float) -> str:
+    """Return what calibration made of the MSE of a head that is calibrated in every run."""
+    first = summary.scored[0]
+    after, kind = summary.as_json()["mse_mean"], first.run.settings["calibrate"]
+    return f"MSE on the {first.part} part {before:.5f} before {kind} calibration and {after:.5f} after it"
+
+
+def ceilings_of(summaries: Sequence[HeadSummary]) -> list[str]:
     """Return each ceiling once, and of which heads it is where others, on other splits, have another or none."""
     found: dict[str, list[str]] = {}
     for summary in summaries:

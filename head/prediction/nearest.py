@@ -121,10 +121,11 @@ def rated_images(cache: FeatureCache, runs: Sequence[Run], train_images: Collect
     others = [f"{one.folder}: {problem}" for one in runs if (problem := difference(one, cache, digests))]
     refuse(Mismatch, f"{cache.path}: is not what these runs were trained on:", others, "Name the cache that is.")
     rows, ratings = _trained_on(cache, runs, train_images)
+    whose = f"{run.folder} was" if len(runs) == 1 else f"{len(runs)} runs, {run.folder} and others, were"
     if len(rows) < max(2, len(train_images) / 2):
         raise BadInput(
-            f"{cache.path}: has {len(rows):,} of the {len(train_images):,} images that {run.folder} was trained on; "
-            "name the cache that it was trained on"
+            f"{cache.path}: has {len(rows):,} of the {len(train_images):,} images that {whose} trained on; name the "
+            f"cache that {'it was' if len(runs) == 1 else 'they were'} trained on"
         )
     means = _means(cache, source, rows)
     mean, deviation = means.mean(axis=0), means.std(axis=0)

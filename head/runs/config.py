@@ -77,13 +77,17 @@ class Calibrated:
     uncalibrated_val_mse: float | None = None
     problem: str = ""
 
-    def as_text(self) -> str:
-        """Return it in one phrase, '' of none."""
+    def as_text(self, selected_on: str) -> str:
+        """Return it in one phrase, '' of none; selected_on says in words which images it was fitted to."""
         if self.kind == "none":
             return ""
         if self.val_mse is None or self.uncalibrated_val_mse is None:
             return f"{self.kind} calibration"
-        return f"with {self.kind} calibration MSE {self.val_mse:.5f} there, {self.uncalibrated_val_mse:.5f} without"
+        before, after = f"{self.uncalibrated_val_mse:.5f}", f"{self.val_mse:.5f}"
+        return (
+            f"MSE on {selected_on} {before} before {self.kind} calibration and {after} after it, of each image "
+            "by a calibration without it"
+        )
 
 
 @dataclass(frozen=True)

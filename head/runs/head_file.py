@@ -45,11 +45,6 @@ class TrainedHead:
     residuals: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
     @property
-    def unit(self) -> float:
-        """How far a score moves, at most, where the head's own output moves by 1."""
-        return self.target_scale * (self.calibration.steepest if self.calibration else 1.0)
-
-    @property
     def in_float64(self) -> bool:
         """Whether the head computes in float64, as those that scikit-learn fits do: not every device can."""
         return any(tensor.dtype == torch.float64 for tensor in self.module.state_dict().values())

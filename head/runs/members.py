@@ -2,11 +2,11 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from featcache.base.commands import command
-from featcache.base.errors import CorruptFile, InvalidSettings, list_problems
+from featcache.base.errors import CorruptFile, FeatcacheError, InvalidSettings, list_problems
 from featcache.store.cache import FeatureCache
 from head.data.batches import FULL, is_all_images, split_data
 from head.data.several import SeveralInputs
@@ -35,6 +35,59 @@ class _Wanted:
         return self.home.parents[1 if self.cache.target else 0]
 
 
+@dataclass
+class _Missing:
+    """What is wrong with members of heads of some kinds: problems and the commands against them, a line each.
+
+    there has for each home and split, where a name is of no run that is known, the names of those that are.
+    """
+
+    heads: tuple[str, ...]
+    problems: list[str] = field(default_factory=list)
+    commands: list[str] = field(default_factory=list)
+    there: dict[tuple[Path, str], list[str]] = field(default_factory=dict)
+
+    def as_text(self) -> str:
+        kinds = " and ".join(command("--head", head) for head in self.heads)
+        are = "is" if len(self.heads) == 1 else "are"
+        title = f"{kinds} {are} made of finished runs of members on the same split:"
+        ways = [f"Train them with: {one}" for one in dict.fromkeys(self.commands)]
+        alike = dict[tuple[Path, str], list[str]]()
+        for (home, split), names in self.there.items():
+            there = f"these runs: {', '.join(names)}" if names else "no run"
+            alike.setdefault((home, there), []).append(split)
+        for (home, there), splits in alike.items():
+            ways.append(f"{home} has on split {', '.join(splits)} {there}.")
+        return list_problems(title, dict.fromkeys(self.problems), "\n".join(ways)).rstrip("\n")
+
+
+class MembersMissing(InvalidSettings):
+    """Members of a head are not there, or cannot be its members; missing says what is wrong with each."""
+
+    missing: _Missing
+
+    @classmethod
+    def of(cls, missing: _Missing) -> "MembersMissing":
+        """Return the error that says it all."""
+        error = cls(missing.as_text())
+        error.missing = missing
+        return error
+
+
+def as_one(errors: Sequence[FeatcacheError]) -> list[FeatcacheError]:
+    """Return errors of several trainings, those of missing members as one, which says what is alike once."""
+    others = [error for error in errors if not isinstance(error, MembersMissing)]
+    every = [error.missing for error in errors if isinstance(error, MembersMissing)]
+    if not every:
+        return others
+    together = _Missing(tuple(dict.fromkeys(head for one in every for head in one.heads)))
+    for one in every:
+        together.problems += one.problems
+        together.commands += one.commands
+        together.there |= one.there
+    return [MembersMissing.of(together), *others]
+
+
 def find_member_runs(cache: FeatureCache, split: str, settings: TrainSettings, home: Path) -> list[Run]:
     """Return the finished run of each member of settings on a split, in home/NAME/split-K.
 
@@ -43,19 +96,21 @@ def find_member_runs(cache: FeatureCache, split: str, settings: TrainSettings, h
     that is missing, unfinished or of another kind, features, data or held-out images, with the commands that train it.
     """
     wanted = _Wanted(cache, split, settings, home)
+    digests, found, missing = digests_once(cache), [], _Missing((settings.head,))
+    problems, commands = missing.problems, missing.commands
     if len(settings.members) < 2:
-        raise InvalidSettings(
-            f"{command('--head', settings.head)} takes two heads or more: --member NAME --member NAME"
-        )
-    digests, found = digests_once(cache), []
-    problems, commands = list[str](), list[str]()
+        two = f"{command('--head', settings.head)} takes two heads or more: --member NAME --member NAME"
+        problems.append(two)
     for name in settings.members:
         run = _run_of(name, wanted)
         if run is None:
             problems.append(f"{_place(name, wanted)}: no run there")
-            commands += _to_train(name, wanted)
-        elif problem := _unfit(name, run, wanted):
-            problems.append(f"{run.folder}: {problem}")
+            known = _to_train(name, wanted)
+            commands += known
+            if not known:
+                missing.there[wanted.home, split] = _there(wanted)
+        elif unfit := _unfit(name, run, wanted):
+            problems += [f"{run.folder}: {problem}" for problem in unfit]
         elif problem := difference(run, cache, digests):
             problems.append(f"{run.folder}: {problem}")
             commands += commands_to_train(cache, [run], wanted.runs, resume=False)
@@ -68,10 +123,28 @@ def find_member_runs(cache: FeatureCache, split: str, settings: TrainSettings, h
         else:
             found.append(run)
     if problems:
-        title = f"{command('--head', settings.head)} is made of finished runs of its members on the same split:"
-        ways = [f"Train them with: {one}" for one in dict.fromkeys(commands)]
-        raise InvalidSettings(list_problems(title, problems, "\n".join(ways) or _known(wanted)))
+        raise MembersMissing.of(missing)
     return found
+
+
+def commands_on_all_images(cache: FeatureCache, settings: TrainSettings, home: Path) -> list[str] | None:
+    """Return what trains on all images the members of a head that are not there, where settings are of one.
+
+    Members are as `find_member_runs` takes them. None where it would refuse one nevertheless, as one that is
+    calibrated, or where a member has no finished run on a split by which it could be trained.
+    """
+    wanted, digests, commands = _Wanted(cache, FULL, settings, home), digests_once(cache), list[str]()
+    for name in settings.members:
+        whole = _run_of(name, wanted)
+        there = [run for split in cache.splits if (run := _run_of(name, replace(wanted, split=split)))]
+        runs = [whole] if whole and whole.finished else there
+        if not runs or any(_unfit(name, run, wanted) or difference(run, cache, digests) for run in runs):
+            return None
+        if not all(run.finished and not _damaged(run) for run in runs):
+            return None
+        if runs == there:
+            commands.append(train_command(cache, FULL, runs[0].train_settings, name=runs[0].name, runs=wanted.runs))
+    return list(dict.fromkeys(commands))
 
 
 def _damaged(run: Run) -> str:
@@ -116,24 +189,32 @@ def _place(name: str, wanted: _Wanted) -> Path:
     return wanted.home / name / f"split-{wanted.split}"
 
 
-def _unfit(name: str, run: Run, wanted: _Wanted) -> str:
-    """Return why a run cannot be one of several, '' if it can; of other data `difference` says more."""
+def _unfit(name: str, run: Run, wanted: _Wanted) -> list[str]:
+    """Return all for which a run cannot be one of several, nothing if it can; of other data `difference` says more."""
     settings, head = wanted.settings, str(run.settings["head"])
     if run.imported:
-        return "imported, so which images it was trained on is unknown"
-    kind = kind_for(run.train_settings)
+        return ["imported, so which images it was trained on is unknown"]
+    kind, problems = kind_for(run.train_settings), list[str]()
     if kind.of_others:
-        return f"it is a {head} itself; name its members"
+        problems.append(f"it is a {head} itself; name its members")
     if run.settings["calibrate"] != "none":
         calibrate = command("--calibrate", str(run.settings["calibrate"]))
-        return f"it is calibrated; name a run without that, and give {calibrate} to this one itself"
+        problems.append(
+            f"it is calibrated; name a run without that, and give {calibrate} to the {settings.head} itself"
+        )
     if kind.is_network:
-        return f"a {head} computes a part of the backbone anew, which is not done for several heads at once"
+        problems.append(f"a {head} computes a part of the backbone anew, which is not done for several heads at once")
     if (run.config.fingerprint, run.config.document.get("views")) != (wanted.cache.fingerprint, wanted.cache.views):
-        return "it was trained on other features or views"
+        return [*problems, "it was trained on other features or views"]
     others = [f"{name} {run.settings[name]}" for name in _ALIKE if run.settings[name] != getattr(settings, name)]
     if others:
-        return f"it was trained with {', '.join(others)}; use the same here"
+        problems.append(f"it was trained with {', '.join(others)}; use the same here")
+    return problems or [problem for problem in [_of_other_seed(name, run, wanted)] if problem]
+
+
+def _of_other_seed(name: str, run: Run, wanted: _Wanted) -> str:
+    """Return why a run of another seed cannot be one of several, '' if it can or is of the same."""
+    settings, kind = wanted.settings, kind_for(run.train_settings)
     if run.seed == settings.seed or is_all_images(wanted.cache, wanted.split):
         return ""
     seeds = f"it was trained with seed {run.seed}, and this is of seed {settings.seed}"
@@ -147,20 +228,21 @@ def _unfit(name: str, run: Run, wanted: _Wanted) -> str:
 
 
 def _to_train(name: str, wanted: _Wanted) -> list[str]:
-    """Return the command that trains a head on the split, where its settings are known by another of its runs."""
+    """Return the command that trains a head on the split, where its settings are known by another of its runs.
+
+    There is none where what it trains could not be one of several.
+    """
     if is_all_images(wanted.cache, wanted.split):
         splits = list(wanted.cache.splits)
     else:
         splits = [split for split in (*wanted.cache.splits, FULL) if split != wanted.split]
     for split in splits:
         run = _run_of(name, replace(wanted, split=split))
-        if run is not None and not run.imported:
+        if run is not None and not run.imported and not _unfit(name, run, wanted):
             return [train_command(wanted.cache, wanted.split, run.train_settings, name=run.name, runs=wanted.runs)]
     return []
 
 
-def _known(wanted: _Wanted) -> str:
+def _there(wanted: _Wanted) -> list[str]:
     """Return which heads there are on the split."""
-    folder = f"split-{wanted.split}"
-    names = sorted(path.parent.parent.name for path in wanted.home.glob(f"*/{folder}/{CONFIG_NAME}"))
-    return f"On that split there are: {', '.join(names)}." if names else f"{wanted.home} has no run on that split."
+    return sorted(path.parent.parent.name for path in wanted.home.glob(f"*/split-{wanted.split}/{CONFIG_NAME}"))

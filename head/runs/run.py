@@ -7,6 +7,7 @@ its training images goes where the head goes.
 import functools
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,8 +128,16 @@ class Run:
 
     @property
     def chosen(self) -> str:
-        """What selection chose: 'epoch 12', of a baseline its own hyperparameters, such as 'C=1, gamma=0.01'."""
+        """What selection chose: 'epoch 12', of a baseline its own hyperparameters, such as 'C=1, gamma=0.01'.
+
+        Of a head that is made of others it is the weight of each, by what tells their names apart.
+        """
         hyperparameters = self.result.hyperparameters
+        if hyperparameters and self.settings["members"]:
+            names = told_apart(list(hyperparameters))
+            return "; ".join(
+                f"{name}: {value:.3g}" for name, value in zip(names, hyperparameters.values(), strict=True)
+            )
         if hyperparameters is not None:
             return ", ".join(f"{name}={value:.4g}" for name, value in hyperparameters.items()) or "nothing to choose"
         return "unknown" if self.result.best_epoch is None else f"epoch {self.result.best_epoch}"
@@ -162,6 +171,16 @@ class Run:
     def precision(self) -> str:
         """In which precision what it reads was computed; of pixels 'fp32', as they are exact in it."""
         return "fp32" if self.reads_pixels else split_arithmetic(self.recipe.precision)[0]
+
+
+def told_apart(names: Sequence[str]) -> list[str]:
+    """Return runs' names without the settings that all of them have in common, the whole name where nothing is left.
+
+    Of 'svr,layer=a' and 'svr,layer=b,kernel=rbf' these are 'layer=a' and 'layer=b,kernel=rbf'.
+    """
+    words = [name.split(",") for name in names]
+    common = set[str].intersection(*map(set, words)) if len(names) > 1 else set()
+    return [",".join(word for word in one if word not in common) or ",".join(one) for one in words]
 
 
 def check_name(name: str) -> None:

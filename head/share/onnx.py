@@ -34,10 +34,10 @@ from head.models.kinds import has_maps, kind_of
 from head.prediction.members import Member
 from head.runs.head_file import TrainedHead
 from head.runs.run import Run
+from head.share.expected import LARGEST_DIFFERENCE, Expected, expected_of
 from head.share.graphs import ModelGraph, graph_of
 
 OPSET = 18  # of 2023; what runs a graph reads all that are older than itself
-LARGEST_DIFFERENCE = 1e-4
 _LARGEST_FILE = (2 << 30) - (1 << 20)  # what protobuf can hold in one message, less what describes the graph
 _OF_VIEW = ("center_fraction", "eval_view", "image_size", "interpolation")
 _TRACED, _CHECKED = 2, 5  # images: a batch of 1 would be traced as a constant
@@ -107,7 +107,8 @@ def output_names(head: TrainedHead, members: int = 1) -> tuple[str, ...]:
 def head_graph(members: Sequence[Member]) -> Graph:
     """Return the graph from features to scores; raise `Mismatch` if it is not what the members compute."""
     features = _drawn_features(members[0].run, members[0].head)
-    return _graph("head.onnx", graph_of(_heads(members)), features, _predicted(members, features), members)
+    heads = _heads(members)
+    return _graph("head.onnx", graph_of(heads), features, expected_of(heads, features), members)
 
 
 def model_graph(members: Sequence[Member], extractor: Extractor, backbone: Backbone) -> Graph:
@@ -117,7 +118,7 @@ def model_graph(members: Sequence[Member], extractor: Extractor, backbone: Backb
     """
     run = members[0].run
     pixels = drawn_images(_CHECKED, run.recipe.image_size)
-    wanted = torch_outputs(members, backbone, pixels)
+    wanted = expected_of(_heads(members), _read(members, backbone, pixels))
     fold_batch_norms(extractor.module)
     return _graph("model.onnx", ModelGraph(extractor, run, _heads(members)), pixels, wanted, members)
 
@@ -127,34 +128,29 @@ def torch_outputs(members: Sequence[Member], backbone: Backbone, pixels: NDArray
 
     Of several members the means over them, and the deviation (B) of their scores.
     """
+    return [one.values for one in expected_of(_heads(members), _read(members, backbone, pixels))]
+
+
+def _read(members: Sequence[Member], backbone: Backbone, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return what heads read of pixels, (B, L, D)."""
     features, run = backbone(torch.from_numpy(pixels)), members[0].run
     read = run.input.of_maps(features, members[0].head.constants, run.recipe)
-    return _predicted(members, (features[run.input.layers[0]] if run.imported else read).numpy())
+    found: NDArray[np.float32] = (features[run.input.layers[0]] if run.imported else read).numpy()
+    return found
 
 
 def _heads(members: Sequence[Member]) -> list[TrainedHead]:
     return [member.head for member in members]
 
 
-def _predicted(members: Sequence[Member], features: NDArray[np.float32]) -> list[NDArray[Any]]:
-    """Return what a graph's outputs are to be for features (B, L, D), in their order."""
-    found = [member.head.predict(torch.from_numpy(features)) for member in members]
-    if len(found) == 1:
-        return [values.numpy() for values in found[0]]
-    scores, steps, maps = (torch.stack(column).numpy() for column in zip(*found, strict=True))
-    looks = [maps.mean(axis=0)] if has_maps(members[0].head.module) else []
-    return [scores.mean(axis=0), steps.mean(axis=0), *looks, scores.std(axis=0, ddof=1)]
-
-
 def _graph(
-    name: str, module: nn.Module, example: NDArray[Any], wanted: Sequence[NDArray[Any]], members: Sequence[Member]
+    name: str, module: nn.Module, example: NDArray[Any], wanted: Sequence[Expected], members: Sequence[Member]
 ) -> Graph:
     """Return the graph of a module whose outputs for example, its only input, are those wanted; else `Mismatch`."""
-    widest = max(_heads(members), key=lambda head: head.unit)
-    outputs = output_names(widest, len(members))
+    outputs = output_names(members[0].head, len(members))
     taken = "features" if name == "head.onnx" else "pixels"
     data = export(module, taken, example, outputs=outputs, facts=facts_of(members))
-    return Graph(data, check(name, data, example, wanted, widest))
+    return Graph(data, check(name, data, example, wanted))
 
 
 def export(
@@ -235,17 +231,16 @@ def load_graph(data: bytes) -> Callable[[NDArray[Any]], list[NDArray[Any]]]:
     return lambda values: session.run(None, {name: values})
 
 
-def check(name: str, data: bytes, values: NDArray[Any], wanted: Sequence[NDArray[Any]], head: TrainedHead) -> float:
+def check(name: str, data: bytes, values: NDArray[Any], wanted: Sequence[Expected]) -> float:
     """Return the largest difference between outputs of a graph and those wanted, in one batch and one by one.
 
-    Raises `Mismatch` if it is above 1e-4; of scores whose unit is above 1, in units of that.
+    It is one before calibration, of scores on a scale beyond 1 in units of that; raises `Mismatch` if it is above 1e-4.
     """
     graph = load_graph(data)
     alone = [graph(values[k : k + 1]) for k in range(len(values))]
     parts = [np.concatenate(column) for column in zip(*alone, strict=True)]
-    scale = max(1.0, head.unit)
-    pairs = [pair for outputs in (graph(values), parts) for pair in zip(outputs, wanted, strict=False)]
-    difference = max(largest_difference(a, b) / (1.0 if a.ndim == 3 else scale) for a, b in pairs)  # of maps it is 1
+    pairs = [pair for outputs in (graph(values), parts) for pair in zip(outputs, wanted, strict=True)]
+    difference = max(one.difference(found) for found, one in pairs)
     if not difference <= LARGEST_DIFFERENCE:
         raise Mismatch(
             f"{name}: differs from torch by {difference:.2g} on drawn input, at most {LARGEST_DIFFERENCE:g} may be; "

@@ -96,7 +96,7 @@ def write_run(
         residuals=found.residuals,
     )
     write_history(job.folder, fitted.history)
-    write_other_ratings(job.folder, job.cache, job.split, job.settings.select_on, job.settings.weight)
+    write_other_ratings(job.folder, job.cache, job.split, job.settings.select_on, job.weighted_by)
     weights = image_weights(job.cache, data.train, job.settings.weight)
     result = {
         "epochs": len(fitted.history),
@@ -181,7 +181,7 @@ def _described(run: Run) -> str:
 def _calibrated(run: Run) -> str:
     """Return what calibration did to the MSE, '' without."""
     found = run.result.calibration
-    return f"; {text}" if found and (text := found.as_text()) else ""
+    return f"; {text}" if found and (text := found.as_text(run.config.selected_on)) else ""
 
 
 def _uncalibrated(run: Run) -> str:

@@ -15,6 +15,7 @@ from head.data.several import AnyInput
 from head.models.fused.products import resolve_products
 from head.models.kinds import input_of, kind_for
 from head.runs.members import find_member_runs, several_inputs
+from head.runs.ratings import weights_of, weights_together
 from head.runs.run import Run
 from head.settings import HEADS, TrainSettings
 
@@ -66,6 +67,12 @@ class TrainingJob:
     def member_runs(self) -> list[Run]:
         """The finished runs of its members on its split; raise `InvalidSettings` for those that are missing."""
         return find_member_runs(self.cache, self.split, self.settings, self.folder.parent.parent)
+
+    @property
+    def weighted_by(self) -> tuple[str, ...]:
+        """By what images are weighted, `--weight` of the head and of its members, without 'none'."""
+        members = self.member_runs if self.of_others else []
+        return weights_together(self.settings.weight, [weight for run in members for weight in weights_of(run)])
 
     @property
     def on_all_images(self) -> bool:

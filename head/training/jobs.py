@@ -13,6 +13,7 @@ from featcache.datasets.duplicates import LOOK_ALIKE, SAME_FILE, of_parts
 from featcache.store.cache import FeatureCache
 from head.data.batches import FULL, SplitData, is_all_images
 from head.grid import Point
+from head.runs.members import as_one
 from head.runs.run import HEAD_NAME, Run
 from head.training.fitted import Trained
 from head.training.job import TrainingJob
@@ -77,7 +78,9 @@ def check_all(jobs: Sequence[TrainingJob]) -> list[tuple[SplitData, bool]]:
     """Return what `check_start` does of every job; raise all that it raises."""
     found, errors = collected(check_start, jobs)
     if errors:
-        raise join_errors(errors, f"{len(errors)} of {len(jobs)} runs cannot be trained:", "Nothing was trained.")
+        raise join_errors(
+            as_one(errors), f"{len(errors)} of {len(jobs)} runs cannot be trained:", "Nothing was trained."
+        )
     return found
 
 

@@ -7,6 +7,7 @@ from featcache.store.cache import FeatureCache
 from head.evaluation.evaluate import Evaluation
 from head.evaluation.statistics import OF_MEAN_RHO
 from head.evaluation.summary import HeadSummary
+from head.evaluation.text import ceilings_of
 from head.models.kinds import kind_for
 from head.runs.run import Run
 
@@ -38,6 +39,7 @@ def score_facts(evaluation: Evaluation, cache: FeatureCache) -> dict[str, Any]:
         "part": evaluation.scored[0].part,
         "against": evaluation.comparisons[0].against if evaluation.comparisons else None,
         "correction": OF_MEAN_RHO,
+        "ceilings": ceilings_of(evaluation.summaries),
         "rows": [_summary_facts(summary, compared.get(summary.name)) for summary in evaluation.summaries],
         "problems": [_without(above, text) for text in (*map(str, evaluation.errors), *evaluation.warnings())],
     }

@@ -26,7 +26,6 @@ def test_a_linear_one_is_the_line_of_least_squares() -> None:
     found = fit_calibration("linear", predicted, truth)
     scores = np.array([-3.0, 0.2, 0.5, 11.0])
     np.testing.assert_allclose(found(scores), slope * scores + intercept, rtol=1e-9)
-    assert found.steepest == pytest.approx(slope)
 
 
 def test_an_isotonic_one_is_scikit_learns_beyond_its_ends_too() -> None:
@@ -44,7 +43,7 @@ def test_step_scores_add_up_to_the_calibrated_score(kind: str) -> None:
     steps = torch.from_numpy(np.random.default_rng(3).normal(0.15, 0.1, (17, 3)))
     calibrated = found.of_steps(steps)
     np.testing.assert_allclose(calibrated.sum(dim=1), found(steps.sum(dim=1).numpy()), atol=1e-12)
-    apart = found.steepest if kind == "linear" else 1.0
+    apart = np.ptp(found(np.array([0.0, 1.0]))) if kind == "linear" else 1.0
     torch.testing.assert_close(calibrated.diff(dim=1), steps.diff(dim=1) * apart)
 
 

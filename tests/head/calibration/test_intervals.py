@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from featcache.base.errors import InvalidSettings
+from head.calibration import intervals
 from head.calibration.intervals import (
     coverage,
     fewest_images,
@@ -72,13 +73,12 @@ def test_members_have_no_interval_unless_each_has_one() -> None:
     assert usual_half_widths([rising(0)]) == {}
 
 
-def test_coverage_is_counted_in_all_and_in_thirds_of_the_rating() -> None:
+def test_coverage_is_counted_in_all_and_in_thirds_of_the_rating(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intervals, "FEWEST_OF_THIRD", 2)
     truth = np.array([9.0, 1.0, 5.0, 8.0, 2.0, 4.0, 7.0])
     off = np.array([9.5, 0.0, -9.0, 9.0, 9.1, 0.0, 0.0])  # 9.0 is on the bound
     found = coverage(truth + off, truth, rising(9))
     assert found is not None
-    assert (found.half_width, found.images) == (9, {"low": 3, "middle": 2, "high": 2})
-    assert found.inside == {"low": 2, "middle": 2, "high": 1}
     assert found.as_json() == {
         "level": 0.9,
         "half_width": 9.0,
@@ -87,13 +87,29 @@ def test_coverage_is_counted_in_all_and_in_thirds_of_the_rating() -> None:
         "coverage_of_thirds": {"low": 2 / 3, "middle": 1.0, "high": 0.5},
         "n_of_thirds": {"low": 3, "middle": 2, "high": 2},
     }
-    assert found.as_text() == "+-9 holds 71.4% of 7 ratings (by thirds of the rating: low 67%, middle 100%, high 50%)"
+    assert (
+        found.as_text()
+        == "+-9 holds 71.4% of 7 ratings (by thirds of the rating: low 67% of 3, middle 100% of 2, high 50% of 2)"
+    )
     other = coverage(truth, truth, rising(19))
     together = pooled([found, other])
     assert together is not None
-    assert (together.share, together.half_width, together.images["low"]) == (12 / 14, 13.5, 6)
+    assert (together.share, together.half_width) == (12 / 14, 13.5)
     assert pooled([found, None]) is None
     assert coverage(truth, truth, rising(8)) is None
-    alone = coverage(truth[:1], truth[:1], rising(9))
-    assert alone is not None
-    assert alone.of_thirds == {"low": 1.0, "middle": None, "high": None}
+
+
+def test_thirds_are_of_all_runs_together_and_left_out_where_they_are_small() -> None:
+    """A third of each of several small parts would be of other ratings in each, and of one or two."""
+    low, high = np.linspace(0, 1, 30), np.linspace(5, 6, 30)
+    parts = [coverage(low, low, rising(9)), coverage(high + 10, high, rising(9))]  # all are held, and none
+    assert parts[0] is not None
+    why = "no shares by thirds of the rating, of 10 each: below 20 a share says little"
+    found = parts[0].as_json()
+    assert (found["coverage"], found["coverage_of_thirds"], found["n_of_thirds"]) == (1.0, None, None)
+    assert found["why_no_thirds"] == why
+    assert parts[0].as_text() == f"+-9 holds 100.0% of 30 ratings ({why})"
+    together = pooled(parts)
+    assert together is not None
+    assert together.of_thirds() == {"low": (1.0, 20), "middle": (0.5, 20), "high": (0.0, 20)}
+    assert "why_no_thirds" not in together.as_json()

@@ -245,7 +245,11 @@ def test_ceilings_of_splits_are_averaged_and_one_that_lacks_leaves_none() -> Non
     one, other = Ceiling(0.8, 0.7, 0.9, "it", 40), Ceiling(0.9, 0.8, 0.95, "it", 30)
     found = mean_ceiling({"1": one, "2": other}, 0.3)
     assert found is not None and found.low is not None and found.high is not None
-    assert (found.rho, found.images, found.how) == (pytest.approx(0.85), 30, "mean over splits of the it")
+    assert (found.rho, found.images, found.how) == (
+        pytest.approx(0.85),
+        30,
+        "mean over 2 splits, 0.800 to 0.900, of the it",
+    )
     assert found.low < 0.85 < found.high
     assert mean_ceiling({"1": one, "2": one}, 0.3) == one
     assert mean_ceiling({"1": one, "2": None}, 0.3) is mean_ceiling({}, 0.3) is None

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -145,6 +146,13 @@ def test_another_cache_and_heads_that_have_no_neighbours_are_refused(
     strangers = frozenset(f"{k:064x}" for k in range(23))
     with pytest.raises(BadInput, match="has 0 of the 23 images that .* was trained on; name the cache"):
         rated_images(cache, [run], strangers)
+    both = [read_run(path) for path in sorted((tiny_runs / "tiny" / "paper").glob("split-*"))]
+    with pytest.raises(
+        BadInput,
+        match=rf"has 0 of the 23 images that 2 runs, {re.escape(str(both[0].folder))} and others, were trained on; "
+        "name the cache that they were trained on",
+    ):
+        rated_images(cache, both, strangers)
 
 
 def test_pages_show_them_with_their_pictures(

@@ -8,41 +8,26 @@ import numpy as np
 import pytest
 
 from featcache.images.loading import load_image
-from featcache.store.cache import FeatureCache, open_cache
+from featcache.store.cache import FeatureCache
 from head.evaluation.score import attention_of, score_run
 from head.prediction.predictor import Predictor
 from head.runs.run import Run
 from head.settings import TrainSettings
 from head.share.export import Exported, export_head
 from head.share.onnx import load_graph
-from head.training.job import TrainingJob
-from head.training.train import train
-from tests.helpers.tiny import TINY_TRAIN
-
-PAPER = replace(TINY_TRAIN, epochs=2)
-
-
-def fit(cache: FeatureCache, home: Path, settings: TrainSettings, name: str, split: str = "1") -> Run:
-    return train(TrainingJob(cache, split, settings, home / "tiny" / name / f"split-{split}", name))
+from tests.helpers.stacks import PAPER, fit
 
 
 @pytest.fixture(scope="module")
-def cache(tiny_cache: Path) -> FeatureCache:
-    return open_cache(tiny_cache)
-
-
-@pytest.fixture(scope="module")
-def home(cache: FeatureCache, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(cache: FeatureCache, member_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A mean of a head that attends and two baselines on two splits, and one of two heads that attend."""
-    home = tmp_path_factory.mktemp("runs")
+    home = Path(shutil.copytree(member_runs, tmp_path_factory.mktemp("stacks") / "runs"))
     mixed, looking = ("paper", "svr", "ridge"), ("paper", "lower")
     for split in cache.splits:
-        fit(cache, home, PAPER, "paper", split)
-        fit(cache, home, TrainSettings(head="ridge"), "ridge", split)
-        fit(cache, home, TrainSettings(head="svr", pooling="mean"), "svr", split)
-        fit(cache, home, TrainSettings(head="mean", members=mixed), "mixed", split)
-    fit(cache, home, replace(PAPER, lr=0.02), "lower")
-    fit(cache, home, TrainSettings(head="mean", members=looking), "looking")
+        fit(cache, home, TrainSettings(head="svr", pooling="mean"), split, "svr")
+        fit(cache, home, TrainSettings(head="mean", members=mixed), split, "mixed")
+    fit(cache, home, replace(PAPER, lr=0.02), name="lower")
+    fit(cache, home, TrainSettings(head="mean", members=looking), name="looking")
     return home
 
 

@@ -19,7 +19,7 @@ from torch import nn
 from featcache.base.errors import InvalidSettings, Mismatch
 from featcache.images.loading import load_image
 from featcache.store.cache import open_cache
-from head.calibration.calibration import fit_calibration
+from head.calibration.calibration import Calibration, fit_calibration
 from head.data.inputs import HeadInput
 from head.models.amnet import AMNetHead, HeadShape
 from head.models.baselines import AffineHead, LinearHead, LinearShape, PerceptronHead, PerceptronShape
@@ -33,8 +33,10 @@ from head.runs.head_file import TrainedHead, load_head
 from head.runs.run import Run, read_run
 from head.settings import TrainSettings
 from head.share import onnx as share
+from head.share.expected import Expected, expected_of
 from head.share.export import networks_of
 from head.share.graphs import HeadGraph, Reading
+from head.share.graphs import graph_of as whole_of
 from head.training.job import TrainingJob
 from head.training.train import train
 from tests.helpers.results import RESULT, run_of
@@ -113,8 +115,9 @@ def test_a_calibrated_heads_graph_gives_calibrated_scores_and_steps(name: str, k
     features = random_features(head, 9)
     score, steps, *_ = share.load_graph(graph_of(head))(features)
     wanted = head.predict(torch.from_numpy(features))
-    np.testing.assert_allclose(score, wanted[0], atol=2e-6 * head.unit, rtol=2e-6)
-    np.testing.assert_allclose(steps, wanted[1], atol=2e-6 * head.unit, rtol=2e-6)
+    steepest = np.max(np.diff(calibration.knots[1]) / np.diff(calibration.knots[0]))
+    np.testing.assert_allclose(score, wanted[0], atol=2e-6 * steepest, rtol=2e-6)
+    np.testing.assert_allclose(steps, wanted[1], atol=2e-6 * steepest, rtol=2e-6)
     plain = random_head(name).predict(torch.from_numpy(features))[0]
     np.testing.assert_allclose(wanted[0], calibration(plain.numpy()), atol=1e-9)
     assert np.abs(score - plain.numpy()).max() > 0.1
@@ -297,24 +300,82 @@ def test_a_graph_that_differs_from_torch_in_any_output_is_refused(
 ) -> None:
     head, data = small
     features = random_features(head, 3)
-    wanted = [values.numpy().copy() for values in head.predict(torch.from_numpy(features))]
-    assert share.check("head.onnx", data, features, wanted, head) < 1e-6
-    wanted[output][-1] += 2e-4
+    wanted = expected_of([head], features)
+    assert share.check("head.onnx", data, features, wanted) < 1e-6
+    wanted[output].values[-1] += 2e-4
     with pytest.raises(Mismatch, match=r"head\.onnx: differs from torch by 0\.0002 .*at most 0\.0001 may be"):
-        share.check("head.onnx", data, features, wanted, head)
+        share.check("head.onnx", data, features, wanted)
 
 
 def test_scores_on_a_large_scale_are_compared_on_it(small: tuple[TrainedHead, bytes]) -> None:
-    head, data = small
+    head, features = replace(small[0], target_scale=1000.0), random_features(small[0], 3)
+    score, *others = expected_of([head], features)
+    found = share.check("head.onnx", graph_of(head), features, [replace(score, values=score.values + 0.02), *others])
+    assert found == pytest.approx(2e-5, rel=0.1)
+
+
+STEEP = Calibration("isotonic", torch.tensor([[-9.0, 0.0, 1e-9, 9.0], [0.2, 0.3, 0.7, 0.8]], dtype=torch.float64))
+
+
+def around(head: TrainedHead, *, last: float) -> tuple[TrainedHead, NDArray[np.float32]]:
+    """Return a head with a calibration that is all but vertical where it scores the last of three images, and these.
+
+    It is vertical at a score that is the last image's and a little more.
+    """
     features = random_features(head, 3)
-    score, steps, maps = (values.numpy() for values in head.predict(torch.from_numpy(features)))
-    found = share.check("head.onnx", data, features, [score + 0.02, steps, maps], replace(head, target_scale=1000.0))
-    assert found == pytest.approx(2e-5, rel=0.01)
+    score = head.uncalibrated(torch.from_numpy(features))[0].sum(dim=1)[-1]
+    knots = STEEP.knots + torch.stack([(score + last).expand(4), torch.zeros(4)])
+    return replace(head, calibration=Calibration("isotonic", knots)), features
+
+
+@pytest.mark.parametrize("name", ["svr", "paper, no attention"])
+def test_a_right_graph_is_as_good_where_calibration_is_vertical(name: str) -> None:
+    """Its scores are off by rounding, which a step makes as large as the step is high."""
+    head, features = around(random_head(name), last=3e-7)
+    graph, moved = graph_of(head), replace(head, target_mean=head.target_mean + 1e-6)
+    for right in (graph, graph_of(moved)):
+        assert share.check("head.onnx", right, features, expected_of([head], features)) < share.LARGEST_DIFFERENCE
+    score = [share.load_graph(one)(features)[0] for one in (graph, graph_of(moved))]
+    assert name != "svr" or score[1][-1] - score[0][-1] == pytest.approx(0.4, rel=1e-3)
+
+
+@pytest.mark.parametrize("output", ["score", "step_scores"])
+@pytest.mark.parametrize("members", [1, 2])
+def test_a_vertical_step_hides_no_wrong_graph(output: str, members: int) -> None:
+    """All images but one are far from the step, and one is on it: neither may be off for that."""
+    head, features = around(random_head("svr"), last=0.0)
+    heads = [head, replace(head, target_mean=0.3)][:members]
+    names = share.output_names(head, members)
+    data = share.export(whole_of(heads), "features", features, outputs=names, facts={})
+    wanted = expected_of(heads, features)
+    assert share.check("head.onnx", data, features, wanted) < share.LARGEST_DIFFERENCE
+    for image, off in ((0, 3e-4), (2, 0.9)):
+        shifted = wanted[names.index(output)].values.copy()
+        shifted[image] += off
+        others = [
+            replace(one, values=shifted) if name == output else one for name, one in zip(names, wanted, strict=True)
+        ]
+        with pytest.raises(Mismatch, match="differs from torch"):
+            share.check("head.onnx", data, features, others)
+
+
+def test_a_deviation_of_members_that_is_wrong_is_refused() -> None:
+    heads = [random_head("svr"), replace(random_head("svr"), target_mean=0.3)]
+    features = random_features(heads[0], 3)
+    wanted = expected_of(heads, features)
+    data = share.export(whole_of(heads), "features", features, outputs=share.output_names(heads[0], 2), facts={})
+    assert share.check("head.onnx", data, features, wanted) < 1e-6
+    assert wanted[-1].values == pytest.approx(0.1 / 2**0.5)
+    wanted[-1].values[1] += 2e-4
+    with pytest.raises(Mismatch, match="differs from torch by 0.0001"):
+        share.check("head.onnx", data, features, wanted)
 
 
 def test_an_output_that_is_not_finite_is_no_agreement() -> None:
     assert share.largest_difference(np.array([1.0, np.nan]), np.array([1.0, np.nan])) == np.inf
     assert share.largest_difference(np.array([1.0, 2.0]), np.array([1.0, 2.5])) == 0.5
+    expected = Expected(np.array([1.0, 2.0]), np.full(2, 1e-4), np.full(2, 1e-4))
+    assert expected.difference(np.array([1.0, np.nan])) == expected.difference(np.array([np.inf, 2.0])) == np.inf
 
 
 class Refused(nn.Module):

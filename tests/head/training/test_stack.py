@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shlex
 import shutil
 from dataclasses import replace
@@ -26,37 +27,19 @@ from head.models.kinds import input_of
 from head.runs.find import find_runs_of
 from head.runs.members import find_member_runs
 from head.runs.run import Run, read_run
-from head.settings import TrainSettings, settings_of
+from head.settings import settings_of
 from head.training.forecasts.forecast import forecast
 from head.training.job import TrainingJob
 from head.training.train import check_start, train
-from tests.helpers.tiny import SPLITS, TINY_TRAIN
-
-RIDGE, MEAN = TrainSettings(head="ridge"), TrainSettings(head="ridge", pooling="mean")
-PAPER = replace(TINY_TRAIN, epochs=2)
-MEMBERS = ("ridge", "ridge,pooling=mean", "paper")
-STACK = TrainSettings(head="stack", members=MEMBERS)
-
-
-def job_of(cache: FeatureCache, home: Path, settings: TrainSettings, split: str = "1", name: str = "") -> TrainingJob:
-    name = name or ("paper" if settings.head == "amnet" else settings.default_name())
-    return TrainingJob(cache, split, settings, home / cache.name / name / f"split-{split}", name)
-
-
-def fit(cache: FeatureCache, home: Path, settings: TrainSettings, split: str = "1") -> Run:
-    return train(job_of(cache, home, settings, split))
+from tests.helpers.stacks import MEAN, MEMBERS, RIDGE, STACK, fit, job_of
+from tests.helpers.tiny import SPLITS
 
 
 @pytest.fixture(scope="module")
-def cache(tiny_cache: Path) -> FeatureCache:
-    return open_cache(tiny_cache)
-
-
-@pytest.fixture(scope="module")
-def home(cache: FeatureCache, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(cache: FeatureCache, member_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three heads on both splits, their stack and their mean."""
-    folder = tmp_path_factory.mktemp("runs")
-    for settings in (RIDGE, MEAN, PAPER, STACK, replace(STACK, head="mean")):
+    folder = Path(shutil.copytree(member_runs, tmp_path_factory.mktemp("stacks") / "runs"))
+    for settings in (STACK, replace(STACK, head="mean")):
         for split in SPLITS:
             fit(cache, folder, settings, split)
     return folder
@@ -115,7 +98,7 @@ def test_it_is_a_row_beside_its_members(cache: FeatureCache, home: Path) -> None
     assert not found.errors and names >= {*MEMBERS, STACK.default_name(), replace(STACK, head="mean").default_name()}
     before = [shlex.split(one) for one in _to_fit_all(cache, [stack_of(found)], find_runs_of(cache, home), home)]
     assert [one[one.index("--head") + 1] if "--head" in one else "paper" for one in before] == [
-        *("paper", "ridge", "ridge", "stack"),
+        *("ridge", "ridge", "paper", "stack"),
     ]
     assert all(one.splits == SPLITS for one in found.summaries if one.name in MEMBERS or "+paper" in one.name)
 
@@ -133,7 +116,8 @@ def test_what_is_missing_is_named_with_what_trains_it(cache: FeatureCache, home:
     assert f"{tmp_path}/tiny/ridge/split-1: no run there" in text
     assert f"amnet train-head --cache {cache.path} --split 1 --head ridge --runs {tmp_path}" in text
     assert f"{tmp_path}/tiny/svr/split-1: no run there" in text
-    with pytest.raises(InvalidSettings, match=r"On that split there are: ridge,pooling=mean\."):
+    there = re.escape(f"{tmp_path}/tiny")
+    with pytest.raises(InvalidSettings, match=rf"\n{there} has on split 1 these runs: ridge,pooling=mean\.$"):
         check_start(job_of(cache, tmp_path, replace(STACK, members=("svr", "ridge,pooling=mean"))))
     with pytest.raises(InvalidSettings, match="--head stack takes two heads or more: --member NAME --member NAME"):
         check_start(job_of(cache, tmp_path, replace(STACK, members=("ridge,pooling=mean",))))

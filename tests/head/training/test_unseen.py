@@ -77,7 +77,9 @@ def test_a_calibration_is_fitted_to_that_part_and_its_residuals_are_cross_fitted
     assert found is not None
     assert found.uncalibrated_val_mse == pytest.approx(mean_squared_error(before, part.scores), abs=1e-6)
     assert found.val_mse == pytest.approx(np.mean(wanted**2), abs=1e-5)
-    assert f"with {kind} calibration MSE {found.val_mse:.5f} there" in Trained([run], []).as_text()
+    before, after = f"{found.uncalibrated_val_mse:.5f}", f"{found.val_mse:.5f}"
+    said = f"; MSE on the val part {before} before {kind} calibration and {after} after it, of each image by a "
+    assert Trained([run], []).as_text().endswith(f"{said}calibration without it")
     scored = score_run(run, own)
     raw = predicted(own, run, test, calibration=None)
     np.testing.assert_allclose(scored.prediction, head.calibration(raw), atol=1e-9)
@@ -165,12 +167,14 @@ def test_score_cache_says_what_intervals_hold_and_what_calibration_did(small: Fe
     found = evaluate(small, tmp_path)
     (summary,) = found.as_json()["summary"]
     assert summary["interval"]["n"] == 22
-    assert summary["interval"]["n_of_thirds"] == {"low": 8, "middle": 8, "high": 6}
+    assert summary["interval"]["n_of_thirds"] is None
+    assert summary["interval"]["why_no_thirds"].startswith("no shares by thirds of the rating, of 7 each")
     held = [one.coverage.share for one in found.scored if one.coverage]
     assert summary["interval"]["coverage"] == pytest.approx(np.mean(held))
     text = found.as_text()
     assert f"ridge: 90% interval {found.summaries[0].coverage.as_text()}" in text  # type: ignore[union-attr]
-    assert f"ridge: MSE {summary['uncalibrated_mse_mean']:.5f} without calibration" in text
+    before, after = f"{summary['uncalibrated_mse_mean']:.5f}", f"{summary['mse_mean']:.5f}"
+    assert f"ridge: MSE on the test part {before} before linear calibration and {after} after it" in text
 
 
 def test_the_part_that_selected_says_nothing_of_intervals(own: FeatureCache, tmp_path: Path) -> None:
@@ -180,7 +184,7 @@ def test_the_part_that_selected_says_nothing_of_intervals(own: FeatureCache, tmp
     assert score_run(run, own, part="val").coverage is None
     found = score_run(run, own, part="test").coverage
     assert found is not None
-    assert (sum(found.images.values()), found.half_width) == (11, half_width(load_head(run).residuals, 0.9))
+    assert (len(found.truth), found.half_width) == (11, half_width(load_head(run).residuals, 0.9))
 
 
 def test_train_head_takes_calibrations_as_a_grid(tiny_cache: Path, tmp_path: Path) -> None:

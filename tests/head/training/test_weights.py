@@ -186,3 +186,24 @@ def test_the_command_names_runs_by_weight_says_what_they_are_worth_and_refuses_m
     assert config["settings"]["weight"] == "n"
     refused = amnet(*call, "--head", "mlp", "--weight", "n", status=2).stderr
     assert "--weight: of no effect on --head mlp; leave it out" in refused
+
+
+@pytest.mark.parametrize("split", ["1", "full"])
+def test_a_head_made_of_others_is_of_other_data_once_the_weights_of_its_members_are(
+    cache: FeatureCache, tmp_path: Path, split: str
+) -> None:
+    heads = [settings_for("ridge", weight) for weight in ("none", "se")]
+    mean = TrainSettings(head="mean", members=tuple(one.default_name() for one in heads))
+    for one in dict.fromkeys(["1", split]):
+        plain, weighted, together = (trained(cache, settings, tmp_path, one) for settings in (*heads, mean))
+    assert weighted.settings["weight"] == "se" and together.settings["weight"] == "none"
+    raters = cache.raters
+    assert raters is not None and raters.counts is not None and raters.errors is not None
+    asked_more = with_raters(cache.path, raters.counts + 1, raters.errors)  # no head was weighted by n
+    assert [difference(run, asked_more) for run in (plain, weighted, together)] == ["", "", ""]
+    other = with_raters(cache.path, raters.counts, raters.errors * np.linspace(1, 2, 41))
+    assert difference(plain, other) == ""
+    assert "other weights (se)" in difference(together, other) or "other scores or weights" in difference(
+        together, other
+    )
+    assert difference(together, other) == difference(weighted, other)

@@ -2,7 +2,7 @@
 function scoresSection() {
   const { rows, part, against, correction, problems } = data.scores;
   const scale = scaleOf(rows.flatMap((row) => [row.rho_mean, row.rho_low, row.rho_high]));
-  const ceiling = rows.find((row) => "of_ceiling" in row);
+  const ceiling = rows.some((row) => "of_ceiling" in row);
   const head = ["Head", `Spearman \u03c1, ${part}`, "95% interval", ceiling ? "Of ceiling" : null, "MSE", "Validation \u03c1", against ? "Difference" : null, against ? "Holm p" : null, "Splits"];
   const classes = ["", "num", "plot", "num", "num mse", "num val", "num dif", "num dif", "num few"];
   const table = el("table", { class: "scores" },
@@ -12,7 +12,7 @@ function scoresSection() {
   return section("scores", "Scores", el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table of scores" }, table), el("p", { class: "note" },
       `Mean and standard deviation over splits on the ${part} part, best on validation first. The line is the 95% interval of the mean; 95% and p: ${correction}.`,
       against ? ` Differences are from ${against}, paired by split.` : "",
-      ceiling ? ` Ceiling ${number(ceiling.ceiling)}${ceiling.ceiling_low === null ? "" : ` (95% ${interval(ceiling.ceiling_low, ceiling.ceiling_high)})`}: ${ceiling.ceiling_how}.` : "",
+      data.scores.ceilings.map((text) => ` ${text[0].toUpperCase()}${text.slice(1)}.`).join(""),
       rows.some((row) => row.optimistic) ? " * The test part selected the epoch, so this is optimistic." : ""),
     problems.length ? el("details", { class: "problems" }, el("summary", {}, `${count(problems.length, "note")} on runs that were left out or are to be read with care`), el("ul", {}, problems.map((text) => el("li", {}, text)))) : null);
 }
@@ -62,8 +62,13 @@ function splitTable(row) {
       el("tbody", {}, row.results.map((one) => el("tr", {}, cells(one).map((cell) => el("td", {}, String(cell))))))),
     el("p", { class: "note" },
       `95% interval of the mean ${interval(row.rho_low, row.rho_high)}; MSE ${number(row.mse_mean, 5)}; validation \u03c1 ${number(row.val_rho_mean)}. Intervals of splits are bootstrapped over images.`,
-      row.interval ? ` ${Math.round(1000 * row.interval.level) / 10}% prediction intervals, \u00b1 ${number(row.interval.half_width)}, hold ${Math.round(1000 * row.interval.coverage) / 10}% of ${count(row.interval.n, "rating")}.` : "",
+      row.interval ? ` ${Math.round(1000 * row.interval.level) / 10}% prediction intervals, \u00b1 ${number(row.interval.half_width)}, hold ${Math.round(1000 * row.interval.coverage) / 10}% of ${count(row.interval.n, "rating")} (${heldByThirds(row.interval)}).` : "",
       compared ? ` Compared with ${compared.against}: ${number(compared.difference, 3, { sign: true })}, 95% ${interval(compared.low, compared.high, { sign: true })}, p ${probability(compared.p)}, Holm p ${probability(compared.p_holm)}, over ${count(compared.splits, "split")}.` : ""));
+}
+
+// How many ratings intervals hold by thirds of the rating, or why that is not said.
+function heldByThirds({ coverage_of_thirds: shares, n_of_thirds: ratings, why_no_thirds: why }) {
+  return shares ? `by thirds of the rating: ${["low", "middle", "high"].map((name) => `${name} ${Math.round(100 * shares[name])}% of ${ratings[name]}`).join(", ")}` : why;
 }
 
 // One sentence that says what the table comes to.

@@ -21,7 +21,11 @@ from featcache.datasets.reliability import Reliability
 from featcache.extraction.extract import extract
 from featcache.store.cache import FeatureCache, open_cache
 from featcache.store.manifest import read_manifest, write_manifest
+from head.calibration.intervals import Coverage
 from head.evaluation.evaluate import Evaluation, evaluate
+from head.evaluation.people import Ceiling
+from head.evaluation.score import Scored
+from head.evaluation.summary import summaries_of
 from head.runs.head_file import load_head
 from head.runs.run import CONFIG_NAME
 from head.settings import TrainSettings
@@ -321,6 +325,47 @@ def test_where_the_ceiling_is_known_a_column_says_how_near_it_heads_come(
         assert cell.replace("\u2212", "-") == f"{wanted[0]} {wanted[1]} to {wanted[2]}"
         assert "Ceiling 0.800 (95% 0.750 to 0.850): root of 0.640" in opened.inner_text("#scores")
     assert "of ceiling" not in page.locator(".scores thead").first.inner_text().lower()
+
+
+@needs_chromium
+def test_ceilings_that_differ_are_each_named_with_their_heads(
+    browser: Any, cache: FeatureCache, evaluation: Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "_figures", lambda cache, evaluation, told: {"drawings": [], "left_out": []})
+    first = evaluation.summaries[0].name
+    of_first = {one.run.folder for one in evaluation.summaries[0].scored}
+    low, high = Ceiling(0.7, None, None, "it"), Ceiling(0.9, None, None, "it")
+
+    def ceiling(one: Scored) -> Ceiling:
+        return low if one.run.folder in of_first and one.run.split == "1" else high
+
+    scored = [replace(one, ceiling=ceiling(one)) for one in evaluation.scored]
+    known = replace(evaluation, scored=scored, summaries=summaries_of(scored))
+    report.write_report(tmp_path / "page.html", report.build_report(cache, known, report.ReportSettings()))
+    others = ", ".join(one.name for one in known.summaries[1:])
+    with opened_page(browser, (tmp_path / "page.html").as_uri()) as page:
+        note = page.inner_text("#scores")
+    assert re.search(
+        rf"Ceiling 0\.800 \(.*\): mean over 2 splits, 0\.700 to 0\.900, of the it \({re.escape(first)}\)\.", note
+    )
+    assert f"Ceiling 0.900 (no interval known): it ({others})." in note
+
+
+@needs_chromium
+def test_what_intervals_hold_is_told_by_thirds_or_why_not(
+    browser: Any, cache: FeatureCache, evaluation: Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "_figures", lambda cache, evaluation, told: {"drawings": [], "left_out": []})
+    made = report.build_report(cache, evaluation, report.ReportSettings())
+    many, few = (Coverage(0.9, 0.25, np.arange(float(n)), np.arange(n) >= 6) for n in (60, 12))
+    for row, found in zip(made.data["scores"]["rows"], (many, few), strict=True):
+        row["interval"] = found.as_json()
+    report.write_report(tmp_path / "page.html", made)
+    with opened_page(browser, (tmp_path / "page.html").as_uri()) as page:
+        notes = page.locator(".splits .note").all_text_contents()
+    thirds = "by thirds of the rating: low 70% of 20, middle 100% of 20, high 100% of 20"
+    assert f"90% prediction intervals, \u00b1 0.250, hold 90% of 60 ratings ({thirds})." in notes[0]
+    assert f"hold 50% of 12 ratings ({few.why_no_thirds})." in notes[1]
 
 
 @needs_chromium
