@@ -132,9 +132,12 @@ def z_scored(ratings: Answers, workers: int) -> tuple[Answers, NDArray[np.bool_]
     are equal, have no z-score.
     """
     n = np.bincount(ratings.worker, minlength=workers)
-    mean = np.bincount(ratings.worker, ratings.value, workers) / np.maximum(n, 1)
-    from_mean = ratings.value - mean[ratings.worker]
+    one = np.zeros(workers)
+    one[ratings.worker] = ratings.value
+    from_one = ratings.value - one[ratings.worker]  # of equal ratings all 0, where a sum of many of them is rounded
+    mean = np.bincount(ratings.worker, from_one, workers) / np.maximum(n, 1)
+    from_mean = from_one - mean[ratings.worker]
     deviation = np.sqrt(np.bincount(ratings.worker, from_mean**2, workers) / np.maximum(n - 1, 1))
-    varied = deviation > 1e-12 * np.abs(mean)  # less is rounding
+    varied = deviation > 1e-12 * np.abs(one)  # less is rounding
     kept = varied[ratings.worker]
     return ratings._replace(value=from_mean / np.where(varied, deviation, 1)[ratings.worker]).where(kept), kept
