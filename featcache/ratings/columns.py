@@ -68,9 +68,10 @@ class Columns(NamedTuple):
 def read_header(path: Path, score: str, given: dict[str, str]) -> Header:
     """Return the header of a table, cells separated as gives most columns that a score is made of.
 
-    Raises `BadInput` for a file without, and for one that is no text in UTF-8, with what it is by its first bytes.
+    Raises `BadInput` for a file without, and for one that is no text in UTF-8, with what it is by its first bytes;
+    `StorageError` for one that is not there.
     """
-    if not path.is_file():
+    if path.exists() and not (path.is_file() or path.is_dir()):
         raise BadInput(f"{path}: is a pipe or device, and tables are read more than once; write it to a file")
     with reading_errors(path), path.open("rb") as file:
         start = file.read(_LONGEST_HEADER)

@@ -5,6 +5,7 @@ Polars scans the text in pieces, so that memory holds some bytes of each line, n
 
 import csv
 import io
+import itertools
 import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -68,8 +69,7 @@ def read_responses(path: Path, settings: RatingSettings) -> Table:
     try:
         frame = _scan(path, header).select(wanted).collect(engine="streaming")
     except (pl.exceptions.PolarsError, OSError) as error:
-        title = f"{path}: not a table of {counted(len(header.names), 'column')}:"
-        refuse(BadInput, title, list(_faults(path, header)), "Mend these lines.")
+        _refuse_lines(path, header)
         raise BadInput(f"{path}: cannot be read as a table: {first_line(error)}") from error
     codes = {what: _sorted_codes(frame[what], words=what in WITH_WORDS) for what in kinds}
     numbers = {what: frame[what].to_numpy() for what in texts if what in _NUMBERS}
@@ -240,6 +240,15 @@ def _records(path: Path, header: Header) -> Iterator[tuple[int, bytes]]:
                 texts.clear()
     if texts:
         yield begun, b"".join(texts)
+
+
+def _refuse_lines(path: Path, header: Header) -> None:
+    """Raise `BadInput` that names the first lines that are none of such a table, and counts the others."""
+    faults = _faults(path, header)
+    first = list(itertools.islice(faults, MOST_PROBLEMS_SHOWN))  # every line may be at fault, and be 10^7
+    total = len(first) + sum(1 for _ in faults)
+    title = f"{path}: not a table of {counted(len(header.names), 'column')}:"
+    refuse(BadInput, title, first, "Mend these lines.", total=total)
 
 
 def _faults(path: Path, header: Header) -> Iterator[str]:

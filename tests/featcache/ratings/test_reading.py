@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from featcache.base.errors import MOST_PROBLEMS_SHOWN, FeatcacheError, StorageError, refuse
+from featcache.ratings import reading
+from featcache.ratings.reading import read_responses
+from featcache.ratings.settings import RatingSettings
 from tests.helpers.command_line import amnet
 
 FEW = "image,worker,rating\na.jpg,w1,3\nb.jpg,w1,5\na.jpg,w2,1\nb.jpg,w2,2\nc.jpg,w2,2\n"
@@ -103,6 +107,26 @@ def test_more_faults_than_are_listed_are_counted() -> None:
     text = "image,worker,rating\n" + "".join(f"{k},w,x\n" for k in range(1257))
     lines = amnet("ratings", write(text), "--score", "mean", status=3).stderr.splitlines()
     assert "1,257 in all" in lines[0] and lines[-2].strip() == "... and 257 more" and len(lines) == 1003
+
+
+def test_lines_of_too_many_cells_are_counted_without_keeping_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = list[int]()
+
+    def counting(kind: type[FeatcacheError], title: str, problems: list[str], way_out: str, *, total: int = 0) -> None:
+        kept.append(len(problems))
+        refuse(kind, title, problems, way_out, total=total)
+
+    monkeypatch.setattr(reading, "refuse", counting)
+    text = "image,worker,rating\n" + "".join(f"{k},w,1,\n" for k in range(1257))
+    lines = amnet("ratings", write(text), "--score", "mean", status=3).stderr.splitlines()
+    assert lines[1].strip() == "table.csv:2: 4 cells" and lines[-2].strip() == "... and 257 more"
+    assert kept[-1] == MOST_PROBLEMS_SHOWN
+
+
+def test_a_file_that_is_not_there_is_no_pipe(desk: Path) -> None:
+    for name, problem in (("none.csv", "No such file"), (".", "Is a directory")):
+        with pytest.raises(StorageError, match=f"cannot read: {problem}"):
+            read_responses(desk / name, RatingSettings(score="mean"))
 
 
 def test_text_that_is_not_utf8_is_named() -> None:
