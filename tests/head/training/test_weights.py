@@ -188,9 +188,9 @@ def test_the_command_names_runs_by_weight_says_what_they_are_worth_and_refuses_m
     assert "--weight: of no effect on --head mlp; leave it out" in refused
 
 
-@pytest.mark.parametrize("split", ["1", "full"])
+@pytest.mark.parametrize(("split", "what"), [("1", "other weights (se)"), ("full", "other scores or weights")])
 def test_a_head_made_of_others_is_of_other_data_once_the_weights_of_its_members_are(
-    cache: FeatureCache, tmp_path: Path, split: str
+    cache: FeatureCache, tmp_path: Path, split: str, what: str
 ) -> None:
     heads = [settings_for("ridge", weight) for weight in ("none", "se")]
     mean = TrainSettings(head="mean", members=tuple(one.default_name() for one in heads))
@@ -203,7 +203,5 @@ def test_a_head_made_of_others_is_of_other_data_once_the_weights_of_its_members_
     assert [difference(run, asked_more) for run in (plain, weighted, together)] == ["", "", ""]
     other = with_raters(cache.path, raters.counts, raters.errors * np.linspace(1, 2, 41))
     assert difference(plain, other) == ""
-    assert "other weights (se)" in difference(together, other) or "other scores or weights" in difference(
-        together, other
-    )
+    assert what in difference(together, other)
     assert difference(together, other) == difference(weighted, other)
