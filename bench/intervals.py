@@ -86,11 +86,11 @@ class Split:
     def _held(
         self, fitted: Fitted, places: NDArray[np.int64], calibration: Calibration | None, residuals: Scores
     ) -> Held:
-        predicted, truth = self._predict(fitted, places), self._part(places).scores
+        predicted, part = self._predict(fitted, places), self._part(places)
         scores = calibration(predicted) if calibration else predicted
-        found = coverage(scores, truth, residuals, LEVEL)
+        found = coverage(scores, part.scores, residuals, rows=part.rows)
         assert found, "too few images"
-        return found, float(np.std(scores - truth))
+        return found, float(np.std(scores - part.scores))
 
     @torch.inference_mode()
     def _predict(self, fitted: Fitted, places: NDArray[np.int64]) -> Scores:

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.base.errors import InvalidSettings
+from featcache.base.errors import InvalidSettings, counted
 
 LEVEL = 0.9
 THIRDS = ("low", "middle", "high")
-FEWEST_OF_THIRD = 20  # ratings: of 90% that are held, the share of so many has a standard error of 7 points
+FEWEST_OF_THIRD = 20  # images: of 90% that are held, the share of so many has a standard error of 7 points
 Scores = NDArray[np.float64]
 
 
@@ -69,6 +69,7 @@ def why_none(residuals: Sequence[Scores], level: float) -> str:
 class Coverage:
     """Which of images' ratings are in their intervals: ratings truth (n) float64, and held (n) bool whether each is.
 
+    rows (n) says which image of the cache each is of: several runs, as of other seeds, may tell of one image again.
     half_width is that of the intervals, of several runs its mean. Thirds are by rating, over all of the n together.
     """
 
@@ -76,6 +77,7 @@ class Coverage:
     half_width: float
     truth: Scores = field(repr=False)
     held: NDArray[np.bool_] = field(repr=False)
+    rows: NDArray[np.int64] = field(repr=False)
 
     @property
     def share(self) -> float:
@@ -84,14 +86,15 @@ class Coverage:
 
     @property
     def why_no_thirds(self) -> str:
-        """Why nothing is said of thirds, in words, '' if they hold enough ratings."""
-        least = len(self.truth) // len(THIRDS)
+        """Why nothing is said of thirds, in words, '' if they hold enough images."""
+        least = len(np.unique(self.rows)) // len(THIRDS)
         if least >= FEWEST_OF_THIRD:
             return ""
-        return f"no shares by thirds of the rating, of {least:,} each: below {FEWEST_OF_THIRD} a share says little"
+        few = f"no shares by thirds of the rating, of {counted(least, 'image')} each"
+        return f"{few}: below {FEWEST_OF_THIRD} a share says little"
 
     def of_thirds(self) -> dict[str, tuple[float, int]]:
-        """Return the share in each third by name, and of how many ratings; empty where those are too few."""
+        """Return the share in each third by name, and of how many ratings; empty where their images are too few."""
         if self.why_no_thirds:
             return {}
         parts = np.array_split(self.held[np.argsort(self.truth, kind="stable")], len(THIRDS))
@@ -117,12 +120,17 @@ class Coverage:
         return f"+-{self.half_width:.4g} holds {self.share:.1%} of {len(self.truth):,} ratings ({by_thirds})"
 
 
-def coverage(predicted: Scores, truth: Scores, residuals: Scores, level: float = LEVEL) -> Coverage | None:
-    """Return which of truth (n) are within the interval around predictions (n); None if there is no interval."""
+def coverage(
+    predicted: Scores, truth: Scores, residuals: Scores, level: float = LEVEL, *, rows: NDArray[np.int64]
+) -> Coverage | None:
+    """Return which of truth (n) are within the interval around predictions (n) of the images in these rows (n).
+
+    None if there is no interval.
+    """
     width = half_width(residuals, level)
     if width is None or not len(truth):
         return None
-    return Coverage(level, width, truth, np.abs(predicted - truth) <= width)
+    return Coverage(level, width, truth, np.abs(predicted - truth) <= width, rows)
 
 
 def pooled(several: Sequence[Coverage | None]) -> Coverage | None:
@@ -130,5 +138,5 @@ def pooled(several: Sequence[Coverage | None]) -> Coverage | None:
     known = [one for one in several if one is not None]
     if not known or len(known) < len(several):
         return None
-    truth, held = (np.concatenate([getattr(one, name) for one in known]) for name in ("truth", "held"))
-    return Coverage(known[0].level, float(np.mean([one.half_width for one in known])), truth, held)
+    joined = (np.concatenate([getattr(one, name) for one in known]) for name in ("truth", "held", "rows"))
+    return Coverage(known[0].level, float(np.mean([one.half_width for one in known])), *joined)

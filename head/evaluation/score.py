@@ -111,7 +111,9 @@ def score_run(run: Run, cache: FeatureCache, *, part: str = "test", views: str =
         step_scores=step_scores,
         ceiling=ceiling_of(cache, run.split, part),
         uncalibrated_mse=mean_squared_error(uncalibrated, present.scores) if head.calibration else None,
-        coverage=None if _has_selected(part, run) else coverage(prediction, present.scores, head.residuals),
+        coverage=None
+        if _has_selected(part, run)
+        else coverage(prediction, present.scores, head.residuals, rows=present.rows),
     )
 
 

@@ -77,7 +77,7 @@ def test_coverage_is_counted_in_all_and_in_thirds_of_the_rating(monkeypatch: pyt
     monkeypatch.setattr(intervals, "FEWEST_OF_THIRD", 2)
     truth = np.array([9.0, 1.0, 5.0, 8.0, 2.0, 4.0, 7.0])
     off = np.array([9.5, 0.0, -9.0, 9.0, 9.1, 0.0, 0.0])  # 9.0 is on the bound
-    found = coverage(truth + off, truth, rising(9))
+    found = coverage(truth + off, truth, rising(9), rows=np.arange(7))
     assert found is not None
     assert found.as_json() == {
         "level": 0.9,
@@ -91,20 +91,24 @@ def test_coverage_is_counted_in_all_and_in_thirds_of_the_rating(monkeypatch: pyt
         found.as_text()
         == "+-9 holds 71.4% of 7 ratings (by thirds of the rating: low 67% of 3, middle 100% of 2, high 50% of 2)"
     )
-    other = coverage(truth, truth, rising(19))
+    other = coverage(truth, truth, rising(19), rows=np.arange(7))
     together = pooled([found, other])
     assert together is not None
     assert (together.share, together.half_width) == (12 / 14, 13.5)
     assert pooled([found, None]) is None
-    assert coverage(truth, truth, rising(8)) is None
+    assert coverage(truth, truth, rising(8), rows=np.arange(7)) is None
 
 
 def test_thirds_are_of_all_runs_together_and_left_out_where_they_are_small() -> None:
     """A third of each of several small parts would be of other ratings in each, and of one or two."""
     low, high = np.linspace(0, 1, 30), np.linspace(5, 6, 30)
-    parts = [coverage(low, low, rising(9)), coverage(high + 10, high, rising(9))]  # all are held, and none
+    rows = np.arange(30)
+    parts = [  # all are held, and none
+        coverage(low, low, rising(9), rows=rows),
+        coverage(high + 10, high, rising(9), rows=30 + rows),
+    ]
     assert parts[0] is not None
-    why = "no shares by thirds of the rating, of 10 each: below 20 a share says little"
+    why = "no shares by thirds of the rating, of 10 images each: below 20 a share says little"
     found = parts[0].as_json()
     assert (found["coverage"], found["coverage_of_thirds"], found["n_of_thirds"]) == (1.0, None, None)
     assert found["why_no_thirds"] == why
@@ -113,3 +117,10 @@ def test_thirds_are_of_all_runs_together_and_left_out_where_they_are_small() -> 
     assert together is not None
     assert together.of_thirds() == {"low": (1.0, 20), "middle": (0.5, 20), "high": (0.0, 20)}
     assert "why_no_thirds" not in together.as_json()
+
+
+def test_an_image_that_several_seeds_tell_of_is_one_of_its_third() -> None:
+    truth = np.linspace(0, 1, 30)
+    three = pooled([coverage(truth, truth, rising(9), rows=np.arange(30))] * 3)
+    assert three is not None and len(three.truth) == 90
+    assert three.of_thirds() == {} and "of 10 images each" in three.why_no_thirds

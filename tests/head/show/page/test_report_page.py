@@ -357,7 +357,7 @@ def test_what_intervals_hold_is_told_by_thirds_or_why_not(
 ) -> None:
     monkeypatch.setattr(report, "_figures", lambda cache, evaluation, told: {"drawings": [], "left_out": []})
     made = report.build_report(cache, evaluation, report.ReportSettings())
-    many, few = (Coverage(0.9, 0.25, np.arange(float(n)), np.arange(n) >= 6) for n in (60, 12))
+    many, few = (Coverage(0.9, 0.25, np.arange(float(n)), np.arange(n) >= 6, np.arange(n)) for n in (60, 12))
     for row, found in zip(made.data["scores"]["rows"], (many, few), strict=True):
         row["interval"] = found.as_json()
     report.write_report(tmp_path / "page.html", made)
