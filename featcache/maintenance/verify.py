@@ -11,7 +11,7 @@ import numpy as np
 import xxhash
 
 from featcache.base.cores import usable_threads
-from featcache.base.errors import CacheIncomplete, CorruptFile, FeatcacheError, HostileFile, StorageError
+from featcache.base.errors import CacheIncomplete, CorruptFile, FeatcacheError, HostileFile, StorageError, counted
 from featcache.base.files import digest_of_file
 from featcache.base.progress import OnProgress, Progress, silent
 from featcache.store.cache import open_listed_shard
@@ -73,7 +73,7 @@ class VerifyReport:
     def as_text(self) -> str:
         """Return what was checked as a line, and a line for each problem."""
         state = "complete" if self.complete else "not complete"
-        found = "sound" if self.ok else f"{len(self.problems)} problem{'' if len(self.problems) == 1 else 's'}"
+        found = "sound" if self.ok else counted(len(self.problems), "problem")
         sizes = f"{self.shards:,} shards, {self.chunks:,} chunks, {self.bytes / 1e9:,.2f} GB"
         return "\n".join([f"{self.cache}: {sizes}, {state}: {found}", *(f"damaged  {one}" for one in self.problems)])
 

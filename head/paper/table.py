@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from featcache.base.errors import FeatcacheError
+from featcache.base.errors import FeatcacheError, counted
 from featcache.base.progress import duration
 from head.evaluation.compare import Comparison
 from head.evaluation.people import HumanConsistency
@@ -107,7 +107,7 @@ class PaperTable:
         people = f"\n{self.people.as_text()}" if self.people else ""
         return (
             f"{aligned(lines)}{people}\nSUN, LaMem: rho that the paper prints ({SOURCE}); test part, "
-            f"{splits} {'split' if splits == 1 else 'splits'}, seed {seed}; 95%: {OF_MEAN_RHO}"
+            f"{counted(splits, 'split')}, seed {seed}; 95%: {OF_MEAN_RHO}"
         )
 
     def _differences(self) -> str:

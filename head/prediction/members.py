@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from featcache.base.errors import InvalidSettings, list_problems, refuse
+from featcache.base.errors import InvalidSettings, counted, list_problems, refuse
 from featcache.datasets.splits import natural_key
 from featcache.store.shards.encoding import digest_of_constants
 from head.data.several import AnyInput
@@ -107,7 +107,7 @@ def find_members(folder: Path) -> HeadRuns:
         return HeadRuns([read_run(folder)], [])
     if not _of_one_head(finished):
         title = f"{folder}: its {len(finished)} finished runs are not of one head, on the same features and scores:"
-        heads = [f"{one}: {count} {'run' if count == 1 else 'runs'}" for one, count in _heads(folder, finished)]
+        heads = [f"{one}: {counted(count, 'run')}" for one, count in _heads(folder, finished)]
         raise InvalidSettings(list_problems(title, heads, "Name one of these folders."))
     finished.sort(key=lambda run: (natural_key(run.split), run.seed))
     if others := rescored_since(finished):

@@ -8,7 +8,7 @@ from importlib import resources
 from string import Template
 from typing import Any
 
-from featcache.base.errors import CorruptFile, printable
+from featcache.base.errors import CorruptFile, counted, printable
 from featcache.base.files import read_json
 from featcache.recipe import Recipe
 from head.calibration.intervals import usual_half_widths
@@ -163,7 +163,7 @@ def _reached(members: Sequence[Member], scores: Mapping[str, Any] | None) -> _Re
     if len(members) == 1 and run.on_all_images:
         if found is None or found.rho is None or found.mse is None:
             return None
-        of = f", cross-validated over {found.splits} {'split' if found.splits == 1 else 'splits'}"
+        of = f", cross-validated over {counted(found.splits, 'split')}"
         interval = "" if found.low is None else f", {found.interval}"
         near = _sentence(near_ceiling(asdict(found)))
         return _Reached(found.rho, interval, found.mse, found.images, "Mean Spearman rho", of, near)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from featcache.base.errors import counted
 from featcache.base.progress import duration
 
 
@@ -18,7 +19,7 @@ class Runs:
     def as_text(self) -> str:
         """Return the runs as a line for a person."""
         there = f", of which {self.finished} {'is' if self.finished == 1 else 'are'} finished" if self.finished else ""
-        return f"{self.name}: {self.runs} {'run' if self.runs == 1 else 'runs'}{there}"
+        return f"{self.name}: {counted(self.runs, 'run')}{there}"
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class GradientForecast:
         parts = ", ".join(f"{name} {_gigabytes(size)}" for name, size in self.memory.items())
         each = f" for each of {self.processes} processes" if self.processes > 1 else ""
         early = "; early stopping ends most sooner" if self.ends_early else ""
-        epochs = "1 epoch" if self.at_most_epochs == 1 else f"{self.at_most_epochs:,} epochs"
+        epochs = counted(self.at_most_epochs, "epoch")
         lines = [
             self.of.as_text(),
             f"weights  {self.parameters:,}, of which {self.trained:,} are trained",
@@ -116,7 +117,7 @@ class BaselineForecast:
         """Return the forecast as lines for a person."""
         folds = f", {self.heads} times as train is cross-validated" if self.heads > 1 else ""
         epochs = f", each of at most {self.at_most_epochs} epochs" if self.at_most_epochs > 1 else ""
-        count = "1 candidate" if self.candidates == 1 else f"{self.candidates} candidates"
+        count = counted(self.candidates, "candidate")
         return "\n".join(
             [
                 self.of.as_text(),
