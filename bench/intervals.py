@@ -88,7 +88,7 @@ class Split:
     ) -> Held:
         predicted, part = self._predict(fitted, places), self._part(places)
         scores = calibration(predicted) if calibration else predicted
-        found = coverage(scores, part.scores, residuals, rows=part.rows)
+        found = coverage(scores, part.scores, residuals, LEVEL, rows=part.rows)
         assert found, "too few images"
         return found, float(np.std(scores - part.scores))
 
