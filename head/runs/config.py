@@ -6,6 +6,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 from featcache.settings import LARGEST_BATCH
+from head.settings import WEIGHTS
 
 Document = Mapping[str, Any]
 NEAR_CEILING = ("of_ceiling", "of_ceiling_low", "of_ceiling_high", "ceiling")  # of an estimate
@@ -123,6 +124,7 @@ class RunConfig:
     """What a run says; not every one has the fields with a default. `Run` has what input and recipe stand for.
 
     choice is there of a run on all images: what the runs on the splits chose for it, how many they were, and of which.
+    member_weights is there of a head made of others: by what their images were weighted.
     document is the JSON object that it was made of, with whatever else that says.
     """
 
@@ -142,6 +144,7 @@ class RunConfig:
     ratings_sha256: str | None = None
     target: str = ""
     products: str = "fp32"  # before there was a choice
+    member_weights: tuple[str, ...] = ()
     choice: Document | None = None
     exported: Document | None = None
     imported: Source | None = None
@@ -163,6 +166,7 @@ def config_from_json(document: Document) -> RunConfig:
     if not isinstance(batch_size, int) or not 1 <= batch_size <= LARGEST_BATCH:
         raise ValueError(f"batch_size must be 1 to {LARGEST_BATCH}, found {batch_size!r}")
     parts: dict[str, Any] = {name: str(document[name]) for name in _TEXTS} | {"document": document}
+    parts["member_weights"] = _member_weights(document.get("member_weights", []))
     if "imported" in document:
         parts["imported"] = Source(**_known(Source, document["imported"]))
     if "result" in document:
@@ -174,6 +178,12 @@ def config_from_json(document: Document) -> RunConfig:
             known["calibration"] = _calibrated(known["calibration"])
         parts["result"] = Result(**known)
     return RunConfig(**{**_known(RunConfig, document), **parts})
+
+
+def _member_weights(found: Any) -> tuple[str, ...]:
+    if not isinstance(found, list) or not all(one in WEIGHTS for one in found):
+        raise ValueError(f"member_weights must be some of {', '.join(WEIGHTS)}, found {found!r}")
+    return tuple(found)
 
 
 def _range(found: Any) -> tuple[float, float] | None:

@@ -34,7 +34,7 @@ _DIGEST = 32  # bytes of an image's sha256; its score follows as float64
 
 def weights_of(run: Run) -> tuple[str, ...]:
     """Return by what a run's training images were weighted, in order: its own `--weight` and its members'."""
-    return weights_together(str(run.settings["weight"]), run.config.document.get("member_weights", []))
+    return weights_together(str(run.settings["weight"]), run.config.member_weights)
 
 
 def weights_together(own: str, of_members: Iterable[str]) -> tuple[str, ...]:

@@ -53,6 +53,8 @@ def test_a_key_that_is_called_as_a_field_of_ours_is_only_kept() -> None:
         ({"imported": {}}, "lacks result"),
         ({"result": {**RESULT, "score_range": [0.5]}}, r"score_range must be two numbers, found \[0.5\]"),
         ({"result": {**RESULT, "score_range": ["a", 1]}}, "score_range must be two numbers"),
+        ({"member_weights": ["votes"]}, r"member_weights must be some of none, n, se, found \['votes'\]"),
+        ({"member_weights": 3}, "member_weights must be some of none, n, se, found 3"),
         ({"batch_size": 0}, "batch_size must be 1 to 4096, found 0"),
     ],
 )
