@@ -554,7 +554,7 @@ def test_images_are_decoded_and_hashed_while_the_network_is_built(
     own_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The network here is built when every image is decoded, or, where they are in the cache, hashed."""
-    names = sorted(path.name for path in (own_dataset / "images").iterdir())
+    names = sorted(path.name for path in (own_dataset / "images").rglob("*.jpg"))
     decoded, hashed, build = list[str](), list[str](), featcache.extraction.extract.load_backbone
 
     def noting(done: list[str], of: Callable[[Path], Any]) -> Callable[[Path], Any]:
@@ -590,7 +590,10 @@ def test_a_network_that_cannot_be_built_leaves_no_thread_and_no_folder(own_datas
     with pytest.raises(InvalidSettings, match="no_such_network"):
         run(own_dataset, tmp_path / "c", dataclasses.replace(SETTINGS, backbone="no_such_network"))
     assert not (tmp_path / "c").exists()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("early") and thread.is_alive()]
+    for thread in threading.enumerate():
+        if thread.name.startswith("early"):
+            thread.join(timeout=30)  # at most the image that it was at
+            assert not thread.is_alive()
 
 
 def test_the_batch_size_of_the_device_is_recorded_and_changes_no_bytes(own_dataset: Path, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def images(tiny_dataset: Path) -> Path:
 
 @pytest.fixture
 def names(images: Path) -> list[str]:
-    return sorted(path.name for path in images.iterdir())[:7]
+    return sorted(path.name for path in images.glob("*.jpg"))[:7]
 
 
 @pytest.fixture
