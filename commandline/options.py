@@ -137,6 +137,20 @@ class Several(click.ParamType):  # type: ignore[type-arg]  # generic since click
         return tuple(self._one.convert(part, param, ctx) for part in parts)
 
 
+class NumberOrAuto(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
+    """A whole number, or auto, which is None."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        if value == "auto":
+            return None
+        try:
+            return int(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither auto nor a whole number", param, ctx)
+
+
 def of_dataset(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of how `open_dataset` reads: columns of a table's paths and scores, and --drop-duplicates."""
     for option in reversed(_OF_DATASET):

@@ -76,7 +76,8 @@ def fetch(name: str, root: Path | None, url: str, file: Path | None, sha256: str
 @click.option("--calibrate-like", default="", metavar="DIR",
               help="Take uint8's constants from that cache, to merge later.")  # fmt: skip
 @options.DEVICE
-@click.option("--batch-size", default=16, show_default=True, help="Views per call of the network.")
+@click.option("--batch-size", type=options.NumberOrAuto(), default="auto", show_default=True, metavar="auto|N",
+              help="Views per call of the network; auto is 16 on a CPU, up to 64 on a GPU, by its memory.")  # fmt: skip
 @click.option("--seed", default=0, show_default=True, help="Decides the augmented views, and random weights.")
 @click.option("--out", type=DIRECTORY, help="Folder of the cache.  [default: cache/NAME]")
 @click.option("--on-bad-image", default="skip", show_default=True, type=click.Choice(settings.BAD_IMAGE_POLICIES),

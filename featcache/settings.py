@@ -92,7 +92,8 @@ class ExtractSettings:
     calibrate_like is
     a cache whose uint8 constants are taken, so that the two can be merged; '' calibrates on the dataset. compression is
     how features are compressed: 'auto' is what the cache has already, and of a new one what a sample of each layer is
-    best stored with. force starts although the disk seems too small.
+    best stored with. batch_size is how many views the network computes at once, None: what suits the device. force
+    starts although the disk seems too small.
     """
 
     augs: int = 0
@@ -104,7 +105,7 @@ class ExtractSettings:
     precision: str = "auto"
     runtime: str = "auto"
     device: str = "auto"
-    batch_size: int = 16
+    batch_size: int | None = None
     on_bad_image: str = "skip"
     encoding: str = "float16"
     compression: str = "auto"
@@ -114,8 +115,8 @@ class ExtractSettings:
     def __post_init__(self) -> None:
         if not 0 <= self.augs <= 1000:
             raise InvalidSettings(f"--augs must be 0 to 1000, found {self.augs}")
-        if not 1 <= self.batch_size <= LARGEST_BATCH:
-            raise InvalidSettings(f"--batch-size must be 1 to {LARGEST_BATCH}, found {self.batch_size}")
+        if self.batch_size is not None and not 1 <= self.batch_size <= LARGEST_BATCH:
+            raise InvalidSettings(f"--batch-size must be auto or 1 to {LARGEST_BATCH}, found {self.batch_size}")
         if self.on_bad_image not in BAD_IMAGE_POLICIES:
             raise InvalidSettings(f"--on-bad-image must be skip or stop, found {self.on_bad_image!r}")
         if self.encoding not in ENCODINGS:

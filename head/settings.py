@@ -16,6 +16,7 @@ PRECISIONS = ("auto", "fp32", "bf16")
 BATCH_NORMS = ("frozen", "trained")
 EVAL_VIEWS = ("center", "tencrop")
 WEIGHTS = ("none", "n", "se")
+ORDERS = ("random", "shards")
 _TRAIN = re.compile(r"(all|norms)|(last|lora)-([1-9]\d{0,3})")
 _PUBLISHED = {"lr": 1e-4, "attention_weight": 1e-5, "batch_size": 222, "epochs": 54, "patience": 54}
 _WHOLE = {
@@ -39,7 +40,7 @@ _POOLED = frozenset({"pooling"})
 _EARLY_STOPPING = frozenset({"epochs", "patience"})
 _WEIGHTED = frozenset({"weight"})
 _OF_OTHERS = frozenset({"members"})
-_BY_GRADIENT = frozenset({"lr", "weight_decay", "batch_size", "precision"}) | _EARLY_STOPPING | _WEIGHTED
+_BY_GRADIENT = frozenset({"lr", "weight_decay", "batch_size", "precision", "order"}) | _EARLY_STOPPING | _WEIGHTED
 _FINE_TUNED = frozenset({"backbone_lr", "accumulate", "crop", "eval_view", "dropout"}) | _BY_GRADIENT
 _STEPWISE = frozenset({"steps", "attention", "attention_weight", "order_penalty"})
 _RECURRENT = _STEPWISE | {"recipe", "hidden_size", "regressor_size", "dropout"}
@@ -87,6 +88,8 @@ class TrainSettings:
     rate, lr that of weights that are new. batch_norm says what running statistics do, crop is the side in pixels of
     what is cut from views, 0 for all of it, eval_view which crops are evaluated. A batch is computed in as many parts
     as accumulate says, whose gradients are added up.
+    order is that of an epoch's images: 'random', or 'shards', a few of the cache's files after the others, at random
+    within them, for file systems where it takes long to begin to read a file.
     calibrate is what scores are mapped by, to the ratings of the images that select: 'none', 'linear' or 'isotonic'.
     """
 
@@ -119,6 +122,7 @@ class TrainSettings:
     members: tuple[str, ...] = ()
     precision: str = "auto"
     weight: str = "none"
+    order: str = "random"
     select_on: str = "val"
     val_fraction: float = 0.1
     calibrate: str = "none"
@@ -165,7 +169,7 @@ def problems_of(values: Mapping[str, Any]) -> list[str]:
     """Return what is wrong with values of some or all fields, a line each."""
     choices = {"recipe": tuple(PROTOCOLS), "head": tuple(HEADS), "pooling": POOLED, "kernel": KERNELS}
     choices |= {"precision": PRECISIONS, "select_on": SELECTIONS, "batch_norm": BATCH_NORMS, "eval_view": EVAL_VIEWS}
-    choices |= {"weight": WEIGHTS, "calibrate": CALIBRATIONS}
+    choices |= {"weight": WEIGHTS, "calibrate": CALIBRATIONS, "order": ORDERS}
     problems = [
         f"{option_of(name)} must be {' or '.join(choices[name])}, found {values[name]!r}"
         for name in choices

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from featcache.backbones.execution import Execution, resolve_precision, resolve_runtime
+from featcache.backbones.execution import Execution, resolve_batch_size, resolve_precision, resolve_runtime
 from featcache.backbones.families import weights as weights_module
 from featcache.backbones.families.extractor import Extractor
 from featcache.backbones.families.folding import fold_batch_norms
@@ -142,7 +142,7 @@ def build_backbone(
     device: str = "auto",
     precision: str = "auto",
     runtime: str = "auto",
-    batch_size: int = 16,
+    batch_size: int | None = None,
     views: int = 1,
     threads: int | None = None,
     final_norm: bool | None = None,
@@ -153,7 +153,7 @@ def build_backbone(
     name is one of `timm_networks.NAMES`, or has descriptors behind it as `descriptor_networks` says; weights is
     'imagenet', a file, or 'random' (which depends on seed alone).
     views is how many there are to compute in all, which decides what runtime 'auto' is; threads defaults to the cores.
-    final_norm is as `ExtractSettings` has it.
+    batch_size and final_norm are as `ExtractSettings` has them.
     Raises `InvalidSettings` for names and layers that do not exist, `BadInput` when the weights cannot be
     had, `Mismatch` when they do not fit.
     """
@@ -164,9 +164,8 @@ def build_backbone(
     resolved = resolve_precision(precision, target)
     execution = Execution(target, resolved, resolve_runtime(runtime, target, views, resolved), usable_threads(threads))
     extractor = build_extractor(name, layers, weights, seed=seed, image_size=image_size, final_norm=final_norm)
-    return Backbone(
-        name, extractor, execution, image_size=image_size, batch_size=batch_size, fall_back=runtime == "auto"
-    )
+    size = resolve_batch_size(batch_size, target, image_size)
+    return Backbone(name, extractor, execution, image_size=image_size, batch_size=size, fall_back=runtime == "auto")
 
 
 def loader_threads(backbone: Backbone) -> int:

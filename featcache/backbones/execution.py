@@ -22,6 +22,8 @@ from featcache.settings import PRECISIONS, RUNTIMES
 OPENVINO_FROM = 1_000  # views that repay converting the network: 4 s, against 20 to 30 ms saved on each (ResNet50)
 COMPILE_FROM = 10_000  # views that repay torch.compile: 25 to 40 s, against about 10 ms saved on each (ResNet50)
 _MOST_STREAMS = 8  # bounds memory on machines of many cores
+BATCH = 16  # views, on a CPU, where every stream has a batch of its own
+_BATCHES = {64: 8 << 30, 32: 4 << 30}  # views, and the bytes of a GPU from which they fit twice, of 224 x 224 pixels
 OPENVINO_NAMES = {"fp32": "f32", "bf16": "bf16"}
 
 
@@ -53,6 +55,20 @@ class Execution:
     def threads_per_stream(self) -> int:
         """Cores for each of the streams."""
         return max(1, self.threads // self.streams)
+
+
+def resolve_batch_size(batch_size: int | None, device: torch.device, image_size: int) -> int:
+    """Return how many views are computed at once; None is 16 on a CPU, and on a GPU up to 64, as its memory has room.
+
+    Batches end where a shard ends, so of more than 64 views more would be padding (`extraction/plan.py`).
+    """
+    if batch_size is not None:
+        return batch_size
+    if device.type != "cuda":
+        return BATCH
+    memory = torch.cuda.get_device_properties(device).total_memory
+    pixels = max(1.0, (image_size / 224) ** 2)
+    return next((views for views, needed in _BATCHES.items() if memory >= needed * pixels), BATCH)
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:

@@ -6,17 +6,16 @@ on behind the shards that are there.
 
 import contextlib
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from featcache.backbones.backbone import load_backbone
+from featcache.backbones.backbone import Backbone, load_backbone
 from featcache.backbones.execution import check_computable, split_arithmetic
 from featcache.base.cores import usable_threads
 from featcache.base.devices import resolve_device
-from featcache.base.errors import CacheIncomplete, CorruptFile, FeatcacheError, Mismatch, StorageError, refuse
-from featcache.base.files import digest_of_file
+from featcache.base.errors import CacheIncomplete, CorruptFile, FeatcacheError, Mismatch, refuse
 from featcache.base.jobs import Workers
 from featcache.base.progress import OnProgress, Progress, silent
 from featcache.datasets.dataset import Dataset, refuse_untrainable
@@ -27,6 +26,7 @@ from featcache.extraction.plan import Plan, make_plan
 from featcache.extraction.run import ExtractionJob, run_here, run_on_workers
 from featcache.extraction.seal import seal
 from featcache.extraction.timings import bottleneck
+from featcache.images.early import EarlyImages
 from featcache.settings import ExtractSettings
 from featcache.store.folder import (
     existing_shards,
@@ -37,6 +37,7 @@ from featcache.store.folder import (
 )
 from featcache.store.manifest import Manifest, read_manifest
 from featcache.store.shards.opening import open_shard
+from featcache.store.shards.shard import Shard
 from featcache.store.writer import CacheWriter
 
 _ALONE = Workers()
@@ -61,25 +62,47 @@ def extract(
     settings = follow(settings, out)
     refuse_unknown_files(out)
     settings = settle_dictionary(settings, dataset, out, on_progress)
-    backbone = load_backbone(settings, views=len(dataset.names) * (1 + settings.augs))
+    alone = workers == _ALONE
+    with EarlyImages(dataset.images) as early:
+        seen = _begin_early(early, dataset, settings, out, alone=alone)
+        backbone = load_backbone(settings, views=len(dataset.names) * (1 + settings.augs))
+        return _extract(dataset, settings, out, backbone, workers, early=early, seen=seen, on_progress=on_progress)
+
+
+def _extract(
+    dataset: Dataset,
+    settings: ExtractSettings,
+    out: Path,
+    backbone: Backbone,
+    workers: Workers,
+    *,
+    early: EarlyImages,
+    seen: Sequence[Shard],
+    on_progress: OnProgress,
+) -> ExtractReport:
+    """Do what `extract` does once the network is there; seen are shards that were opened before that."""
     with CacheWriter(out) as writer:
         before: Manifest | None = None
         with contextlib.suppress(CacheIncomplete, CorruptFile):
             before = read_manifest(out)
         listed = before.listed if before else None
-        shards = existing_shards(out, listed)
+        same = [shard.path for shard in seen] == shard_paths(out)  # the name of a shard says what is in it
+        shards = list(seen) if same else existing_shards(out, listed)
         images = dataset.images
         target = settle_target(backbone, settings, shards, dataset)
         refuse_other_recipes(shards, target.recipe, out)
         plan = make_plan(
             shards, dataset.names, images, views=1 + settings.augs, recipe=target.recipe, listed=listed or ()
         )
-        _refuse_changed_images(plan, dataset, out, on_progress)
+        _refuse_changed_images(plan, dataset, out, early, on_progress)
         job = ExtractionJob(images.resolve(), out.resolve(), settings, target, room_for=plan.views_to_do)
         work = [(block, tuple(plan.names[slice(*block.rows)])) for block in plan.todo]
         alone = workers == _ALONE
         log = ExtractionLog(out, plan, on_progress, by_image=alone)
-        made = run_here(work, job, backbone, log.note_image) if alone else run_on_workers(work, job, backbone, workers)
+        if alone:
+            made = run_here(work, job, backbone, log.note_image, load=early.loaded)
+        else:
+            made = run_on_workers(work, job, backbone, workers)
         writer.listed |= {shard.file: shard.sha256 for shard in log.noting(made)}
         _refuse_unseen(writer.listed, out)
         if not alone:
@@ -128,24 +151,40 @@ def _refuse_unseen(files: Iterable[str], out: Path) -> None:
         time.sleep(0.5)
 
 
-def _refuse_changed_images(plan: Plan, dataset: Dataset, out: Path, on_progress: OnProgress) -> None:
+def _begin_early(
+    early: EarlyImages, dataset: Dataset, settings: ExtractSettings, out: Path, *, alone: bool
+) -> list[Shard]:
+    """Begin with what can be done without the network; return the shards that are there, none if one is damaged.
+
+    Images that they hold are hashed, and the first of the others, which come next, decoded where that is for this
+    process to do. What is wrong with a shard is said later.
+    """
+    shards: list[Shard] = []
+    with contextlib.suppress(FeatcacheError):
+        shards = existing_shards(out)
+    held = {image.name: image.absent for shard in shards for image in shard.images}
+    named = set(dataset.names)
+    if alone:
+        stop = max([1 + settings.augs, *(shard.block.views[1] for shard in shards)])
+        cut = resolve_device(settings.device).type != "cuda"
+        early.load(sorted(named - set(held)), (0, stop), settings.views, cut=cut)
+    early.hash(name for name, absent in held.items() if not absent and name in named)
+    return shards
+
+
+def _refuse_changed_images(
+    plan: Plan, dataset: Dataset, out: Path, early: EarlyImages, on_progress: OnProgress
+) -> None:
     """Raise `Mismatch` that lists every image that is not the file whose features the cache holds already."""
     images, named = dataset.images, set(dataset.names)
     stored = [image for shard in (*plan.kept, *plan.superseded) for image in shard.images if image.name in named]
     held = {image.name: image.sha256 for image in stored if not image.absent}
     changed = []
     with ThreadPoolExecutor(usable_threads(None), thread_name_prefix="hash") as pool:
-        digests = pool.map(_digest_or_reason, [images / name for name in held])
+        digests = pool.map(early.digest, held)
         for done, ((name, sha256), found) in enumerate(zip(held.items(), digests, strict=True), start=1):
             if found != sha256:
                 changed.append(name if len(found) == len(sha256) else f"{name}: {found}")
             on_progress(Progress("check images", done, len(held), "images"))
     title = f"{out}: holds features of other images than those now in {images}:"
     refuse(Mismatch, title, changed, "Restore these images, or give another folder with --out.")
-
-
-def _digest_or_reason(path: Path) -> str:
-    try:
-        return digest_of_file(path) if path.is_file() else "not there, or not a file"
-    except StorageError as error:
-        return str(error).removeprefix(f"{path}: ")

@@ -21,7 +21,7 @@ from featcache.base.devices import to_device
 from featcache.base.errors import BadInput
 from featcache.extraction.timings import StageTimes
 from featcache.images.identity import ImageRow
-from featcache.images.loading import LoadedImage, load_ahead
+from featcache.images.loading import LoadedImage, Loader, load_ahead
 from featcache.images.views_on_device import render_on_device
 from featcache.recipe import Recipe
 from featcache.store.shards.encoding import encode
@@ -68,10 +68,15 @@ def build_shards(
 
 
 def load_for(
-    backbone: Backbone, images: Path, work: Sequence[tuple[str, tuple[int, int]]], recipe: Recipe
+    backbone: Backbone,
+    images: Path,
+    work: Sequence[tuple[str, tuple[int, int]]],
+    recipe: Recipe,
+    *,
+    load: Loader | None = None,
 ) -> Iterator[LoadedImage]:
     """Yield the image of each (name, views), loaded ahead as the backbone wants it: cut into views, or whole."""
-    return load_ahead(images, work, recipe, cut=not backbone.cuts_views, threads=loader_threads(backbone))
+    return load_ahead(images, work, recipe, cut=not backbone.cuts_views, threads=loader_threads(backbone), load=load)
 
 
 _Chunks = list[tuple[str, Future[bytes]]]  # of one view: each array's name and stored bytes

@@ -23,7 +23,7 @@ from featcache.base.jobs import Workers, run_jobs, threads_per_job
 from featcache.extraction.pipeline import BuiltShard, build_shards, load_for
 from featcache.images.decode import decode_file
 from featcache.images.identity import ImageRow
-from featcache.images.loading import LoadedImage
+from featcache.images.loading import LoadedImage, Loader
 from featcache.recipe import check_same
 from featcache.settings import ExtractSettings
 from featcache.store.folder import shards_folder, whole_shards
@@ -67,12 +67,14 @@ class WrittenShard:
     notes: tuple[tuple[str, str], ...] = ()
 
 
-def run_here(work: Work, job: ExtractionJob, backbone: Backbone, on_image: OnImage) -> Iterator[WrittenShard]:
+def run_here(
+    work: Work, job: ExtractionJob, backbone: Backbone, on_image: OnImage, *, load: Loader | None = None
+) -> Iterator[WrittenShard]:
     """Make shards in this process; one is written while the next is computed.
 
-    on_image is called with each image as its views are about to enter the backbone.
+    on_image is called with each image as its views are about to enter the backbone; load is as `load_ahead` has it.
     """
-    rows = _rows(work, job, backbone, on_image)
+    rows = _rows(work, job, backbone, on_image, load)
     with ThreadPoolExecutor(1, thread_name_prefix="write") as writer:
         writing: Future[WrittenShard] | None = None
         for built in build_shards(rows, [block for block, _ in work], backbone, job.target):
@@ -94,6 +96,7 @@ def run_on_workers(work: Work, job: ExtractionJob, backbone: Backbone, workers: 
         device=backbone.device.type if asked.device == "auto" else asked.device,
         precision=backbone.precision,
         runtime=backbone.execution.runtime,
+        batch_size=backbone.batch_size,
     )
     threads = threads_per_job(workers)
     away = replace(job, settings=settings, room_for=0)
@@ -157,10 +160,12 @@ def _is_current(image: ImageRow, images: Path) -> bool:
     return not image.absent and path.is_file() and digest_of_file(path) == image.sha256
 
 
-def _rows(work: Work, job: ExtractionJob, backbone: Backbone, on_image: OnImage) -> Iterator[LoadedImage]:
+def _rows(
+    work: Work, job: ExtractionJob, backbone: Backbone, on_image: OnImage, load: Loader | None
+) -> Iterator[LoadedImage]:
     """Yield the loaded image of each row; raise `BadInput` for a bad one if that is to stop the run."""
     wanted = [(name, block.views) for block, names in work for name in names]
-    loaded = load_for(backbone, job.images, wanted, job.target.recipe)
+    loaded = load_for(backbone, job.images, wanted, job.target.recipe, load=load)
     for image, (_, (start, stop)) in zip(loaded, wanted, strict=True):
         if image.row.absent and job.settings.on_bad_image == "stop":
             path = job.images / image.row.name

@@ -101,7 +101,7 @@ def _made_with(folder: Path, job: ExtractionJob, backbone: Backbone) -> dict[str
     weights = source_of_weights(job.settings)
     found = {
         "weights": as_own_dictionary(folder, weights),
-        "batch_size": str(job.settings.batch_size),
+        "batch_size": str(backbone.batch_size),
         "runtime": backbone.execution.runtime,
     }
     if found["weights"] != weights:  # they are in the cache itself

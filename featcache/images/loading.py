@@ -7,10 +7,11 @@ knows fewer kinds of file.
 
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +22,11 @@ from featcache.images.decode import DecodedImage, decode_file
 from featcache.images.identity import ImageRow
 from featcache.images.views import View, render, sources_of, view_of
 from featcache.recipe import Recipe
+from featcache.settings import ViewSettings
 
 _AHEAD_PER_THREAD = 4  # images that wait, their views cut; bounds memory
 _NO_PIXELS = np.empty((0, 0, 0, 3), np.uint8)
-_MOST_WHOLE = 12  # images that wait whole, 36 MB each from a camera of 12 megapixels
+MOST_WHOLE = 12  # images that wait whole, 36 MB each from a camera of 12 megapixels
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,21 @@ def load_image(path: Path, name: str, views: tuple[int, int], recipe: Recipe, *,
     Where the recipe squashes images first, Pillow does that here in both cases: it is done once an image, and a device
     that cuts views later is then sent a small square.
     """
+    return _load(path, name, views, recipe.view_settings, cut=cut)
+
+
+def load_or_absent(path: Path, name: str, views: tuple[int, int], how: ViewSettings, *, cut: bool) -> LoadedImage:
+    """Return what `load_image` returns for views that are cut so, or an absent image with the reason."""
+    try:
+        return _load(path, name, views, how, cut=cut)
+    except BadImage as error:
+        return LoadedImage(ImageRow(name, absent=str(error)), [], _NO_PIXELS)
+
+
+def _load(path: Path, name: str, views: tuple[int, int], how: ViewSettings, *, cut: bool) -> LoadedImage:
     started = time.perf_counter()
     decoded = decode_file(path)
-    loaded = load_decoded(decoded, name, views, recipe, cut=cut)
+    loaded = _views_of(decoded, name, views, how, cut=cut)
     seconds = {"decode": time.perf_counter() - started - loaded.seconds["views"], **loaded.seconds}
     return replace(loaded, seconds=seconds)
 
@@ -67,9 +81,13 @@ def load_decoded(
     decoded: DecodedImage, name: str, views: tuple[int, int], recipe: Recipe, *, cut: bool = True
 ) -> LoadedImage:
     """Return what `load_image` returns, of an image that is decoded."""
+    return _views_of(decoded, name, views, recipe.view_settings, cut=cut)
+
+
+def _views_of(decoded: DecodedImage, name: str, views: tuple[int, int], how: ViewSettings, *, cut: bool) -> LoadedImage:
     started = time.perf_counter()
     width, height = decoded.rgb.size
-    numbers, how = range(*views), recipe.view_settings
+    numbers = range(*views)
     places = [view_of(how, name, view, width=width, height=height) for view in numbers]
     sources = sources_of(decoded.rgb, numbers, how)
     of_views = zip(sources, places, strict=True)
@@ -88,23 +106,33 @@ def _as_arrays(sources: list[Image.Image]) -> list[NDArray[np.uint8]]:
     return arrays
 
 
+Loader = Callable[..., LoadedImage]  # as `load_or_absent`, but for the path
+
+
 def load_ahead(
-    images: Path, work: Sequence[tuple[str, tuple[int, int]]], recipe: Recipe, *, cut: bool = True, threads: int = 2
+    images: Path,
+    work: Sequence[tuple[str, tuple[int, int]]],
+    recipe: Recipe,
+    *,
+    cut: bool = True,
+    threads: int = 2,
+    load: Loader | None = None,
 ) -> Iterator[LoadedImage]:
-    """Yield the image of each (name, views) in order, decoded in threads a few images ahead; absent if it is bad."""
+    """Yield the image of each (name, views) in order, decoded in threads a few images ahead; absent if it is bad.
+
+    load is what gives an image, by default from its file; it may have begun with some before.
+    """
     pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
     waiting: deque[Future[LoadedImage]] = deque()
+    how = recipe.view_settings
 
-    def load(name: str, views: tuple[int, int]) -> LoadedImage:
-        try:
-            return load_image(images / name, name, views, recipe, cut=cut)
-        except BadImage as error:
-            return LoadedImage(ImageRow(name, absent=str(error)), [], _NO_PIXELS)
+    def load_file(name: str, *args: Any, **kwargs: Any) -> LoadedImage:
+        return load_or_absent(images / name, name, *args, **kwargs)
 
     try:
         for name, views in work:
-            waiting.append(pool.submit(load, name, views))
-            if len(waiting) > (_AHEAD_PER_THREAD * threads if cut else max(_MOST_WHOLE, threads)):
+            waiting.append(pool.submit(load or load_file, name, views, how, cut=cut))
+            if len(waiting) > (_AHEAD_PER_THREAD * threads if cut else max(MOST_WHOLE, threads)):
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

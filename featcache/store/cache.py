@@ -21,7 +21,7 @@ from featcache.recipe import Recipe
 from featcache.store.folder import INDEX_NAME, SHARDS_NAME, shard_path
 from featcache.store.index import Tables, gather_tables, read_tables
 from featcache.store.manifest import Manifest, ShardEntry, read_manifest, refuse_changed
-from featcache.store.reading import ChunkPlace, ahead, read_chunks
+from featcache.store.reading import Wanted, ahead, read_chunks
 from featcache.store.shards.encoding import Constants
 from featcache.store.shards.format import array_specs
 from featcache.store.shards.opening import open_shard
@@ -158,6 +158,11 @@ class FeatureCache:
 
         return ahead(batches, fill, prefetch=prefetch)
 
+    def shards_of(self, rows: NDArray[np.int64], views: NDArray[np.int64]) -> NDArray[np.int32]:
+        """Return the number (B), in the manifest, of the shard that holds each of rows and views, which exist."""
+        found: NDArray[np.int32] = self._shard_of[rows, views]
+        return found
+
     def constants(self, layer: str | None = None) -> Constants | None:
         """Return the constants (2, D) with which uint8 features are decoded, None for float16."""
         return self._constants.get(self.layer(layer))
@@ -197,11 +202,13 @@ class FeatureCache:
 
     def _fill(self, array: str, wanted: tuple[NDArray[Any], NDArray[Any]], out: NDArray[Any]) -> NDArray[Any]:
         try:
-            places = []
-            for position, (row, view) in enumerate(zip(wanted[0].tolist(), wanted[1].tolist(), strict=True)):
-                shard = self._shard(self.manifest.shards[self._shard_of[row, view]])
-                places.append(ChunkPlace(shard, row - shard.block.rows[0], view - shard.block.views[0], position))
-            read_chunks(places, array, out, threads=usable_threads(self.threads))
+            rows, views = (axis.astype(np.int64) for axis in wanted)
+            numbers, number = np.unique(self.shards_of(rows, views), return_inverse=True)
+            shards = [self._shard(self.manifest.shards[k]) for k in numbers.tolist()]
+            first = np.array([(shard.block.rows[0], shard.block.views[0]) for shard in shards], np.int64).reshape(-1, 2)
+            i, j = rows - first[number, 0], views - first[number, 1]
+            chunks = Wanted(shards, number, i, j, np.arange(len(rows)))
+            read_chunks(chunks, array, out, threads=usable_threads(self.threads))
         except CorruptFile:
             refuse_changed(self.path, self.manifest)
             raise

@@ -20,7 +20,7 @@ from featcache.datasets.duplicates import joined
 from featcache.images.identity import ImageRow
 from featcache.recipe import LayerShape
 from featcache.store.manifest import Groups
-from featcache.store.reading import ChunkPlace, read_chunks
+from featcache.store.reading import Wanted, read_chunks
 from featcache.store.shards.encoding import decode
 from featcache.store.shards.format import array_specs
 from featcache.store.shards.shard import Shard
@@ -79,17 +79,17 @@ class _Stored:
         self.images = _images(shards)
         self.rows = [row for row in sorted(self.images) if not self.images[row].absent]
         self._specs, self._constants = array_specs(recipe), first[0].constants.get(self.layer)
-        self._shard_of = {row: shard for shard in first for row in range(*shard.block.rows)}
+        self._shards = sorted(first, key=lambda shard: shard.block.rows[0])
 
     def _read(self, kind: str, numbers: Sequence[int]) -> NDArray[np.generic]:
         """Return the chunks of images, by their places in rows."""
         array = f"{kind}/{self.layer}"
         chunks = np.empty((len(numbers), *self._specs[array].chunk_shape), self._specs[array].dtype)
-        places = []
-        for position, number in enumerate(numbers):
-            shard = self._shard_of[self.rows[number]]
-            places.append(ChunkPlace(shard, self.rows[number] - shard.block.rows[0], 0, position))
-        read_chunks(places, array, chunks, threads=usable_threads(None))
+        rows = np.array([self.rows[number] for number in numbers], np.int64)
+        firsts = np.array([shard.block.rows[0] for shard in self._shards])
+        of_row = np.searchsorted(firsts, rows, side="right") - 1
+        wanted = Wanted(self._shards, of_row, rows - firsts[of_row], np.zeros_like(rows), np.arange(len(rows)))
+        read_chunks(wanted, array, chunks, threads=usable_threads(None))
         return chunks
 
     def pooled(self, on_progress: OnProgress) -> _Pooled:

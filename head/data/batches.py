@@ -1,7 +1,7 @@
 """From a cache and a split to batches: which rows train, which select the epoch, and which view is seen when."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +23,8 @@ FULL = "full"  # for a split: all images, as `is_all_images` says
 FOLDS = 5
 _FOLD_SEED = 1_000_003
 NOTHING = Part(np.zeros(0, np.int64), np.zeros(0))
+WINDOW = 16  # shards whose images are mixed: 1,024 images of the evaluation view, or 512 of shards with eleven views
+ShardsOf = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.int32]]
 Batch = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]  # rows, views, scores
 
 
@@ -210,14 +212,23 @@ def _hold_out(train: Part, units: NDArray[np.int64], settings: TrainSettings) ->
     return _picked(train, np.flatnonzero(~held)), _picked(train, np.flatnonzero(held))
 
 
-def epoch_batches(part: Part, *, views: int, seed: int, epoch: int, batch_size: int) -> Iterator[Batch]:
+def epoch_batches(
+    part: Part, *, views: int, seed: int, epoch: int, batch_size: int, shards_of: ShardsOf | None = None
+) -> Iterator[Batch]:
     """Yield (rows, views, scores) of each batch of an epoch, drawn by (seed, epoch).
 
-    Each image once, in random order, as one of its augmented views; as view 0 if the cache holds no others.
+    Each image once, in random order, as one of its augmented views; as view 0 if the cache holds no others. With
+    shards_of, which gives the shards of rows and views, shards are in random order, and images are in random order
+    among those of `WINDOW` shards that follow one another.
     """
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(len(part.rows))
     seen = rng.integers(1, views, len(order)) if views > 1 else np.zeros(len(order), np.int64)
+    if shards_of is not None:
+        shards, of_image = np.unique(shards_of(part.rows[order], seen), return_inverse=True)
+        window = rng.permutation(len(shards))[of_image] // WINDOW
+        by_window = np.argsort(window, kind="stable")  # at random within, as they were
+        order, seen = order[by_window], seen[by_window]
     for start in range(0, len(order), batch_size):
         picked = order[start : start + batch_size]
         yield part.rows[picked], seen[start : start + batch_size], part.scores[picked]

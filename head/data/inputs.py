@@ -1,7 +1,7 @@
 """What a head reads of an image: feature maps, with or without tokens that have no place, or pooled vectors."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from featcache.store.shards.encoding import Constants, decode, encode
 
 POOLINGS = ("maps", "tokens", "mean", "mean+deviation")
 AHEAD = 2  # batches that are read before they are asked for
+Pairs = Iterable[tuple[NDArray[np.int64], NDArray[np.int64]]]  # rows and views of batches
 _IN_WORDS = {"cls": "the class token"}
 
 
@@ -103,18 +104,38 @@ class HeadInput:
         """Return the features (B, L, D) float32 of each layer, neither pooled nor joined."""
         return {layer: decode(cache.read(rows, views, layer), cache.constants(layer)) for layer in self.layers}
 
-    def batches(
-        self, cache: FeatureCache, pairs: Iterable[tuple[NDArray[np.int64], NDArray[np.int64]]], *, pinned: bool = False
-    ) -> Iterator[Tensor]:
+    def batches(self, cache: FeatureCache, pairs: Pairs) -> Iterator[Tensor]:
         """Yield what `read` returns for each (rows, views), made ahead in threads; maps stored as float16 stay that.
 
-        A batch is valid until the next is asked for. pinned puts maps of float16 where a GPU can fetch them from.
+        A batch is valid until the next is asked for.
         """
         if self.pooling != "maps" or len(self.layers) > 1 or self.constants(cache):
             yield from ahead(pairs, lambda _, pair: self.read(cache, *pair), prefetch=AHEAD)
             return
-        for stored in cache.batches(pairs, self.layers[0], prefetch=AHEAD, allocate=_pinned if pinned else np.empty):
+        for stored in cache.batches(pairs, self.layers[0], prefetch=AHEAD):
             yield torch.from_numpy(stored)
+
+    def stored_batches(
+        self, cache: FeatureCache, pairs: Pairs, allocate: Callable[[tuple[int, ...], np.dtype[Any]], NDArray[Any]]
+    ) -> Iterator[dict[str, Tensor]]:
+        """Yield for each (rows, views) each layer's maps (B, L, D) as they are stored, in arrays that allocate makes.
+
+        They are what `of_stored` takes, not of pooled vectors, made ahead in threads, and valid until the next are
+        asked for.
+        """
+        listed = list(pairs)
+        readers = [cache.batches(listed, layer, prefetch=AHEAD, allocate=allocate) for layer in self.layers]
+        for stored in zip(*readers, strict=True):
+            yield {layer: torch.from_numpy(codes) for layer, codes in zip(self.layers, stored, strict=True)}
+
+    def of_stored(self, stored: Mapping[str, Tensor], constants: Mapping[str, Constants], recipe: Recipe) -> Tensor:
+        """Return what `batches` gives of maps (B, L, D) of each layer as they are stored, on the device where they are.
+
+        uint8 codes, half the bytes of float16, are decoded there.
+        """
+        if self.pooling == "maps" and len(self.layers) == 1 and not constants:
+            return stored[self.layers[0]]
+        return self._join_maps({layer: decode(stored[layer], constants.get(layer)) for layer in self.layers}, recipe)
 
     def of_maps(self, maps: Mapping[str, Tensor], constants: Mapping[str, Constants], recipe: Recipe) -> Tensor:
         """Return what `read` would, had the maps (B, L, D) of each layer been stored with these constants."""
@@ -173,12 +194,6 @@ def _averaged(features: Tensor, shape: LayerShape, side: tuple[int, int]) -> Ten
         return features
     images = features.transpose(1, 2).reshape(len(features), shape.channels, shape.height, shape.width)
     return functional.adaptive_avg_pool2d(images, side).flatten(2).transpose(1, 2)
-
-
-def _pinned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return an array in pinned memory."""
-    like = torch.from_numpy(np.empty(0, dtype))
-    return torch.empty(shape, dtype=like.dtype, pin_memory=True).numpy()
 
 
 def input_from_json(value: Any) -> HeadInput:

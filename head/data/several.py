@@ -14,7 +14,7 @@ from featcache.recipe import LayerShape, Recipe
 from featcache.store.cache import FeatureCache
 from featcache.store.reading import ahead
 from featcache.store.shards.encoding import Constants
-from head.data.inputs import AHEAD, HeadInput, input_from_json
+from head.data.inputs import AHEAD, HeadInput, Pairs, input_from_json
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,7 @@ class SeveralInputs:
         """Return features (B, 1, D) of (row, view) pairs, float32."""
         return in_a_row([one.read(cache, rows, views) for one in self.inputs])
 
-    def batches(
-        self, cache: FeatureCache, pairs: Iterable[tuple[NDArray[np.int64], NDArray[np.int64]]], *, pinned: bool = False
-    ) -> Iterator[Tensor]:
+    def batches(self, cache: FeatureCache, pairs: Pairs) -> Iterator[Tensor]:
         """Yield what `read` returns for each (rows, views), made ahead in threads."""
         yield from ahead(pairs, lambda _, pair: self.read(cache, *pair), prefetch=AHEAD)
 

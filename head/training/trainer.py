@@ -17,6 +17,7 @@ from featcache.base.devices import memory_errors
 from featcache.base.errors import BadInput
 from featcache.base.progress import OnProgress, Progress
 from head.data.batches import EVAL_VIEW, Batch, SplitData, epoch_batches
+from head.data.transfer import batches_on
 from head.data.weights import image_weights
 from head.evaluation.metrics import Scores, judged, rank
 from head.models.amnet import HeadOutput, loss
@@ -93,8 +94,10 @@ class Trainer:
 
     def batches(self, epoch: int) -> list[Batch]:
         """Return rows, views and scores of each batch of an epoch."""
-        seed, size = self.settings.seed, self.settings.batch_size
-        return list(epoch_batches(self.data.train, views=self.cache.views, seed=seed, epoch=epoch, batch_size=size))
+        of, cache = self.settings, self.cache
+        how = {"seed": of.seed, "epoch": epoch, "batch_size": of.batch_size}
+        shards_of = cache.shards_of if of.order == "shards" else None
+        return list(epoch_batches(self.data.train, views=cache.views, shards_of=shards_of, **how))
 
     def train_epoch(self, epoch: int) -> float:
         """Run one epoch and return its mean loss."""
@@ -160,19 +163,14 @@ class Trainer:
 
     def features(self, pairs: list[tuple[NDArray[np.int64], NDArray[np.int64]]]) -> Iterator[Tensor]:
         """Yield what the head reads of each batch of (rows, views), on its device."""
-        pinned = self.device.type == "cuda"
-        batches = self.input.batches(self.cache, pairs, pinned=pinned)
+        batches = batches_on(self.device, self.input, self.cache, pairs)
         while True:
             started = time.monotonic()
             features = next(batches, None)
             self.waited += time.monotonic() - started
             if features is None:
                 return
-            on_device = features.to(self.device, non_blocking=pinned)
-            copied = torch.cuda.current_stream(self.device).record_event() if pinned else None
-            yield on_device
-            if copied is not None:  # or the next batch would be read into memory that is still being copied from
-                copied.synchronize()
+            yield features
 
 
 def _by_row(job: TrainingJob, data: SplitData) -> Scores | None:

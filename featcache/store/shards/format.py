@@ -128,8 +128,12 @@ def version_of(recipe: Recipe, codecs: Codecs) -> int:
 
 def chunk_digest(stored: bytes, *, fingerprint: str, array: str, name: str, view: int) -> int:
     """Return the digest of a stored chunk: xxh3_64 seeded with its place, so that a moved chunk does not pass."""
-    seed = xxhash.xxh3_64_intdigest(f"{fingerprint}\0{array}\0{name}\0{view}".encode())
-    return xxhash.xxh3_64_intdigest(stored, seed=seed)
+    return xxhash.xxh3_64_intdigest(stored, seed=digest_seed(fingerprint, array=array, name=name, view=view))
+
+
+def digest_seed(fingerprint: str, *, array: str, name: str, view: int) -> int:
+    """Return the place of a chunk as a number, by which its digest is seeded."""
+    return xxhash.xxh3_64_intdigest(f"{fingerprint}\0{array}\0{name}\0{view}".encode())
 
 
 def tables_digest(attributes: dict[str, Any], tables: dict[str, NDArray[Any]]) -> str:

@@ -23,6 +23,7 @@ from featcache.backbones.execution import (
     check_computable,
     explain_execution,
     openvino_computes,
+    resolve_batch_size,
     resolve_runtime,
 )
 from featcache.backbones.families.extractor import Extractor
@@ -788,3 +789,24 @@ def test_the_digest_of_a_backbones_weights_is_of_those_before_folding(lively_wei
     backbone = build("resnet18", "layer1", weights=lively_weights("resnet18"))
     assert not norms_in(backbone.module)
     assert backbone.weights_sha256 == before != digest_of_weights(backbone.module)
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "image_size", "views"),
+    [(2, 224, 16), (4, 224, 32), (7, 224, 32), (8, 224, 64), (8, 128, 64), (80, 224, 64), (8, 448, 16), (16, 448, 32)],
+)
+def test_a_gpus_batch_is_as_large_as_its_memory_has_room(
+    monkeypatch: pytest.MonkeyPatch, gigabytes: int, image_size: int, views: int
+) -> None:
+    class Properties:
+        total_memory = gigabytes << 30
+
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Properties())
+    assert resolve_batch_size(None, CUDA, image_size) == views
+    assert resolve_batch_size(7, CUDA, image_size) == 7
+
+
+@pytest.mark.parametrize("device", [CPU, MPS])
+def test_a_batch_is_16_views_where_there_is_no_gpu_with_memory_of_its_own(device: torch.device) -> None:
+    assert resolve_batch_size(None, device, 224) == 16
+    assert resolve_batch_size(5, device, 224) == 5

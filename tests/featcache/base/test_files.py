@@ -98,11 +98,13 @@ def test_a_failing_disk_leaves_the_old_file_and_nothing_else(
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"f": b"old"}
 
 
-def test_a_disk_that_keeps_other_bytes_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kept", [b"", b"new, or ner", b"new, or ne", b"new, or newe"])
+def test_a_disk_that_keeps_other_bytes_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: bytes) -> None:
     (tmp_path / "f").write_bytes(b"old")
-    monkeypatch.setattr(files, "digest_of_file", lambda path: "0" * 64)
+    monkeypatch.setattr(files, "_COMPARED", 4)
+    monkeypatch.setattr(files, "_write_and_sync", lambda path, data: path.write_bytes(kept))
     with pytest.raises(StorageError, match="did not keep what was written; nothing was replaced"):
-        files.write_durably(tmp_path / "f", b"new")
+        files.write_durably(tmp_path / "f", b"new, or new")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"f": b"old"}
 
 

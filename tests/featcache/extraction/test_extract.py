@@ -6,9 +6,11 @@ import json
 import os
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,8 +19,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import featcache.base.files
+import featcache.extraction.extract
 import featcache.extraction.plan
 import featcache.images.decode
+import featcache.images.early
 import featcache.images.loading
 from featcache.backbones.backbone import Backbone, load_backbone
 from featcache.base.errors import BadInput, CorruptFile, InvalidSettings, Locked, Mismatch, StorageError
@@ -31,6 +35,7 @@ from featcache.extraction.log import ExtractReport
 from featcache.images.views import View, render, view_of
 from featcache.settings import ExtractSettings, ViewSettings, view_settings_of
 from featcache.store.cache import open_cache
+from featcache.store.manifest import read_manifest
 from tests.helpers.processes import Forked
 from tests.helpers.tiny import QUICK_EXTRACT
 
@@ -543,3 +548,57 @@ def test_scores_that_changed_since_are_told(tiny_dataset: Path, tmp_path: Path) 
     assert extract(dataset, QUICK_EXTRACT, tmp_path / "c").notes_of_ratings == (
         "warning: 3 images have other scores than before; heads trained on those are not scored",
     )
+
+
+def test_images_are_decoded_and_hashed_while_the_network_is_built(
+    own_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network here is built when every image is decoded, or, where they are in the cache, hashed."""
+    names = sorted(path.name for path in (own_dataset / "images").rglob("*.jpg"))
+    decoded, hashed, build = list[str](), list[str](), featcache.extraction.extract.load_backbone
+
+    def noting(done: list[str], of: Callable[[Path], Any]) -> Callable[[Path], Any]:
+        def noted(path: Path) -> Any:
+            found = of(path)
+            done.append(path.name)
+            return found
+
+        return noted
+
+    def building(awaited: list[str]) -> Callable[..., Backbone]:
+        def built(*args: Any, **kwargs: Any) -> Backbone:
+            deadline = time.monotonic() + 60
+            while len(awaited) < len(names):
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            return build(*args, **kwargs)
+
+        return built
+
+    monkeypatch.setattr(featcache.images.loading, "decode_file", noting(decoded, featcache.images.loading.decode_file))
+    monkeypatch.setattr(featcache.images.early, "digest_of_file", noting(hashed, featcache.base.files.digest_of_file))
+    monkeypatch.setattr(featcache.extraction.extract, "load_backbone", building(decoded))
+    settings = dataclasses.replace(QUICK_EXTRACT, compression="none")  # or a few would be decoded as a sample
+    run(own_dataset, tmp_path / "c", settings)
+    assert sorted(decoded) == names
+    monkeypatch.setattr(featcache.extraction.extract, "load_backbone", building(hashed))
+    assert run(own_dataset, tmp_path / "c", dataclasses.replace(settings, augs=3)).views_computed == len(names)
+    assert sorted(hashed) == names
+
+
+def test_a_network_that_cannot_be_built_leaves_no_thread_and_no_folder(own_dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidSettings, match="no_such_network"):
+        run(own_dataset, tmp_path / "c", dataclasses.replace(SETTINGS, backbone="no_such_network"))
+    assert not (tmp_path / "c").exists()
+    for thread in threading.enumerate():
+        if thread.name.startswith("early"):
+            thread.join(timeout=30)  # at most the image that it was at
+            assert not thread.is_alive()
+
+
+def test_the_batch_size_of_the_device_is_recorded_and_changes_no_bytes(own_dataset: Path, tmp_path: Path) -> None:
+    run(own_dataset, tmp_path / "auto", QUICK_EXTRACT)
+    run(own_dataset, tmp_path / "named", dataclasses.replace(QUICK_EXTRACT, batch_size=16))
+    assert QUICK_EXTRACT.batch_size is None
+    assert read_manifest(tmp_path / "auto").source["batch_size"] == "16"
+    assert shard_digests(tmp_path / "auto") == shard_digests(tmp_path / "named")

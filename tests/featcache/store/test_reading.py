@@ -555,13 +555,13 @@ def test_other_threads_help_where_chunks_take_long_or_are_decompressed(
     codecs = codecs_of(RECIPE, features, RECIPE.layer_names)
     cache = open_cache(make_cache(tmp_path / "c", make_arrays(), BLOCKS, codecs=codecs), threads=3)
     seen: set[str] = set()
-    read_chunk = Shard.read_chunk
+    opened = featcache.store.reading.opened
 
-    def noting(shard: Shard, *rest: Any) -> None:
+    def noting(shard: Shard) -> contextlib.AbstractContextManager[int]:
         seen.add(threading.current_thread().name.partition("_")[0])
-        read_chunk(shard, *rest)
+        return opened(shard)
 
-    monkeypatch.setattr(Shard, "read_chunk", noting)
+    monkeypatch.setattr(featcache.store.reading, "opened", noting)
     monkeypatch.setattr(featcache.store.reading, "_QUICK", quick)
     cache.read(np.flatnonzero(cache.present), 0)
     assert ("read" not in seen) == alone

@@ -3,13 +3,16 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
+import head.data.batches
 from featcache.base.errors import BadInput, InvalidSettings
 from featcache.datasets.splits import Part
 from featcache.store.cache import FeatureCache, open_cache
@@ -219,6 +222,41 @@ def test_an_epoch_is_drawn_by_seed_and_epoch() -> None:
 
     assert drawn(0, 1) == drawn(0, 1) == drawn(0, 1, batch_size=7)
     assert len({tuple(drawn(seed, epoch)) for seed in (0, 1, 2) for epoch in (1, 2, 3)}) == 9
+
+
+def by_tens(rows: NDArray[np.int64], views: NDArray[np.int64]) -> NDArray[np.int32]:
+    """Return the shard of each image of a cache whose shards have ten rows."""
+    return (rows // 10).astype(np.int32)
+
+
+def test_an_epoch_by_shards_goes_through_a_few_after_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head.data.batches, "WINDOW", 3)
+    rows = np.random.default_rng(3).permutation(100)
+    part, firsts = Part(rows, rows / 1000), []
+    for epoch in (1, 2):
+        batches = list(epoch_batches(part, views=4, seed=0, epoch=epoch, batch_size=16, shards_of=by_tens))
+        assert [len(rows) for rows, _, _ in batches] == [16] * 6 + [4]
+        rows, views, scores = (np.concatenate(column) for column in zip(*batches, strict=True))
+        np.testing.assert_array_equal(np.sort(rows), np.arange(100))
+        np.testing.assert_array_equal(scores, rows / 1000)  # each with its own score
+        assert set(views) == {1, 2, 3}
+        windows = [by_tens(rows[start : start + 30], views) for start in range(0, 100, 30)]
+        assert [len(set(window)) for window in windows] == [3, 3, 3, 1]
+        assert len({shard for window in windows for shard in window}) == 10
+        assert all((np.diff(window) != 0).sum() > 9 for window in windows[:3])  # 2 if they were not mixed
+        firsts.append(set(windows[0]))
+    assert firsts[0] != firsts[1]
+
+
+def test_an_epoch_by_shards_is_drawn_by_seed_and_epoch_and_shows_the_views_of_a_random_one() -> None:
+    def drawn(seed: int, epoch: int, batch_size: int = 10, **by: Any) -> list[tuple[int, int]]:
+        batches = epoch_batches(part_of(500), views=3, seed=seed, epoch=epoch, batch_size=batch_size, **by)
+        return [pair for rows, views, _ in batches for pair in zip(rows.tolist(), views.tolist(), strict=True)]
+
+    by = {"shards_of": by_tens}
+    assert drawn(0, 1, **by) == drawn(0, 1, batch_size=7, **by) != drawn(0, 1)
+    assert sorted(drawn(0, 1, **by)) == sorted(drawn(0, 1))
+    assert len({tuple(drawn(seed, epoch, **by)) for seed in (0, 1, 2) for epoch in (1, 2, 3)}) == 9
 
 
 def test_over_many_epochs_every_view_of_an_image_is_seen_equally_often() -> None:
