@@ -77,6 +77,15 @@ def has_float64(device: torch.device) -> bool:
     return device.type != "mps"
 
 
+def keep_float32(device: torch.device) -> None:
+    """Let float32 be float32 on a GPU, for the rest of this process: cuDNN would compute convolutions in TF32.
+
+    TF32 keeps 10 of a factor's 23 bits. Products of matrices are in float32 by PyTorch's own default.
+    """
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False
+
+
 def to_device(values: NDArray[Any], device: torch.device) -> Tensor:
     """Return values as a tensor on device; on the CPU it shares their memory."""
     tensor = torch.from_numpy(values)

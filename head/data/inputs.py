@@ -103,6 +103,21 @@ class HeadInput:
         """Return the features (B, L, D) float32 of each layer, neither pooled nor joined."""
         return {layer: decode(cache.read(rows, views, layer), cache.constants(layer)) for layer in self.layers}
 
+    def stored(self, cache: FeatureCache, rows: NDArray[np.int64], views: NDArray[np.int64] | int) -> dict[str, Tensor]:
+        """Return of each layer what the cache stores, float16 or uint8 (B, L, D), or pooled float32 (B, 2, D)."""
+        read = cache.read_pooled if self.pooled else cache.read
+        return {layer: torch.from_numpy(read(rows, views, layer)) for layer in self.layers}
+
+    def of_stored(self, stored: Mapping[str, Tensor], constants: Mapping[str, Tensor], recipe: Recipe) -> Tensor:
+        """Return what `read` does of what `stored` gives, on the device where that and the constants are."""
+        if self.pooled:
+            return self._join([stored[layer] for layer in self.layers])
+        return self._join_maps({layer: decode(stored[layer], constants.get(layer)) for layer in self.layers}, recipe)
+
+    def yields_stored(self, cache: FeatureCache) -> bool:
+        """Whether `batches` gives maps as they are stored: those of one layer without constants."""
+        return self.pooling == "maps" and len(self.layers) == 1 and not self.constants(cache)
+
     def batches(
         self, cache: FeatureCache, pairs: Iterable[tuple[NDArray[np.int64], NDArray[np.int64]]], *, pinned: bool = False
     ) -> Iterator[Tensor]:
@@ -110,7 +125,7 @@ class HeadInput:
 
         A batch is valid until the next is asked for. pinned puts maps of float16 where a GPU can fetch them from.
         """
-        if self.pooling != "maps" or len(self.layers) > 1 or self.constants(cache):
+        if not self.yields_stored(cache):
             yield from ahead(pairs, lambda _, pair: self.read(cache, *pair), prefetch=AHEAD)
             return
         for stored in cache.batches(pairs, self.layers[0], prefetch=AHEAD, allocate=_pinned if pinned else np.empty):

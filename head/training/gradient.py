@@ -32,17 +32,26 @@ def fit_by_gradient(
     head after so many.
     """
     with enough_memory(job, device):
+        resident = job.resident_features(data, device)
         how: dict[str, Any] = {"device": device, "on_progress": on_progress, "on_history": on_history}
+        how["resident"] = resident
         if data.cross_validated:
-            return _fit_by_cross_validation(job, data, how)
-        if data.chosen:
-            return _fit_for(data.chosen.epochs, job, data, how)
-        trainer = Trainer(job, data, **how)
-        state = read_checkpoint(job.folder / CHECKPOINT_NAME, trainer.model, trainer.optimizer)
-        for _ in trainer.epochs(state):
-            pass
-        fill(trainer.model, state.best)
-        predicted = trainer.predict_selection()
+            fitted = _fit_by_cross_validation(job, data, how)
+        elif data.chosen:
+            fitted = _fit_for(data.chosen.epochs, job, data, how)
+        else:
+            fitted = _fit_with_early_stopping(job, data, how)
+    return replace(fitted, details={"resident": resident.device.type if resident else "no"})
+
+
+def _fit_with_early_stopping(job: TrainingJob, data: SplitData, how: dict[str, Any]) -> Fitted:
+    """Train until the selection part is predicted no better; return the head of the best epoch."""
+    trainer = Trainer(job, data, **how)
+    state = read_checkpoint(job.folder / CHECKPOINT_NAME, trainer.model, trainer.optimizer)
+    for _ in trainer.epochs(state):
+        pass
+    fill(trainer.model, state.best)
+    predicted = trainer.predict_selection()
     return Fitted(trainer.model, trainer.target, state.history, state.best_epoch, predicted)
 
 
