@@ -78,12 +78,21 @@ def has_float64(device: torch.device) -> bool:
 
 
 def keep_float32(device: torch.device) -> None:
-    """Let float32 be float32 on a GPU, for the rest of this process: cuDNN would compute convolutions in TF32.
+    """Let a GPU compute float32 in float32, and add up products in bfloat16 in it, for the rest of this process.
 
-    TF32 keeps 10 of a factor's 23 bits. Products of matrices are in float32 by PyTorch's own default.
+    cuDNN would compute convolutions in TF32, which keeps 10 of a factor's 23 bits, and cuBLAS may add parts of a long
+    sum in bfloat16. Products of matrices in float32 are that by PyTorch's own default.
     """
     if device.type == "cuda":
         torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+
+
+def keep_order(device: torch.device) -> None:
+    """Let cuDNN add in the same order each time, for the rest of this process: some of its gradients do not."""
+    if device.type == "cuda":
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.benchmark = False
 
 
 def to_device(values: NDArray[Any], device: torch.device) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from featcache.base.devices import keep_float32, memory_errors
+from featcache.base.devices import keep_float32, keep_order, memory_errors
 from featcache.base.errors import BadInput
 from featcache.base.progress import OnProgress, Progress
 from head.data.batches import EVAL_VIEW, Batch, SplitData, epoch_batches
@@ -66,7 +66,8 @@ class Trainer:
         self.waited = 0.0  # seconds spent waiting for features, in this epoch
         self.pace = Pace()
         self.products = job.products(device)
-        keep_float32(device)  # what products in bf16 leave, and all of fp32
+        keep_float32(device)
+        keep_order(device)
         kind, settings = kind_for(job.settings), job.settings
         self.target, self.coverage = kind.target(data.train.scores), kind.coverage(settings.steps)
         self.weights = _by_row(job, data)
