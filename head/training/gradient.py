@@ -8,6 +8,7 @@ import torch
 
 from featcache.base.progress import OnProgress, Progress
 from head.data.batches import SplitData
+from head.data.resident import Resident
 from head.models.kinds import fill
 from head.runs.history import OnHistory
 from head.runs.run import CHECKPOINT_NAME
@@ -35,13 +36,19 @@ def fit_by_gradient(
         resident = job.resident_features(data, device)
         how: dict[str, Any] = {"device": device, "on_progress": on_progress, "on_history": on_history}
         how["resident"] = resident
+        if resident is not None:
+            on_progress(_told(resident, data.split))
         if data.cross_validated:
-            fitted = _fit_by_cross_validation(job, data, how)
-        elif data.chosen:
-            fitted = _fit_for(data.chosen.epochs, job, data, how)
-        else:
-            fitted = _fit_with_early_stopping(job, data, how)
-    return replace(fitted, details={"resident": resident.device.type if resident else "no"})
+            return _fit_by_cross_validation(job, data, how)
+        if data.chosen:
+            return _fit_for(data.chosen.epochs, job, data, how)
+        return _fit_with_early_stopping(job, data, how)
+
+
+def _told(resident: Resident, split: str) -> Progress:
+    """Return that features are held; it stands in no run, which is the same without."""
+    stage, note = f"split {split}, features held on {resident.device}", f"{resident.bytes / 1e9:,.3g} GB"
+    return Progress(stage, resident.views, resident.views, "views", note)
 
 
 def _fit_with_early_stopping(job: TrainingJob, data: SplitData, how: dict[str, Any]) -> Fitted:

@@ -217,7 +217,8 @@ def _by_row(job: TrainingJob, data: SplitData) -> Scores | None:
 def enough_memory(job: TrainingJob, device: torch.device) -> AbstractContextManager[None]:
     """Return what turns running out of memory into an error that says of which job, and what would take less."""
     others = {"hidden_size": " or --hidden-size", "accumulate": ", or a larger --accumulate"}
-    smaller = "".join(["--batch-size", *(words for field, words in others.items() if job.uses(field))])
+    words = ["--batch-size", *(words for field, words in others.items() if job.uses(field))]
+    smaller = "".join([*words, *([", or --resident no"] if job.resident != "no" else [])])
     return memory_errors(device, f"for {job.folder}; use a smaller {smaller}")
 
 

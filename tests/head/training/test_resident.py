@@ -9,6 +9,7 @@ import pytest
 
 from featcache.base.errors import FeatcacheError, ResourceError
 from featcache.base.jobs import Workers
+from featcache.base.progress import Progress
 from featcache.store.cache import FeatureCache, open_cache
 from head.data import resident as resident_module
 from head.data.resident import Resident
@@ -44,10 +45,21 @@ def test_weights_history_and_predictions_are_the_same_bytes(
 ) -> None:
     cache = open_cache(request.getfixturevalue(name))
     held, read = (run_of(cache, tmp_path, settings, resident) for resident in ("yes", "no"))
-    assert (held.result.document["resident"], read.result.document["resident"]) == ("cpu", "no")
-    for file in (HEAD_NAME, "history.csv"):
+    files = sorted(path.name for path in held.folder.iterdir())
+    assert {HEAD_NAME, "history.csv", "config.json"} <= set(files)
+    assert files == sorted(path.name for path in read.folder.iterdir())
+    for file in files:
         assert (held.folder / file).read_bytes() == (read.folder / file).read_bytes(), file
-    assert {**held.result.document, "resident": ""} == {**read.result.document, "resident": ""}
+
+
+def test_it_is_told_what_is_held(tiny_cache: Path, tmp_path: Path) -> None:
+    cache = open_cache(tiny_cache)
+    for resident, wanted in (("auto", ["split 1, features held on cpu: 53 of 53 views, 0.000434 GB"]), ("no", [])):
+        told: list[Progress] = []
+        job = TrainingJob(cache, "1", replace(TINY_TRAIN, epochs=4), tmp_path / resident, "run", resident=resident)
+        train(job, told.append)
+        held = [one for one in told if "held" in one.stage]
+        assert [f"{one.stage}: {one.done} of {one.total} {one.unit}, {one.note}" for one in held] == wanted
 
 
 def test_the_folds_of_a_cross_validation_share_what_is_held(
@@ -89,7 +101,11 @@ def test_what_does_not_fit_is_refused_before_anything_is_trained(
     monkeypatch.setattr(resident_module, "free_bytes", lambda: 1000)
     with pytest.raises(ResourceError, match=r"take 0.000434 GB, and 1e-06 GB are free on cpu; use --resident no"):
         run_of(cache, tmp_path, TINY_TRAIN, "yes")
-    assert run_of(cache, tmp_path, replace(TINY_TRAIN, epochs=4), "auto").result.document["resident"] == "no"
+    made: list[Resident] = []
+    own = Resident.__init__
+    monkeypatch.setattr(Resident, "__init__", lambda self, *given: (made.append(self), own(self, *given))[1])
+    run_of(cache, tmp_path, replace(TINY_TRAIN, epochs=4), "auto")
+    assert made == []
 
 
 def test_a_dry_run_counts_what_will_be_held(tiny_cache: Path, tmp_path: Path) -> None:
