@@ -61,11 +61,6 @@ class Resident:
         }
 
     @property
-    def views(self) -> int:
-        """How many views it takes."""
-        return len(self._held)
-
-    @property
     def bytes(self) -> int:
         """How many bytes it takes when all is read."""
         return sum(array.nbytes for array in self._arrays.values())

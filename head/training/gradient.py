@@ -34,10 +34,8 @@ def fit_by_gradient(
     """
     with enough_memory(job, device):
         resident = job.resident_features(data, device)
-        how: dict[str, Any] = {"device": device, "on_progress": on_progress, "on_history": on_history}
-        how["resident"] = resident
-        if resident is not None:
-            on_progress(_told(resident, data.split))
+        how: dict[str, Any] = {"device": device, "resident": resident, "on_history": on_history}
+        how["on_progress"] = _telling(resident, on_progress)
         if data.cross_validated:
             return _fit_by_cross_validation(job, data, how)
         if data.chosen:
@@ -45,10 +43,12 @@ def fit_by_gradient(
         return _fit_with_early_stopping(job, data, how)
 
 
-def _told(resident: Resident, split: str) -> Progress:
-    """Return that features are held; it stands in no run, which is the same without."""
-    stage, note = f"split {split}, features held on {resident.device}", f"{resident.bytes / 1e9:,.3g} GB"
-    return Progress(stage, resident.views, resident.views, "views", note)
+def _telling(resident: Resident | None, on_progress: OnProgress) -> OnProgress:
+    """Return what tells progress and that features are held, if so; no run says that: it is the same without."""
+    if resident is None:
+        return on_progress
+    held = f"{resident.bytes / 1e9:,.3g} GB of features held on {resident.device}"
+    return lambda one: on_progress(replace(one, note=f"{one.note}; {held}"))
 
 
 def _fit_with_early_stopping(job: TrainingJob, data: SplitData, how: dict[str, Any]) -> Fitted:

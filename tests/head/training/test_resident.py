@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from featcache.base.errors import FeatcacheError, ResourceError
 from featcache.base.jobs import Workers
@@ -20,8 +21,10 @@ from head.training.forecasts.results import GradientForecast
 from head.training.job import TrainingJob
 from head.training.jobs import train_all
 from head.training.train import train
+from head.training.trainer import enough_memory
 from tests.helpers.tiny import TINY_TRAIN
 
+CPU = torch.device("cpu")
 SHORT: dict[str, Any] = {"epochs": 4, "batch_size": 10, "precision": "fp32"}
 
 
@@ -52,14 +55,13 @@ def test_weights_history_and_predictions_are_the_same_bytes(
         assert (held.folder / file).read_bytes() == (read.folder / file).read_bytes(), file
 
 
-def test_it_is_told_what_is_held(tiny_cache: Path, tmp_path: Path) -> None:
-    cache = open_cache(tiny_cache)
-    for resident, wanted in (("auto", ["split 1, features held on cpu: 53 of 53 views, 0.000434 GB"]), ("no", [])):
-        told: list[Progress] = []
-        job = TrainingJob(cache, "1", replace(TINY_TRAIN, epochs=4), tmp_path / resident, "run", resident=resident)
-        train(job, told.append)
-        held = [one for one in told if "held" in one.stage]
-        assert [f"{one.stage}: {one.done} of {one.total} {one.unit}, {one.note}" for one in held] == wanted
+@pytest.mark.parametrize(("resident", "wanted"), [("auto", True), ("no", False)])
+def test_it_is_told_what_is_held(resident: str, wanted: bool, tiny_cache: Path, tmp_path: Path) -> None:
+    told: list[Progress] = []
+    settings = replace(TINY_TRAIN, epochs=4)
+    train(TrainingJob(open_cache(tiny_cache), "1", settings, tmp_path, "run", resident=resident), told.append)
+    assert [one.done for one in told] == [1, 2, 3, 4]
+    assert all(("; 0.000434 GB of features held on cpu" in one.note) == wanted for one in told)
 
 
 def test_the_folds_of_a_cross_validation_share_what_is_held(
@@ -116,3 +118,13 @@ def test_a_dry_run_counts_what_will_be_held(tiny_cache: Path, tmp_path: Path) ->
         [one] = forecast([job], Workers()).trainings
         assert isinstance(one, GradientForecast)
         assert one.memory.get("resident features") == wanted
+
+
+@pytest.mark.parametrize(("resident", "wanted"), [("auto", True), ("yes", True), ("no", False)])
+def test_out_of_memory_the_way_out_is_to_hold_no_features(
+    resident: str, wanted: bool, tiny_cache: Path, tmp_path: Path
+) -> None:
+    job = TrainingJob(open_cache(tiny_cache), "1", TINY_TRAIN, tmp_path, "run", resident=resident)
+    with pytest.raises(ResourceError, match="use a smaller --batch-size") as raised, enough_memory(job, CPU):
+        raise MemoryError
+    assert ("or --resident no" in str(raised.value)) == wanted
