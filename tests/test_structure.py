@@ -47,7 +47,7 @@ MAY_IMPORT = {  # a folder, or a module that stands alone, and what it may impor
     "head/settings": {"featcache/base"},
     "head/grid": {"featcache/base", "head/settings"},
     "head/data": FEATCACHE | {"head/settings"},
-    "head/models/fused/gpu": set(),
+    "head/models/fused/gpu": {"featcache/base"},
     "head/models/fused": {"featcache/base", "featcache/backbones", "head/models/fused/gpu"},
     "head/calibration": {"featcache/base", "head/settings"},
     "head/models/tails": FEATCACHE | {"head/settings", "head/data", "head/models/fused", "head/models"},

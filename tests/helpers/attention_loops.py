@@ -134,6 +134,7 @@ def check_all(device: str) -> int:
 
 
 if __name__ == "__main__":
+    assert loops.works_on(torch.device("cpu"))
     count = check_all("cpu")
     check_is_called("cpu")
     print(f"{count} cases")

@@ -2,11 +2,15 @@
 
 import functools
 import importlib.util
+import subprocess
+import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
+
+from featcache.base.errors import first_line, ran_out_of_memory
 
 _ROWS, _COLUMNS = 8, 128  # of a tile: positions, channels
 _IMAGES = 32  # that one program adds up for M': its parts are few beside the keys, and enough for all processors
@@ -14,13 +18,34 @@ _IMAGES = 32  # that one program adds up for M': its parts are few beside the ke
 
 def applies(keys: Tensor, M: Tensor) -> bool:
     """Whether keys lie where Triton compiles for, in types that these loops have: float32 sums, narrow keys or not."""
-    return keys.is_cuda and M.dtype == torch.float32 and keys.dtype in (M.dtype, torch.bfloat16) and has_triton()
+    kinds = M.dtype == torch.float32 and keys.dtype in (M.dtype, torch.bfloat16)
+    return keys.is_cuda and kinds and works_on(keys.device)
 
 
 @functools.cache
-def has_triton() -> bool:
-    """Whether Triton is installed, as it is with PyTorch for CUDA."""
-    return importlib.util.find_spec("triton") is not None
+def works_on(device: torch.device) -> bool:
+    """Whether the loops run on a GPU, tried once; if not, warn why.
+
+    It takes Triton, which comes with PyTorch for CUDA, a GPU that Triton knows and, for what starts kernels, a C
+    compiler with Python's headers.
+    """
+    if importlib.util.find_spec("triton") is None:
+        return False
+    from triton.errors import TritonError
+
+    try:
+        keys, out = torch.ones((1, 1, 1), device=device), torch.ones((1, 1), device=device)
+        energies(keys, keys[0], keys[0], out)
+        state_gradient(keys, keys[0], keys[0], keys[0], out)
+        key_gradient_(keys, keys.clone(), keys[0].clone(), keys.clone(), out)
+        out.item()  # waits until all have run
+    except (TritonError, ImportError, RuntimeError, OSError, subprocess.CalledProcessError) as error:
+        if ran_out_of_memory(error):
+            raise
+        reason = f"the attention's loops cannot be compiled for {device} ({first_line(error)[:200]})"
+        warnings.warn(f"{reason}; plain formulas, many times slower, take their place", stacklevel=2)
+        return False
+    return True
 
 
 def energies(keys: Tensor, state: Tensor, M: Tensor, out: Tensor) -> None:

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,14 +64,60 @@ def test_they_apply_to_float32_sums_of_keys_on_a_gpu_alone(monkeypatch: pytest.M
     def keys(kind: torch.dtype) -> torch.Tensor:
         return torch.zeros(1, 1, 1, dtype=kind).as_subclass(OnGpu)
 
-    monkeypatch.setattr(loops, "has_triton", lambda: True)
+    monkeypatch.setattr(loops, "works_on", lambda device: True)
     single, double = torch.zeros(1, 1), torch.zeros(1, 1, dtype=torch.float64)
     assert [loops.applies(keys(kind), single) for kind in (torch.float32, torch.bfloat16)] == [True, True]
     assert not loops.applies(torch.zeros(1, 1, 1), single)
     assert not loops.applies(keys(torch.float16), single)
     assert not loops.applies(keys(torch.float64), double)
-    monkeypatch.setattr(loops, "has_triton", lambda: False)
+    monkeypatch.setattr(loops, "works_on", lambda device: False)
     assert not loops.applies(keys(torch.float32), single)
+
+
+@pytest.fixture
+def tried_anew() -> Iterator[None]:
+    """Let what was found of devices be forgotten, before and after."""
+    loops.works_on.cache_clear()
+    yield
+    loops.works_on.cache_clear()
+
+
+@pytest.mark.usefixtures("tried_anew")
+@pytest.mark.parametrize("name", ["energies", "state_gradient", "key_gradient_"])
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("Failed to find C compiler"), subprocess.CalledProcessError(1, "cc"), OSError("no such file")],
+)
+def test_loops_that_cannot_be_compiled_are_told_once_and_not_used(
+    error: Exception, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("triton")
+
+    def fails(*_: object) -> None:
+        raise error
+
+    for loop in ("energies", "state_gradient", "key_gradient_"):
+        monkeypatch.setattr(loops, loop, fails if loop == name else lambda *_: None)
+    cpu = torch.device("cpu")
+    with pytest.warns(
+        UserWarning, match=r"cannot be compiled for cpu \(.+\); plain formulas, many times slower"
+    ) as told:
+        assert [loops.works_on(cpu) for _ in range(2)] == [False, False]
+    assert len(told) == 1
+
+
+@pytest.mark.usefixtures("tried_anew")
+def test_without_triton_loops_are_not_used_and_out_of_memory_is_no_reason_not_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(loops, "energies", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        loops.works_on(torch.device("cpu"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert not loops.works_on(torch.device("cpu"))
 
 
 def test_arrays_that_do_not_lie_as_their_shapes_say_are_refused() -> None:
