@@ -90,9 +90,10 @@ def _of_gradient(
     first = fold_data(data)[0] if data.cross_validated else data
     size = kind_for(job.settings).at_once
     judged = replace(first, select=Part(first.select.rows[:size], first.select.scores[:size]))
-    if device.type == "cuda":
+    devices = [device] if device.type == "cuda" else []
+    if devices:
         torch.cuda.reset_peak_memory_stats(device)
-    with enough_memory(job, device), torch.random.fork_rng():
+    with enough_memory(job, device), torch.random.fork_rng(devices):
         started = time.perf_counter()
         resident = replace(job, processes=at_once).resident_features(data, device)
         quiet: dict[str, Any] = {"on_progress": silent, "on_history": lambda _: None}

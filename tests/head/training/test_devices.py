@@ -96,6 +96,16 @@ def test_a_dry_run_says_what_a_training_takes_there(device: str, tiny_cache: Pat
     assert ("measured" in document["memory"]) == (device == "cuda")
 
 
+def test_a_dry_run_forks_the_generators_of_its_device_alone(
+    tiny_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forked, own = [], torch.random.fork_rng  # of all devices PyTorch warns where there are several
+    monkeypatch.setattr(torch.random, "fork_rng", lambda devices=None: (forked.append(devices), own(devices))[1])
+    job = TrainingJob(open_cache(tiny_cache), "1", TINY_TRAIN, tmp_path / "run", "run", device="cpu")
+    forecast([job], Workers())
+    assert forked and all(devices == [] for devices in forked)
+
+
 @EACH_DEVICE
 @pytest.mark.parametrize("head", ["ridge", "svr"])
 def test_a_baseline_is_scored_where_asked(head: str, device: str, tiny_cache: Path, tmp_path: Path) -> None:
