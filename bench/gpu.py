@@ -31,7 +31,7 @@ QUICK = {
     "loops": ["--batch", "2", "--rounds", "1"],
     "read": ["--images", "8", "--batch", "4", "--rounds", "1"],
     "train": ["--images", "8", "--batch", "4", "--rounds", "1"],
-    "extract": ["--limit", "4", "--augs", "1", "--image-size", "32", "--backbone", "resnet18", "--rounds", "1"],
+    "extract": ["--limit", "5", "--augs", "3", "--image-size", "32", "--backbone", "resnet18", "--rounds", "1"],
 }
 NONE_HERE = (
     "no CUDA device is found here (PyTorch {torch}); run this on a machine with one, or try the program itself by "
