@@ -6,7 +6,7 @@ READY := $(VENV)/ready
 AT_ONCE := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)  # tests wait a fifth of their time
 unexport PYTHONDONTWRITEBYTECODE  # the tests start many processes: each module is compiled by the first alone
 
-.PHONY: setup demo test test-all lint docs faults check clean
+.PHONY: setup demo test test-all lint docs faults gpu check clean
 
 setup: $(READY)
 
@@ -35,6 +35,9 @@ docs: $(READY)  ## the documents as a site in build/docs; any warning is an erro
 
 faults: $(READY)  ## the short fault campaign, under four minutes
 	$(BIN)/python -m faults --quick
+
+gpu: $(READY)  ## on a machine with a CUDA device: its tests and measurements, into build/gpu.json
+	$(BIN)/python -m bench.gpu
 
 check: $(READY)  ## format, lint, type and test
 	$(BIN)/ruff format .

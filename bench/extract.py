@@ -45,6 +45,7 @@ class Case:
     image_size: int
     limit: int
     per_view: bool
+    device: str = "auto"
 
     def dataset(self) -> "Dataset":
         """Return the dataset, cut off behind its first images."""
@@ -66,7 +67,7 @@ class Case:
 
         weights = "imagenet" if self.backbone == "efficientnet_lite0" else "random"
         views = ViewSettings(image_size=self.image_size, eval_view="squash")
-        return ExtractSettings(augs=self.augs, backbone=self.backbone, weights=weights, views=views)
+        return ExtractSettings(augs=self.augs, backbone=self.backbone, weights=weights, views=views, device=self.device)
 
 
 class Clock:
@@ -121,7 +122,7 @@ def run_limit(case: Case) -> dict[str, Any]:
     settings = case.settings()
     backbone = load_backbone(settings, views=len(case.dataset().names) * (1 + case.augs))
     shape = (backbone.batch_size, case.image_size, case.image_size, 3)
-    pixels = torch.randint(0, 256, shape, dtype=torch.uint8)
+    pixels = torch.randint(0, 256, shape, dtype=torch.uint8).to(backbone.device)
 
     def compute(_: int) -> float:
         for features in backbone.maps(pixels).values():
@@ -241,6 +242,7 @@ def processor() -> str:
 @click.option("--image-size", default=224, show_default=True)
 @click.option("--per-view", is_flag=True, help="The plain loop decodes an image again for each of its views.")
 @click.option("--rounds", default=3, show_default=True)
+@click.option("--device", default="auto", show_default=True, help="As extract takes it.")
 def main(images: Path | None, limit: int, rounds: int, **options: Any) -> None:
     """Print one JSON line: views/s of every side, ours over plain and over the limit, with the start and then without
     it, and peak megabytes."""

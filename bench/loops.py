@@ -1,4 +1,4 @@
-"""The attention's loops, compiled by Numba, against the same formulas by torch.compile and in eager PyTorch.
+"""The attention's loops, by Numba or on a GPU by Triton, against the same formulas by torch.compile and eager PyTorch.
 
 One batch of 256 x 196 x 1024 keys, all threads that torch uses; medians over rounds, in milliseconds, and seconds of
 the first call, which compiles.
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from bench.features import CHANNELS, POSITIONS
+from featcache.base.devices import resolve_device
 from head.models.fused.attention import (
     energies,
     energies_formula,
@@ -31,11 +32,13 @@ from head.models.fused.attention import (
 @click.option("--batch", default=256, show_default=True)
 @click.option("--steps", default=3, show_default=True)
 @click.option("--rounds", default=5, show_default=True)
-def main(batch: int, steps: int, rounds: int) -> None:
+@click.option("--device", "place", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+def main(batch: int, steps: int, rounds: int, place: str) -> None:
     """Print milliseconds of each loop in each form as one JSON line."""
     L, D = POSITIONS, CHANNELS
-    keys, states = torch.rand(batch, L, D) + 0.5, torch.rand(steps, batch, D) + 0.5
-    M, gradients = torch.randn(L, D), torch.randn(steps, batch, L)
+    device, own_name = resolve_device(place), "numba" if place == "cpu" else "triton"
+    keys, states = torch.rand(batch, L, D, device=device) + 0.5, torch.rand(steps, batch, D, device=device) + 0.5
+    M, gradients = torch.randn(L, D, device=device), torch.randn(steps, batch, L, device=device)
     copy = keys.clone()
     loops: dict[str, tuple[Callable[..., Any], Callable[..., Any], tuple[Tensor, ...]]] = {
         "energies": (energies, energies_formula, (keys, states[0], M)),
@@ -44,7 +47,7 @@ def main(batch: int, steps: int, rounds: int) -> None:
     }
     result = {}
     for name, (own, formula, arguments) in loops.items():
-        ways = {"numba": own, "torch_compile": torch.compile(formula, dynamic=False), "eager": formula}
+        ways = {own_name: own, "torch_compile": torch.compile(formula, dynamic=False), "eager": formula}
         first = {way: _seconds(run, arguments) for way, run in ways.items()}
         times = [{way: _seconds(run, arguments) for way, run in ways.items()} for _ in range(rounds)]
         result[name] = {
@@ -57,6 +60,8 @@ def main(batch: int, steps: int, rounds: int) -> None:
 def _seconds(run: Callable[..., Any], arguments: tuple[Tensor, ...]) -> float:
     started = time.perf_counter()
     run(*arguments)
+    if arguments[0].is_cuda:
+        torch.cuda.synchronize(arguments[0].device)
     return time.perf_counter() - started
 
 

@@ -17,6 +17,7 @@ from torchvision.transforms.v2 import Normalize, functional
 
 from featcache.backbones.families.extractor import Extractor
 from featcache.backbones.networks import build_extractor
+from featcache.base.devices import resolve_device
 from featcache.datasets.dataset import Dataset
 from featcache.images.views import View, view_of
 from featcache.settings import ExtractSettings
@@ -66,13 +67,15 @@ def network(settings: ExtractSettings) -> Extractor:
 def compute(dataset: Dataset, settings: ExtractSettings, *, per_view: bool) -> Iterator[NDArray[np.float16]]:
     """Yield features (B, L, D) of all views of all images, in order."""
     frozen = network(settings)
+    device = resolve_device(settings.device)
+    frozen.module.to(device)
     views = Views(dataset, settings, Normalize(frozen.mean, frozen.std), per_view=per_view)
     loader = torch.utils.data.DataLoader(views, BATCH, num_workers=WORKERS)
     for loaded in loader:
         for x in loaded.flatten(0, 1).split(BATCH):  # (B, 3, S, S)
             with torch.inference_mode():
-                fmap = frozen.maps(x)[0]  # (B, D, height, width)
-            yield fmap.flatten(2).transpose(1, 2).half().numpy()  # (B, L, D)
+                fmap = frozen.maps(x.to(device))[0]  # (B, D, height, width)
+            yield fmap.flatten(2).transpose(1, 2).half().cpu().numpy()  # (B, L, D)
 
 
 def extract_plainly(

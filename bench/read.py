@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from bench.cache import LAYER, make_cache
 from bench.features import as_encoding, constants_of, drawn, real
+from featcache.base.devices import resolve_device
 from featcache.extraction.calibration import WORTH_IT, gain
 from featcache.settings import COMPRESSIONS, ENCODINGS
 from featcache.store.cache import FeatureCache, open_cache
@@ -79,6 +80,21 @@ def shard_by_shard(cache: FeatureCache) -> Read:
     return read
 
 
+def to_a_device(cache: FeatureCache, shape: tuple[int, ...], device: torch.device) -> Read:
+    """Return a reader that reads a batch into pinned memory, copies it to a device, and waits for it."""
+    like = torch.from_numpy(cache.read(0, 0))
+    host = torch.empty(shape, dtype=like.dtype, pin_memory=device.type == "cuda")
+    there = torch.empty(shape, dtype=like.dtype, device=device)
+
+    def read(pairs: Pairs, out: NDArray[Any]) -> None:
+        cache.read(*pairs, out=host.numpy())
+        there.copy_(host, non_blocking=True)
+        there[0, 0, 0].item()
+        out[:] = host.numpy()  # to be compared
+
+    return read
+
+
 def dataloader(path: Path, batches: list[Pairs]) -> float:
     """Return seconds a batch of a DataLoader with 2 workers over h5py, without the time its workers take to start."""
     rows, views = (np.concatenate([pairs[axis] for pairs in batches]) for axis in (0, 1))
@@ -113,7 +129,8 @@ def feature_bytes(cache: FeatureCache) -> int:
     return int(sum(shard.arrays[f"features/{LAYER}"].sizes.sum() for shard in shards))
 
 
-def measure(folder: Path, features: NDArray[np.float16], *, views: int, encoding: str, batch: int, rounds: int) -> Any:
+def measure(folder: Path, features: NDArray[np.float16], *, views: int, encoding: str, batch: int, rounds: int,
+            device: torch.device) -> Any:  # fmt: skip
     """Return figures of one encoding."""
     constants = constants_of(features) if ENCODINGS[encoding].calibrated else None
     path = make_cache(folder / encoding, features, views=views, constants=constants)
@@ -133,6 +150,8 @@ def measure(folder: Path, features: NDArray[np.float16], *, views: int, encoding
         "npy_memmap": lambda pairs, out: np.copyto(out, raw[pairs]),
         "memcpy": lambda pairs, out: np.copyto(out, source),
     }
+    if device.type != "cpu":
+        ways["reader_2_threads_to_device"] = to_a_device(two, shape, device)
     rng = np.random.default_rng(0)
     batches = [(rng.integers(0, one.rows, batch), rng.integers(0, views, batch)) for _ in range(max(rounds, 4) + 1)]
     source, out, expected = np.ones(shape, dtype), np.zeros(shape, dtype), np.zeros(shape, dtype)
@@ -217,7 +236,8 @@ def _of_photographs(photographs: Path, images: int, **how: int) -> Any:
 @click.option("--views", default=4, show_default=True)
 @click.option("--batch", default=256, show_default=True)
 @click.option("--rounds", default=9, show_default=True)
-def main(photographs: Path | None, images: int, views: int, batch: int, rounds: int) -> None:
+@click.option("--device", default="auto", show_default=True, help="Also copy batches there, if it is not the CPU.")
+def main(photographs: Path | None, images: int, views: int, batch: int, rounds: int, device: str) -> None:
     """Print one JSON line of figures for both encodings, on drawn features of which 70% are zero."""
     if photographs:
         click.echo(json.dumps(_of_photographs(photographs, images, views=views, batch=batch, rounds=rounds)))
@@ -227,8 +247,9 @@ def main(photographs: Path | None, images: int, views: int, batch: int, rounds: 
     with tempfile.TemporaryDirectory() as folder:
         for encoding in ENCODINGS:
             result[encoding] = measure(
-                Path(folder), features, views=views, encoding=encoding, batch=batch, rounds=rounds
-            )
+                Path(folder), features, views=views, encoding=encoding, batch=batch, rounds=rounds,
+                device=resolve_device(device),
+            )  # fmt: skip
     click.echo(json.dumps(result))
 
 

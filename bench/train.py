@@ -3,9 +3,9 @@
 Features are 196 x 1024 float16, 70% zeros, in batches of 256. The ways: this program, from the cache, with the
 cache's digests checked and its epochs' bookkeeping; the paper's equations in eager float32 with the keys computed
 once (the same head, `fused_off`), from memory, and from a DataLoader with 2 workers over h5py; the published
-architecture in eager float32, from memory; this program without attention. The limit is the products that no way
-around them is known for: K x and its weights' gradient, alone, in float32 and in bfloat16. Figures are medians over
-rounds.
+architecture in eager float32, from memory; this program with its features held in memory, and without attention. The
+limit is the products that no way around them is known for: K x and its weights' gradient, alone, in float32 and in
+bfloat16. Figures are medians over rounds.
 
 Seconds per epoch of LaMem's size (45,000 + 3,741 images) are extrapolated from these rates; with --lamem FOLDER an
 epoch without attention is run in full, on drawn vectors with the real scores of train_1 and val_1.
@@ -32,6 +32,7 @@ from torch import Tensor
 from bench.cache import make_cache
 from bench.features import CHANNELS, POSITIONS, drawn
 from bench.read import H5pyViews
+from featcache.base.devices import resolve_device
 from featcache.base.progress import silent
 from featcache.datasets.splits import Part
 from featcache.store.cache import FeatureCache, open_cache
@@ -55,15 +56,16 @@ from head.settings import TrainSettings
 from head.training.job import TrainingJob
 from head.training.train import train
 from head.training.trainer import Trainer
-cache, folder, attention, started = sys.argv[1:]
+cache, folder, attention, device, started = sys.argv[1:]
 settings, step = TrainSettings(epochs=2, attention=attention == "True"), Trainer.step
 def timed(*arguments):
     before = time.time()
     value = step(*arguments)
+    float(value)  # waits for a GPU
     print(before - float(started), time.time() - float(started), flush=True)
     return value
 Trainer.step = timed
-train(TrainingJob(open_cache(cache), "first", settings, Path(folder), "first"))
+train(TrainingJob(open_cache(cache), "first", settings, Path(folder), "first", device=device))
 """
 
 
@@ -86,12 +88,14 @@ def draw_cache(folder: Path, images: int, batch: int) -> FeatureCache:
 class Epochs:
     """Epochs of this program's own training, one at a time."""
 
-    def __init__(self, cache: FeatureCache, folder: Path, **changes: Any) -> None:
+    def __init__(self, cache: FeatureCache, folder: Path, device: torch.device, *, resident: str = "no",
+                 **changes: Any) -> None:  # fmt: skip
         settings = TrainSettings(epochs=10**5, patience=10**5, **changes)
         data = split_data(cache, "1", settings)
         self.images, self.val_images = len(data.train.rows), len(data.select.rows)
-        job = TrainingJob(cache, "1", settings, folder, "bench")
-        trainer = Trainer(job, data, device=torch.device("cpu"), on_progress=silent, on_history=lambda _: None)
+        job = TrainingJob(cache, "1", settings, folder, "bench", resident=resident)
+        held, quiet = job.resident_features(data, device), {"on_progress": silent, "on_history": lambda _: None}
+        trainer = Trainer(job, data, device=device, resident=held, **quiet)  # type: ignore[arg-type]
         self.products, self.state = trainer.products, State(0, [], {})
         self._epochs = trainer.epochs(self.state)
         self.next()  # compiles
@@ -111,12 +115,13 @@ class Epochs:
 def eager_steps(head: AMNetHead | PublishedHead, batches: Iterator[Tensor], **constants: float) -> Callable[[], float]:
     """Return a function that trains on the next batch in eager float32 and returns images per second."""
     optimizer = torch.optim.Adam(head.parameters(), lr=1e-3, weight_decay=1e-6)
+    device = next(head.parameters()).device
 
     def step() -> float:
         started = time.perf_counter()
-        features = next(batches).float()
+        features = next(batches).to(device).float()
         with fused_off():
-            value = loss(head(features), torch.zeros(len(features)), **constants)  # type: ignore[arg-type]
+            value = loss(head(features), features.new_zeros(len(features)), **constants)  # type: ignore[arg-type]
         optimizer.zero_grad()
         torch.autograd.backward(value)
         optimizer.step()
@@ -141,24 +146,25 @@ def dataloader_rate(cache: FeatureCache, head: AMNetHead, batch: int, rounds: in
     return batch * rounds / (time.perf_counter() - started)
 
 
-def matmul_limit(batch: int, dtype: torch.dtype) -> Callable[[], float]:
+def matmul_limit(batch: int, dtype: torch.dtype, device: torch.device) -> Callable[[], float]:
     """Return a function that gives images per second of K x and its weight's gradient alone."""
-    x, keys = torch.rand(batch * POSITIONS, CHANNELS).to(dtype), torch.rand(batch * POSITIONS, CHANNELS).to(dtype)
-    weight, out = torch.rand(CHANNELS, CHANNELS).to(dtype), torch.empty(batch * POSITIONS, CHANNELS, dtype=dtype)
+    x, keys, out = (torch.rand(batch * POSITIONS, CHANNELS).to(device, dtype) for _ in range(3))
+    weight = torch.rand(CHANNELS, CHANNELS).to(device, dtype)
 
     def measure() -> float:
         started = time.perf_counter()
         torch.mm(x, weight.t(), out=out)
         torch.mm(keys.t(), x, out=weight)
+        weight[0, 0].item()  # waits for a GPU
         return batch / (time.perf_counter() - started)
 
     measure()
     return measure
 
 
-def first_step(cache: FeatureCache, folder: Path, *, attention: bool) -> dict[str, float]:
+def first_step(cache: FeatureCache, folder: Path, device: torch.device, *, attention: bool) -> dict[str, float]:
     """Return seconds from the start of a fresh process to its first step and to that step's end, and of the second."""
-    arguments = [str(cache.path), str(folder), str(attention), str(time.time())]
+    arguments = [str(cache.path), str(folder), str(attention), str(device), str(time.time())]
     output = subprocess.check_output([sys.executable, "-c", _FIRST_STEP, *arguments], text=True)
     first, second = (tuple(map(float, line.split())) for line in output.splitlines())
     return {
@@ -168,7 +174,7 @@ def first_step(cache: FeatureCache, folder: Path, *, attention: bool) -> dict[st
     }
 
 
-def lamem_epochs(folder: Path, splits: Path, epochs: int) -> list[dict[str, float]]:
+def lamem_epochs(folder: Path, splits: Path, epochs: int, device: torch.device) -> list[dict[str, float]]:
     """Return rates of epochs without attention on drawn vectors with the real scores of train_1 and val_1."""
     parts, rows = {}, 0
     for part in ("train", "val"):
@@ -177,7 +183,7 @@ def lamem_epochs(folder: Path, splits: Path, epochs: int) -> list[dict[str, floa
         rows += len(scores)
     vectors = np.random.default_rng(0).random((2 * rows, 1, CHANNELS), np.float32).astype(np.float16)
     cache = open_cache(make_cache(folder, vectors, views=2, rows_per_shard=4096, splits={"1": parts}))
-    training = Epochs(cache, folder, attention=False)
+    training = Epochs(cache, folder, device, attention=False)
     return [{**training.next(), "seconds": training.state.history[-1]["seconds"]} for _ in range(epochs)]
 
 
@@ -186,42 +192,49 @@ def lamem_epochs(folder: Path, splits: Path, epochs: int) -> list[dict[str, floa
 @click.option("--batch", default=256, show_default=True)
 @click.option("--rounds", default=3, show_default=True)
 @click.option("--lamem", type=click.Path(path_type=Path, exists=True), help="Folder with train_1.txt and val_1.txt.")
-def main(images: int, batch: int, rounds: int, lamem: Path | None) -> None:
+@click.option("--device", "place", default="auto", show_default=True, help="As train-head takes it.")
+def main(images: int, batch: int, rounds: int, lamem: Path | None, place: str) -> None:
     """Print images per second of each way, ratios, and what they make of an epoch of LaMem's size."""
+    device = resolve_device(place)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         cache = draw_cache(folder / "drawn", images, batch)
         starts = {
-            "attention": first_step(cache, folder / "a", attention=True),
-            "no_attention": first_step(cache, folder / "b", attention=False),
+            "attention": first_step(cache, folder / "a", device, attention=True),
+            "no_attention": first_step(cache, folder / "b", device, attention=False),
         }
-        in_memory = cycle([torch.from_numpy(cache.read(np.arange(batch), 0))])
+        in_memory = cycle([torch.from_numpy(cache.read(np.arange(batch), 0)).to(device)])
         shape = {"positions": POSITIONS, "channels": CHANNELS}
-        own, without = (
-            Epochs(cache, folder, batch_size=batch),
-            Epochs(cache, folder, batch_size=batch, attention=False),
+        own, held, without = (
+            Epochs(cache, folder, device, batch_size=batch),
+            Epochs(cache, folder, device, batch_size=batch, resident="yes"),
+            Epochs(cache, folder, device, batch_size=batch, attention=False),
         )
         ways: dict[str, Callable[[], Any]] = {
             "own": own.next,
+            "own_resident": held.next,
             "no_attention": without.next,
-            "plain": eager_steps(AMNetHead(HeadShape(**shape)), in_memory, attention_weight=1e-4),
+            "plain": eager_steps(AMNetHead(HeadShape(**shape)).to(device), in_memory, attention_weight=1e-4),
             "published": eager_steps(
-                PublishedHead(PublishedShape(**shape)), in_memory, attention_weight=1e-5, coverage=0.6
+                PublishedHead(PublishedShape(**shape)).to(device), in_memory, attention_weight=1e-5, coverage=0.6
             ),
-            "limit_fp32": matmul_limit(batch, torch.float32),
-            "limit_bf16": matmul_limit(batch, torch.bfloat16),
+            "limit_fp32": matmul_limit(batch, torch.float32, device),
+            "limit_bf16": matmul_limit(batch, torch.bfloat16, device),
         }
         results = [{way: measure() for way, measure in ways.items()} for _ in range(rounds)]
-        loaded = dataloader_rate(cache, AMNetHead(HeadShape(**shape)), batch, rounds)
-        lamem_results = lamem_epochs(folder / "lamem", lamem, rounds) if lamem else []
+        loaded = dataloader_rate(cache, AMNetHead(HeadShape(**shape)).to(device), batch, rounds)
+        lamem_results = lamem_epochs(folder / "lamem", lamem, rounds, device) if lamem else []
     own_rate, own_eval, waiting = (median(r["own"][key] for r in results) for key in ("train", "evaluate", "waiting"))
-    rates = {way: median(r[way] for r in results) for way in ways if way not in ("own", "no_attention")}
+    epochs = ("own", "own_resident", "no_attention")
+    rates = {way: median(r[way] for r in results) for way in ways if way not in epochs}
     rates |= {
         "plain_dataloader": loaded,
         "own": own_rate,
+        "own_resident": median(r["own_resident"]["train"] for r in results),
         "no_attention": median(r["no_attention"]["train"] for r in results),
     }
     report = {
+        "device": str(device),
         "products": own.products,
         "threads": torch.get_num_threads(),
         "images_per_second": {way: round(rate, 1) for way, rate in rates.items()},

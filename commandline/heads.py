@@ -30,6 +30,7 @@ from head.settings import (
     POOLED,
     PRECISIONS,
     PROTOCOLS,
+    RESIDENT,
     SELECTIONS,
     WEIGHTS,
 )
@@ -86,6 +87,9 @@ from head.settings import (
 @click.option("--jobs", default=1, show_default=True, metavar="J", help="Runs at once, each in a process of its own.")
 @options.CLUSTER
 @options.DEVICE
+@click.option("--resident", default="auto", show_default=True, type=click.Choice(RESIDENT),
+              help="Hold the features that training reads in the device's memory, each read once; auto: if they take "
+              "no more than half of what is free.")  # fmt: skip
 @click.option("--tensorboard", type=DIRECTORY, metavar="DIR", help="Write each epoch's numbers for TensorBoard there.")
 @click.option("--dry-run", is_flag=True, help="Print weights, memory and time of each training, and write nothing.")
 @options.JSON
@@ -116,7 +120,7 @@ def train_head(
 
     workers = Workers(given.pop("jobs"), given.pop("cluster"))
     how = {"resume": given.pop("resume"), "device": given.pop("device"), "events": given.pop("tensorboard")}
-    how["weights"] = given.pop("weights")
+    how |= {"weights": given.pop("weights"), "resident": given.pop("resident")}
     points = grid(given_values(**given), name=name)
     if how["events"] is not None:
         check_tensorboard()
@@ -152,6 +156,7 @@ def train_head(
               help="Evaluation view, or the mean over all views.")  # fmt: skip
 @options.AGAINST
 @options.WEIGHTS
+@options.DEVICE
 @options.JSON
 def score_cache(cache: Path | None, target: str | None, runs: Path, as_json: bool, **given: Any) -> None:
     """Score heads on the cache they belong to: rho and MSE of each run, a summary over splits and seeds, and paired

@@ -17,6 +17,7 @@ BATCH_NORMS = ("frozen", "trained")
 EVAL_VIEWS = ("center", "tencrop")
 WEIGHTS = ("none", "n", "se")
 ORDERS = ("random", "shards")
+RESIDENT = ("auto", "no", "yes")  # no setting of a head: it changes no weight
 _TRAIN = re.compile(r"(all|norms)|(last|lora)-([1-9]\d{0,3})")
 _PUBLISHED = {"lr": 1e-4, "attention_weight": 1e-5, "batch_size": 222, "epochs": 54, "patience": 54}
 _WHOLE = {

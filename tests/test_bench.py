@@ -198,7 +198,7 @@ def test_training_is_compared_with_other_ways(monkeypatch: pytest.MonkeyPatch) -
     found = json.loads(done.stdout)
     rates = found["images_per_second"]
     assert set(rates) == {
-        "own", "no_attention", "plain", "plain_dataloader", "published", "limit_fp32", "limit_bf16"
+        "own", "own_resident", "no_attention", "plain", "plain_dataloader", "published", "limit_fp32", "limit_bf16"
     }  # fmt: skip
     assert found["own_over"]["plain"] == pytest.approx(rates["own"] / rates["plain"], rel=0.05, abs=0.01)
     assert 0 <= found["waiting_for_data"] <= 1

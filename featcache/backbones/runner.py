@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from featcache.backbones.execution import OPENVINO_NAMES, Execution
+from featcache.base.devices import keep_float32
 from featcache.base.errors import InvalidSettings, first_line, ran_out_of_memory
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -107,8 +108,8 @@ def start(network: nn.Module, execution: Execution, example: Tensor, *, fall_bac
 
 
 def _prepare_torch(network: nn.Module, execution: Execution) -> Callable[[Tensor], Maps]:
-    if execution.device.type == "cuda" and execution.precision == "fp32":
-        torch.backends.cudnn.allow_tf32 = False  # convolutions would keep 10 bits of 23, and the recipe says fp32
+    if execution.precision == "fp32":
+        keep_float32(execution.device)  # the recipe says fp32
     network = network.to(device=execution.device).to(memory_format=torch.channels_last)
     if execution.runtime != "compile":
         return network

@@ -77,6 +77,24 @@ def has_float64(device: torch.device) -> bool:
     return device.type != "mps"
 
 
+def keep_float32(device: torch.device) -> None:
+    """Let a GPU compute float32 in float32, and add up products in bfloat16 in it, for the rest of this process.
+
+    cuDNN would compute convolutions in TF32, which keeps 10 of a factor's 23 bits, and cuBLAS may add parts of a long
+    sum in bfloat16. Products of matrices in float32 are that by PyTorch's own default.
+    """
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+
+
+def keep_order(device: torch.device) -> None:
+    """Let cuDNN add in the same order each time, for the rest of this process: some of its gradients do not."""
+    if device.type == "cuda":
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.benchmark = False
+
+
 def to_device(values: NDArray[Any], device: torch.device) -> Tensor:
     """Return values as a tensor on device; on the CPU it shares their memory."""
     tensor = torch.from_numpy(values)

@@ -104,16 +104,25 @@ class HeadInput:
         """Return the features (B, L, D) float32 of each layer, neither pooled nor joined."""
         return {layer: decode(cache.read(rows, views, layer), cache.constants(layer)) for layer in self.layers}
 
+    def yields_stored(self, constants: Mapping[str, Any]) -> bool:
+        """Whether `batches` gives maps as they are stored: those of one layer without constants."""
+        return self.pooling == "maps" and len(self.layers) == 1 and not constants
+
     def batches(self, cache: FeatureCache, pairs: Pairs) -> Iterator[Tensor]:
         """Yield what `read` returns for each (rows, views), made ahead in threads; maps stored as float16 stay that.
 
         A batch is valid until the next is asked for.
         """
-        if self.pooling != "maps" or len(self.layers) > 1 or self.constants(cache):
+        if not self.yields_stored(self.constants(cache)):
             yield from ahead(pairs, lambda _, pair: self.read(cache, *pair), prefetch=AHEAD)
             return
         for stored in cache.batches(pairs, self.layers[0], prefetch=AHEAD):
             yield torch.from_numpy(stored)
+
+    def stored(self, cache: FeatureCache, rows: NDArray[np.int64], views: NDArray[np.int64] | int) -> dict[str, Tensor]:
+        """Return of each layer what the cache stores, float16 or uint8 (B, L, D), or pooled float32 (B, 2, D)."""
+        read = cache.read_pooled if self.pooled else cache.read
+        return {layer: torch.from_numpy(read(rows, views, layer)) for layer in self.layers}
 
     def stored_batches(
         self, cache: FeatureCache, pairs: Pairs, allocate: Callable[[tuple[int, ...], np.dtype[Any]], NDArray[Any]]
@@ -128,12 +137,16 @@ class HeadInput:
         for stored in zip(*readers, strict=True):
             yield {layer: torch.from_numpy(codes) for layer, codes in zip(self.layers, stored, strict=True)}
 
-    def of_stored(self, stored: Mapping[str, Tensor], constants: Mapping[str, Constants], recipe: Recipe) -> Tensor:
-        """Return what `batches` gives of maps (B, L, D) of each layer as they are stored, on the device where they are.
+    def of_stored(
+        self, stored: Mapping[str, Tensor], constants: Mapping[str, Constants | Tensor], recipe: Recipe
+    ) -> Tensor:
+        """Return what `batches` gives of what `stored` or `stored_batches` gives, on the device where that is.
 
         uint8 codes, half the bytes of float16, are decoded there.
         """
-        if self.pooling == "maps" and len(self.layers) == 1 and not constants:
+        if self.pooled:
+            return self._join([stored[layer] for layer in self.layers])
+        if self.yields_stored(constants):
             return stored[self.layers[0]]
         return self._join_maps({layer: decode(stored[layer], constants.get(layer)) for layer in self.layers}, recipe)
 

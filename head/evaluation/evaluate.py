@@ -116,11 +116,12 @@ def evaluate(
     views: str = "eval",
     against: str | None = None,
     weights: str | None = None,
+    device: str = "auto",
 ) -> Evaluation:
     """Score the runs that `find_runs_of` finds, write their scores, and compare the heads.
 
     weights are those of the backbone, if they are not where its runs say; heads need them that are a part of it of
-    which not all was trained.
+    which not all was trained. device is where heads compute.
     Raises what `find_runs_of` and `check_against` raise, before any is scored; errors of single runs are collected,
     and so is that none of the head named against could be scored.
     """
@@ -128,7 +129,7 @@ def evaluate(
     finished = [replace(run, weights=weights) for run in found.runs if run.finished]
     if against is not None:
         check_against(finished, against)
-    scored, failed = collected(lambda run: score_run(run, cache, part=part, views=views), finished)
+    scored, failed = collected(lambda run: score_run(run, cache, part=part, views=views, device=device), finished)
     errors = [*found.errors, *failed]
     errors += _in_one(collected(write_scores, scored)[1])
     summaries, comparisons = summaries_of(scored), list[Comparison]()

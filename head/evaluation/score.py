@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from featcache.base.devices import resolve_device
 from featcache.base.errors import BadInput, InvalidSettings
 from featcache.base.files import csv_bytes, write_durably
 from featcache.recipe import check_same
@@ -70,8 +71,12 @@ class Scored:
         }
 
 
-def score_run(run: Run, cache: FeatureCache, *, part: str = "test", views: str = "eval") -> Scored:
+def score_run(
+    run: Run, cache: FeatureCache, *, part: str = "test", views: str = "eval", device: str = "auto"
+) -> Scored:
     """Score a run's head on one part of its split; views 'all' averages over every view of an image.
+
+    The head computes on device.
 
     The cache may hold other images than the head was trained on; `head.runs.ratings.difference` says whether it does.
     Raises `Mismatch` if the cache has other features than the head was trained on, `BadInput` if the head
@@ -89,7 +94,7 @@ def score_run(run: Run, cache: FeatureCache, *, part: str = "test", views: str =
         where=str(run.folder),
         way_out="Score a head on the cache it was trained on, or on one extracted with the same recipe.",
     )
-    head = load_head(run)
+    head = load_head(run, resolve_device(device))
     listed = cache.splits[run.split][part]
     present = present_part(cache, listed)
     if not len(present.rows):
@@ -146,7 +151,7 @@ def predict_rows(
     parts = [rows[start : start + size] for start in range(0, len(rows), size)]
     for view in views:
         batches = run.input.batches(cache, [(part, np.full(len(part), view)) for part in parts])
-        steps = torch.cat([head.uncalibrated(features)[0] for features in batches])
+        steps = torch.cat([head.uncalibrated(features.to(head.device))[0] for features in batches]).cpu()
         total += head.calibrated(steps).numpy()
         uncalibrated += steps.sum(dim=1).numpy()
     return total / len(views), uncalibrated / len(views)

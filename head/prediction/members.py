@@ -42,19 +42,13 @@ class Member:
 
     def predict(self, read: Mapping[Features, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Return what `TrainedHead.predict` gives for what it reads, on the CPU, wherever it is computed."""
-        scores, steps, maps = self.head.predict(read[self.features].to(self.device))
+        scores, steps, maps = self.head.predict(read[self.features].to(self.head.device))
         return scores.cpu(), steps.cpu(), maps.cpu()
 
     @property
     def stands_alone(self) -> bool:
         """Whether it needs no weights of a backbone: it reads pixels, and its file holds all that reads them."""
         return self.run.reads_pixels and not digest_of_others(self.head.module)
-
-    @cached_property
-    def device(self) -> torch.device:
-        """Where its head computes."""
-        device: torch.device = next(iter(self.head.module.state_dict().values())).device
-        return device
 
 
 def trained_on(members: Sequence[Member]) -> frozenset[str]:

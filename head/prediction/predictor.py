@@ -188,7 +188,7 @@ class Predictor:
             )
         for member in members:
             if kind_of(member.head.module).is_network:
-                member.head.module.to(backbone.device)
+                member.head.to(backbone.device)
         rated = None if cache is None else rated_images(cache, runs, trained_on(members))
         return cls(members, backbone, unfinished=unfinished, rated=rated, level=level)
 

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from featcache.base.devices import has_float64
+from featcache.base.devices import has_float64, keep_float32
 from featcache.base.errors import BadInput, CorruptFile, HostileFile, Mismatch
 from featcache.base.files import canonical_json, digest_of_file, write_durably
 from featcache.store.shards.encoding import Constants
@@ -53,6 +53,17 @@ class TrainedHead:
     def steps(self) -> int:
         """T, 1 for heads that look once."""
         return int(self.module.shape.steps)  # type: ignore[union-attr, arg-type]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the head computes."""
+        device: torch.device = next(iter(self.module.state_dict().values())).device
+        return device
+
+    def to(self, device: torch.device) -> None:
+        """Let the head compute on a device, in the precision that its weights have."""
+        keep_float32(device)
+        self.module.to(device)
 
     @torch.inference_mode()
     def predict(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -172,7 +183,7 @@ def load_head(run: Run, device: str | torch.device = "cpu", *, weights: str | No
     if note := float64_note(head, torch.device(device)):
         warnings.warn(note, stacklevel=2)
     else:
-        module.to(device)
+        head.to(torch.device(device))
     return head
 
 

@@ -8,6 +8,7 @@ import torch
 
 from featcache.base.progress import OnProgress, Progress
 from head.data.batches import SplitData
+from head.data.resident import Resident
 from head.models.kinds import fill
 from head.runs.history import OnHistory
 from head.runs.run import CHECKPOINT_NAME
@@ -32,17 +33,32 @@ def fit_by_gradient(
     head after so many.
     """
     with enough_memory(job, device):
-        how: dict[str, Any] = {"device": device, "on_progress": on_progress, "on_history": on_history}
+        resident = job.resident_features(data, device)
+        how: dict[str, Any] = {"device": device, "resident": resident, "on_history": on_history}
+        how["on_progress"] = _telling(resident, on_progress)
         if data.cross_validated:
             return _fit_by_cross_validation(job, data, how)
         if data.chosen:
             return _fit_for(data.chosen.epochs, job, data, how)
-        trainer = Trainer(job, data, **how)
-        state = read_checkpoint(job.folder / CHECKPOINT_NAME, trainer.model, trainer.optimizer)
-        for _ in trainer.epochs(state):
-            pass
-        fill(trainer.model, state.best)
-        predicted = trainer.predict_selection()
+        return _fit_with_early_stopping(job, data, how)
+
+
+def _telling(resident: Resident | None, on_progress: OnProgress) -> OnProgress:
+    """Return what tells progress and that features are held, if so; no run says that: it is the same without."""
+    if resident is None:
+        return on_progress
+    held = f"{resident.bytes / 1e9:,.3g} GB of features held on {resident.device}"
+    return lambda one: on_progress(replace(one, note=f"{one.note}; {held}"))
+
+
+def _fit_with_early_stopping(job: TrainingJob, data: SplitData, how: dict[str, Any]) -> Fitted:
+    """Train until the selection part is predicted no better; return the head of the best epoch."""
+    trainer = Trainer(job, data, **how)
+    state = read_checkpoint(job.folder / CHECKPOINT_NAME, trainer.model, trainer.optimizer)
+    for _ in trainer.epochs(state):
+        pass
+    fill(trainer.model, state.best)
+    predicted = trainer.predict_selection()
     return Fitted(trainer.model, trainer.target, state.history, state.best_epoch, predicted)
 
 

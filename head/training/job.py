@@ -7,10 +7,12 @@ from pathlib import Path
 import torch
 
 from featcache.backbones.families.descriptor_networks import located_weights
+from featcache.base.devices import devices_for, resolve_device
 from featcache.store.cache import FeatureCache
 from featcache.store.folder import weights_of_cache
-from head.data.batches import is_all_images
+from head.data.batches import SplitData, is_all_images
 from head.data.inputs import HeadInput
+from head.data.resident import Resident, resident_for, wanted_by
 from head.data.several import AnyInput
 from head.models.fused.products import resolve_products
 from head.models.kinds import input_of, kind_for
@@ -28,7 +30,9 @@ class TrainingJob:
     seeds in the folders beside that one.
     A run that is there is finished if it is not, and kept as it is if it is; resume=False starts over. events is the
     folder for TensorBoard's event files of this run, if they are wanted. device is as `extract` takes it; of several
-    GPUs each process takes one. weights are those of the cache's network, if they are not where the cache says.
+    GPUs each process takes one. resident says whether the features that training reads are held in its memory, 'yes',
+    'no' or, as far as that is free, 'auto'; processes are how many runs are trained side by side on this machine.
+    weights are those of the cache's network, if they are not where the cache says.
     """
 
     cache: FeatureCache
@@ -40,6 +44,8 @@ class TrainingJob:
     events: Path | None = None
     device: str = "auto"
     weights: str | None = None
+    resident: str = "auto"
+    processes: int = 1
 
     @property
     def weights_source(self) -> str:
@@ -86,6 +92,16 @@ class TrainingJob:
     def products(self, device: torch.device) -> str:
         """Return the type of large products of matrices, 'fp32' or 'bf16'."""
         return resolve_products(self.settings.precision, device) if self.uses("precision") else "fp32"
+
+    def resident_features(self, data: SplitData, device: torch.device) -> Resident | None:
+        """Return what holds the features that training on data reads; None if they are read from the cache each time.
+
+        Raises what `resident_for` does.
+        """
+        epochs = data.chosen.epochs if data.chosen else min(self.settings.epochs, self.settings.patience + 1)
+        on_each = -(-self.processes // len(devices_for(resolve_device(self.device))))
+        wanted = wanted_by(self.cache, data, epochs=epochs, processes=on_each)
+        return resident_for(self.resident, self.cache, self.own_input, wanted, device)
 
 
 def as_member(job: TrainingJob, run: Run, folder: Path) -> TrainingJob:

@@ -104,15 +104,20 @@ def train_all(jobs: Sequence[TrainingJob], workers: Workers, *, on_progress: OnP
 
         return Trained(*collected(train_here, range(len(jobs))))
     outcomes: dict[int, Run | FeatcacheError] = {}
-    away = [
-        replace(job, folder=job.folder.absolute(), events=job.events.absolute() if job.events else None) for job in jobs
-    ]  # wherever the process goes
+    away = [_sent_away(job, workers) for job in jobs]
     with closing(run_jobs(_attempt, away, workers)) as finished:
         for index, outcome in finished:
             outcomes[index] = outcome
             unit, note = ("runs", f"{jobs[index].name} split {jobs[index].split}") if several_names else ("splits", "")
             on_progress(Progress("train", len(outcomes), len(jobs), unit, note))
     return Trained(*collected(lambda index: _brought(jobs[index], outcomes[index]), range(len(jobs))))
+
+
+def _sent_away(job: TrainingJob, workers: Workers) -> TrainingJob:
+    """Return a job for a process that runs anywhere, beside others; a cluster's may be many on one machine."""
+    resident = "no" if workers.cluster and job.resident == "auto" else job.resident
+    events = job.events.absolute() if job.events else None
+    return replace(job, folder=job.folder.absolute(), events=events, resident=resident, processes=max(1, workers.jobs))
 
 
 def _attempt(job: TrainingJob) -> Run | FeatcacheError:

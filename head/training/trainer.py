@@ -13,10 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from featcache.base.devices import memory_errors
+from featcache.base.devices import keep_float32, keep_order, memory_errors
 from featcache.base.errors import BadInput
 from featcache.base.progress import OnProgress, Progress
 from head.data.batches import EVAL_VIEW, Batch, SplitData, epoch_batches
+from head.data.resident import Resident
 from head.data.transfer import batches_on
 from head.data.weights import image_weights
 from head.evaluation.metrics import Scores, judged, rank
@@ -45,17 +46,29 @@ def reached(history: History, best_epoch: int) -> str:
 
 
 class Trainer:
-    """Holds model, optimizer and state while one split is trained."""
+    """Holds model, optimizer and state while one split is trained.
+
+    resident holds features that trainers of one run read; without it they come from the cache in every epoch.
+    """
 
     def __init__(
-        self, job: TrainingJob, data: SplitData, *, device: torch.device, on_progress: OnProgress, on_history: OnHistory
+        self,
+        job: TrainingJob,
+        data: SplitData,
+        *,
+        device: torch.device,
+        on_progress: OnProgress,
+        on_history: OnHistory,
+        resident: Resident | None = None,
     ) -> None:
         self.cache, self.settings, self.folder, self.input = job.cache, job.settings, job.folder, job.own_input
-        self.data, self.device = data, device
+        self.data, self.device, self.resident = data, device, resident
         self.on_progress, self.on_history = on_progress, on_history
         self.waited = 0.0  # seconds spent waiting for features, in this epoch
         self.pace = Pace()
         self.products = job.products(device)
+        keep_float32(device)
+        keep_order(device)
         kind, settings = kind_for(job.settings), job.settings
         self.target, self.coverage = kind.target(data.train.scores), kind.coverage(settings.steps)
         self.weights = _by_row(job, data)
@@ -109,26 +122,38 @@ class Trainer:
             state = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0]
             torch.manual_seed(int(state >> np.uint64(1)))
             features = self.features([(rows, views) for rows, views, _ in batches])
-            for (rows, _, scores), x in zip(batches, features, strict=True):
-                weights = None if self.weights is None else self.weights[rows]
-                losses.append(self.step(x, scores, weights) * len(rows))
+            for (rows, _, _), target, x in zip(batches, self.targets(batches), features, strict=True):
+                losses.append(self.step(x, *target) * len(rows))
         mean = float(torch.stack(losses).sum()) / len(self.data.train.rows)
         if not math.isfinite(mean):
             raise BadInput(f"{self.folder}: the loss is not finite in epoch {epoch}; use a lower {self.rates}")
         return mean
 
-    def step(self, features: Tensor, scores: Scores, weights: Scores | None = None) -> Tensor:
+    def targets(self, batches: Sequence[Batch]) -> list[tuple[Tensor, Tensor | None]]:
+        """Return scores on the head's own scale, and weights if images have any, (B) each, of each batch.
+
+        They go to the device in one copy: one a batch would wait for what is computed there.
+        """
+        sizes = [len(rows) for rows, _, _ in batches]
+        rows, scores = (np.concatenate([batch[place] for batch in batches]) for place in (0, 2))
+
+        def split(values: Scores) -> tuple[Tensor, ...]:
+            return torch.split(torch.from_numpy(values).float().to(self.device), sizes)
+
+        weights = [None] * len(sizes) if self.weights is None else split(self.weights[rows])
+        return list(zip(split((scores - self.target.mean) / self.target.scale), weights, strict=True))
+
+    def step(self, features: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
         """Fit one batch, its images weighted if so given; return its loss, wherever it is computed.
 
         A batch is computed in as many parts as the settings say, whose gradients add up to those of the whole.
         """
-        target = torch.from_numpy((scores - self.target.mean) / self.target.scale).float().to(self.device)
         self.optimizer.zero_grad()
         size = -(-len(features) // self.settings.accumulate)
         total = target.new_zeros(())
         parts = zip(torch.split(features, size), torch.split(target, size), strict=True)
         for place, (some, wanted) in enumerate(parts):
-            counted = None if weights is None else target.new_tensor(weights[place * size : (place + 1) * size])
+            counted = None if weights is None else weights[place * size : (place + 1) * size]
             value = self._loss(some, wanted, counted) * (len(some) / len(features))
             torch.autograd.backward(value)
             total += value.detach()
@@ -163,7 +188,8 @@ class Trainer:
 
     def features(self, pairs: list[tuple[NDArray[np.int64], NDArray[np.int64]]]) -> Iterator[Tensor]:
         """Yield what the head reads of each batch of (rows, views), on its device."""
-        batches = batches_on(self.device, self.input, self.cache, pairs)
+        read = None if self.resident is None else self.resident.batches(pairs)
+        batches = read or batches_on(self.device, self.input, self.cache, pairs)
         while True:
             started = time.monotonic()
             features = next(batches, None)
@@ -186,7 +212,8 @@ def _by_row(job: TrainingJob, data: SplitData) -> Scores | None:
 def enough_memory(job: TrainingJob, device: torch.device) -> AbstractContextManager[None]:
     """Return what turns running out of memory into an error that says of which job, and what would take less."""
     others = {"hidden_size": " or --hidden-size", "accumulate": ", or a larger --accumulate"}
-    smaller = "".join(["--batch-size", *(words for field, words in others.items() if job.uses(field))])
+    words = ["--batch-size", *(words for field, words in others.items() if job.uses(field))]
+    smaller = "".join([*words, *([", or --resident no"] if job.resident != "no" else [])])
     return memory_errors(device, f"for {job.folder}; use a smaller {smaller}")
 
 

@@ -58,21 +58,22 @@ def digest_of_constants(constants: Mapping[str, Constants]) -> str:
     return digest.hexdigest()
 
 
-def quantize(features: Tensor, constants: Constants) -> Tensor:
+def quantize(features: Tensor, constants: Constants | Tensor) -> Tensor:
     """Return features (..., D) float32 as uint8 codes."""
-    scale, zero = torch.from_numpy(constants).to(features.device)
+    scale, zero = torch.as_tensor(constants, device=features.device)
     return features.div(scale).round_().add_(zero).clamp_(0, LEVELS).to(torch.uint8)
 
 
-def decode(stored: Tensor | NDArray[Any], constants: Constants | None) -> Tensor:
+def decode(stored: Tensor | NDArray[Any], constants: Constants | Tensor | None) -> Tensor:
     """Return stored features (..., D) as new float32 ones, on the device where they are.
 
-    Without constants they are float16, or pixels, which become 0 to 255.
+    Without constants they are float16, or pixels, which become 0 to 255. Constants that lie on the device already,
+    as a tensor, are not copied there again.
     """
     stored = torch.as_tensor(stored)
     if constants is None:
         return stored.float()
-    scale, zero = torch.from_numpy(constants).to(stored.device)
+    scale, zero = torch.as_tensor(constants, device=stored.device)
     return stored.float().sub_(zero).mul_(scale)
 
 
@@ -95,12 +96,13 @@ def encode(features: Tensor, constants: Constants | None) -> Encoded:
     Those that come as uint8 are pixels, and stored as they are.
     View by view, so that what is decoded again to be pooled stays in the processor's cache.
     """
-    views = [_encode_view(values, constants) for values in features]
+    there = None if constants is None else torch.as_tensor(constants, device=features.device)  # once for all views
+    views = [_encode_view(values, there) for values in features]
     stored, pooled, storable = (torch.stack(column) for column in zip(*views, strict=True))
     return Encoded(*to_host([stored, pooled, storable]))
 
 
-def _encode_view(values: Tensor, constants: Constants | None) -> tuple[Tensor, Tensor, Tensor]:
+def _encode_view(values: Tensor, constants: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """Return features (L, D) of one view as stored (L, D), mean and deviation (2, D), and whether they can be."""
     if values.dtype == torch.uint8:
         stored = values
@@ -112,7 +114,7 @@ def _encode_view(values: Tensor, constants: Constants | None) -> tuple[Tensor, T
     return stored, pooled, finite
 
 
-def pool(stored: Tensor, constants: Constants | None) -> Tensor:
+def pool(stored: Tensor, constants: Constants | Tensor | None) -> Tensor:
     """Return mean and standard deviation (divisor L) over positions, (2, D) float32, of stored features (L, D).
 
     They are the same bits for the same features in row-major order, whether before they are written or after.

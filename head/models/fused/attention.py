@@ -1,4 +1,4 @@
-"""The energies of Eq. 8 and their gradients, without arrays of the keys' size: compiled on a CPU, in chunks elsewhere.
+"""The energies of Eq. 8 and their gradients, without arrays of the keys' size: compiled on CPU and GPU, else in chunks.
 
 tanh(k + s) = 1 - 2 / (1 + exp(2k) exp(2s)), so the exponential of the keys is taken once for all T steps, and each
 step costs one division an element. With E = exp(2k) and F = exp(2s), both stored in place of k and s,
@@ -21,6 +21,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from head.models.fused.gpu import attention as gpu
 
 LARGEST = 40.0
 CHUNK = 16
@@ -47,6 +49,8 @@ def _by_image(
     """Fill out, a row for each image, and return it; M alone is the same for all images."""
     if keys.is_cpu:
         _in_threads(name, len(keys), keys, state, M, *more, out)
+    elif gpu.applies(keys, M):
+        getattr(gpu, name)(keys, state, M, *more, out)
     else:
         for some in _chunks(len(keys)):
             out[some] = formula(keys[some], state[some], M, *(one[some] for one in more))
@@ -58,6 +62,8 @@ def key_gradient_(keys: Tensor, states: Tensor, M: Tensor, gradients: Tensor) ->
     out = torch.zeros_like(M)
     if keys.is_cpu:
         _in_threads("key_gradient", len(M), keys, states, M, gradients, out)
+    elif gpu.applies(keys, M):
+        gpu.key_gradient_(keys, states, M, gradients, out)
     else:
         for some in _chunks(len(keys)):
             keys[some], own = key_gradient_formula(keys[some], states[:, some], M, gradients[:, some])

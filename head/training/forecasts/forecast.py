@@ -90,11 +90,14 @@ def _of_gradient(
     first = fold_data(data)[0] if data.cross_validated else data
     size = kind_for(job.settings).at_once
     judged = replace(first, select=Part(first.select.rows[:size], first.select.scores[:size]))
-    if device.type == "cuda":
+    devices = [device] if device.type == "cuda" else []
+    if devices:
         torch.cuda.reset_peak_memory_stats(device)
-    with enough_memory(job, device), torch.random.fork_rng():
+    with enough_memory(job, device), torch.random.fork_rng(devices):
         started = time.perf_counter()
-        trainer = Trainer(job, judged, device=device, on_progress=silent, on_history=lambda _: None)
+        resident = replace(job, processes=at_once).resident_features(data, device)
+        quiet: dict[str, Any] = {"on_progress": silent, "on_history": lambda _: None}
+        trainer = Trainer(job, judged, device=device, resident=resident, **quiet)
         start_seconds = time.perf_counter() - started
         process = load(trainer)
         batch = warm_up(trainer)
@@ -159,10 +162,10 @@ def _time_steps(trainer: Trainer) -> tuple[int, float]:
     trainer.waited = 0.0
     started = time.perf_counter()
     features = trainer.features([(rows, views) for rows, views, _ in timed])
-    for (rows, _, scores), x in zip(timed, features, strict=False):
+    for (rows, _, _), (target, _), x in zip(timed, trainer.targets(timed), features, strict=False):
         if not steps:
             reading = trainer.waited / len(rows)  # nothing was read ahead of the first
-        float(trainer.step(x, scores))  # a GPU is waited for
+        float(trainer.step(x, target))  # a GPU is waited for
         steps, images = steps + 1, images + len(rows)
         if time.perf_counter() - started > _MOST_SECONDS:
             break

@@ -70,18 +70,19 @@ def load(trainer: Trainer) -> int:
     trainer.model.train()
     fewest = 2 * trainer.settings.accumulate  # batch norm takes no less than two at once
     rows, views, scores = trainer.batches(1)[0]
-    [features] = trainer.features([(rows[:fewest], views[:fewest])])
-    trainer.step(features, scores[:fewest])
+    few = rows[:fewest], views[:fewest], scores[:fewest]
+    [features], [(target, _)] = trainer.features([few[:2]]), trainer.targets([few])
+    trainer.step(features, target)
     return resident_bytes() - bytes_of_head(trainer) - _bytes([features])
 
 
 def warm_up(trainer: Trainer) -> BatchMemory:
     """Take a step on the first batch, and count its memory."""
-    [(rows, views, scores)] = trainer.batches(1)[:1]
-    [features] = trainer.features([(rows, views)])
+    [batch] = trainer.batches(1)[:1]
+    [features], [(target, _)] = trainer.features([batch[:2]]), trainer.targets([batch])
     kept = _Kept([features, *trainer.model.parameters(), *trainer.model.buffers()])
     with saved_tensors_hooks(lambda tensor: _Held(tensor, kept), lambda held: held.tensor):
-        trainer.step(features, scores)
+        trainer.step(features, target)
     return BatchMemory(kept.most, _bytes([features]))
 
 
@@ -89,6 +90,7 @@ def memory_of(trainer: Trainer, batch: BatchMemory, heads: int, *, checkpoints: 
     """Return the bytes of each part of a training's memory after a step, but for the process itself."""
     own, best = stored_of(trainer.model).values(), heads == 1 and judged
     moments = _bytes(_moments(trainer))
+    resident = {} if trainer.resident is None else {"resident features": trainer.resident.bytes}
     of_batch = {"kept for gradients": batch.kept, "read ahead": (AHEAD + 1) * batch.features}
     checkpoint = _COPIES * ((1 + best) * _bytes(own) + moments) - sum(of_batch.values()) if checkpoints else 0
     return {
@@ -98,6 +100,7 @@ def memory_of(trainer: Trainer, batch: BatchMemory, heads: int, *, checkpoints: 
         **({"best epoch": _bytes(own)} if best else {}),
         **({"arrays": heads * arrays} if (arrays := _arrays(trainer.model)) else {}),
         **of_batch,
+        **resident,
         **({"more for a checkpoint": checkpoint} if checkpoint > 0 else {}),
     }
 

@@ -122,9 +122,9 @@ def test_parts_of_a_batch_add_up_to_the_weighted_batch(cache: FeatureCache, tmp_
         trainer = Trainer(job, data, device=torch.device("cpu"), on_progress=silent, on_history=lambda _: None)
         assert trainer.weights is not None
         np.testing.assert_array_equal(trainer.weights[data.train.rows], weights.of_images)
-        rows, views, scores = trainer.batches(1)[0]
-        [features] = trainer.features([(rows, views)])
-        losses.append(float(trainer.step(features, scores, trainer.weights[rows])))
+        [batch] = trainer.batches(1)[:1]
+        [features], [target] = trainer.features([batch[:2]]), trainer.targets([batch])
+        losses.append(float(trainer.step(features, *target)))
         gradients.append([one.grad for one in trainer.model.parameters()])
         output = trainer.model(features)
     assert losses[0] == pytest.approx(losses[1], rel=1e-5) and output.score.shape == (10,)

@@ -94,7 +94,8 @@ def test_it_is_trained_step_by_step_as_a_plain_loop_fine_tunes_the_network(
     for rows, views, scores in batches_of(trainer):
         targets = torch.from_numpy((scores - mean) / scale).float()
         wanted = plain.step(images_of(cache, rows, views, network.size), targets)
-        found = trainer.step(torch.from_numpy(cache.read(rows, views, "views")), scores)
+        [target] = trainer.targets([(rows, views, scores)])
+        found = trainer.step(torch.from_numpy(cache.read(rows, views, "views")), *target)
         assert found.item() == pytest.approx(wanted, abs=1e-5)
         for own, values in head.rest.network.state_dict().items():
             torch.testing.assert_close(values, plain.model.state_dict()[own], rtol=0, atol=1e-5)
@@ -154,7 +155,8 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(
         rows, views, scores = next(batches_of(trainer))
         features = trainer.input.read(cache, rows, views)
         trainer.model.train()
-        loss = trainer.step(features, scores)
+        [target] = trainer.targets([(rows, views, scores)])
+        loss = trainer.step(features, *target)
         found.append((loss, {name: weight.grad for name, weight in trainer.model.named_parameters()}))
     (loss, whole), (summed, added) = found
     torch.testing.assert_close(summed, loss)
