@@ -140,7 +140,9 @@ class Recipe:
         """The recipe of the features as the backbone gives them, before any projection; itself where there is none."""
         if not self.projection:
             return self
-        return replace(self, layers=self.network_layers, projection="", network_layers=())
+        layers = self.network_layers
+        version = version_of_layers([name for name, *_ in layers])
+        return replace(self, layers=layers, projection="", network_layers=(), format_version=version)
 
     def _is_projected(self, layer: tuple[str, int, int, int]) -> bool:
         """Return whether a layer is one of the network's with fewer channels."""
