@@ -168,9 +168,9 @@ def test_predictions_of_images_are_those_of_the_cache(
 ) -> None:
     for one in (run, ridge):
         scored = score_run(one, cache)
-        paths = [tiny_dataset / "images" / cache.images[row].name for row in scored.rows]
+        paths = [tiny_dataset / "images" / name for name in scored.names]
         predictor = Predictor.load(one.folder)
-        np.testing.assert_allclose([found.score for found in predictor(paths)], scored.predictions, atol=1e-5)
+        np.testing.assert_allclose([found.score for found in predictor(paths)], scored.prediction, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["run", "ridge"])
@@ -191,12 +191,13 @@ def test_a_head_of_a_projected_cache_takes_images_and_is_exported(
     scored = score_run(run, derived)
     shutil.copytree(run.folder, tmp_path / "alone")  # the head needs no cache
     predictor = Predictor.load(tmp_path / "alone")
-    paths = [tiny_dataset / "images" / derived.images[row].name for row in scored.rows]
-    np.testing.assert_allclose([one.score for one in predictor(paths)], scored.predictions, atol=1e-5)
+    paths = [tiny_dataset / "images" / name for name in scored.names]
+    np.testing.assert_allclose([one.score for one in predictor(paths)], scored.prediction, atol=1e-5)
     exported = export_head(run.folder, tmp_path / "out")
     assert max(exported.differences.values()) < 1e-4
+    assert "features projected on fewer channels" in (tmp_path / "out" / "README.md").read_text()
     np.testing.assert_allclose(
-        [one.score for one in Predictor.load(tmp_path / "out")(paths)], scored.predictions, atol=1e-5
+        [one.score for one in Predictor.load(tmp_path / "out")(paths)], scored.prediction, atol=1e-5
     )
 
 
@@ -226,14 +227,16 @@ def test_heads_are_scored_and_stacked_beside_others(cache: FeatureCache, tmp_pat
         trained(cache, home / name / "split-1", settings)
     mean = trained(cache, home / "mean" / "split-1", TrainSettings(head="mean", members=("a", "b")))
     found = {one.run.name: one for one in evaluate(cache, tmp_path, splits="1").scored}
-    expected = (found["a"].predictions + found["b"].predictions) / 2
-    np.testing.assert_allclose(score_run(mean, cache).predictions, expected, atol=1e-6)
+    expected = (found["a"].prediction + found["b"].prediction) / 2
+    np.testing.assert_allclose(score_run(mean, cache).prediction, expected, atol=1e-6)
 
 
 def test_cross_validation_finds_directions_without_what_is_held_out(
-    cache: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = []
+    cache, seen = open_cache(tiny_cache), list[set[int]]()
+    for parts in cache.splits.values():
+        del parts["val"]
 
     def told(cache: FeatureCache, part: Part, source: HeadInput, **how: Any) -> Any:
         seen.append(set(part.rows.tolist()))
@@ -295,10 +298,8 @@ def test_a_forecast_counts_what_is_kept_in_memory(
     monkeypatch.chdir(tmp_path)
     words = ["--cache", tiny_cache, "--split", "1", "--channels", C, "--epochs", 2, "--hidden-size", 16]
     (found,) = json.loads(amnet("train-head", *words, "--dry-run", "--json").stdout)
-    heads, images, views = 6, 23, 2
-    assert (
-        heads * 18 * 16 * C * 4 * views <= found["memory"]["projected features"] <= heads * images * 16 * C * 4 * views
-    )
+    images, each = 23 + 7, 2 * 16 * C * 4  # of train and val, in two views
+    assert found["memory"]["projected features"] == images * each
     told = amnet("train-head", *words)
     assert f"on {C} of 256 channels, " in told.stdout
 
