@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 
 from featcache.base.commands import amnet
 from featcache.base.errors import BadInput, CorruptFile, InvalidSettings, Mismatch, refuse
-from featcache.base.files import digest_of_file, make_folder, refuse_full_disk, write_durably
-from featcache.base.lock import writer_lock
+from featcache.base.files import digest_of_file, refuse_full_disk, write_durably
 from featcache.base.progress import OnProgress, Progress, silent
 from featcache.datasets.splits import Ratings
 from featcache.images.identity import is_same_image
@@ -123,13 +122,11 @@ def project_cache(
         "seed": seed,
         "images": len(fit.rows),
     }
-    make_folder(out)
-    with writer_lock(out):
-        projections = _projections(cache, out, chosen, fit, facts, on_progress)
-    recipe = _projected_recipe(cache.recipe, projections)
-    codecs = codecs_of(recipe, dict.fromkeys(chosen, Codec("none")))  # no zeros are left for a codec to find
-    target, made = Target(recipe, codecs), 0
     with CacheWriter(out) as writer:
+        projections = _projections(cache, out, chosen, fit, facts, on_progress)
+        recipe = _projected_recipe(cache.recipe, projections)
+        codecs = codecs_of(recipe, dict.fromkeys(chosen, Codec("none")))  # no zeros are left for a codec to find
+        target, made = Target(recipe, codecs), 0
         refuse_other_recipes(existing_shards(out, ()), recipe, out)
         refuse_full_disk(out, cache.rows * cache.views * recipe.bytes_per_view() - _bytes_there(out))
         for done, entry in enumerate(cache.manifest.shards, start=1):
@@ -140,21 +137,27 @@ def project_cache(
             else:
                 writer.listed[there.file] = there.sha256
             on_progress(Progress("project", done, len(cache.manifest.shards), "shards"))
-        manifest, tables = _seal(writer, cache, out, recipe, fit)
+        manifest = _seal(writer, cache, out, recipe, fit)
+    return _report(out, manifest, made, projections, fit)
+
+
+def _report(out: Path, manifest: Manifest, made: int, projections: dict[str, Projection], fit: _Fit) -> ProjectReport:
+    sizes = {layer: one.channels for layer, one in projections.items()}
+    layers = {
+        layer: {"of": sizes[layer][0], "kept": sizes[layer][1], "variance": one.variance, "text": one.as_text()}
+        for layer, one in projections.items()
+    }
     return ProjectReport(
-        str(out),
-        len(tables.images),
-        manifest.views,
-        len(manifest.shards),
-        made,
-        sum(entry.bytes for entry in manifest.shards),
-        recipe.fingerprint,
-        {
-            layer: {"of": one.channels[0], "kept": one.channels[1], "variance": one.variance, "text": one.as_text()}
-            for layer, one in projections.items()
-        },
-        fit.text,
-        " ".join(known_of_tests(manifest.ratings, fit.split)),
+        folder=str(out),
+        images=manifest.rows,
+        views=manifest.views,
+        shards=len(manifest.shards),
+        shards_made=made,
+        bytes=sum(entry.bytes for entry in manifest.shards),
+        fingerprint=manifest.recipe.fingerprint,
+        layers=layers,
+        fitted_on=fit.text,
+        warning=" ".join(known_of_tests(manifest.ratings, fit.split)),
     )
 
 
@@ -334,7 +337,7 @@ def _chunks(
         yield some, chunks
 
 
-def _seal(writer: CacheWriter, cache: FeatureCache, out: Path, recipe: Recipe, fit: _Fit) -> Any:
+def _seal(writer: CacheWriter, cache: FeatureCache, out: Path, recipe: Recipe, fit: _Fit) -> Manifest:
     """Seal the new cache with all that the other says of its images."""
     of = cache.manifest
     source = {
@@ -348,7 +351,7 @@ def _seal(writer: CacheWriter, cache: FeatureCache, out: Path, recipe: Recipe, f
         if digest_of_file(dictionary_path(cache.path)) != of.source[DICTIONARY_DIGEST]:
             raise CorruptFile(f"{dictionary_path(cache.path)}: not the words that these features count; copy it back")
         write_durably(dictionary_path(out), dictionary_path(cache.path).read_bytes())
-    return writer.seal(
+    manifest, _ = writer.seal(
         recipe,
         rows=cache.rows,
         views=cache.views,
@@ -361,6 +364,7 @@ def _seal(writer: CacheWriter, cache: FeatureCache, out: Path, recipe: Recipe, f
         raters=of.raters,
         reliability=of.reliability,
     )
+    return manifest
 
 
 def refuse_projected(recipe: Recipe, folder: Path, way_out: str) -> None:

@@ -1,6 +1,7 @@
 """A projected cache holds the images of another, its features on their first directions; killed, it goes on."""
 
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from featcache.maintenance.repair import repair_cache
 from featcache.maintenance.verify import verify_cache
 from featcache.store.cache import open_cache
 from tests.helpers.command_line import amnet
+from tests.helpers.processes import run_forked
 from tests.helpers.synthetic import ABSENT, BLOCKS, ROWS, VIEWS, make_arrays, make_cache
 
 LAYER, CHANNELS, KEPT = "second.bn", 11, 4
@@ -73,8 +75,34 @@ def test_a_cache_of_several_layers_projects_each_by_itself(source: Path, tmp_pat
     assert verify_cache(tmp_path / "out").ok
 
 
-@pytest.mark.parametrize("committed", range(len(BLOCKS)))
-def test_a_run_killed_after_any_shard_goes_on_and_ends_as_if_it_had_not_been(
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from featcache.maintenance.project import project_cache
+source, out, writes = sys.argv[1:]
+replace, done = os.replace, []
+def replaced(*names, **how):
+    if len(done) == int(writes):
+        os.kill(os.getpid(), signal.SIGKILL)
+    done.append(replace(*names, **how))
+os.replace = replaced
+project_cache(Path(source), Path(out), channels=4, split="1")
+"""
+
+
+@pytest.mark.parametrize("writes", [0, 1, 3, len(BLOCKS) + 1, len(BLOCKS) + 2])
+def test_a_process_killed_before_any_file_gets_its_name_ends_as_if_it_had_not_been(
+    source: Path, tmp_path: Path, writes: int
+) -> None:
+    project_cache(source, tmp_path / "whole", channels=KEPT, split="1")
+    assert run_forked(KILLED, source, tmp_path / "cut", writes).returncode == -signal.SIGKILL
+    assert not (tmp_path / "cut" / "manifest.json").exists()
+    project_cache(source, tmp_path / "cut", channels=KEPT, split="1")
+    assert files_of(tmp_path / "cut") == files_of(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("committed", [0, 2])
+def test_a_run_interrupted_after_some_shards_makes_the_others_with_the_directions_that_it_found_first(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, committed: int
 ) -> None:
     project_cache(source, tmp_path / "whole", channels=KEPT, split="1")
