@@ -21,7 +21,7 @@ from featcache.store.reading import ahead
 from head.data.inputs import AHEAD, HeadInput
 from head.data.vectors import draw_views
 
-MOST_POSITIONS = 1 << 19  # that directions are found from; of 1,024 channels they take about 20 s on two cores
+MOST_POSITIONS = 1 << 19  # that directions are found from; of 1,024 channels they take 1.1e12 float64 operations
 SHARE_OF_MEMORY = 4  # projected features take no more than a quarter of what is free
 _AT_ONCE = 64  # images with all their channels in memory
 
