@@ -54,6 +54,7 @@ from head.settings import (
 @setting("pooling", click.Choice(POOLED), "What a baseline reads.")
 @setting("kernel", click.Choice(KERNELS), "How svr compares images; product: a kernel for each layer.")
 @options.layer_option("Layers to read together, or all.  [default: the cache's last]")
+@setting("channels", click.INT, "Project features on so many principal directions of train; 0: on none.")
 @setting("steps", click.INT, "Looks at the image, T.")
 @setting("hidden_size", click.INT, "Size of the LSTM's state.")
 @setting("queries", click.INT, "Queries of ep, each with a map.")

@@ -1,4 +1,4 @@
-"""Commands of datasets and the feature store: fetch, extract, cache-info, merge-caches, verify-cache."""
+"""Commands of datasets and the feature store: fetch, extract, cache-info, merge-caches, project-cache, verify-cache."""
 
 from pathlib import Path
 from typing import Any
@@ -161,6 +161,30 @@ def merge_caches(out: Path, inputs: tuple[Path, ...], as_json: bool) -> None:
     show_report(report, as_json)
     if not report.complete:
         raise SystemExit(4)
+
+
+@click.command("project-cache")
+@click.argument("cache", type=EXISTING_DIRECTORY)
+@click.option("--channels", required=True, type=int, metavar="C", help="How many each layer is to have.")
+@click.option("--out", required=True, type=DIRECTORY, help="Folder of the new cache.")
+@click.option("--split", default="", metavar="K",
+              help="Find directions from its train part.  [default: images in no test part of any split]")  # fmt: skip
+@options.layer_option("Layers to take along, each projected by itself.  [default: the cache's last]")
+@click.option("--seed", default=0, show_default=True, help="Draws views to find directions from, if there are many.")
+@options.JSON
+def project_cache(cache: Path, out: Path, as_json: bool, **given: Any) -> None:
+    """Make a smaller cache of CACHE: its features projected on their first C principal directions.
+
+    Heads trained on it take new images as all heads do. Run it again to go on where it was killed, or to make anew what
+    is damaged.
+
+    Example: amnet project-cache cache/lamem --channels 256 --split 1 --out cache/lamem-256
+    """
+    from featcache.maintenance.project import project_cache as run_project
+
+    with progress_bar() as progress:
+        report = run_project(cache, out, on_progress=progress, **given)
+    show_report(report, as_json)
 
 
 @click.command("verify-cache")

@@ -18,6 +18,7 @@ _HOMES = {  # the module in which each name of the door lives
     "merge_caches": "featcache.maintenance.merge",
     "open_cache": "featcache.store.cache",
     "open_dataset": "featcache.datasets.dataset",
+    "project_cache": "featcache.maintenance.project",
     "repair_cache": "featcache.maintenance.repair",
     "verify_cache": "featcache.maintenance.verify",
 }
@@ -29,6 +30,7 @@ if TYPE_CHECKING:  # the same for type checkers, which do not run what is below
     from featcache.datasets.fetch.fetch import fetch as fetch
     from featcache.extraction.extract import extract as extract
     from featcache.maintenance.merge import merge_caches as merge_caches
+    from featcache.maintenance.project import project_cache as project_cache
     from featcache.maintenance.repair import repair_cache as repair_cache
     from featcache.maintenance.verify import verify_cache as verify_cache
     from featcache.settings import ExtractSettings as ExtractSettings

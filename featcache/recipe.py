@@ -7,7 +7,7 @@ holds is not, so a cache can grow; neither is how chunks are compressed.
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,8 @@ _LEFT_OUT = {
     "calibration": "",
     "pre_squash": 0,
     "final_norm": False,
+    "projection": "",
+    "network_layers": (),
 }  # of the JSON where they have this value, so older fingerprints stay
 
 
@@ -64,7 +66,9 @@ class Recipe:
     `featcache.settings`, here so that a later change of it shows. calibration is
     the digest of the constants of encoding uint8, '' for float16. pre_squash is the side of the square that augmented
     views are cut from, 0 if that is the image itself. final_norm is whether the last map is as the network's own last
-    norm leaves it. format_version is the one that `version_of_layers` says.
+    norm leaves it. projection is the digest of the principal directions that features were projected on, '' for none,
+    and network_layers then the layers that the network was asked for, as it gave them. format_version is the one that
+    `version_of_layers` says.
     """
 
     backbone: str
@@ -85,11 +89,21 @@ class Recipe:
     interpolation: str = INTERPOLATION
     center_fraction: float = CENTER_FRACTION
     flip_probability: float = FLIP_PROBABILITY
+    projection: str = ""
+    network_layers: tuple[tuple[str, int, int, int], ...] = ()
     format_version: int = 1
 
     def __post_init__(self) -> None:
         """Raise `ValueError` for a value of another type or range than such a field ever has."""
-        texts = (self.backbone, self.weights, self.precision, self.eval_view, self.encoding, self.calibration)
+        texts = (
+            self.backbone,
+            self.weights,
+            self.precision,
+            self.eval_view,
+            self.encoding,
+            self.calibration,
+            self.projection,
+        )
         numbers = (*self.mean, *self.std, *self.crop_scale, *self.crop_ratio, self.center_fraction)
         pixels = [self.image_size, self.image_size, 3]
         sizes = (self.image_size, self.format_version, *(side for layer in self.layers for side in layer[1:]))
@@ -106,6 +120,8 @@ class Recipe:
             and len(set(self.layer_names)) == len(self.layers)
             and self.encoding in ENCODINGS
             and all(shape == pixels for name, *shape in self.layers if name == VIEWS_LAYER)
+            and bool(self.projection) == bool(self.network_layers)
+            and all(self._is_projected(layer) for layer in self.layers if self.projection)
         )
         if not sound:
             raise ValueError(f"a recipe with impossible values: {self}")
@@ -118,6 +134,19 @@ class Recipe:
     def as_json(self) -> dict[str, Any]:
         """Return the recipe as a JSON object; tuples become lists, and what older versions did not know is left out."""
         return {name: _plain(value) for name, value in asdict(self).items() if _LEFT_OUT.get(name) != value}
+
+    @property
+    def of_network(self) -> "Recipe":
+        """The recipe of the features as the backbone gives them, before any projection; itself where there is none."""
+        if not self.projection:
+            return self
+        layers = self.network_layers
+        version = version_of_layers([name for name, *_ in layers])
+        return replace(self, layers=layers, projection="", network_layers=(), format_version=version)
+
+    def _is_projected(self, layer: tuple[str, int, int, int]) -> bool:
+        """Return whether a layer is one of the network's with fewer channels."""
+        return any(layer[:3] == of[:3] and layer[3] < of[3] for of in self.network_layers)
 
     @property
     def layer_names(self) -> tuple[str, ...]:

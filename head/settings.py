@@ -10,6 +10,7 @@ from featcache.base.errors import InvalidSettings, list_problems
 
 POOLED = ("mean", "mean+deviation")
 KERNELS = ("rbf", "intersection", "chi2", "linear", "product")
+AS_STORED = ("intersection", "chi2", "product")  # of the kernels
 SELECTIONS = ("val", "test")
 CALIBRATIONS = ("none", "linear", "isotonic")
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -28,6 +29,7 @@ _WHOLE = {
     "value_size": (1, 65536),
     "attention_heads": (1, 64),
     "batch_size": (1, 65536),
+    "channels": (0, 65536),
     "epochs": (1, 100_000),
     "patience": (1, 100_000),
     "accumulate": (1, 65536),
@@ -38,6 +40,7 @@ _WHOLE_NETWORK = {"batch_size": 32, "epochs": 20, "patience": 5}  # of a network
 _REAL = {"lr": 10.0, "backbone_lr": 10.0, "weight_decay": 10.0, "attention_weight": 1e3}
 _EVERY_HEAD = frozenset({"head", "layers", "select_on", "val_fraction", "calibrate", "seed"})
 _POOLED = frozenset({"pooling"})
+_FEWER = frozenset({"channels"})
 _EARLY_STOPPING = frozenset({"epochs", "patience"})
 _WEIGHTED = frozenset({"weight"})
 _OF_OTHERS = frozenset({"members"})
@@ -46,18 +49,18 @@ _FINE_TUNED = frozenset({"backbone_lr", "accumulate", "crop", "eval_view", "drop
 _STEPWISE = frozenset({"steps", "attention", "attention_weight", "order_penalty"})
 _RECURRENT = _STEPWISE | {"recipe", "hidden_size", "regressor_size", "dropout"}
 HEADS = {  # the fields that each uses; what it is and how it is fitted says `head.models.kinds`
-    "amnet": _RECURRENT | _BY_GRADIENT,
-    "ep": frozenset({"queries", "value_size", "dropout"}) | _BY_GRADIENT,
-    "probe": frozenset({"attention_heads", "dropout"}) | _BY_GRADIENT,
+    "amnet": _RECURRENT | _BY_GRADIENT | _FEWER,
+    "ep": frozenset({"queries", "value_size", "dropout"}) | _BY_GRADIENT | _FEWER,
+    "probe": frozenset({"attention_heads", "dropout"}) | _BY_GRADIENT | _FEWER,
     "tail": _FINE_TUNED | {"train", "batch_norm"},
     "memnet": _FINE_TUNED,
     "memonet": _FINE_TUNED | {"batch_norm"},
-    "linear": _POOLED | _WEIGHTED,
-    "ridge": _POOLED | _WEIGHTED,
+    "linear": _POOLED | _WEIGHTED | _FEWER,
+    "ridge": _POOLED | _WEIGHTED | _FEWER,
     "banded-ridge": _POOLED | _WEIGHTED,
-    "lsvr": _POOLED | _WEIGHTED,
-    "svr": _POOLED | _WEIGHTED | {"kernel"},
-    "mlp": _POOLED | _EARLY_STOPPING,
+    "lsvr": _POOLED | _WEIGHTED | _FEWER,
+    "svr": _POOLED | _WEIGHTED | _FEWER | {"kernel"},
+    "mlp": _POOLED | _EARLY_STOPPING | _FEWER,
     "stack": _OF_OTHERS,
     "mean": _OF_OTHERS,
 }
@@ -91,6 +94,7 @@ class TrainSettings:
     as accumulate says, whose gradients are added up.
     order is that of an epoch's images: 'random', or 'shards', a few of the cache's files after the others, at random
     within them, for file systems where it takes long to begin to read a file.
+    channels is on how many principal directions of the training part's features these are projected first, 0 for none.
     calibrate is what scores are mapped by, to the ratings of the images that select: 'none', 'linear' or 'isotonic'.
     """
 
@@ -120,6 +124,7 @@ class TrainSettings:
     pooling: str = "mean+deviation"
     kernel: str = "rbf"
     layers: tuple[str, ...] = ()
+    channels: int = 0
     members: tuple[str, ...] = ()
     precision: str = "auto"
     weight: str = "none"
@@ -195,11 +200,28 @@ def problems_of(values: Mapping[str, Any]) -> list[str]:
         problems.append(
             f"--accumulate {values['accumulate']}: a batch of {values['batch_size']} does not have so many parts"
         )
+    if values.get("channels"):
+        problems += _unprojected(values)
     if not 0 <= values.get("dropout", 0) < 1:
         problems.append(f"--dropout must be in [0, 1), found {values['dropout']}")
     if not 0 < values.get("val_fraction", 0.5) < 1:
         problems.append(f"--val-fraction must be in (0, 1), found {values['val_fraction']}")
     return problems
+
+
+def _unprojected(values: Mapping[str, Any]) -> list[str]:
+    """Return why a head that values ask for reads features as they are, whose channels cannot be fewer, if it does."""
+    head, recipe, kernel = (values.get(name) for name in ("head", "recipe", "kernel"))
+    if head in HEADS and "channels" not in HEADS[head]:
+        return [f"--channels: of no effect on --head {head}, which reads features as they are; leave it out"]
+    if head == "amnet" and recipe == "published":
+        return ["--channels: the published recipe reads features as its authors' code does; leave it out"]
+    if head == "svr" and kernel in AS_STORED:
+        return [
+            f"--channels: --kernel {kernel} reads features as they are stored, layer by layer; leave it out, or take "
+            "--kernel rbf or linear"
+        ]
+    return []
 
 
 def used_fields(head: str, *, attention: bool = True, steps: int = TrainSettings.steps) -> frozenset[str]:

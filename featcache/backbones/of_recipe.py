@@ -39,9 +39,11 @@ def backbone_of(
 ) -> Backbone:
     """Return the backbone that makes the very features of recipe, to store them beside others.
 
-    runtime is what may run it where that does not matter, in float32. Raises `Mismatch` if weights are not its
+    Of projected features it makes those from before. runtime is what may run it where that does not matter, in
+    float32. Raises `Mismatch` if weights are not its
     weights, or if device cannot compute what is at where.
     """
+    recipe = recipe.of_network
     check_computable(recipe.precision, resolve_device(device), where=where, way_out="do this there")
     precision, needed = split_arithmetic(recipe.precision)
     runtime = runtime if needed == "auto" else needed
@@ -57,8 +59,10 @@ def nearest_backbone(
     """Return the backbone that makes the features of recipe as nearly as device can, to look at images with.
 
     It is float32 where there is no GPU for fp16, or no OpenVINO that has bf16 for what it made so; and PyTorch instead
-    of torch.compile. Raises `Mismatch` if weights are not its weights.
+    of torch.compile. Of projected features it makes those from before. Raises `Mismatch` if weights are not its
+    weights.
     """
+    recipe = recipe.of_network
     precision, runtime = split_arithmetic(recipe.precision)
     if resolve_device(device).type == "cpu" and (
         precision == "fp16" or (runtime == "openvino" and not openvino_computes(precision))

@@ -9,6 +9,7 @@ from typing import Any
 
 from featcache.base.errors import FeatcacheError
 from featcache.datasets.splits import each_part
+from featcache.maintenance.project import known_of_tests
 from featcache.store.cache import FeatureCache, open_cache, open_listed_shard
 from featcache.store.folder import MANIFEST_NAME, shard_paths
 from featcache.store.manifest import Manifest
@@ -43,6 +44,12 @@ class CacheInfo:
         if not info["complete"]:
             done = f"{info['images_done']:,} images so far"
             return "\n".join([f"{info['cache']}: not complete, {done}; run the same extract command again", *common])
+        if recipe.get("projection"):
+            source = info["source"]
+            before = {name: of for name, _, _, of in recipe["network_layers"]}
+            kept = ", ".join(f"{name} {one['channels']:,} of {before[name]:,}" for name, one in info["layers"].items())
+            common.append(f"projected    {kept} channels; {source['projection']}; made of {source['projected_from']}")
+            common += [f"             {line}" for line in info["projection_warnings"]]
         layers = [
             f"layer        {name}: {layer['height']}x{layer['width']}x{layer['channels']} (L = {layer['positions']}), "
             f"{_stored(layer)}"
@@ -115,6 +122,11 @@ def read_info(folder: Path) -> CacheInfo:
             **_counts(cache.manifest),
             **({"others": {split: len(part.rows) for split, part in cache.others.items()}} if cache.others else {}),
             **_people(cache),
+            **(
+                {"projection_warnings": known_of_tests(cache.manifest.ratings, split)}
+                if (split := cache.manifest.source.get("projection_split")) is not None
+                else {}
+            ),
             "fingerprint": cache.fingerprint,
             "recipe": cache.recipe.as_json(),
             "source": cache.manifest.source,

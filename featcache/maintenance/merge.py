@@ -30,6 +30,7 @@ from featcache.datasets.splits import Others, Part, Ratings, merge_others, merge
 from featcache.images.decode import DECODED
 from featcache.images.identity import is_same_image
 from featcache.maintenance.merge_plan import Planned, Source, assign_rows, choose_pieces, held_images, plan_merge
+from featcache.maintenance.project import refuse_projected
 from featcache.store.cache import open_cache, open_listed_shard
 from featcache.store.folder import (
     DICTIONARY_DIGEST,
@@ -92,6 +93,9 @@ def merge_caches(out: Path, inputs: Sequence[Path], *, on_progress: OnProgress =
     """
     _refuse_out(out, inputs)
     sources = [_open_source(folder) for folder in inputs]
+    for one in sources:
+        way_out = "merge the caches that such were made of, then project what that gives"
+        refuse_projected(one.shards[0].recipe, one.folder, way_out)
     _refuse_other_recipes(sources)
     held = held_images(sources)
     views = max(shard.block.views[1] for source in sources for shard in source.shards)

@@ -20,6 +20,7 @@ from featcache.base.progress import OnProgress, Progress, silent
 from featcache.datasets.dataset import images_of
 from featcache.extraction.pipeline import build_shards, load_for
 from featcache.images.loading import LoadedImage
+from featcache.maintenance.project import command_of, refuse_projected
 from featcache.maintenance.repair_plan import RepairJob, constants_of, plan_repair
 from featcache.maintenance.verify import Examination, Problem, VerifyReport, examine
 from featcache.store.folder import (
@@ -100,6 +101,9 @@ def repair_cache(
             return RepairReport(seen.report, [], 0, [], [])
         if seen.manifest is None:
             return _set_aside(folder, seen)
+        if seen.manifest.recipe.projection:
+            again = command_of(seen.manifest, folder)
+            refuse_projected(seen.manifest.recipe, folder, f"run it again, it makes what is damaged anew: {again}")
         images = images_of(seen.manifest.source, root)
         jobs, repaired, unrepairable = plan_repair(folder, seen.manifest, seen, images)
         constants = constants_of(folder, seen)

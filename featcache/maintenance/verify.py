@@ -20,6 +20,7 @@ from featcache.store.folder import (
     DICTIONARY_NAME,
     INDEX_NAME,
     MANIFEST_NAME,
+    PROJECTION_NAME,
     dictionary_path,
     shard_path,
     shard_paths,
@@ -28,6 +29,7 @@ from featcache.store.folder import (
     unknown_files,
 )
 from featcache.store.manifest import Manifest, ShardEntry, read_manifest, refuse_changed
+from featcache.store.projection import read_projections
 from featcache.store.shards.opening import open_shard
 from featcache.store.shards.shard import Shard, opened
 
@@ -139,6 +141,8 @@ def examine(folder: Path, *, threads: int | None = None, on_progress: OnProgress
         problems.append(Problem(INDEX_NAME, index_problem))
     if manifest is not None and (changed := _dictionary_problem(folder, manifest)):
         problems.append(Problem(DICTIONARY_NAME, changed))
+    if manifest is not None and (lost := _projection_problem(folder, manifest)):
+        problems.append(Problem(PROJECTION_NAME, lost))
     if manifest is not None and problems:
         refuse_changed(folder, manifest)
     report = VerifyReport(
@@ -163,6 +167,17 @@ def _dictionary_problem(folder: Path, manifest: Manifest) -> str:
         f"{what} whose words these features count. Heads can be trained and scored without it, but no image added and "
         f"none predicted; copy it back from a cache of the same recipe (its sha256 is {digest})"
     )
+
+
+def _projection_problem(folder: Path, manifest: Manifest) -> str:
+    """Return what is wrong with the directions that the features were projected on, '' if nothing is."""
+    if not manifest.recipe.projection:
+        return ""
+    try:
+        read_projections(folder, manifest.recipe.projection)
+    except (CorruptFile, StorageError) as error:
+        return _without_path(error, folder / PROJECTION_NAME)
+    return ""
 
 
 def check_shards(

@@ -4,6 +4,7 @@ Readers take no lock and hold no file open between calls. Every chunk's digest i
 an absent row is an error, never zeros.
 """
 
+import functools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from featcache.recipe import Recipe
 from featcache.store.folder import INDEX_NAME, SHARDS_NAME, shard_path
 from featcache.store.index import Tables, gather_tables, read_tables
 from featcache.store.manifest import Manifest, ShardEntry, read_manifest, refuse_changed
+from featcache.store.projection import Projection, read_projections
 from featcache.store.reading import Wanted, ahead, read_chunks
 from featcache.store.shards.encoding import Constants
 from featcache.store.shards.format import array_specs
@@ -162,6 +164,14 @@ class FeatureCache:
         """Return the number (B), in the manifest, of the shard that holds each of rows and views, which exist."""
         found: NDArray[np.int32] = self._shard_of[rows, views]
         return found
+
+    @functools.cached_property
+    def projections(self) -> dict[str, Projection]:
+        """What each layer was projected on before it was stored; empty where features are as the backbone gave them.
+
+        Raises `CorruptFile` if that is lost; features can be read all the same.
+        """
+        return read_projections(self.path, self.recipe.projection)[0] if self.recipe.projection else {}
 
     def constants(self, layer: str | None = None) -> Constants | None:
         """Return the constants (2, D) with which uint8 features are decoded, None for float16."""

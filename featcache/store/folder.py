@@ -19,8 +19,14 @@ FAILURES_NAME = "failures.csv"
 TIMINGS_NAME = "timings.csv"  # a log beside the cache
 DICTIONARY_NAME = "dictionary.safetensors"  # visual words that its descriptors count
 DICTIONARY_DIGEST = "dictionary_sha256"  # in the source of its manifest
+PROJECTION_NAME = "projection.safetensors"  # directions that its features are projected on, of a cache made of another
 SHARDS_NAME = "shards"
-OWN_NAMES = frozenset({MANIFEST_NAME, INDEX_NAME, FAILURES_NAME, TIMINGS_NAME, DICTIONARY_NAME, LOCK_NAME, SHARDS_NAME})
+OWN_NAMES = frozenset(
+    {
+        *(MANIFEST_NAME, INDEX_NAME, FAILURES_NAME, TIMINGS_NAME),
+        *(DICTIONARY_NAME, PROJECTION_NAME, LOCK_NAME, SHARDS_NAME),
+    }
+)
 NAME_PATTERN = re.compile(r"\d{5,}-[0-9a-f]{16}\.h5")  # as `shard_name` makes them
 
 
@@ -67,7 +73,7 @@ def shard_paths(folder: Path, row: int | None = None) -> list[Path]:
 def refuse_unknown_files(out: Path) -> None:
     """Raise `InvalidSettings` if out holds other things than a cache: they must not be mixed."""
     if out.is_dir() and not shards_folder(out).is_dir():
-        harmless = (LOCK_NAME, DICTIONARY_NAME, ".gitkeep")
+        harmless = (LOCK_NAME, DICTIONARY_NAME, PROJECTION_NAME, ".gitkeep")
         unknown = sorted(path.name for path in out.iterdir() if path.name not in harmless)
         if unknown:
             raise InvalidSettings(f"{out}: holds {', '.join(unknown[:3])} but no cache; give another folder with --out")

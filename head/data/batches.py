@@ -15,6 +15,7 @@ from featcache.datasets.duplicates import joined
 from featcache.datasets.splits import FEWEST_IMAGES, FEWEST_TO_SELECT, Part, why_weak
 from featcache.store.cache import FeatureCache
 from featcache.store.folder import FAILURES_NAME
+from head.data.channels import ProjectedInput
 from head.data.inputs import HeadInput
 from head.settings import TrainSettings
 
@@ -234,13 +235,15 @@ def epoch_batches(
         yield part.rows[picked], seen[start : start + batch_size], part.scores[picked]
 
 
-def feature_scale(cache: FeatureCache, part: Part, *, source: HeadInput, seed: int) -> tuple[Tensor, Tensor]:
+def feature_scale(
+    cache: FeatureCache, part: Part, *, source: HeadInput | ProjectedInput, seed: int
+) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation of each channel (D) over positions and one view of each image of part.
 
     A token counts as one position more, like every place. Of a single layer, and of means, they follow from what the
-    cache has pooled; joined maps, and maps with tokens, are read once.
+    cache has pooled; joined maps, maps with tokens, and what is projected are read once.
     """
-    joined = not source.pooled and len(source.layers) > 1
+    joined = not source.stored_pooled
     batches = list(epoch_batches(part, views=cache.views, seed=seed, epoch=0, batch_size=64 if joined else 1024))
     total, squares = 0.0, 0.0
     for rows, views, _ in batches:

@@ -15,8 +15,9 @@ from featcache.base.errors import InvalidSettings
 from featcache.recipe import LayerShape, Recipe
 from featcache.settings import PREFIX, VIEWS_LAYER
 from featcache.store.cache import FeatureCache
+from featcache.store.projection import Storing, as_stored, decoded
 from featcache.store.reading import ahead
-from featcache.store.shards.encoding import Constants, decode, encode
+from featcache.store.shards.encoding import Constants, decode
 
 POOLINGS = ("maps", "tokens", "mean", "mean+deviation")
 AHEAD = 2  # batches that are read before they are asked for
@@ -52,6 +53,11 @@ class HeadInput:
     def pooled(self) -> bool:
         """Whether it is vectors pooled over positions, and no positions."""
         return self.pooling not in ("maps", "tokens")
+
+    @property
+    def stored_pooled(self) -> bool:
+        """Whether mean and deviation of its channels follow from the pooled vectors of a cache."""
+        return self.pooled or len(self.layers) == 1
 
     def token_layers(self, recipe: Recipe) -> tuple[str, ...]:
         """Return the layers whose vectors are tokens, and not joined."""
@@ -113,7 +119,7 @@ class HeadInput:
 
         A batch is valid until the next is asked for.
         """
-        if not self.yields_stored(self.constants(cache)):
+        if not self.yields_stored(self.codes(cache)):
             yield from ahead(pairs, lambda _, pair: self.read(cache, *pair), prefetch=AHEAD)
             return
         for stored in cache.batches(pairs, self.layers[0], prefetch=AHEAD):
@@ -150,19 +156,17 @@ class HeadInput:
             return stored[self.layers[0]]
         return self._join_maps({layer: decode(stored[layer], constants.get(layer)) for layer in self.layers}, recipe)
 
-    def of_maps(self, maps: Mapping[str, Tensor], constants: Mapping[str, Constants], recipe: Recipe) -> Tensor:
+    def of_maps(self, maps: Mapping[str, Tensor], constants: Mapping[str, Storing], recipe: Recipe) -> Tensor:
         """Return what `read` would, had the maps (B, L, D) of each layer been stored with these constants."""
         if not self.pooled:
             return self._join_maps(self.layers_of_maps(maps, constants), recipe)
-        stored = {layer: encode(maps[layer], constants.get(layer)) for layer in self.layers}
+        stored = {layer: as_stored(maps[layer], constants.get(layer)) for layer in self.layers}
         return self._join([torch.from_numpy(stored[layer].pooled) for layer in self.layers])
 
-    def layers_of_maps(self, maps: Mapping[str, Tensor], constants: Mapping[str, Constants]) -> dict[str, Tensor]:
+    def layers_of_maps(self, maps: Mapping[str, Tensor], constants: Mapping[str, Storing]) -> dict[str, Tensor]:
         """Return what `read_layers` would, had the maps (B, L, D) of each layer been stored with these constants."""
-        return {
-            layer: decode(encode(maps[layer], constants.get(layer)).features, constants.get(layer))
-            for layer in self.layers
-        }
+        how = {layer: constants.get(layer) for layer in self.layers}
+        return {layer: decoded(as_stored(maps[layer], storing), storing) for layer, storing in how.items()}
 
     def _join_maps(self, maps: Mapping[str, Tensor], recipe: Recipe) -> Tensor:
         """Join maps (B, L, D) of each layer in one shape, tokens behind them."""
@@ -178,8 +182,16 @@ class HeadInput:
         kept = pooled if self.pooling == "mean+deviation" else [vectors[:, :1] for vectors in pooled]
         return torch.cat([vectors.flatten(1) for vectors in kept], dim=1).unsqueeze(1)
 
-    def constants(self, cache: FeatureCache) -> dict[str, Constants]:
-        """Return the constants of each layer that is stored as uint8."""
+    def constants(self, cache: FeatureCache) -> dict[str, Storing]:
+        """Return the constants of each layer that is stored as uint8, and the projection of each that went through one.
+
+        Raises `CorruptFile` where the cache has lost its projections.
+        """
+        projections = {layer: one for layer, one in cache.projections.items() if layer in self.layers}
+        return {**self.codes(cache), **projections}
+
+    def codes(self, cache: FeatureCache) -> dict[str, Constants]:
+        """Return the constants (2, D) of each layer that is stored as uint8, with which those codes are decoded."""
         found = {layer: cache.constants(layer) for layer in self.layers}
         return {layer: values for layer, values in found.items() if values is not None}
 

@@ -51,7 +51,7 @@ class Resident:
 
     def __init__(self, cache: FeatureCache, source: HeadInput, pairs: NDArray[np.bool_], device: torch.device) -> None:
         self.cache, self.source, self.device = cache, source, device
-        self._constants = {name: torch.from_numpy(one).to(device) for name, one in source.constants(cache).items()}
+        self._constants = {name: torch.from_numpy(one).to(device) for name, one in source.codes(cache).items()}
         self._place = np.where(pairs, np.cumsum(pairs.ravel()).reshape(pairs.shape) - 1, _NOWHERE)
         self._held = np.zeros(np.count_nonzero(pairs), bool)
         kinds = source.stored(cache, *(np.argwhere(pairs)[:1].T))

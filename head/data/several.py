@@ -12,8 +12,8 @@ from torch import Tensor
 
 from featcache.recipe import LayerShape, Recipe
 from featcache.store.cache import FeatureCache
+from featcache.store.projection import Storing
 from featcache.store.reading import ahead
-from featcache.store.shards.encoding import Constants
 from head.data.inputs import AHEAD, HeadInput, Pairs, input_from_json
 
 
@@ -81,12 +81,12 @@ class SeveralInputs:
         """Yield what `read` returns for each (rows, views), made ahead in threads."""
         yield from ahead(pairs, lambda _, pair: self.read(cache, *pair), prefetch=AHEAD)
 
-    def of_maps(self, maps: Mapping[str, Tensor], constants: Mapping[str, Constants], recipe: Recipe) -> Tensor:
+    def of_maps(self, maps: Mapping[str, Tensor], constants: Mapping[str, Storing], recipe: Recipe) -> Tensor:
         """Return what `read` would, had the maps (B, L, D) of each layer been stored with these constants."""
         return in_a_row([one.of_maps(maps, constants, recipe) for one in self.inputs])
 
-    def constants(self, cache: FeatureCache) -> dict[str, Constants]:
-        """Return the constants of each layer that is stored as uint8."""
+    def constants(self, cache: FeatureCache) -> dict[str, Storing]:
+        """Return what each layer went through before it was stored, as `HeadInput.constants` does."""
         return {layer: values for one in self.inputs for layer, values in one.constants(cache).items()}
 
     def as_json(self) -> dict[str, Any]:

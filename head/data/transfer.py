@@ -13,16 +13,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from featcache.store.cache import FeatureCache
+from head.data.channels import ProjectedInput
 from head.data.inputs import HeadInput, Pairs
 from head.data.several import AnyInput
 
 
-def decodes_there(device: torch.device, source: AnyInput) -> bool:
+def decodes_there(device: torch.device, source: AnyInput | ProjectedInput) -> bool:
     """Whether what is read is decoded on device: maps on CUDA are, of which uint8 halves the bytes that are copied."""
     return device.type == "cuda" and isinstance(source, HeadInput) and not source.pooled
 
 
-def batches_on(device: torch.device, source: AnyInput, cache: FeatureCache, pairs: Pairs) -> Iterator[Tensor]:
+def batches_on(
+    device: torch.device, source: AnyInput | ProjectedInput, cache: FeatureCache, pairs: Pairs
+) -> Iterator[Tensor]:
     """Yield on device what `source.batches` gives for each (rows, views); valid until the next is asked for."""
     if decodes_there(device, source) and isinstance(source, HeadInput):
         yield from _decoded_there(device, source, cache, pairs)
@@ -33,7 +36,7 @@ def batches_on(device: torch.device, source: AnyInput, cache: FeatureCache, pair
 
 def _decoded_there(device: torch.device, source: HeadInput, cache: FeatureCache, pairs: Pairs) -> Iterator[Tensor]:
     """Yield batches that are copied as they are stored, and decoded on device."""
-    constants, allocate = source.constants(cache), pinned if device.type == "cuda" else np.empty
+    constants, allocate = source.codes(cache), pinned if device.type == "cuda" else np.empty
     for stored in source.stored_batches(cache, pairs, allocate):
         there = {layer: codes.to(device, non_blocking=True) for layer, codes in stored.items()}
         copied = torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None

@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from featcache.datasets.splits import Part
 from featcache.store.cache import FeatureCache
+from featcache.store.projection import Moments, Projection
 from head.data.inputs import HeadInput
 
 MOST_NUMBERS = 1 << 27  # 1 GiB as float64; one view of each image is read even if that is more
@@ -20,7 +22,7 @@ class Vectors:
     """x (n, D) float64, standardised by mean and deviation (D), and scores (n): so many views of so many images.
 
     bands are the channels of each layer. weights (n) say how much each counts, in mean and deviation, too; None where
-    all count alike.
+    all count alike. projection is what they went through before that, None for nothing; D is C then.
     """
 
     x: NDArray[np.float64]
@@ -31,6 +33,7 @@ class Vectors:
     views_each: int
     bands: Mapping[str, slice]
     weights: NDArray[np.float64] | None = None
+    projection: Projection | None = None
 
     def as_stored(
         self, rows: NDArray[np.intp] | slice = slice(None), channels: slice = slice(None)
@@ -71,10 +74,12 @@ def read_vectors(
     seed: int,
     most_vectors: int | None = None,
     weights: NDArray[np.float64] | None = None,
+    kept: int = 0,
 ) -> Vectors:
     """Read the training vectors of a part; with most_vectors, of no more than that, else of every image.
 
-    weights are those of the part's images (n), None where all count alike.
+    weights are those of the part's images (n), None where all count alike. kept is C, to how many of their principal
+    directions they are projected, 0 for not at all.
     """
     from sklearn.preprocessing import StandardScaler  # takes a second
 
@@ -93,8 +98,15 @@ def read_vectors(
     for start in range(0, len(x), _BATCH):
         batch = slice(start, start + _BATCH)
         x[batch] = source.read(cache, part.rows[positions[batch]], views[batch]).flatten(1).numpy()
+    projection = None
+    if kept:
+        moments = Moments(channels)
+        moments.add(torch.from_numpy(x))
+        projection = moments.projection(kept)
+        x = projection.of_vectors(x)
     scaler = StandardScaler(copy=False)
     counted = None if weights is None else weights[positions]
     standardised = scaler.fit_transform(x) if counted is None else scaler.fit(x, sample_weight=counted).transform(x)
     bands = source.bands(cache.recipe)
-    return Vectors(standardised, part.scores[positions], scaler.mean_, scaler.scale_, images, each, bands, counted)
+    scores = part.scores[positions]
+    return Vectors(standardised, scores, scaler.mean_, scaler.scale_, images, each, bands, counted, projection)

@@ -14,7 +14,9 @@ from featcache.datasets.splits import Part
 from featcache.recipe import Recipe
 from featcache.settings import PREFIX
 from featcache.store.cache import FeatureCache
+from featcache.store.projection import Projection, kept_in_words
 from head.data.batches import feature_scale
+from head.data.channels import ProjectedInput, check_channels
 from head.data.inputs import HeadInput
 from head.models import amnet, banded, baselines, kernels, probes, published, reading, stack, svr
 from head.models.tails import cuts, memnet, memonet, tail
@@ -47,7 +49,7 @@ class Beginning:
 
     cache: FeatureCache
     part: Part
-    source: HeadInput
+    source: HeadInput | ProjectedInput
     seed: int
     weights: str
 
@@ -67,6 +69,7 @@ def _begin_memnet(head: Any, beginning: Beginning) -> None:
     """Give a head the weights of the cache's network, and the mean of the training views."""
     of = beginning
     _take_weights(head, of)
+    assert isinstance(of.source, HeadInput)  # a network goes on from all channels
     head.set_mean_image(memnet.mean_view(of.cache, of.part, source=of.source, seed=of.seed))
 
 
@@ -280,6 +283,7 @@ KINDS = {  # a run stores the first name of its kind
     ),
     "stack": _STACK,
     "mean": replace(_STACK, title="the plain mean of several heads"),
+    "projected": Kind("a head on principal directions of features", stack.ProjectedShape, stack.ProjectedHead),
 }
 
 
@@ -289,8 +293,25 @@ def kind_name(module: nn.Module) -> str:
 
 
 def kind_of(module: nn.Module) -> Kind:
-    """Return a head's kind."""
-    return KINDS[kind_name(module)]
+    """Return a head's kind; of one behind a projection that of the head there, as one that reads all channels."""
+    if not isinstance(module, stack.ProjectedHead):
+        return KINDS[kind_name(module)]
+    of = kind_of(module.head)
+    shape: Any = module.head.shape
+    return replace(
+        of,
+        scale=lambda head: module.unprojected(of.scale(module.head) or _as_they_are(module.shape.kept)),
+        mean_feature=lambda head: head.feature_mean(),
+        looks=lambda _: ", ".join(filter(None, [of.looks(shape), _kept_in_words(module)])),
+    )
+
+
+def _as_they_are(channels: int) -> tuple[Tensor, Tensor]:
+    return torch.zeros(channels), torch.ones(channels)
+
+
+def _kept_in_words(head: stack.ProjectedHead) -> str:
+    return f"on {kept_in_words(head.shape.channels, head.shape.kept, float(head.variance))}"
 
 
 def kind_for(settings: TrainSettings) -> Kind:
@@ -302,6 +323,9 @@ def head_from_json(kind: str, shape: dict[str, Any]) -> nn.Module:
     """Return an untrained head; raise `KeyError` for an unknown kind, `TypeError` for another kind's shape."""
     if kind == "stack":
         return _stack_from_json(shape)
+    if kind == "projected":
+        of = stack.ProjectedShape(**shape)
+        return stack.ProjectedHead(of, head_from_json(of.head["kind"], of.head["shape"]))
     module = KINDS[kind].module(KINDS[kind].shape(**shape))
     if kind_name(module) != kind:
         raise KeyError(kind)
@@ -349,6 +373,11 @@ def fill(module: nn.Module, stored: Mapping[str, Tensor]) -> None:
     module.load_state_dict(stored, strict=False)
 
 
+def behind(projection: Projection | None, module: nn.Module) -> nn.Module:
+    """Return a head that reads all channels, of one that was trained on projected ones; of others the head itself."""
+    return module if projection is None else stack.projected_head(projection, module, head_as_json(module))
+
+
 def head_as_json(module: nn.Module) -> dict[str, Any]:
     """Return kind and shape, from which `head_from_json` builds a head for the same weights."""
     return {"kind": kind_name(module), "shape": asdict(module.shape)}  # type: ignore[call-overload]
@@ -360,13 +389,16 @@ def input_of(cache: FeatureCache, settings: TrainSettings) -> HeadInput:
     usual = [name for name in known if not name.endswith(PREFIX)][-1:]  # tokens before positions are no head's alone
     layers = tuple(cache.layer(name) for name in (known if settings.layers == ("all",) else settings.layers or usual))
     layers = layers or (cache.layer(),)
-    return kind_for(settings).reads(cache, settings, layers)
+    source = kind_for(settings).reads(cache, settings, layers)
+    check_channels(cache, source, settings.channels)
+    return source
 
 
 def shape_of(cache: FeatureCache, settings: TrainSettings) -> Any:
     """Return the shape of the head that settings ask for; raise `InvalidSettings` if what it reads cannot have it."""
     kind = kind_for(settings)
     sizes = {**vars(settings), **kind.sizes(cache.recipe, input_of(cache, settings))}
+    sizes |= {"channels": settings.channels} if settings.channels else {}
     return kind.shape(**{field.name: sizes[field.name] for field in fields(kind.shape) if field.name in sizes})
 
 

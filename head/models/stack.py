@@ -1,4 +1,4 @@
-"""Several heads that predict together by a weighted sum of their scores, and what the weights are.
+"""Heads made of heads: several that predict together by a weighted sum of scores, and one behind a projection.
 
 Knows nothing of how the heads in it were made.
 """
@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from featcache.store.projection import Projection
 from head.models.amnet import HeadOutput
 
 Scores = NDArray[np.float64]
@@ -79,6 +80,69 @@ class StackHead(nn.Module):
         """Return what a member reads, (B, L, D), of all that is read, (B, 1, D)."""
         start, positions, channels = self.shape.sizes[member]
         return features[:, 0, start : start + positions * channels].reshape(-1, positions, channels)
+
+
+@dataclass(frozen=True)
+class ProjectedShape:
+    """channels D is what is read, kept C what the head behind the projection reads, head its kind and shape as JSON.
+
+    steps is T and attention whether there is any, both the head's.
+    """
+
+    channels: int
+    kept: int
+    head: dict[str, Any]
+    steps: int = 1
+    attention: bool = True
+
+
+class ProjectedHead(nn.Module):
+    """Score features (B, L, D) by a head that reads them projected, (B, L, C): (x - mean) directions.
+
+    mean (D) and directions (D, C) are float32 and never trained; they are computed with as the head is, in float64 if
+    it is in that. variance is the share of the training features' variance that is kept.
+    """
+
+    mean: Tensor
+    directions: Tensor
+    variance: Tensor
+
+    def __init__(self, shape: ProjectedShape, head: nn.Module) -> None:
+        super().__init__()
+        self.shape, self.head = shape, head
+        self.register_buffer("mean", torch.zeros(shape.channels))
+        self.register_buffer("directions", torch.zeros(shape.channels, shape.kept))
+        self.register_buffer("variance", torch.zeros((), dtype=torch.float32))
+        in_float64 = any(tensor.dtype == torch.float64 for tensor in head.state_dict().values())
+        self._type = torch.float64 if in_float64 else torch.float32
+
+    def forward(self, features: Tensor) -> HeadOutput:
+        """Map features (B, L, D) to what the head behind makes of them; features may be on another device."""
+        x = features.to(self.mean.device).to(self._type)
+        output: HeadOutput = self.head((x - self.mean.to(self._type)) @ self.directions.to(self._type))
+        return output
+
+    def feature_mean(self) -> Tensor:
+        """Return the mean training feature (D)."""
+        return self.mean
+
+    def unprojected(self, scale: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return mean and deviation (D) of features whose projections have those of scale (C), and nothing beside."""
+        mean, deviation = (one.to(self.mean) for one in scale)
+        spread = (self.directions.square() @ deviation.square()).sqrt()
+        return self.mean + self.directions @ mean, spread.clamp(min=1e-6)
+
+
+def projected_head(projection: Projection, head: nn.Module, as_json: dict[str, Any]) -> ProjectedHead:
+    """Return a head, of this kind and shape, behind the projection that it was trained on."""
+    channels, kept = projection.channels
+    shape: Any = head.shape
+    attention = bool(getattr(shape, "attention", True))
+    whole = ProjectedHead(ProjectedShape(channels, kept, as_json, steps=int(shape.steps), attention=attention), head)
+    whole.mean.copy_(torch.from_numpy(projection.mean))
+    whole.directions.copy_(torch.from_numpy(projection.directions))
+    whole.variance.fill_(projection.variance)
+    return whole
 
 
 def equal_weights(members: int) -> Weights:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from featcache.base.errors import InvalidSettings, counted, list_problems, refuse
 from featcache.datasets.splits import natural_key
-from featcache.store.shards.encoding import digest_of_constants
+from featcache.store.projection import digest_of_storing
 from head.data.several import AnyInput
 from head.evaluation.summary import named_groups
 from head.models.kinds import digest_of_others
@@ -38,7 +38,7 @@ class Member:
     @cached_property
     def features(self) -> Features:
         """What it reads; members that read the same have the same."""
-        return Features(self.run.input, digest_of_constants(self.head.constants))
+        return Features(self.run.input, digest_of_storing(self.head.constants))
 
     def predict(self, read: Mapping[Features, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Return what `TrainedHead.predict` gives for what it reads, on the CPU, wherever it is computed."""

@@ -16,7 +16,7 @@ from featcache.base.errors import BadInput, InvalidSettings, Mismatch, refuse
 from featcache.recipe import Recipe, check_same
 from featcache.settings import VIEWS_LAYER
 from featcache.store.cache import FeatureCache
-from featcache.store.shards.encoding import Constants
+from featcache.store.projection import Storing
 from head.data.batches import EVAL_VIEW, parts_of, present_part
 from head.data.inputs import HeadInput
 from head.runs.ratings import difference, digests_once
@@ -69,9 +69,7 @@ class RatedImages:
     far_beyond: float
     names: Sequence[str] = field(repr=False)
 
-    def of_maps(
-        self, maps: Mapping[str, Tensor], constants: Mapping[str, Constants], recipe: Recipe
-    ) -> list[Neighbours]:
+    def of_maps(self, maps: Mapping[str, Tensor], constants: Mapping[str, Storing], recipe: Recipe) -> list[Neighbours]:
         """Return the neighbours of images from the maps (B, L, D) of each layer, as a backbone gives them."""
         return self.of(self.source.of_maps(maps, constants, recipe)[:, 0].numpy())
 

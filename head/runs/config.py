@@ -99,7 +99,8 @@ class Result:
     candidates, hyperparameters those of the best, fitted_images how many its last fit took. val_images is how many
     selected it, score_range the lowest and the highest training score; both are None of runs that do not say it.
     estimate is there of a head on all images, which has no rho of its own. document is the JSON object that it was made
-    of, with whatever else that says. calibration is None if none was asked for.
+    of, with whatever else that says. calibration is None if none was asked for. channels has of what
+    is kept of the channels ('of', 'kept', 'variance', 'vectors'), None of all.
     """
 
     head_sha256: str
@@ -116,6 +117,7 @@ class Result:
     estimate: Estimate | None = None
     score_range: tuple[float, float] | None = None
     calibration: Calibrated | None = None
+    channels: Mapping[str, Any] | None = None
     document: Document = field(default_factory=dict, repr=False)
 
 
@@ -176,6 +178,8 @@ def config_from_json(document: Document) -> RunConfig:
             known["estimate"] = _estimate(known["estimate"])
         if "calibration" in known:
             known["calibration"] = _calibrated(known["calibration"])
+        if "channels" in known:
+            known["channels"] = _channels(known["channels"])
         parts["result"] = Result(**known)
     return RunConfig(**{**_known(RunConfig, document), **parts})
 
@@ -193,6 +197,13 @@ def _range(found: Any) -> tuple[float, float] | None:
     if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
         raise ValueError(f"score_range must be two numbers, found {found!r}")
     return min(numbers), max(numbers)
+
+
+def _channels(value: Any) -> Mapping[str, Any]:
+    names = ("of", "kept", "variance", "vectors")
+    if not isinstance(value, dict) or not all(type(value.get(name)) in (int, float) for name in names):
+        raise ValueError("its channels are not how many are kept of how many")
+    return value
 
 
 def _estimate(value: Any) -> Estimate:

@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from featcache.base.devices import has_float64, keep_float32
 from featcache.base.errors import BadInput, CorruptFile, HostileFile, Mismatch
 from featcache.base.files import canonical_json, digest_of_file, write_durably
-from featcache.store.shards.encoding import Constants
+from featcache.store.projection import Projection, Storing, projections_of, tensors_of
 from head.calibration.calibration import Calibration
 from head.models.kinds import filled_head, head_as_json, kind_of, stored_of
 from head.runs.run import HEAD_NAME, Run
 
 _CONSTANTS = "feature_constants."
+_PROJECTION = "feature_projection."
 _CALIBRATION = "calibration."
 _TRAIN_IMAGES = "train_images_sha256"
 
@@ -31,7 +32,8 @@ class TrainedHead:
     """A head in evaluation mode, the scale of its scores, and the sha256 of its training images.
 
     A score is target_mean + target_scale * y, with y the head's own output, or what calibration makes of that.
-    constants holds for each layer that was stored as uint8 those (2, D) with which it was. residuals (n) float64,
+    constants holds for each layer that was stored as uint8 those (2, D) with which it was, and of a layer that was
+    projected before it was stored the projection. residuals (n) float64,
     rising, are how far scores were from the ratings of images that it was not fitted to; none where the file does not
     tell.
     """
@@ -40,7 +42,7 @@ class TrainedHead:
     target_mean: float
     target_scale: float
     train_images: frozenset[str]
-    constants: Mapping[str, Constants]
+    constants: Mapping[str, Storing]
     calibration: Calibration | None = None
     residuals: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
@@ -96,7 +98,7 @@ def save_head(
     target_mean: float,
     target_scale: float,
     train_images: list[str],
-    constants: Mapping[str, Constants],
+    constants: Mapping[str, Storing],
     calibration: Calibration | None = None,
     residuals: NDArray[np.float64] | None = None,
 ) -> str:
@@ -104,7 +106,10 @@ def save_head(
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in stored_of(module).items()}
     digests = np.frombuffer(bytes.fromhex("".join(sorted(train_images))), np.uint8).reshape(-1, 32)
     tensors[_TRAIN_IMAGES] = torch.from_numpy(digests.copy())
-    tensors |= {f"{_CONSTANTS}{layer}": torch.from_numpy(values) for layer, values in constants.items()}
+    projections = {layer: one for layer, one in constants.items() if isinstance(one, Projection)}
+    tensors |= {f"{_PROJECTION}{name}": tensor for name, tensor in tensors_of(projections).items()}
+    stored = {layer: values for layer, values in constants.items() if not isinstance(values, Projection)}
+    tensors |= {f"{_CONSTANTS}{layer}": torch.from_numpy(values) for layer, values in stored.items()}
     if calibration is not None:  # among the tensors, so that an earlier program refuses the head and does not omit it
         tensors[f"{_CALIBRATION}{calibration.kind}"] = calibration.knots
     facts = {**head_as_json(module), "target_mean": target_mean, "target_scale": target_scale}
@@ -158,7 +163,9 @@ def load_head(run: Run, device: str | torch.device = "cpu", *, weights: str | No
             tensors = {name: file.get_tensor(name) for name in file.offset_keys()}
         train_images = _digests(tensors.pop(_TRAIN_IMAGES))
         stored = [name for name in tensors if name.startswith(_CONSTANTS)]
-        constants = {name.removeprefix(_CONSTANTS): tensors.pop(name).numpy() for name in stored}
+        constants: dict[str, Storing] = {name.removeprefix(_CONSTANTS): tensors.pop(name).numpy() for name in stored}
+        projected = [name for name in tensors if name.startswith(_PROJECTION)]
+        constants |= projections_of({name.removeprefix(_PROJECTION): tensors.pop(name) for name in projected})
         calibrations = [name for name in tensors if name.startswith(_CALIBRATION)]
         calibration = [Calibration(name.removeprefix(_CALIBRATION), tensors.pop(name)) for name in calibrations]
         residuals = _residuals(facts.get("residuals", []))

@@ -392,4 +392,9 @@ def _limits(members: Sequence[Member], facts: CardFacts) -> list[str]:
         )
     if run.recipe.calibrated_layers and not run.imported:
         limits.append("It was trained on features of 8 bits; the same rounding is part of `model.onnx`.")
+    if run.recipe.projection:
+        limits.append(
+            "It was trained on features projected on fewer channels, and `head.onnx` takes those; the same projection "
+            "is part of `model.onnx` and of the head's file."
+        )
     return limits

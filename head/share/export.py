@@ -174,7 +174,7 @@ def _has_weights(members: Sequence[Member]) -> bool:
     run = members[0].run
     if all(member.stands_alone for member in members):
         return False
-    return all_in(run.recipe.backbone, run.recipe.layer_names, BACKBONE_NAME) != NO_WORDS
+    return all_in(run.recipe.backbone, run.recipe.of_network.layer_names, BACKBONE_NAME) != NO_WORDS
 
 
 def _in_part(members: Sequence[Member]) -> bool:
@@ -231,7 +231,7 @@ def networks_of(members: Sequence[Member], weights: str | None = None) -> tuple[
     Raises `Mismatch` if the weights are not those that the head's features were made with.
     """
     run = members[0].run
-    recipe, source = run.recipe, weights or run.weights_source
+    recipe, source = run.recipe.of_network, weights or run.weights_source
     if weights is None and all(member.stands_alone for member in members):
         backbone = backbone_of_views(recipe, batch_size=_BATCH_SIZE, device="cpu")
         return build_extractor(
@@ -258,7 +258,7 @@ def networks_of(members: Sequence[Member], weights: str | None = None) -> tuple[
 
 def _whole(run: Run, weights: str | None = None) -> Extractor:
     """Return a run's network down to its pooled output, with the weights as they are in a file."""
-    recipe = run.recipe
+    recipe = run.recipe.of_network
     layers = tuple(dict.fromkeys([*recipe.layer_names, WHOLE]))
     source = weights or run.weights_source
     return build_extractor(
@@ -356,5 +356,5 @@ def _write_config(out: Path, home: str, run: Run, written: Mapping[str, str], *,
     own = {name.removeprefix(home): digest for name, digest in written.items() if name.startswith(home) and home}
     shared = {f"{up}{name}": digest for name, digest in written.items() if "/" not in name}
     file = f"{up}{weights}" if weights == BACKBONE_NAME else weights
-    source = {"weights_source": all_in(run.recipe.backbone, run.recipe.layer_names, file)} if weights else {}
+    source = {"weights_source": all_in(run.recipe.backbone, run.recipe.of_network.layer_names, file)} if weights else {}
     return write_config(out / home, {**run.config.document, **source, "exported": {"sha256": own | shared}})

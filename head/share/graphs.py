@@ -13,7 +13,8 @@ from torch.nn import functional
 from featcache.backbones.families.extractor import Extractor
 from featcache.recipe import LayerShape, Recipe
 from featcache.settings import VIEWS_LAYER
-from featcache.store.shards.encoding import LEVELS, Constants
+from featcache.store.projection import Projection, Storing
+from featcache.store.shards.encoding import LEVELS
 from head.data.inputs import HeadInput
 from head.data.several import SeveralInputs, in_a_row, inputs_of
 from head.runs.head_file import TrainedHead
@@ -98,7 +99,7 @@ class ModelGraph(nn.Module):
 class Reading(nn.Module):
     """Maps (B, D, height, width) of each layer to what a head reads of them, as its input's `of_maps` does."""
 
-    def __init__(self, run: Run, constants: Mapping[str, Constants]) -> None:
+    def __init__(self, run: Run, constants: Mapping[str, Storing]) -> None:
         super().__init__()
         self.layers = run.input.layers
         self.in_a_row = isinstance(run.input, SeveralInputs)
@@ -115,7 +116,7 @@ class Reading(nn.Module):
 class _ReadingOne(nn.Module):
     """The same for one input."""
 
-    def __init__(self, one: HeadInput, recipe: Recipe, constants: Mapping[str, Constants], *, rounded: bool) -> None:
+    def __init__(self, one: HeadInput, recipe: Recipe, constants: Mapping[str, Storing], *, rounded: bool) -> None:
         super().__init__()
         self.input, self.rounded = one, rounded
         map_shape = one.map_shape(recipe)
@@ -128,7 +129,13 @@ class _ReadingOne(nn.Module):
             as_is = (shape.height, shape.width) == smallest or one.pooled or layer in tokens
             self.register_buffer(f"share{k}", None if as_is else _shares(shape, smallest))
             values = constants.get(layer)
-            self.register_buffer(f"constants{k}", None if values is None else torch.from_numpy(values))
+            mean, directions = (values.mean, values.directions) if isinstance(values, Projection) else (None, None)
+            for name, array in (
+                ("constants", None if isinstance(values, Projection) else values),
+                ("mean", mean),
+                ("directions", directions),
+            ):
+                self.register_buffer(f"{name}{k}", None if array is None else torch.from_numpy(array))
 
     def forward(self, maps: Mapping[str, Tensor]) -> Tensor:
         """Map each layer's map to features (B, L, D), L + n with tokens, or (B, 1, D) where they are pooled."""
@@ -140,6 +147,8 @@ class _ReadingOne(nn.Module):
         features = fmap.flatten(2).transpose(1, 2)  # (B, L, D)
         if self.rounded:
             features = _stored(features, getattr(self, f"constants{k}"))
+        if (mean := getattr(self, f"mean{k}")) is not None:
+            features = _stored((features - mean) @ getattr(self, f"directions{k}"), None)
         if not self.input.pooled:
             share = getattr(self, f"share{k}")
             return features if share is None else share @ features

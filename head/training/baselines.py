@@ -20,10 +20,11 @@ from head.data.vectors import read_vectors
 from head.data.weights import image_weights
 from head.evaluation.metrics import Scores, judged, rank
 from head.models.baselines import Baseline, Candidate, Task
-from head.models.kinds import TargetScale, kind_for, weighted_scale
+from head.models.kinds import TargetScale, behind, kind_for, weighted_scale
 from head.runs.history import OnHistory
 from head.training.fitted import Fitted
 from head.training.job import TrainingJob
+from head.training.trainer import details_of
 
 _BATCH = 1024
 
@@ -88,7 +89,8 @@ def fit_baseline(job: TrainingJob, data: SplitData, *, on_progress: OnProgress, 
     if data.cross_validated:
         task, target = task_of(job, baseline, data.train)
         module = _of_candidate(baseline, task, Choice(best.epochs, best.number))[1]
-    return Fitted(module, target, history, best.number, best.predicted, _details(best.hyperparameters, task))
+    whole = behind(task.vectors.projection, module)
+    return Fitted(whole, target, history, best.number, best.predicted, _details(best.hyperparameters, task))
 
 
 def check_features(job: TrainingJob, data: SplitData) -> None:
@@ -114,7 +116,8 @@ def _fit_chosen(
     history = [{"epoch": number, **values}]
     on_history(history)
     on_progress(Progress(job.settings.head, 1, 1, "candidates", f"number {number} of {baseline.number(task)}"))
-    return Fitted(module, target, history, number, details=_details(values, task))
+    whole = behind(task.vectors.projection, module)
+    return Fitted(whole, target, history, number, details=_details(values, task))
 
 
 def _of_candidate(baseline: Baseline, task: Task, choice: Choice) -> tuple[Candidate, nn.Module]:
@@ -126,16 +129,16 @@ def _of_candidate(baseline: Baseline, task: Task, choice: Choice) -> tuple[Candi
 def _details(values: dict[str, float], task: Task) -> dict[str, Any]:
     """Return hyperparameters, and what they were fitted on."""
     vectors = task.vectors
-    return {"hyperparameters": values, "fitted_images": vectors.images, "fitted_views_each": vectors.views_each}
+    fitted = {"hyperparameters": values, "fitted_images": vectors.images, "fitted_views_each": vectors.views_each}
+    return {**fitted, **details_of(vectors.projection)}
 
 
 def task_of(job: TrainingJob, baseline: Baseline, train: Part) -> tuple[Task, TargetScale]:
     """Read what a baseline is fitted to, and its scale of targets."""
     counted = image_weights(job.cache, train, job.settings.weight)
     weights = None if counted is None else counted.of_images
-    vectors = read_vectors(
-        job.cache, train, job.own_input, seed=job.settings.seed, most_vectors=baseline.most_vectors, weights=weights
-    )
+    how: dict[str, Any] = {"seed": job.settings.seed, "most_vectors": baseline.most_vectors, "weights": weights}
+    vectors = read_vectors(job.cache, train, job.own_input, kept=job.settings.channels, **how)
     if vectors.weights is None:
         target = kind_for(job.settings).target(vectors.scores)
     else:
@@ -144,7 +147,11 @@ def task_of(job: TrainingJob, baseline: Baseline, train: Part) -> tuple[Task, Ta
 
 
 def _fold(job: TrainingJob, baseline: Baseline, train: Part, held_out: Part) -> _Fold:
-    return _Fold(*task_of(job, baseline, train), job.input.read(job.cache, held_out.rows, EVAL_VIEW))
+    task, target = task_of(job, baseline, train)
+    read = job.input.read(job.cache, held_out.rows, EVAL_VIEW)
+    if task.vectors.projection:
+        read = torch.from_numpy(task.vectors.projection.of_vectors(read.double().numpy()))
+    return _Fold(task, target, read)
 
 
 def _best_epoch(

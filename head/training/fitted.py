@@ -9,6 +9,7 @@ from torch import nn
 
 from featcache.base.commands import command
 from featcache.base.errors import BadInput, FeatcacheError
+from featcache.store.projection import kept_in_words
 from head.calibration.calibration import Calibration, cross_fitted, fit_calibration
 from head.calibration.intervals import LEVEL, half_width
 from head.data.batches import SplitData
@@ -167,15 +168,21 @@ class Trained:
 
 def _described(run: Run) -> str:
     if run.estimate:
-        facts = [run.chosen, _fitted_on(run), f"chosen on {run.config.selected_on}"]
+        facts = [run.chosen, _fitted_on(run), _kept(run).removeprefix(", "), f"chosen on {run.config.selected_on}"]
         return f"{run.folder}: {', '.join(filter(None, facts))}{_weighted(run)}; {run.estimate}{_calibrated(run)}"
     result, unit = run.result, "epoch" if run.result.hyperparameters is None else "candidate"
     return (
         f"{run.folder}: rho {shown(result.val_rho)}, MSE {result.val_mse:.5f} at {unit} {result.best_epoch} "
-        f"of {result.epochs}{_chosen(run)}, on {run.config.selected_on}; lowest MSE "
+        f"of {result.epochs}{_chosen(run)}{_kept(run)}, on {run.config.selected_on}; lowest MSE "
         f"{result.lowest_mse_val_mse:.5f} at {unit} {result.lowest_mse_epoch} "
         f"(rho {shown(result.lowest_mse_val_rho)}){_weighted(run)}{_calibrated(run)}"
     )
+
+
+def _kept(run: Run) -> str:
+    """Return how many channels its head keeps, and which share of the variance, '' where those are all."""
+    found = run.result.channels
+    return f", on {kept_in_words(found['of'], found['kept'], found['variance'])}" if found else ""
 
 
 def _calibrated(run: Run) -> str:

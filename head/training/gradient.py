@@ -59,7 +59,7 @@ def _fit_with_early_stopping(job: TrainingJob, data: SplitData, how: dict[str, A
         pass
     fill(trainer.model, state.best)
     predicted = trainer.predict_selection()
-    return Fitted(trainer.model, trainer.target, state.history, state.best_epoch, predicted)
+    return Fitted(trainer.head, trainer.target, state.history, state.best_epoch, predicted, trainer.details)
 
 
 def _fit_for(epochs: int, job: TrainingJob, data: SplitData, how: dict[str, Any]) -> Fitted:
@@ -73,7 +73,7 @@ def _fit_for(epochs: int, job: TrainingJob, data: SplitData, how: dict[str, Any]
         note = f"loss {state.history[-1]['train_loss']:.4g}"
         how["on_progress"](Progress(f"split {data.split}", state.epoch, epochs, "epochs", note))
         trainer.save(state)
-    return Fitted(trainer.model, trainer.target, state.history, epochs)
+    return Fitted(trainer.head, trainer.target, state.history, epochs, details=trainer.details)
 
 
 def _fit_by_cross_validation(job: TrainingJob, data: SplitData, how: dict[str, Any]) -> Fitted:
@@ -89,7 +89,7 @@ def _fit_by_cross_validation(job: TrainingJob, data: SplitData, how: dict[str, A
         how["on_progress"](Progress(stage, state.epoch, state.best_epoch, "epochs", note))
         whole.save(state)
     held_out = np.array(state.held_out) if state.held_out else None  # a checkpoint of an earlier version has none
-    return Fitted(whole.model, whole.target, state.history, state.best_epoch, held_out)
+    return Fitted(whole.head, whole.target, state.history, state.best_epoch, held_out, whole.details)
 
 
 def _choose_epoch(job: TrainingJob, data: SplitData, how: dict[str, Any]) -> State:

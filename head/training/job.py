@@ -96,8 +96,10 @@ class TrainingJob:
     def resident_features(self, data: SplitData, device: torch.device) -> Resident | None:
         """Return what holds the features that training on data reads; None if they are read from the cache each time.
 
-        Raises what `resident_for` does.
+        Those that are projected on fewer channels are held by what projects them. Raises what `resident_for` does.
         """
+        if self.settings.channels:
+            return None
         epochs = data.chosen.epochs if data.chosen else min(self.settings.epochs, self.settings.patience + 1)
         on_each = -(-self.processes // len(devices_for(resolve_device(self.device))))
         wanted = wanted_by(self.cache, data, epochs=epochs, processes=on_each)

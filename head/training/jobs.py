@@ -10,6 +10,7 @@ from featcache.base.errors import CacheIncomplete, FeatcacheError, InvalidSettin
 from featcache.base.jobs import Workers, run_jobs
 from featcache.base.progress import OnProgress, Progress, silent
 from featcache.datasets.duplicates import LOOK_ALIKE, SAME_FILE, of_parts
+from featcache.maintenance.project import known_of_tests
 from featcache.store.cache import FeatureCache
 from head.data.batches import FULL, SplitData, is_all_images
 from head.grid import Point
@@ -61,10 +62,12 @@ def chosen_splits(cache: FeatureCache, text: str) -> list[str]:
 
 def leaks(cache: FeatureCache) -> list[str]:
     """Return warnings of images that are in one part of a split and, alike, in a later one: test scores flatter."""
+    split = cache.manifest.source.get("projection_split", "")
     names, alike = [image.name for image in cache.images], cache.manifest.near_duplicates or ()
     return [
         *of_parts(names, cache.splits, cache.same_files, SAME_FILE),
         *of_parts(names, cache.splits, alike, LOOK_ALIKE),
+        *(f"warning: {cache.path}: {line}" for line in known_of_tests(cache.manifest.ratings, split)),
     ]
 
 

@@ -7,22 +7,26 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from featcache.base.devices import keep_float32, keep_order, memory_errors
 from featcache.base.errors import BadInput
 from featcache.base.progress import OnProgress, Progress
+from featcache.store.projection import Projection
 from head.data.batches import EVAL_VIEW, Batch, SplitData, epoch_batches
+from head.data.channels import ProjectedInput, fit_channels
+from head.data.inputs import HeadInput
 from head.data.resident import Resident
 from head.data.transfer import batches_on
 from head.data.weights import image_weights
 from head.evaluation.metrics import Scores, judged, rank
 from head.models.amnet import HeadOutput, loss
-from head.models.kinds import Beginning, kind_for, stored_of, untrained_head
+from head.models.kinds import Beginning, behind, kind_for, stored_of, untrained_head
 from head.runs.history import History, OnHistory
 from head.runs.run import CHECKPOINT_NAME
 from head.settings import TrainSettings
@@ -61,8 +65,9 @@ class Trainer:
         on_history: OnHistory,
         resident: Resident | None = None,
     ) -> None:
-        self.cache, self.settings, self.folder, self.input = job.cache, job.settings, job.folder, job.own_input
+        self.cache, self.settings, self.folder = job.cache, job.settings, job.folder
         self.data, self.device, self.resident = data, device, resident
+        self.input, self.projection = _reading(job, data)
         self.on_progress, self.on_history = on_progress, on_history
         self.waited = 0.0  # seconds spent waiting for features, in this epoch
         self.pace = Pace()
@@ -82,6 +87,16 @@ class Trainer:
         self.optimizer = torch.optim.Adam(groups, weight_decay=settings.weight_decay, fused=True)
         self.at_once = kind.at_once
         self.rates = "--lr or --backbone-lr" if job.uses("backbone_lr") else "--lr"
+
+    @property
+    def head(self) -> nn.Module:
+        """The head as it reads all channels: the model, behind its projection if it has one."""
+        return behind(self.projection, self.model)
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """What the run's result should say beside what all say."""
+        return details_of(self.projection)
 
     def epochs(self, state: State) -> Iterator[None]:
         """Train on from state, which is kept up to date; yield after each epoch."""
@@ -197,6 +212,25 @@ class Trainer:
             if features is None:
                 return
             yield features
+
+
+def _reading(job: TrainingJob, data: SplitData) -> tuple[HeadInput | ProjectedInput, Projection | None]:
+    """Return what the model is trained on, and the projection that it went through, found from the training part."""
+    source, channels = job.own_input, job.settings.channels
+    if not channels:
+        return source, None
+    projection = fit_channels(job.cache, data.train, source, channels=channels, seed=job.settings.seed)
+    rows = len(data.train.rows) + len(data.select.rows)
+    return ProjectedInput(job.cache, source, projection, rows), projection
+
+
+def details_of(projection: Projection | None) -> dict[str, Any]:
+    """Return what a run's result says of the channels that its head keeps; nothing where those are all."""
+    if projection is None:
+        return {}
+    channels, kept = projection.channels
+    found = {"of": channels, "kept": kept, "variance": projection.variance, "vectors": projection.vectors}
+    return {"channels": found}
 
 
 def _by_row(job: TrainingJob, data: SplitData) -> Scores | None:

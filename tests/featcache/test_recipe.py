@@ -42,16 +42,38 @@ def test_every_field_changes_the_fingerprint_and_is_named(field: str) -> None:
         other_value: object = "uint8"
     elif field == "layers":
         other_value = value[:1]
+    elif field == "network_layers":
+        other_value = tuple((*layer[:3], 13) for layer in RECIPE.layers)
     elif isinstance(value, tuple):
         other_value = (value[0] / 2, *value[1:])
     elif isinstance(value, bool):
         other_value = not value
     else:
         other_value = value + ("x" if isinstance(value, str) else 1)
-    other = dataclasses.replace(RECIPE, **{field: other_value})
+    changes: dict[str, object] = {field: other_value}
+    if field in ("projection", "network_layers"):  # neither is without the other
+        changes = {"projection": "x", "network_layers": tuple((*layer[:3], 13) for layer in RECIPE.layers)}
+    other = dataclasses.replace(RECIPE, **changes)
     assert other.fingerprint != RECIPE.fingerprint
     with pytest.raises(Mismatch, match=rf"{field}: .* there, .* asked for"):
         check_same(RECIPE, other, where="there", way_out="Ask for the same.")
+
+
+def test_a_projected_recipe_survives_json_and_knows_the_recipe_from_before() -> None:
+    before = tuple((*layer[:3], 13) for layer in RECIPE.layers)
+    projected = dataclasses.replace(RECIPE, projection="ab" * 32, network_layers=before)
+    assert recipe_from_json(json.loads(json.dumps(projected.as_json())), "here") == projected
+    assert projected.of_network == dataclasses.replace(RECIPE, layers=before)
+    assert RECIPE.of_network is RECIPE
+    assert not {"projection", "network_layers"} & set(RECIPE.as_json())
+
+
+@pytest.mark.parametrize("changes", [{"network_layers": ()}, {"projection": ""}, {"layers": (("first", 1, 3, 13),)}])
+def test_a_projected_recipe_that_cannot_be_is_refused(changes: dict[str, object]) -> None:
+    before = tuple((*layer[:3], 13) for layer in RECIPE.layers)
+    projected = dataclasses.replace(RECIPE, projection="ab" * 32, network_layers=before)
+    with pytest.raises(ValueError, match="impossible values"):
+        dataclasses.replace(projected, **changes)
 
 
 def test_bytes_of_a_view_count_every_layer() -> None:

@@ -31,6 +31,11 @@ def read_cut(cache: FeatureCache, settings: TrainSettings, layers: tuple[str, ..
     Raises `InvalidSettings` if the network cannot be cut there, has nothing behind it that settings train, or the cache
     lacks those tokens.
     """
+    if cache.recipe.projection:
+        raise InvalidSettings(
+            f"{cache.path}: made by project-cache, and {command('--head', settings.head)} goes on from features as the "
+            "network gave them; train it on the cache that this one was made of"
+        )
     named = [layer for layer in layers if not layer.endswith(PREFIX)]
     if len(named) != 1:
         raise InvalidSettings(

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from featcache.base.memory import resident_bytes
+from head.data.channels import ProjectedInput
 from head.data.inputs import AHEAD
 from head.models.fused.workspace import Workspace
 from head.models.kinds import stored_of
@@ -73,7 +74,8 @@ def load(trainer: Trainer) -> int:
     few = rows[:fewest], views[:fewest], scores[:fewest]
     [features], [(target, _)] = trainer.features([few[:2]]), trainer.targets([few])
     trainer.step(features, target)
-    return resident_bytes() - bytes_of_head(trainer) - _bytes([features])
+    held = trainer.input.held_bytes if isinstance(trainer.input, ProjectedInput) else 0
+    return resident_bytes() - bytes_of_head(trainer) - _bytes([features]) - held
 
 
 def warm_up(trainer: Trainer) -> BatchMemory:
@@ -99,6 +101,7 @@ def memory_of(trainer: Trainer, batch: BatchMemory, heads: int, *, checkpoints: 
         "moments": heads * moments,
         **({"best epoch": _bytes(own)} if best else {}),
         **({"arrays": heads * arrays} if (arrays := _arrays(trainer.model)) else {}),
+        **({"projected features": heads * projected} if (projected := projected_bytes(trainer)) else {}),
         **of_batch,
         **resident,
         **({"more for a checkpoint": checkpoint} if checkpoint > 0 else {}),
@@ -108,6 +111,11 @@ def memory_of(trainer: Trainer, batch: BatchMemory, heads: int, *, checkpoints: 
 def bytes_of_head(trainer: Trainer) -> int:
     model = trainer.model
     return sum(map(_bytes, (_all(model), _gradients(model), _moments(trainer)))) + _arrays(model)
+
+
+def projected_bytes(trainer: Trainer) -> int:
+    """Return the bytes of features that are kept projected, once all are there; 0 where none are."""
+    return trainer.input.bytes if isinstance(trainer.input, ProjectedInput) else 0
 
 
 def _all(model: nn.Module) -> list[Tensor]:
