@@ -29,7 +29,7 @@ _PARTS = ("test", "train", "train", "val", "train", "train", "test", "train", "t
 _HERE = Path(__file__).resolve().parent.parent
 _EXTRACT = ("extract", "--dataset", "own.csv", "--backbone", "efficientnet_lite0", "--eval-view", "squash")
 _TRAIN = ("train-head", "--split", "all", "--cache", "cache/own")
-_PREDICT = ("predict", "--head", "runs/own/paper", "new")  # as older versions call --run, and newer ones too
+_PREDICT = ("predict", "--head", "runs/own/paper/split-1", "new")  # as older versions take it, too
 
 
 class Timed(NamedTuple):
