@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from commandline import data, heads, pages, paper, store
+from commandline.begin import announced
 from commandline.options import tell
 from featcache.base.errors import FeatcacheError, ResourceError, StorageError, check_platform, ran_out_of_memory
 
@@ -76,7 +77,7 @@ def main() -> None:
 for _module in (data, store, heads, paper, pages):
     for _command in vars(_module).values():
         if isinstance(_command, click.Command):
-            main.add_command(_command)
+            main.add_command(announced(_command))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Commands of heads: train-head, score-cache, predict, import-head, export-head, demo."""
 
+import contextlib
 import importlib.util
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -218,31 +218,33 @@ def predict(
              amnet predict --run runs/lamem/paper/split-1 photos/
     """
     from featcache.base.files import check_output, make_folder
-    from featcache.store.cache import open_cache
     from head.prediction.folders import find_images
     from head.prediction.map_files import map_files
-    from head.prediction.predictor import Predictor
-    from head.prediction.text import Predictions
 
     to_score = find_images(images)
     paths = to_score.paths
     files = map_files(map_folder, paths, images) if map_folder else []  # what they would replace is told at once
-    predictor = Predictor.load(run, **how, cache=open_cache(cache) if cache else None)
-    tell(*predictor.warnings())
-    if map_folder and predictor.occludes:
-        files = map_files(map_folder, paths, images, occlusion=True)
-    if predictor.run.imported:
-        tell("warning: which images an imported head was trained on is unknown; its scores of those say nothing")
-    if csv_path is not None:
-        make_folder(check_output(csv_path).parent)  # known to take a file before anything is scored
-    draw = None
-    if files and importlib.util.find_spec("matplotlib"):
-        from head.show.overlay import draw_prediction
+    with contextlib.ExitStack() as stack:
+        draw = None
+        if files and importlib.util.find_spec("matplotlib"):
+            from head.show.plates import drawing
 
-        draw = partial(draw_prediction, predictor.run)
-    elif files:
-        tell(f"maps are written as .npy alone; drawing them needs: {pip_install('figures')}")
-    with progress_bar() as progress:
+            draw = stack.enter_context(drawing(len(files)))  # its processes start while the heads are loaded
+        from featcache.store.cache import open_cache
+        from head.prediction.predictor import Predictor
+        from head.prediction.text import Predictions
+
+        predictor = Predictor.load(run, **how, cache=open_cache(cache) if cache else None)
+        tell(*predictor.warnings())
+        if map_folder and predictor.occludes:
+            files = map_files(map_folder, paths, images, occlusion=True)
+        if predictor.run.imported:
+            tell("warning: which images an imported head was trained on is unknown; its scores of those say nothing")
+        if csv_path is not None:
+            make_folder(check_output(csv_path).parent)  # known to take a file before anything is scored
+        if files and draw is None:
+            tell(f"maps are written as .npy alone; drawing them needs: {pip_install('figures')}")
+        progress = stack.enter_context(progress_bar())
         predicted = predictor.predict(paths, map_files=files, draw=draw, on_progress=progress)
     about = (len(predictor.members), predictor.score_range, predictor.run.tokens)
     found = Predictions(predicted, to_score.folders, *about)

@@ -45,6 +45,12 @@ def no_bfloat16() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def own_cache_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep no network that OpenVINO compiled from one test to the next, nor in the user's own folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache-home")))
+
+
 @pytest.fixture
 def real_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let 'auto' be what this CPU has in hardware, as it is in processes that a test starts."""

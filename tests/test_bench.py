@@ -1,6 +1,7 @@
 """The measurements run and print one JSON line each; their figures are for people, not for assertions."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ import bench.rating_intervals
 import bench.ratings
 import bench.read
 import bench.stacks
+import bench.starts
 import bench.train
 from featcache.backbones.descriptors.descriptors import DESCRIPTORS
 from featcache.datasets.dataset import open_dataset
@@ -253,3 +255,23 @@ def test_ratings_are_made_of_a_drawn_table(score: str, tmp_path: Path, monkeypat
 def test_an_interval_of_consistency_and_a_plain_bootstrap_are_drawn() -> None:
     r, (low, high), (lowest, highest) = bench.rating_intervals.intervals("few workers", seed=0)
     assert low < r < high and lowest < highest
+
+
+def test_starts_of_processes_are_compared_by_median(tmp_path: Path) -> None:
+    code = "import sys, time; sys.stderr.write('a'); sys.stderr.flush(); time.sleep(0.3)"
+    first, end = bench.starts.timed([sys.executable, "-c", code], tmp_path, tmp_path)
+    assert first is not None and end - first > 0.25
+    assert bench.starts.timed([sys.executable, "-c", ""], tmp_path, tmp_path).first_word is None
+    with pytest.raises(RuntimeError, match="no such"):
+        bench.starts.timed([sys.executable, "-c", "raise SystemExit('no such')"], tmp_path, tmp_path)
+    times = {"import torch": (2.0, 2.0), "predict": (6.0, 12.0)}
+    found = {
+        name: {
+            whose: [bench.starts.Timed(0.1 if name == "predict" else None, end) for _ in range(3)]
+            for whose, end in zip(("here", "older"), ends, strict=True)
+        }
+        for name, ends in times.items()
+    }
+    predicted = bench.starts.summary(found)["predict"]
+    assert predicted["of_older"] == 0.5
+    assert predicted["here"] == {"first_word": 0.1, "end": 6.0, "times_importing_torch": 3.0}

@@ -20,7 +20,7 @@ from PIL import Image
 from cli import main
 from featcache.base.lock import writer_lock
 from featcache.images.decode import decoders
-from tests.helpers.command_line import amnet
+from tests.helpers.command_line import amnet, told
 from tests.helpers.processes import COMMAND_LINE, Forked, run_forked
 from tests.helpers.tiny import ROOT
 
@@ -365,7 +365,7 @@ def test_an_address_space_too_small_for_the_libraries_ends_with_status_9(tiny_da
     ended = subprocess.run([sys.executable, "-c", limited, *arguments], capture_output=True, text=True, check=False)
     assert ended.returncode == 9, ended.stderr
     assert "Traceback" not in ended.stderr
-    assert ended.stderr.startswith("error: out of memory (lib")
+    assert ended.stderr.startswith(f"extract: {tiny_dataset} with resnet50\nerror: out of memory (lib")
     assert "raise a limit of the address space (ulimit -v)" in ended.stderr
 
 
@@ -436,7 +436,7 @@ def test_a_head_that_fails_to_load_does_not_hide_the_others(trained: Path) -> No
     head.write_bytes(head.read_bytes()[:-1])
     failed = amnet("score-cache", "--runs", "damaged", status=5)
     assert failed.stdout.splitlines()[1].split()[:2] == ["paper", "2"]
-    assert failed.stderr.startswith("error: damaged/tiny/paper/split-1/head.safetensors: missing or damaged")
+    assert told(failed).startswith("error: damaged/tiny/paper/split-1/head.safetensors: missing or damaged")
     found = json.loads(amnet("score-cache", "--runs", "damaged", "--json", status=5).stdout)
     assert ([run["split"] for run in found["runs"]], len(found["problems"])) == (["2"], 1)
 

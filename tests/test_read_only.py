@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.command_line import amnet
+from tests.helpers.command_line import amnet, told
 from tests.helpers.read_only import mount_read_only
 
 READ_ONLY = "Read-only file system"
@@ -35,7 +35,7 @@ def test_commands_that_read_work_from_a_read_only_disk(mounted: Path, tiny_datas
 def test_score_cache_prints_its_table_and_says_once_that_scores_are_not_kept(mounted: Path) -> None:
     done = amnet("score-cache", "--cache", mounted / "cache/tiny", "--runs", mounted / "runs", status=8)
     assert "mean over splits" in " ".join(done.stdout.split())
-    (said,) = [line for line in done.stderr.strip().splitlines() if not line.startswith("warning: ")]
+    (said,) = [line for line in told(done).strip().splitlines() if not line.startswith("warning: ")]
     assert said.startswith("error: the scores of ")
     assert "scores.json: cannot write" in said
     assert READ_ONLY in said

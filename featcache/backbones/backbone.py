@@ -49,7 +49,8 @@ class Backbone:
         network = _PixelsToMaps(extractor).eval()
         self.shapes = self._probe(network)
         example = torch.zeros(batch_size, image_size, image_size, 3, dtype=torch.uint8)
-        self._runner = start(network, execution, example, fall_back=fall_back)
+        what = f"{', '.join(self.computed)} of {name}{' behind its last norm' if self.final_norm else ''}"
+        self._runner = start(network, execution, example, fall_back=fall_back, what=what)
         self.execution = self._runner.execution
         self.device, self.precision = self.execution.device, self.execution.precision
         self.streams = self.execution.streams

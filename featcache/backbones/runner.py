@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from featcache.backbones.execution import OPENVINO_NAMES, Execution
+from featcache.backbones.kept import compiled_once
 from featcache.base.devices import keep_float32
 from featcache.base.errors import InvalidSettings, first_line, ran_out_of_memory
 
@@ -26,11 +27,11 @@ class Runner:
     waits for a thread of another that decoding or compressing has taken the core from.
     """
 
-    def __init__(self, network: nn.Module, execution: Execution, example: Tensor) -> None:
+    def __init__(self, network: nn.Module, execution: Execution, example: Tensor, what: str) -> None:
         self.execution = execution
         self._local = threading.local()
         if execution.runtime == "openvino":
-            self._compiled = _compile_openvino(network, execution, example)
+            self._compiled = _compile_openvino(network, execution, example, what)
         else:
             self._network = _prepare_torch(network, execution)
         if execution.runtime == "compile":
@@ -97,14 +98,17 @@ class Runner:
         return [torch.from_numpy(values) for values in outputs.values()]
 
 
-def start(network: nn.Module, execution: Execution, example: Tensor, *, fall_back: bool) -> Runner:
-    """Return the network ready to run on batches like example; fall_back allows PyTorch where OpenVINO cannot."""
+def start(network: nn.Module, execution: Execution, example: Tensor, *, fall_back: bool, what: str = "") -> Runner:
+    """Return the network ready to run on batches like example; fall_back allows PyTorch where OpenVINO cannot.
+
+    what says what of the network is computed, which its modules and weights do not tell.
+    """
     try:
-        return Runner(network, execution, example)
+        return Runner(network, execution, example, what)
     except InvalidSettings:
         if not fall_back:
             raise
-    return Runner(network, replace(execution, runtime="torch"), example)
+    return Runner(network, replace(execution, runtime="torch"), example, what)
 
 
 def _prepare_torch(network: nn.Module, execution: Execution) -> Callable[[Tensor], Maps]:
@@ -117,7 +121,7 @@ def _prepare_torch(network: nn.Module, execution: Execution) -> Callable[[Tensor
     return compiled
 
 
-def _compile_openvino(network: nn.Module, execution: Execution, example: Tensor) -> Any:
+def _compile_openvino(network: nn.Module, execution: Execution, example: Tensor, what: str) -> Any:
     """Return OpenVINO's compiled model; raise `InvalidSettings` if the network cannot be converted."""
     options = {
         "INFERENCE_PRECISION_HINT": OPENVINO_NAMES[execution.precision],
@@ -128,9 +132,14 @@ def _compile_openvino(network: nn.Module, execution: Execution, example: Tensor)
     try:
         import openvino
 
-        with torch.no_grad():
-            exported = torch.export.export(network, (example,))
-        return openvino.Core().compile_model(openvino.convert_model(exported), "CPU", options)
+        core = openvino.Core()
+
+        def compile_() -> Any:
+            with torch.no_grad():
+                exported = torch.export.export(network, (example,))
+            return core.compile_model(openvino.convert_model(exported), "CPU", options)
+
+        return compiled_once(network, core, options, f"{what} of {tuple(example.shape)}", compile_)
     except _failures_to_convert() as error:
         if ran_out_of_memory(error):
             raise

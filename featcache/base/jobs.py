@@ -109,7 +109,7 @@ def _in_processes(calls: dict[int, bytes], workers: Workers) -> Generator[tuple[
     threads = dict.fromkeys(_THREAD_COUNTS, str(threads_per_job(workers)))
     left, deaths = dict(calls), 0
     while left:
-        pool = ProcessPoolExecutor(workers.jobs, initializer=_end_with, initargs=(os.getpid(),), env=threads)
+        pool = ProcessPoolExecutor(workers.jobs, initializer=end_with, initargs=(os.getpid(),), env=threads)
         try:
             for job in as_completed(
                 [pool.submit(_perform, index, work, installed_version()) for index, work in left.items()]
@@ -129,7 +129,7 @@ def _in_processes(calls: dict[int, bytes], workers: Workers) -> Generator[tuple[
             pool.shutdown(kill_workers=True)
 
 
-def _end_with(parent: int) -> None:
+def end_with(parent: int) -> None:
     """End this worker process when its parent ends, however that ends; an interrupt at the keyboard is the parent's."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()

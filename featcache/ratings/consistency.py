@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from featcache.base import agreement as base
 from featcache.base.cores import usable_threads
@@ -152,7 +152,7 @@ def _interval(by_halving: Floats, of_images: float, of_workers: float, of_respon
     r = float(np.mean(by_halving))
     if len(by_halving) > 1:
         variance += float(np.var(by_halving, ddof=1)) / len(by_halving) / max(1 - r**2, 1e-12) ** 2
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, _TWENTIETHS - 1)) * math.sqrt(variance)
+    half = float(special.stdtrit(_TWENTIETHS - 1, (1 + CONFIDENCE) / 2)) * math.sqrt(variance)
     centre = math.atanh(max(-1 + 1e-12, min(r, 1 - 1e-12)))
     return math.tanh(centre - half), math.tanh(centre + half)
 

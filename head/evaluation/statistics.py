@@ -25,12 +25,10 @@ def corrected_interval(values: NDArray[np.float64], test_share: float) -> tuple[
     interval. NaN for fewer than two values. Nadeau and Bengio, Inference for the generalization error, Machine
     Learning 52 (2003), section 4.1.
     """
-    from scipy import stats  # when it is first needed, as in head.evaluation.metrics
-
     error = standard_error(values, test_share)
     if math.isnan(error):
         return float("nan"), float("nan")
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * error
+    half = t_quantile((1 + CONFIDENCE) / 2, len(values) - 1) * error
     return float(np.mean(values)) - half, float(np.mean(values)) + half
 
 
@@ -42,8 +40,6 @@ def mean_rho_interval(rho: NDArray[np.float64], test_share: float, images: NDArr
     is of: one of 1, whose z is infinite, counts as half a step below it, 1 - 6 / (n^3 - n). NaN where J is below two,
     and where a rho is of `TELL_NOTHING` images or fewer.
     """
-    from scipy import stats
-
     steps = 6 / np.maximum(images.astype(np.float64) ** 3 - images, 6)
     z = np.arctanh(np.clip(rho, steps - 1, 1 - steps))
     error = standard_error(z, test_share)
@@ -51,7 +47,7 @@ def mean_rho_interval(rho: NDArray[np.float64], test_share: float, images: NDArr
         return float("nan"), float("nan")
     mean = float(np.mean(rho))
     centre = np.arctanh(np.clip(mean, np.mean(steps) - 1, 1 - np.mean(steps)))
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(z) - 1)) * error
+    half = t_quantile((1 + CONFIDENCE) / 2, len(z) - 1) * error
     return min(mean, float(np.tanh(centre - half))), max(mean, float(np.tanh(centre + half)))
 
 
@@ -119,12 +115,12 @@ def half_width(rho: float, images: int) -> float:
 
 def corrected_p(values: NDArray[np.float64], test_share: float) -> float:
     """Return the two-sided p of a mean of 0, as `corrected_interval` has it; NaN where all values are equal."""
-    from scipy import stats
+    from scipy import special  # when it is first needed
 
     error = standard_error(values, test_share)
     if math.isnan(error) or error == 0:
         return float("nan")
-    return 2 * float(stats.t.sf(abs(float(np.mean(values))) / error, len(values) - 1))
+    return 2 * float(special.stdtr(len(values) - 1, -abs(float(np.mean(values))) / error))
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -135,6 +131,13 @@ def holm(p: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(order) - rank) * value))
         adjusted[i] = largest
     return adjusted
+
+
+def t_quantile(p: float, freedom: int) -> float:
+    """Return the quantile of Student's t, as scipy.stats.t.ppf, which takes a second to import."""
+    from scipy import special  # takes a third of that
+
+    return float(special.stdtrit(freedom, p))
 
 
 def standard_error(values: NDArray[np.float64], test_share: float) -> float:

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -257,29 +258,33 @@ class Predictor:
         paths: Sequence[Path],
         *,
         map_files: Sequence[Path] = (),
-        draw: Callable[[Prediction], bytes] | None = None,
+        draw: Callable[[Run, Prediction], Callable[[], bytes]] | None = None,
         on_progress: OnProgress = silent,
     ) -> list[Prediction]:
         """Return a prediction for each image file, in order; a bad image gets its problem instead of a score.
 
-        The maps of each go into its own of map_files, if any: .npy, float32 (T, H, W), and what draw makes of
-        them into .png beside it. They are of attention or, of a head that has none, of occlusion (1, H, W), where names
-        end as `head.prediction.map_files.map_files` has them. Raises `InvalidSettings` if the head has no maps.
+        The maps of each go into its own of map_files, if any: .npy, float32 (T, H, W), and the PNG that draw makes of
+        them into .png beside it; what draw returns is called for it once images behind it have been scored. They are of
+        attention or, of a head that has none, of occlusion (1, H, W), where names end as
+        `head.prediction.map_files.map_files` has them. Raises `InvalidSettings` if the head has no maps.
         """
         if map_files:
             self.check_maps()
         results = []
+        waiting: deque[tuple[Path, Callable[[], bytes]]] = deque()
         for done, result in enumerate(self.stream(paths, occlusion=bool(map_files)), start=1):
             kept = replace(result, attention=None, occlusion=None)
             maps = result.occlusion if result.attention is None else result.attention
             if map_files and maps is not None:
                 write_maps(map_files[done - 1], maps)
                 if draw is not None:
-                    write_durably(map_files[done - 1].with_suffix(".png"), draw(result))
+                    waiting.append((map_files[done - 1].with_suffix(".png"), draw(self.run, result)))
+                    _write_drawings(waiting, self.backbone.batch_size)
                 kept = replace(kept, maps=map_files[done - 1])
             results.append(kept)
             if done % self.backbone.batch_size == 0 and done < len(paths):
                 on_progress(Progress("predict", done, len(paths), "images"))
+        _write_drawings(waiting, 0)
         on_progress(Progress("predict", len(paths), len(paths), "images"))
         return results
 
@@ -388,3 +393,10 @@ class Predictor:
         if member.run.imported:  # whoever trained it did not round them, which changes its maps by up to 1e-4
             return features[member.run.input.layers[0]].cpu()
         return member.run.input.of_maps(features, member.head.constants, member.run.recipe)
+
+
+def _write_drawings(waiting: deque[tuple[Path, Callable[[], bytes]]], most: int) -> None:
+    """Write the first of the drawings that are waited for, until at most so many are left."""
+    while len(waiting) > most:
+        path, drawn = waiting.popleft()
+        write_durably(path, drawn())

@@ -1,6 +1,7 @@
 """Maps over the image that they are of: of attention, each with its step score (Fig. 5 of the paper), or of occlusion.
 
-A map covers what the head saw of the image, its evaluation view, and no more; the rest of the image is dimmed.
+A map covers what the head saw of the image, its evaluation view, and no more; the rest of the image is dimmed. Nothing
+here needs torch, so that processes that draw start quickly.
 """
 
 import math
@@ -12,14 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from featcache.base.errors import BadInput, InvalidSettings
-from featcache.images.decode import decode_file
 from featcache.images.views import Box, view_of
 from featcache.settings import ViewSettings
-from head.data.batches import EVAL_VIEW
-from head.data.inputs import on_tokens
-from head.prediction.predictor import Prediction
-from head.runs.run import Run
-from head.show.style import GREY, INK, LEAST_SCALE, WIDTH, as_png, new_figure, shortened, styled, wrapped
+from head.show.style import GREY, INK, LEAST_SCALE, WIDTH, new_figure, shortened, styled, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,6 +33,7 @@ _LINE, _LONGEST_LINE = 0.15, 20  # inches of one more line of a label, and chara
 _LEAST_SIDE = 0.9  # inches, of a panel: as its labels need
 _LONGEST_SIDE = 512  # pixels of the image as it is drawn
 _COLUMNS = 5
+_EVAL_VIEW = 0  # as head.data.batches has it, which needs torch
 _LOWERED = {ord("0") + digit: 0x2080 + digit for digit in range(10)}  # subscripts
 
 
@@ -73,7 +70,7 @@ def draw_maps(
         figure, panels, bar = _panels(1 + len(maps), drawn.width / drawn.height, titled=bool(title), labels=labels)
         known = f"\ntrue {truth:.3f}" if truth is not None and math.isfinite(truth) else ""
         _show(panels[0], dimmed(np.asarray(drawn), place), place, f"score {score:.3f}{known}")
-        shares = on_tokens(maps) if tokens else [0.0] * len(maps)
+        shares = np.clip(1 - maps.sum(axis=(1, 2), dtype=np.float64), 0, 1)  # of attention, on tokens
         panels_of = zip(panels[1:], smooth, step_scores, shares, strict=True)
         for number, (axes, one, step, share) in enumerate(panels_of, start=1):
             label = f"m{str(number).translate(_LOWERED)} {step:.3f}"
@@ -118,7 +115,7 @@ def draw_occlusion(
 
 def seen_box(how: ViewSettings, *, width: int, height: int) -> Box:
     """Return what a head sees of an image width x height pixels, in its pixels: all that the evaluation view shows."""
-    return view_of(how, "", EVAL_VIEW, width=width, height=height).box
+    return view_of(how, "", _EVAL_VIEW, width=width, height=height).box
 
 
 def upsampled(one: Map, height: int, width: int) -> Map:
@@ -250,29 +247,3 @@ def _add_scale(axes: "Axes", top: float, *, signed: bool = False) -> None:
     axes.yaxis.set_label_position("right")
     axes.set_ylabel("change of the score" if signed else "attention,\n1 = uniform")
     axes.axhline(0 if signed else 1, color=INK, linewidth=1)
-
-
-def draw_prediction(run: Run, prediction: Prediction) -> bytes:
-    """Return a PNG of the image's file with its maps, step scores and score; raise `BadImage` if the file is gone.
-
-    prediction is one of `head.prediction.predictor.Predictor.stream` for a file, with its attention or occlusion.
-    """
-    path, score = prediction.path, prediction.score
-    if path is None or score is None or (prediction.attention is None and prediction.occlusion is None):
-        raise ValueError("only an image's file with a score and maps can be drawn")
-    image = decode_file(path).rgb
-    box = seen_box(run.recipe.view_settings, width=image.width, height=image.height)
-    if prediction.occlusion is not None:
-        figure = draw_occlusion(image, prediction.occlusion, score=score, title=path.name, box=box)
-    elif prediction.attention is not None:
-        steps = prediction.step_scores
-        figure = draw_maps(
-            image,
-            prediction.attention,
-            step_scores=steps,
-            score=score,
-            title=path.name,
-            tokens=run.tokens,
-            box=box,
-        )
-    return as_png(figure)

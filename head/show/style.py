@@ -56,6 +56,7 @@ _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",  # text stays text: a third of the bytes, and it can be read aloud and searched
     "figure.dpi": 100,
 }
+_COMPRESSION = 4  # of PNG: 4% more bytes than Pillow's usual 6, in 40% of the time
 _PLACES = re.compile(r' (?:d|x|y)="[^"]*"')
 _DECIMALS = re.compile(r"(\.\d\d)\d+")
 _INK = re.compile(rf"(fill|stroke): {INK}")
@@ -135,7 +136,8 @@ def as_png(figure: "Figure", dpi: int = 150) -> bytes:
     """Return a figure as PNG on white, dpi pixels an inch."""
     data = io.BytesIO()
     with styled():
-        figure.savefig(data, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
+        how: dict[str, Any] = {"metadata": {"Software": None}, "pil_kwargs": {"compress_level": _COMPRESSION}}
+        figure.savefig(data, format="png", dpi=dpi, facecolor="white", **how)
     return data.getvalue()
 
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import safetensors.torch
@@ -31,7 +31,19 @@ _QUICKLY = CHECKPOINT_SECONDS / 20  # a checkpoint that takes longer is written 
 _FOLDS = f"{CHECKPOINT_NAME}-folds"
 _MEMBERS = f"{CHECKPOINT_NAME}s-of-members"
 _HELD_OUT = "held-out"
-Network = tuple[torch.nn.Module, torch.optim.Optimizer]
+
+
+class Optimizer(Protocol):
+    """What keeps numbers of each weight from step to step: `torch.optim.Optimizer`, or what does the same."""
+
+    param_groups: list[dict[str, Any]]
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, found: dict[str, Any], /) -> None: ...
+
+
+Network = tuple[torch.nn.Module, Optimizer]
 
 
 @dataclass
@@ -67,7 +79,7 @@ class Pace:
             self._took = self._saved - started
 
 
-def write_checkpoint(path: Path, state: State, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def write_checkpoint(path: Path, state: State, model: torch.nn.Module, optimizer: Optimizer) -> None:
     """Replace the checkpoint at once, durably, its sha256 behind its bytes."""
     tensors = {f"model.{name}": tensor for name, tensor in stored_of(model).items()}
     tensors |= {f"best.{name}": tensor for name, tensor in state.best.items()}
@@ -77,9 +89,7 @@ def write_checkpoint(path: Path, state: State, model: torch.nn.Module, optimizer
     _write_signed(path, safetensors.torch.save(tensors, {"facts": json.dumps(state.facts())}))
 
 
-def read_checkpoint(
-    path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, *, new: State | None = None
-) -> State:
+def read_checkpoint(path: Path, model: torch.nn.Module, optimizer: Optimizer, *, new: State | None = None) -> State:
     """Put a checkpoint back into model and optimizer and return the rest, or a new state where there is none.
 
     Raises `CorruptFile` if it does not have its digest.

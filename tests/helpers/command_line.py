@@ -16,6 +16,13 @@ def amnet(*arguments: object, status: int = 0) -> Result:
     return result
 
 
+def told(result: Result) -> str:
+    """Return what a command printed on stderr behind its first line, which says what it begins with."""
+    first, _, rest = result.stderr.partition("\n")
+    assert first.partition(": ")[0] in main.commands, result.stderr
+    return rest
+
+
 def interruptible() -> None:
     """Take SIGINT again, in a process before it starts: those of a shell's background ignore it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -79,7 +79,7 @@ def _started(name: str, weights: str) -> tuple[Any, weights_module.State | None]
         return model, None
     state = state_of(weights, weights_module.efficientnet_lite0_imagenet)
     if name == LITE0 and "_conv_stem.weight" in state:  # as the package names its tensors, in timm's order
-        state = weights_module.with_names_of(_create(timm_name, pretrained=False), state)
+        state = weights_module.with_names_of(model, state)
     return model, state
 
 

@@ -7,19 +7,74 @@ depends on how the work is cut into ranges, so it does not depend on the number 
 written as plain formulas in `head.models.fused.attention`.
 """
 
+import contextlib
+import hashlib
+import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numba
+from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numpy.typing import NDArray
 
 _FASTER_SUMS = {"reassoc", "contract", "arcp", "nsz", "afn"}  # infinity keeps its meaning: an overflowing exp is 1
 Floats = NDArray[Any]
 
 
+_UNREADABLE = (  # what Numba raises for damaged files
+    OSError, EOFError, pickle.UnpicklingError, ValueError, TypeError, LookupError, AttributeError, ImportError,
+)  # fmt: skip
+
+
 def compiled(function: Callable[..., None]) -> Callable[..., None]:
-    loop: Callable[..., None] = numba.njit(nogil=True, fastmath=_FASTER_SUMS, error_model="numpy")(function)
-    return loop
+    """Compile a loop when it is first called, or take the machine code that an earlier process kept.
+
+    It is kept by source, processor and version of Numba, in `__pycache__` beside the module or, where that cannot be
+    written, in the user's cache folder; where neither can, each process compiles it again.
+    """
+    loop: Any = numba.njit(nogil=True, fastmath=_FASTER_SUMS, error_model="numpy")(function)
+    with contextlib.suppress(RuntimeError):  # no folder takes files
+        loop._cache = _MachineCode(loop.py_func)
+    kept: Callable[..., None] = loop
+    return kept
+
+
+class _MachineCode(FunctionCache):
+    """Numba's cache of a function, of which no damaged file and no full disk ends a command."""
+
+    def __init__(self, function: Callable[..., None]) -> None:
+        super().__init__(function)  # type: ignore[no-untyped-call]
+        of_function = self._impl
+        self._cache_file = _SignedFiles(  # type: ignore[no-untyped-call]
+            self._cache_path, of_function.filename_base, of_function.locator.get_source_stamp()
+        )
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        try:
+            return super().load_overload(sig, target_context)  # type: ignore[no-untyped-call]
+        except _UNREADABLE:
+            with contextlib.suppress(OSError):
+                self.flush()  # type: ignore[no-untyped-call]
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        with contextlib.suppress(*_UNREADABLE):
+            super().save_overload(sig, data)  # type: ignore[no-untyped-call]
+
+
+class _SignedFiles(IndexDataCacheFile):
+    """Files of machine code, each with its sha256 behind it: a flipped bit is not executed."""
+
+    def _dump(self, obj: Any) -> bytes:
+        data: bytes = super()._dump(obj)  # type: ignore[no-untyped-call]
+        return data + hashlib.sha256(data).digest()
+
+    def _load_data(self, name: str) -> Any:
+        content = Path(self._data_path(name)).read_bytes()  # type: ignore[no-untyped-call]
+        if hashlib.sha256(content[:-32]).digest() != content[-32:]:
+            raise ValueError(f"{name}: not as it was written")
+        return pickle.loads(content[:-32])
 
 
 @compiled

@@ -8,7 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from head.evaluation.metrics import bootstrap_interval, mean_squared_error, measure, row_spearman, spearman
+from head.evaluation.metrics import (
+    average_ranks,
+    bootstrap_interval,
+    mean_squared_error,
+    measure,
+    row_spearman,
+    spearman,
+)
 
 tied = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=2, max_size=30)
 
@@ -127,3 +134,18 @@ def test_measure_gathers_what_the_single_functions_say() -> None:
     assert (metrics.rho_low, metrics.rho_high) == bootstrap_interval(prediction, truth, seed=4)
     assert (metrics.prediction_min, metrics.prediction_max) == (prediction.min(), prediction.max())
     assert (metrics.prediction_sd, metrics.truth_sd) == (np.std(prediction), np.std(truth))
+
+
+def test_ranks_and_rho_are_those_of_scipy_to_the_bit() -> None:
+    rng = np.random.default_rng(0)
+    for n in (2, 3, 17, 101):
+        tied, close = rng.integers(0, 5, (6, n)).astype(float), rng.normal(size=(6, n))
+        for values in (tied, close, np.array([[1.0, np.nan, *range(n - 2)], [-0.0, 0.0, *range(n - 2)]])):
+            np.testing.assert_array_equal(average_ranks(values), stats.rankdata(values, axis=1))
+        for one, other in zip(tied, close, strict=True):
+            if np.ptp(one):
+                assert spearman(one, other) == stats.spearmanr(one, other).statistic
+
+
+def test_rho_with_nan_is_nan() -> None:
+    assert np.isnan(spearman(np.array([1.0, np.nan, 2.0]), np.array([1.0, 2.0, 3.0])))

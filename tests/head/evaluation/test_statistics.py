@@ -19,6 +19,7 @@ from head.evaluation.statistics import (
     ratio_interval,
     resampled_interval,
     standard_error,
+    t_quantile,
 )
 
 
@@ -144,3 +145,8 @@ def test_a_ratio_whose_interval_cannot_be_known_has_none() -> None:
         ((0.5, 0.7), 0.2, (0.1, 0.4)),
     ):
         assert all(math.isnan(bound) for bound in ratio_interval(0.6, of_first, second, of_second))
+
+
+def test_quantiles_of_t_are_those_of_scipy() -> None:
+    for freedom in (1, 2, 4, 24, 499):
+        assert t_quantile(0.975, freedom) == stats.t.ppf(0.975, freedom)

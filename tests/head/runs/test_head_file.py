@@ -25,6 +25,7 @@ from head.runs.run import Run, read_run, write_config
 from head.settings import TrainSettings
 from head.training.job import TrainingJob
 from head.training.train import train
+from tests.helpers.command_line import told
 from tests.helpers.results import CONFIG, RESULT
 
 SAYS = "the head computes in float64, which {} does not have, so it runs on the CPU"
@@ -86,7 +87,7 @@ def test_predict_says_once_that_the_head_is_on_the_cpu(
     arguments = ["predict", "--head", fitted.folder, *2 * [tiny_dataset / "images/00.jpg"], "--json"]
     done = CliRunner().invoke(main, list(map(str, arguments)))
     assert (done.exit_code, done.stderr.count("float64")) == (0, 1)
-    assert done.stderr.startswith(SAYS.format("mps") + "\n")
+    assert told(done).startswith(SAYS.format("mps") + "\n")
     assert json.loads(done.stdout)[0]["score"] == pytest.approx(wanted.score, abs=1e-6)
 
 

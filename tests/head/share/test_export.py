@@ -27,7 +27,7 @@ from head.share.card import onnx_example
 from head.share.export import Exported, export_head
 from head.share.import_head import import_head
 from head.share.onnx import Graph
-from tests.helpers.command_line import amnet
+from tests.helpers.command_line import amnet, told
 from tests.helpers.reference_published import random_checkpoint
 from tests.helpers.results import changed
 from tests.helpers.small_resnet import small_resnet, small_resnet_for_resnet50
@@ -284,7 +284,7 @@ def test_the_command_prints_each_file_or_json(tiny_runs: Path, tmp_path: Path) -
     lines = done.stdout.splitlines()
     assert lines[0].startswith(f"{tmp_path / 'out'}: plain, fingerprint ")
     assert re.search(r"head\.onnx +[\d,]+ bytes  differs from torch by .*e-\d\d at most", done.stdout)
-    assert done.stderr == "export: 1 of 1 graphs\n"
+    assert told(done) == "export: 1 of 1 graphs\n"
     found = json.loads(amnet("export-head", *arguments, "--json").stdout)
     assert set(found["files"]) == {"README.md", "config.json", "head.onnx", "head.safetensors"}
     assert found["differences"]["head.onnx"] < 1e-4

@@ -29,7 +29,7 @@ from head.prediction.predictor import Predictor
 from head.runs.find import find_runs_of
 from head.runs.run import read_run
 from head.share.import_head import import_head
-from tests.helpers.command_line import amnet
+from tests.helpers.command_line import amnet, told
 from tests.helpers.hostile import Hostile
 from tests.helpers.processes import run_forked
 from tests.helpers.reference_published import BACKBONE, Network, random_checkpoint, score_file
@@ -452,7 +452,7 @@ def test_unknown_keys_cannot_write_to_the_terminal_and_json_has_them_all(checkpo
     file = saved(tmp_path / "f.pkl", checkpoint | {key: torch.zeros(1) for key in keys})
     done = amnet("import-head", file, "--out", tmp_path / "run", "--json")
     assert json.loads(done.stdout)["unknown_keys"] == keys
-    (line,) = done.stderr.splitlines()
+    (line,) = told(done).splitlines()
     shown = ["\\x1b]0;title\\x07", "a\\nb", "é" * 60 + "...", *(f"more.{k}" for k in range(5))]
     assert line.endswith(f"of such a model, ignored: {', '.join(shown)}, and 15 more, which --json lists")
     text = amnet("import-head", file, "--out", tmp_path / "run").stdout

@@ -1,5 +1,6 @@
 """The maps of an image that is in no cache are drawn over it, as those of a cache are."""
 
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from PIL import Image
 
 from cli import main
 from head.prediction.predictor import Prediction, Predictor
-from head.show.overlay import draw_prediction
+from head.runs.run import Run
+from head.show.plates import draw_prediction
 
 
 def test_an_image_is_drawn_with_its_maps_and_scores(tiny_runs: Path, tiny_dataset: Path, tmp_path: Path) -> None:
@@ -18,9 +20,9 @@ def test_an_image_is_drawn_with_its_maps_and_scores(tiny_runs: Path, tiny_datase
     path = sorted((tiny_dataset / "images").glob("*.jpg"))[0]
     drawn: list[bytes] = []
 
-    def draw(prediction: Prediction) -> bytes:
-        drawn.append(draw_prediction(predictor.run, prediction))
-        return drawn[-1]
+    def draw(run: Run, prediction: Prediction) -> Callable[[], bytes]:
+        drawn.append(draw_prediction(run, prediction))
+        return lambda: drawn[-1]
 
     (found,) = predictor.predict([path], map_files=[tmp_path / "a.jpg.npy"], draw=draw)
     assert found.maps == tmp_path / "a.jpg.npy"

@@ -34,7 +34,7 @@ from head.training.full import data_of_all, runs_on_splits
 from head.training.job import TrainingJob
 from head.training.train import train
 from head.training.trainer import Trainer
-from tests.helpers.command_line import amnet
+from tests.helpers.command_line import amnet, told
 from tests.helpers.processes import run_forked
 from tests.helpers.tiny import IMAGES, SPLITS, TINY_TRAIN
 
@@ -456,7 +456,7 @@ def test_score_cache_leaves_it_out_and_names_it_for_use(here: Path) -> None:
         "", "best by validation: amnet predict --run runs/tiny/ridge/split-full IMAGES/",
     ]  # fmt: skip
     left_out = "trained on all images: no test score of its own"
-    assert scored.stderr.splitlines() == [f"runs/tiny/ridge/split-full: {left_out}; left out"]
+    assert told(scored).splitlines() == [f"runs/tiny/ridge/split-full: {left_out}; left out"]
     document = json.loads(amnet("score-cache", "--json").stdout)
     assert [run["split"] for run in document["runs"]] == ["1", "2"]
     assert document["left_out"] == [{"run": "runs/tiny/ridge/split-full", "reason": left_out}]
@@ -500,7 +500,7 @@ def test_predict_uses_it_alone_and_says_what_is_known_of_it(
     assert (found["in_training"], found["deviation"]) == (True, None)
     assert found["score"] not in (mean_of_splits["score"], *singles)
     run = read_run("runs/tiny/ridge/split-full")
-    assert whole.stderr.splitlines()[0] == f"{run.folder}: {run.estimate}"
+    assert told(whole).splitlines()[0] == f"{run.folder}: {run.estimate}"
     shutil.copytree(run.folder, "alone/ridge/split-full")
     shutil.copytree(run.folder, "alone/ridge,seed=1/split-full")
     assert [one.run.split for one in Predictor.load("alone").members] == ["full"]  # a copy, where there are no others

@@ -24,6 +24,7 @@ from head.runs.run import Run
 from head.training.job import TrainingJob
 from head.training.jobs import train_all
 from tests.helpers.clusters import running_cluster
+from tests.helpers.command_line import told
 from tests.helpers.event_files import scalars
 from tests.helpers.processes import run_forked
 from tests.helpers.tiny import SPLITS, TINY_TRAIN
@@ -70,7 +71,7 @@ def test_splits_trained_at_once_are_those_trained_one_after_another(here: Path) 
     assert list(files("together")) == [f"tiny/paper/split-{split}/{name}" for split in SPLITS for name in names]
     assert files("together") == files("alone")
     assert together.stdout == alone.stdout.replace("alone/", "together/")
-    assert together.stderr == "train: 2 of 2 splits\n"
+    assert told(together) == "train: 2 of 2 splits\n"
 
 
 def test_splits_trained_on_a_cluster_are_those_trained_here(here: Path) -> None:
@@ -78,7 +79,7 @@ def test_splits_trained_on_a_cluster_are_those_trained_here(here: Path) -> None:
     with running_cluster() as cluster:
         away = train_head("--runs", "away", "--cluster", cluster.address)
     assert files("away") == files("alone")
-    assert (away.stdout, away.stderr) == (alone.stdout.replace("alone/", "away/"), "train: 2 of 2 splits\n")
+    assert (away.stdout, told(away)) == (alone.stdout.replace("alone/", "away/"), "train: 2 of 2 splits\n")
 
 
 def test_runs_are_in_the_order_of_splits_and_found_where_they_were_asked_for(
@@ -118,7 +119,7 @@ def test_an_error_of_a_split_is_the_error_of_the_command(here: Path) -> None:
 def test_one_split_is_trained_in_this_process(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "joblib", None)
     one = CliRunner().invoke(main, ["train-head", *OPTIONS, "--split", "2", "--jobs", "2"])
-    assert (one.exit_code, one.stderr) == (0, "split 2: 3 of 3 epochs" + one.stderr.partition("epochs")[2])
+    assert (one.exit_code, told(one)) == (0, "split 2: 3 of 3 epochs" + one.stderr.partition("epochs")[2])
 
 
 def test_options_that_exclude_each_other_are_refused_before_anything_is_read(here: Path) -> None:
@@ -130,7 +131,7 @@ def test_options_that_exclude_each_other_are_refused_before_anything_is_read(her
 def test_no_scheduler_is_said_with_what_to_start(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("featcache.base.jobs.PATIENCE_SECONDS", 1)
     refused = train_head("--cluster", "tcp://127.0.0.1:9", status=ResourceError.exit_code)
-    assert refused.stderr.startswith("error: tcp://127.0.0.1:9: no Dask scheduler answers")
+    assert told(refused).startswith("error: tcp://127.0.0.1:9: no Dask scheduler answers")
     assert refused.stderr.endswith("start one there with `dask scheduler`\n")
 
 
@@ -152,7 +153,7 @@ def test_a_grid_trains_every_point_on_every_split_and_says_which(here: Path) -> 
     done = train_grid()
     places = [f"runs/tiny/grid,steps={steps}/split-{split}" for steps in (1, 2) for split in SPLITS]
     assert [line.partition(": rho ")[0] for line in done.stdout.splitlines()] == places
-    assert [line.partition(": 2 of 2 epochs")[0] for line in done.stderr.splitlines()] == [
+    assert [line.partition(": 2 of 2 epochs")[0] for line in told(done).splitlines()] == [
         "grid,steps=1 split 1 (1 of 4)",
         "grid,steps=1 split 2 (2 of 4)",
         "grid,steps=2 split 1 (3 of 4)",
@@ -195,12 +196,12 @@ def test_all_that_cannot_be_trained_is_said_before_anything_is(here: Path) -> No
     assert "cache/tiny has no split 7, 9; it has 1, 2" in unknown.stderr
     train_grid("--split", "2")
     shutil.rmtree("runs/tiny/grid,steps=1")
-    refused = train_grid("--lr", "0.5", status=6).stderr.splitlines()
+    refused = told(train_grid("--lr", "0.5", status=6)).splitlines()
     assert refused[0] == "error: runs/tiny/grid,steps=2/split-2: holds a run of other settings or data:"
     assert refused[1] == "  lr: 0.01 there, 0.5 asked for"
     assert not Path("runs/tiny/grid,steps=1").exists()
     missing = train_grid("--layer", "layer9", status=2)
-    assert missing.stderr.startswith("error: 4 of 4 runs cannot be trained:\n")
+    assert told(missing).startswith("error: 4 of 4 runs cannot be trained:\n")
     assert "layer9" in missing.stderr
     assert missing.stderr.endswith("Nothing was trained.\n")
 
@@ -211,7 +212,7 @@ def test_a_grid_in_processes_is_the_grid_of_one(here: Path) -> None:
     together = train_grid("--runs", "together", "--jobs", "2", "--tensorboard", "more-events")
     assert files("together") == files("alone")
     assert together.stdout == alone.stdout.replace("alone/", "together/")
-    assert together.stderr.startswith("train: 4 of 4 runs, grid,steps=")
+    assert told(together).startswith("train: 4 of 4 runs, grid,steps=")
     for steps, split in ((1, 1), (1, 2), (2, 1), (2, 2)):
         one, other = (
             scalars(Path(home, f"tiny/grid,steps={steps}/split-{split}")) for home in ("events", "more-events")
@@ -228,6 +229,7 @@ import os, signal, sys
 import head.training.checkpoint
 from cli import main
 from featcache.base.progress import Progress
+from tests.helpers.command_line import told
 
 head.training.checkpoint.CHECKPOINT_SECONDS = -1  # after every epoch
 
@@ -271,4 +273,4 @@ def test_without_tensorboard_its_option_is_refused_before_anything_is_read(
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     refused = train_head("--tensorboard", "events", "--cache", "nowhere", status=2)
-    assert refused.stderr == "error: --tensorboard needs TensorBoard: pip install 'amnet-featcache[tensorboard]'\n"
+    assert told(refused) == "error: --tensorboard needs TensorBoard: pip install 'amnet-featcache[tensorboard]'\n"

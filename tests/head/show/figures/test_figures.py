@@ -17,7 +17,7 @@ from featcache.base.errors import StorageError
 from head.evaluation.evaluate import Evaluation
 from head.show.figures.figures import Drawing, draw_all, save, svg_of
 from head.show.style import as_png, styled
-from tests.helpers.command_line import amnet
+from tests.helpers.command_line import amnet, told
 from tests.helpers.predictions import cache_of, evaluated, predicted, random_steps
 from tests.helpers.processes import run_forked
 
@@ -188,7 +188,7 @@ def test_the_command_writes_both_files_of_every_figure_and_says_what_each_shows(
     assert sorted(path.name for path in out.iterdir()) == sorted(
         ["faithfulness.json", *(f"{name}{suffix}" for name in expected for suffix in (".png", ".svg"))]
     )
-    assert done.stderr == "left out: differences: there is one head alone\n"
+    assert told(done) == "left out: differences: there is one head alone\n"
 
 
 def test_the_command_prints_one_json_document_and_a_damaged_run_costs_others_nothing(

@@ -1,0 +1,70 @@
+"""The machine code of loops outlives its process, and nothing that happens to its files ends a command."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.tiny import ROOT
+
+RUN = """
+import numpy as np
+from head.models.fused import cpu_kernels
+keys, state, M, out = (np.ones(shape, np.float32) for shape in ((2, 3, 5), (2, 5), (3, 5), (2, 3)))
+cpu_kernels.energies(keys, state, M, out, 0, 2)
+assert (out == 0).all()  # tanh(0)
+print(sum(cpu_kernels.energies.stats.cache_hits.values()), len(cpu_kernels.energies.stats.cache_misses))
+"""
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Path:
+    """A copy of the sources, with no machine code beside them."""
+    for package in ("featcache", "head"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+def hits(folder: Path) -> list[int]:
+    """Return how often a new process found its machine code, and how often it did not."""
+    environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", RUN], cwd=folder, env=environment, capture_output=True, text=True, check=True
+    )
+    return [int(count) for count in done.stdout.split()]
+
+
+def files(folder: Path, suffix: str) -> list[Path]:
+    return list((folder / "head/models/fused").rglob(f"*.{suffix}"))
+
+
+def test_a_second_process_takes_what_the_first_compiled(copied: Path) -> None:
+    assert hits(copied) == [0, 1]
+    assert hits(copied) == [1, 0]
+
+
+def flipped(data: bytes) -> bytes:
+    return data[:-40] + bytes(byte ^ 1 for byte in data[-40:-32]) + data[-32:]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "damage"),
+    [
+        ("nbi", lambda data: b""),
+        ("nbi", lambda data: data[: len(data) // 2]),
+        ("nbc", lambda data: b""),
+        ("nbc", flipped),
+    ],
+)
+def test_damaged_files_are_compiled_anew_and_replaced(
+    copied: Path, suffix: str, damage: Callable[[bytes], bytes]
+) -> None:
+    hits(copied)
+    for path in files(copied, suffix):
+        path.write_bytes(damage(path.read_bytes()))
+    assert hits(copied) == [0, 1]
+    assert hits(copied) == [1, 0]
