@@ -14,6 +14,7 @@ _ABOUT = {  # what each command works on, in names of its own parameters
     "extract": "{dataset} with {backbone}",
     "cache-info": "{cache}",
     "merge-caches": "{inputs} into {out}",
+    "project-cache": "{cache} into {out}",
     "verify-cache": "{cache}",
     "ratings": "{responses}",
     "train-head": "split {split} of {cache}",

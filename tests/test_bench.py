@@ -1,6 +1,7 @@
 """The measurements run and print one JSON line each; their figures are for people, not for assertions."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -191,20 +192,33 @@ def test_memory_is_measured_in_processes_of_their_own() -> None:
 
 
 @pytest.mark.slow
-def test_training_is_compared_with_other_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_is_compared_with_other_ways_and_with_another_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (bench.features, bench.train):
         monkeypatch.setattr(module, "POSITIONS", 9)
         monkeypatch.setattr(module, "CHANNELS", 13)
-    done = CliRunner().invoke(bench.train.main, ["--images", "12", "--batch", "4", "--rounds", "1"])
+    root = Path(bench.train.__file__).parents[1]
+    arguments = ["--images", "12", "--batch", "4", "--rounds", "1", "--against", str(root)]
+    done = CliRunner().invoke(bench.train.main, arguments)
     assert done.exit_code == 0, done.exception
     found = json.loads(done.stdout)
     rates = found["images_per_second"]
-    assert set(rates) == {
-        "own", "own_resident", "no_attention", "plain", "plain_dataloader", "published", "limit_fp32", "limit_bf16"
-    }  # fmt: skip
-    assert found["own_over"]["plain"] == pytest.approx(rates["own"] / rates["plain"], rel=0.05, abs=0.01)
-    assert 0 <= found["waiting_for_data"] <= 1
+    others = {"plain", "plain_dataloader", "published", "limit_fp32", "limit_bf16"} | (
+        {"compiled_bf16"} if shutil.which("g++") else set()
+    )
+    own = {"own", "own_in_memory", "own_resident", "no_attention"}
+    against = {"own_of_against", "own_in_memory_of_against"}
+    assert set(rates) == own | others | against
+    assert set(found["over"]) == own
+    assert found["over"]["own"]["plain"] == pytest.approx(rates["own"] / rates["plain"], rel=0.05, abs=0.01)
+    assert set(found["waiting_for_data"]) == own | against
+    assert all(0 <= share <= 1 for share in found["waiting_for_data"].values())
     assert all(start["to_the_end_of_the_first_step"] > 0 for start in found["start"].values())
+
+
+def test_a_way_of_training_that_is_not_there_is_refused() -> None:
+    done = CliRunner().invoke(bench.train.main, ["--ways", "own,quickest"])
+    assert done.exit_code == 2
+    assert "no way is called quickest; there are own," in done.output
 
 
 def test_loops_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,7 +228,7 @@ def test_loops_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     done = CliRunner().invoke(bench.loops.main, ["--batch", "2", "--rounds", "1"])
     assert done.exit_code == 0, done.exception
     found = json.loads(done.stdout)
-    assert set(found) == {"energies", "state_gradient", "key_gradient"}
+    assert set(found) == {"standardise", "attend", "energy_gradient", "state_gradient", "key_gradient"}
     assert all(set(loop["milliseconds"]) == {"numba", "torch_compile", "eager"} for loop in found.values())
 
 

@@ -17,7 +17,7 @@ FEATCACHE = BELOW_STORE | {
 }
 TO_RUNS = FEATCACHE | {
     *("head/settings", "head/data", "head/calibration", "head/runs"),
-    *("head/models", "head/models/fused", "head/models/fused/gpu", "head/models/tails"),
+    *("head/models", "head/models/fused", "head/models/fused/cpu", "head/models/fused/gpu", "head/models/tails"),
 }
 HEAD = TO_RUNS | {
     "head/grid",
@@ -47,8 +47,11 @@ MAY_IMPORT = {  # a folder, or a module that stands alone, and what it may impor
     "head/settings": {"featcache/base"},
     "head/grid": {"featcache/base", "head/settings"},
     "head/data": FEATCACHE | {"head/settings"},
-    "head/models/fused/gpu": {"featcache/base"},
-    "head/models/fused": {"featcache/base", "featcache/backbones", "head/models/fused/gpu"},
+    "head/models/fused": {
+        *("featcache/base", "featcache/backbones", "head/models/fused/cpu", "head/models/fused/gpu"),
+    },
+    "head/models/fused/cpu": {"head/models/fused"},
+    "head/models/fused/gpu": {"featcache/base", "head/models/fused"},
     "head/calibration": {"featcache/base", "head/settings"},
     "head/models/tails": FEATCACHE | {"head/settings", "head/data", "head/models/fused", "head/models"},
     "head/models": FEATCACHE | {"head/settings", "head/data", "head/models/fused", "head/models/tails"},

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from head.models.fused.dropout import Dropout
+from head.models.fused.loops import loops_for
 from head.models.fused.lstm import Repeat
 from head.models.fused.products import autocast_type, product
 from head.models.fused.recurrence import Weights, attend_steps
@@ -121,13 +122,10 @@ class AMNetHead(nn.Module):
             h, c = self._first_state(z, products)
             states: Tensor = Repeat.apply(z, h, c, cell.weight_ih, cell.weight_hh, bias, T, products)
             return states, z.new_full((T, len(z), L), 1 / L)
-        x = workspace.take(features.shape, self.feature_mean.dtype, features.device).copy_(features)  # (B, L, D)
-        torch.addcmul(-self.feature_mean / self.feature_std, x, 1 / self.feature_std, out=x)
-        h, c = self._first_state(x.mean(dim=1), products)
-        if x.dtype != products:
-            narrow = workspace.take(x.shape, products, x.device).copy_(x)
-            workspace.give(x)
-            x = narrow
+        x = workspace.take(features.shape, products, features.device)  # (B, L, D)
+        loops = loops_for(x.device, self.feature_mean.dtype)
+        mean = loops.standardise(features, self.feature_mean, 1 / self.feature_std, x)
+        h, c = self._first_state(mean, products)
         weights = Weights(self.K.weight, self.K.bias, self.U.weight, self.M, cell.weight_ih, cell.weight_hh, bias)
         return attend_steps(x, h, c, weights, steps=T, workspace=workspace)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from head.models.fused.attention import in_threads
+from head.models.fused.cpu.threads import in_threads
 
 _QUICK_KERNEL = 3  # of which oneDNN's gradient of weights is quick
 
@@ -118,10 +118,10 @@ def _by_torch(
 
 def _in_ranges(loop: str, like: Tensor, *arguments: Any) -> None:
     """Run a loop over the images of a batch, of the type that they have."""
-    from head.models.fused import depthwise_kernels
+    from head.models.fused.cpu import depthwise as loops
 
     kind = "bfloat16" if like.dtype == torch.bfloat16 else "float32"
-    in_threads(getattr(depthwise_kernels, f"{loop}_{kind}"), len(like), *arguments)
+    in_threads(getattr(loops, f"{loop}_{kind}"), len(like), *arguments)
 
 
 def _array(maps: Tensor) -> NDArray[Any]:

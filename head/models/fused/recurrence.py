@@ -2,7 +2,7 @@
 
 Autograd would keep tanh(U h + K x + b) of each step, (T, B, L, D), for the way back; here it is computed again from
 the keys. No gradient towards the features is formed. Products of matrices are in the type of the features (float32,
-bfloat16 or float64), and rounded to it; softmax, states and all other sums are in that of the states.
+bfloat16 or float64), and rounded to it, so keys are in it too; all other sums are in that of the states.
 """
 
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
 
-from head.models.fused.attention import energies, exponential_, key_gradient_, state_gradient
+from head.models.fused.attention import exponential
+from head.models.fused.loops import loops_for
 from head.models.fused.lstm import Cell, lstm_step, lstm_step_backward
 from head.models.fused.products import product, sum_of_outer, weighted_sum
 from head.models.fused.workspace import Workspace
@@ -33,7 +33,7 @@ class Weights(NamedTuple):
 
 @dataclass(frozen=True)
 class _Step:
-    """What the way back needs of one step: F and z (B, D), alpha (B, L), and the LSTM's record."""
+    """What the way back needs of one step: F, of U h + b, and z (B, D), alpha (B, L), and the LSTM's record."""
 
     F: Tensor
     alpha: Tensor
@@ -60,13 +60,13 @@ def attend_steps(
 def _forward(
     x: Tensor, h: Tensor, c: Tensor, weights: Weights, steps: int, workspace: Workspace
 ) -> tuple[Tensor, Tensor, Tensor, list[_Step]]:
-    keys = exponential_(_doubled_keys(x, weights.K, weights.b, workspace))  # (B, L, D)
+    loops = loops_for(x.device, weights.M.dtype)
+    keys = _keys(x, weights.K, workspace)  # (B, L, D)
     U, W_ih, W_hh = (weight.to(x.dtype).t() for weight in (weights.U, weights.W_ih, weights.W_hh))
     states, record = [], []
     for _ in range(steps):
-        F = exponential_(2 * product(h, U))  # (B, D)
-        alpha = functional.softmax(energies(keys, F, weights.M), dim=1)  # (B, L), Eq. 6 to 8
-        z = torch.bmm(alpha.to(x.dtype).unsqueeze(1), x).squeeze(1).to(h.dtype)  # (B, D), Eq. 4
+        F = exponential(product(h, U) + weights.b)  # (B, D)
+        alpha, z = loops.attend(keys, x, F, weights.M)  # (B, L) and (B, D), Eq. 4 and 6 to 8
         sums = weighted_sum(weighted_sum(weights.bias, z, W_ih), h, W_hh)  # (B, 4H)
         cell, h, c = lstm_step(sums, h, c)  # Eq. 3
         record.append(_Step(F, alpha, z, cell))
@@ -96,17 +96,19 @@ class _AttendSteps(torch.autograd.Function):
         x, keys, record, weights = ctx.x, ctx.keys, ctx.record, Weights(*ctx.saved_tensors)
         ctx.x = ctx.keys = ctx.record = None
         U, W_ih, W_hh = (weight.to(x.dtype) for weight in (weights.U, weights.W_ih, weights.W_hh))
+        loops, F = loops_for(x.device, weights.M.dtype), torch.stack([step.F for step in record])  # (T, B, D)
         dh, dc = torch.zeros_like(d_states[0]), torch.zeros_like(d_states[0])
-        d_energies, d_shares = torch.empty_like(d_maps), d_states.new_empty(len(record), len(x), len(U))
+        d_energies, d_shares = d_maps.new_empty(d_maps.shape), torch.empty_like(F)
         d_sums = d_states.new_empty(len(record), len(x), len(W_hh))  # (T, B, 4H)
         for t, step in reversed(list(enumerate(record))):
             dc = lstm_step_backward(step.cell, dh + d_states[t], dc, sums=d_sums[t])
             dz = product(d_sums[t], W_ih)  # (B, D)
-            d_alpha = d_maps[t] + torch.bmm(x, dz.to(x.dtype).unsqueeze(2)).squeeze(2)  # (B, L)
-            d_energies[t] = step.alpha * (d_alpha - (step.alpha * d_alpha).sum(dim=1, keepdim=True))
-            d_shares[t] = state_gradient(keys, step.F, weights.M, d_energies[t])  # (B, D), of U h
+            d_energies[t] = loops.energy_gradient(x, step.alpha, d_maps[t], dz)
+            if t:
+                d_shares[t] = loops.state_gradient(keys, F[t], weights.M, d_energies[t])  # (B, D), of U h + b
+            else:  # that of the first step comes with the keys', which are complete now
+                dM, d_shares[t] = loops.key_gradient_(keys, F, weights.M, d_energies)
             dh = weighted_sum(product(d_sums[t], W_hh), d_shares[t], U)
-        dM = key_gradient_(keys, torch.stack([step.F for step in record]), weights.M, d_energies)
         dK = sum_of_outer(keys.flatten(0, 1), x.flatten(0, 1), x.dtype)  # (D, D)
         shares, gates = d_shares.flatten(0, 1), d_sums.flatten(0, 1)
         before = torch.cat([step.cell.h for step in record])
@@ -117,12 +119,8 @@ class _AttendSteps(torch.autograd.Function):
         return None, dh, dc, dK, shares.sum(dim=0), dU, dM, dW_ih, dW_hh, gates.sum(dim=0), None, None
 
 
-def _doubled_keys(x: Tensor, K: Tensor, b: Tensor, workspace: Workspace) -> Tensor:
-    """Return 2 (K x + b), (B, L, D), in the type of b."""
+def _keys(x: Tensor, K: Tensor, workspace: Workspace) -> Tensor:
+    """Return K x, (B, L, D), in the type of x."""
     out = workspace.take(x.shape[:2] + K.shape[:1], x.dtype, x.device)
-    torch.mm(x.flatten(0, 1), (2 * K).to(x.dtype).t(), out=out.flatten(0, 1))
-    if out.dtype != b.dtype:
-        wide = workspace.take(out.shape, b.dtype, x.device).copy_(out)
-        workspace.give(out)
-        out = wide
-    return out.add_(2 * b)
+    torch.mm(x.flatten(0, 1), K.to(x.dtype).t(), out=out.flatten(0, 1))
+    return out

@@ -12,8 +12,17 @@ from typing import Any, cast
 import triton
 import triton.language as tl
 
+from head.models.fused import attention
+
 Kernel = Any  # what Triton makes of a function: kernel[grid](*arguments)
-_compiled = cast(Callable[[Callable[..., None]], Kernel], triton.jit)
+_compiled = cast(Callable[[Callable[..., Any]], Kernel], triton.jit)
+LARGEST = tl.constexpr(attention.LARGEST)
+
+
+@_compiled
+def _exponential(k: tl.tensor) -> tl.tensor:
+    """Return exp(2k) in float32, k held to +-`LARGEST`."""
+    return tl.exp(2.0 * tl.minimum(tl.maximum(k.to(tl.float32), -LARGEST), LARGEST))
 
 
 @_compiled
@@ -21,7 +30,7 @@ def energies(
     keys: tl.tensor, state: tl.tensor, M: tl.tensor, out: tl.tensor,
     L: tl.tensor, D: tl.tensor, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Fill out (B, L) from E (B, L, D), F (B, D) and M (L, D); grid (B, tiles of L)."""
+    """Fill out (B, L) from k (B, L, D), F (B, D) and M (L, D); grid (B, tiles of L)."""
     b = tl.program_id(0).to(tl.int64)
     i = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     total = tl.zeros((ROWS, COLUMNS), tl.float32)
@@ -29,7 +38,7 @@ def energies(
         d = start + tl.arange(0, COLUMNS)
         tile = i[:, None] * D + d[None, :]
         inside = (i[:, None] < L) & (d[None, :] < D)
-        E = tl.load(keys + b * L * D + tile, mask=inside, other=0.0).to(tl.float32)
+        E = _exponential(tl.load(keys + b * L * D + tile, mask=inside, other=0.0))
         F = tl.load(state + b * D + d, mask=d < D, other=0.0)
         m = tl.load(M + tile, mask=inside, other=0.0)  # 0 outside, so that nothing is added
         total += m * (1.0 - 2.0 / (1.0 + E * F[None, :]))
@@ -41,7 +50,7 @@ def state_gradient(
     keys: tl.tensor, state: tl.tensor, M: tl.tensor, gradient: tl.tensor, out: tl.tensor,
     L: tl.tensor, D: tl.tensor, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Fill out (B, D) from E (B, L, D), F (B, D), M (L, D) and e' (B, L); grid (B, tiles of D)."""
+    """Fill out (B, D) from k (B, L, D), F (B, D), M (L, D) and e' (B, L); grid (B, tiles of D)."""
     b = tl.program_id(0).to(tl.int64)
     d = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     F = tl.load(state + b * D + d, mask=d < D, other=0.0)
@@ -50,7 +59,7 @@ def state_gradient(
         i = start + tl.arange(0, ROWS)
         tile = i[:, None] * D + d[None, :]
         inside = (i[:, None] < L) & (d[None, :] < D)
-        E = tl.load(keys + b * L * D + tile, mask=inside, other=0.0).to(tl.float32)
+        E = _exponential(tl.load(keys + b * L * D + tile, mask=inside, other=0.0))
         m = tl.load(M + tile, mask=inside, other=0.0)
         e = tl.load(gradient + b * L + i, mask=i < L, other=0.0)
         r = 1.0 / (1.0 + E * F[None, :])
@@ -64,7 +73,7 @@ def key_gradient(
     T: tl.tensor, B: tl.tensor, L: tl.tensor, D: tl.tensor, IMAGES: tl.tensor,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Replace E (B, L, D) by k', and fill parts (P, L, D): M' of the images [p IMAGES, (p + 1) IMAGES) of each p.
+    """Replace k (B, L, D) by k', and fill parts (P, L, D): M' of the images [p IMAGES, (p + 1) IMAGES) of each p.
 
     states F (T, B, D) and gradients e' (T, B, L) are those of all steps; grid (tiles of L, tiles of D, P).
     """
@@ -77,7 +86,7 @@ def key_gradient(
     of_m = tl.zeros((ROWS, COLUMNS), tl.float32)
     for image in range(p * IMAGES, tl.minimum((p + 1) * IMAGES, B)):
         b = tl.cast(image, tl.int64)
-        E = tl.load(keys + b * L * D + tile, mask=inside, other=0.0).to(tl.float32)
+        E = _exponential(tl.load(keys + b * L * D + tile, mask=inside, other=0.0))
         slope = tl.zeros((ROWS, COLUMNS), tl.float32)
         for t in range(T):
             F = tl.load(states + (t * B + b) * D + d, mask=d < D, other=0.0)

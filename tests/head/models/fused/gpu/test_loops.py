@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from head.models.fused.gpu import attention as loops
+from head.models.fused.attention import Loops
+from head.models.fused.chunks import IN_CHUNKS
+from head.models.fused.gpu import loops
+from head.models.fused.loops import loops_for
 from tests.helpers.attention_loops import KEYS, SHAPES, check_all
 from tests.helpers.gpu import on_gpu
 from tests.helpers.tiny import ROOT
@@ -57,21 +60,19 @@ def test_they_compile_for_gpus_that_are_not_here_and_add_nothing_atomically(
     assert compiled.asm["cubin"][:4] == b"\x7fELF"
 
 
-def test_they_apply_to_float32_sums_of_keys_on_a_gpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    class OnGpu(torch.Tensor):
-        is_cuda = True  # type: ignore[assignment]
+@pytest.mark.parametrize(
+    ("works", "sums", "wanted"),
+    [(True, torch.float32, loops.TILED), (False, torch.float32, IN_CHUNKS), (True, torch.float64, IN_CHUNKS)],
+)
+def test_they_are_taken_for_float32_sums_on_a_gpu_where_they_run(
+    works: bool, sums: torch.dtype, wanted: Loops, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loops, "works_on", lambda device: works)
+    assert loops_for(torch.device("cuda"), sums) is wanted
 
-    def keys(kind: torch.dtype) -> torch.Tensor:
-        return torch.zeros(1, 1, 1, dtype=kind).as_subclass(OnGpu)
 
-    monkeypatch.setattr(loops, "works_on", lambda device: True)
-    single, double = torch.zeros(1, 1), torch.zeros(1, 1, dtype=torch.float64)
-    assert [loops.applies(keys(kind), single) for kind in (torch.float32, torch.bfloat16)] == [True, True]
-    assert not loops.applies(torch.zeros(1, 1, 1), single)
-    assert not loops.applies(keys(torch.float16), single)
-    assert not loops.applies(keys(torch.float64), double)
-    monkeypatch.setattr(loops, "works_on", lambda device: False)
-    assert not loops.applies(keys(torch.float32), single)
+def test_other_devices_take_the_formulas_in_chunks() -> None:
+    assert loops_for(torch.device("meta"), torch.float32) is IN_CHUNKS
 
 
 @pytest.fixture
@@ -83,7 +84,7 @@ def tried_anew() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("tried_anew")
-@pytest.mark.parametrize("name", ["energies", "state_gradient", "key_gradient_"])
+@pytest.mark.parametrize("name", ["attend", "key_gradient_"])
 @pytest.mark.parametrize(
     "error",
     [RuntimeError("Failed to find C compiler"), subprocess.CalledProcessError(1, "cc"), OSError("no such file")],
@@ -96,8 +97,8 @@ def test_loops_that_cannot_be_compiled_are_told_once_and_not_used(
     def fails(*_: object) -> None:
         raise error
 
-    for loop in ("energies", "state_gradient", "key_gradient_"):
-        monkeypatch.setattr(loops, loop, fails if loop == name else lambda *_: None)
+    for loop in ("attend", "key_gradient_"):
+        monkeypatch.setattr(loops, loop, fails if loop == name else lambda *_: (None, None))
     cpu = torch.device("cpu")
     with pytest.warns(
         UserWarning, match=r"cannot be compiled for cpu \(.+\); plain formulas, many times slower"
@@ -113,7 +114,7 @@ def test_without_triton_loops_are_not_used_and_out_of_memory_is_no_reason_not_to
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(loops, "energies", full)
+    monkeypatch.setattr(loops, "attend", full)
     with pytest.raises(torch.OutOfMemoryError):
         loops.works_on(torch.device("cpu"))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
@@ -124,4 +125,4 @@ def test_arrays_that_do_not_lie_as_their_shapes_say_are_refused() -> None:
     pytest.importorskip("triton")
     keys, state, M = torch.ones(3, 2, 5).transpose(0, 1), torch.ones(2, 5), torch.ones(3, 5)
     with pytest.raises(ValueError, match="the attention's loops take contiguous arrays"):
-        loops.energies(keys, state, M, torch.ones(2, 3))
+        loops.energies(keys, state, M)

@@ -1,18 +1,13 @@
-"""The loops of gradients of depthwise convolutions, compiled for the CPU by Numba.
+"""The loops of gradients of depthwise convolutions, compiled for the CPU.
 
 Maps are (B, height, width, C), channels innermost. bfloat16 comes as uint16, the upper half of a float32, and is
 widened an image at a time, while that is in the processor's cache. No result depends on how the images are cut into
 ranges.
 """
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
-from head.models.fused.cpu_kernels import compiled
-
-Array = NDArray[Any]
+from head.models.fused.cpu.numbers import Array, compiled
 
 
 @compiled

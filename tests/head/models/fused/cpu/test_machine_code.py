@@ -13,11 +13,13 @@ from tests.helpers.tiny import ROOT
 
 RUN = """
 import numpy as np
-from head.models.fused import cpu_kernels
-keys, state, M, out = (np.ones(shape, np.float32) for shape in ((2, 3, 5), (2, 5), (3, 5), (2, 3)))
-cpu_kernels.energies(keys, state, M, out, 0, 2)
-assert (out == 0).all()  # tanh(0)
-print(sum(cpu_kernels.energies.stats.cache_hits.values()), len(cpu_kernels.energies.stats.cache_misses))
+from head.models.fused.cpu import attention
+keys, state, M, gradient, out = (np.ones(shape, np.float32) for shape in ((2, 3, 5), (2, 5), (3, 5), (2, 3), (2, 5)))
+keys[:] = 0
+attention.state_gradient(keys, state, M, gradient, out, 0, 2)
+assert (out == 3).all()  # the slope of tanh at 0, over three positions
+found = attention.state_gradient.stats
+print(sum(found.cache_hits.values()), len(found.cache_misses))
 """
 
 
@@ -45,6 +47,13 @@ def files(folder: Path, suffix: str) -> list[Path]:
 def test_a_second_process_takes_what_the_first_compiled(copied: Path) -> None:
     assert hits(copied) == [0, 1]
     assert hits(copied) == [1, 0]
+
+
+def test_machine_code_of_other_sources_is_not_taken(copied: Path) -> None:
+    assert hits(copied) == [0, 1]
+    numbers = copied / "head/models/fused/cpu/numbers.py"  # what loops are made of, beside the file of their own
+    numbers.write_text(numbers.read_text() + "# changed\n")
+    assert hits(copied) == [0, 1]
 
 
 def flipped(data: bytes) -> bytes:
