@@ -97,7 +97,7 @@ def compare_reading(*, images: int, views: int, rows_per_shard: int, batch: int,
             for order in ORDERS:
                 found[order].append(read_epoch(cache, order, epoch=epoch, batch=batch))
     return {
-        "shards": -(-images // rows_per_shard),
+        "files": -(-images // rows_per_shard),
         **{
             order: {name: round(median(one[name] for one in epochs), 1) for name in epochs[0]}
             for order, epochs in found.items()

@@ -3,7 +3,8 @@
 Every way reads the same batches, one after another in each round, so that what else the machine does hits all alike;
 figures are medians over rounds. The DataLoader reads them all at once, after the others, from workers that keep the
 dataset open; its figure is the mean without its first batch and what it had ready by then. The file cache is warm.
-Digests are checked by this reader on every read.
+Digests are checked by this reader on every read, of features that are compressed and of the same not compressed, which
+are to be read nearly as fast as an npy memmap.
 
 With --photographs, features of photographs are read as each codec stores them, in caches that take turns in each round.
 
@@ -134,7 +135,8 @@ def measure(folder: Path, features: NDArray[np.float16], *, views: int, encoding
     """Return figures of one encoding."""
     constants = constants_of(features) if ENCODINGS[encoding].calibrated else None
     path = make_cache(folder / encoding, features, views=views, constants=constants)
-    one, two = (open_cache(path, threads=threads) for threads in (1, 2))
+    plain = make_cache(folder / f"{encoding}-plain", features, views=views, constants=constants, compression="none")
+    one, two, plain_one, plain_two = (open_cache(p, threads=threads) for p in (path, plain) for threads in (1, 2))
     shape, dtype = (batch, *features.shape[1:]), one.read(0, 0).dtype
     raw = np.lib.format.open_memmap(folder / "raw.npy", "w+", dtype, (one.rows, views, *features.shape[1:]))
     for start in range(0, one.rows, 16):
@@ -145,6 +147,8 @@ def measure(folder: Path, features: NDArray[np.float16], *, views: int, encoding
     ways: dict[str, Read] = {
         "reader_2_threads": lambda pairs, out: two.read(*pairs, out=out),
         "reader_1_thread": lambda pairs, out: one.read(*pairs, out=out),
+        "not_compressed_2_threads": lambda pairs, out: plain_two.read(*pairs, out=out),
+        "not_compressed_1_thread": lambda pairs, out: plain_one.read(*pairs, out=out),
         "h5py": plain_h5py(virtual),
         "h5py_on_shards": shard_by_shard(one),
         "npy_memmap": lambda pairs, out: np.copyto(out, raw[pairs]),
@@ -177,6 +181,7 @@ def measure(folder: Path, features: NDArray[np.float16], *, views: int, encoding
         "times_h5py_on_shards": round(seconds["h5py_on_shards"] / mine, 2),
         "times_one_thread": round(seconds["reader_1_thread"] / mine, 2),
         "times_dataloader": round(seconds["dataloader_h5py_2_workers"] / mine, 2),
+        "not_compressed_times_npy_memmap": round(seconds["npy_memmap"] / seconds["not_compressed_2_threads"], 2),
         "digests_share_of_reading": round(digest_share(one, batches[-1], seconds["reader_1_thread"]), 4),
     }
 

@@ -19,6 +19,7 @@ import bench.features
 import bench.intervals
 import bench.loops
 import bench.memory
+import bench.orders
 import bench.plain
 import bench.products
 import bench.rating_intervals
@@ -48,10 +49,32 @@ def test_readers_read_the_same_and_are_compared(monkeypatch: pytest.MonkeyPatch)
         assert 0 < figures["share_of_raw_float16"] < largest
         speed = figures["views_per_second"]
         assert figures["times_h5py"] == pytest.approx(speed["reader_2_threads"] / speed["h5py"], rel=0.05, abs=0.01)
+        over_memmap = speed["not_compressed_2_threads"] / speed["npy_memmap"]
+        assert figures["not_compressed_times_npy_memmap"] == pytest.approx(over_memmap, rel=0.05, abs=0.01)
         assert set(speed) == {
-            "reader_2_threads", "reader_1_thread", "h5py", "h5py_on_shards", "npy_memmap", "memcpy",
+            "reader_2_threads", "reader_1_thread", "not_compressed_2_threads", "not_compressed_1_thread",
+            "h5py", "h5py_on_shards", "npy_memmap", "memcpy",
             "dataloader_h5py_2_workers",
         }  # fmt: skip
+
+
+def test_orders_are_compared_by_what_they_read_and_by_rho(monkeypatch: pytest.MonkeyPatch, tiny_cache: Path) -> None:
+    monkeypatch.setattr(bench.features, "POSITIONS", 9)
+    monkeypatch.setattr(bench.features, "CHANNELS", 13)
+    monkeypatch.setattr(bench.orders.head.data.batches, "WINDOW", 2)
+    options = ["--images", "80", "--views", "1", "--rows-per-shard", "4", "--batch", "8", "--rounds", "1"]
+    done = CliRunner().invoke(bench.orders.main, options)
+    assert done.exit_code == 0, done.exception
+    found = json.loads(done.stdout)
+    assert found["files"] == 20
+    assert found["shards"]["opened"] < found["random"]["opened"]
+    assert all(found[order]["images_per_second"] > 0 for order in ("random", "shards"))
+    options = ["--cache", str(tiny_cache), "--window", "1", "--seeds", "2", "--epochs", "2", "--hidden-size", "8"]
+    done = CliRunner().invoke(bench.orders.main, options)
+    assert done.exit_code == 0, done.exception
+    found = json.loads(done.stdout)
+    assert found["mean_difference"] == pytest.approx(np.mean(found["differences"]), abs=1e-5)
+    assert found["test_rho_shards"] - found["test_rho_random"] == pytest.approx(found["mean_difference"], abs=2e-4)
 
 
 def test_codecs_are_compared_and_the_chosen_ones_are_small(tmp_path: Path) -> None:
