@@ -16,7 +16,7 @@ from head.models.fused.attention import LARGEST
 
 Array = NDArray[Any]
 _FASTER_SUMS = {"reassoc", "contract", "arcp", "nsz", "afn"}  # infinity keeps its meaning: an overflowing exp is 1
-_AS_WRITTEN = {"fastmath": {"contract"}}
+_AS_WRITTEN: Any = {"fastmath": {"contract"}}
 
 
 def compiled(function: Callable[..., None]) -> Callable[..., None]:
