@@ -35,9 +35,9 @@ from featcache.maintenance.project import project_cache
 from featcache.store.cache import FeatureCache, open_cache
 from head.data.batches import split_data
 from head.settings import TrainSettings
-from head.training.checkpoint import State
+from head.training.gradients.checkpoint import State
+from head.training.gradients.trainer import Trainer
 from head.training.job import TrainingJob
-from head.training.trainer import Trainer
 
 TRAIN, VAL = 45_000, 3_741  # of a split of LaMem
 EPOCHS = 40  # of which a whole training is said

@@ -38,8 +38,8 @@ from featcache.settings import ExtractSettings, ViewSettings
 from featcache.store.cache import open_cache
 from head.data.batches import split_data
 from head.settings import settings_of
+from head.training.gradients.trainer import Trainer
 from head.training.job import TrainingJob
-from head.training.trainer import Trainer
 
 BATCH = 32
 PLAIN = ("plain fp32", "plain bf16")

@@ -38,9 +38,9 @@ from featcache.datasets.splits import Part
 from featcache.store.cache import FeatureCache, open_cache
 from head.data.batches import split_data
 from head.settings import TrainSettings
-from head.training.checkpoint import State
+from head.training.gradients.checkpoint import State
+from head.training.gradients.trainer import Trainer
 from head.training.job import TrainingJob
-from head.training.trainer import Trainer
 
 LAMEM_TRAIN, LAMEM_VAL = 45_000, 3_741
 _STARTS = ("attention", "no_attention")
@@ -57,7 +57,7 @@ from featcache.store.cache import open_cache
 from head.settings import TrainSettings
 from head.training.job import TrainingJob
 from head.training.train import train
-from head.training.trainer import Trainer
+from head.training.gradients.trainer import Trainer
 cache, folder, attention, device, started = sys.argv[1:]
 settings, step = TrainSettings(epochs=2, attention=attention == "True"), Trainer.step
 def timed(*arguments):

@@ -78,7 +78,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
     for module in ("trainer", "gradient"):
         monkeypatch.setattr(f"head.training.{module}.goes_on", lambda settings, epochs, best_epoch: epochs < 1)
-    monkeypatch.setattr("head.training.trainer.untrained_head", small)
+    monkeypatch.setattr("head.training.gradients.trainer.untrained_head", small)
     yield tmp_path
 
 

@@ -21,7 +21,15 @@ TO_RUNS = FEATCACHE | {
 }
 HEAD = TO_RUNS | {
     "head/grid",
-    *("head/evaluation", "head/explain", "head/training", "head/training/forecasts", "head/prediction", "head/share"),
+    *(
+        "head/evaluation",
+        "head/explain",
+        "head/training",
+        "head/training/gradients",
+        "head/training/forecasts",
+        "head/prediction",
+        "head/share",
+    ),
     *("head/show", "head/show/figures", "head/show/page", "head/show/page/live", "head/demo"),
 }
 MAY_IMPORT = {  # a folder, or a module that stands alone, and what it may import of ours; docs/architecture.md draws it
@@ -58,14 +66,16 @@ MAY_IMPORT = {  # a folder, or a module that stands alone, and what it may impor
     "head/runs": TO_RUNS - {"head/runs"},
     "head/evaluation": TO_RUNS,
     "head/explain": TO_RUNS | {"head/evaluation"},
-    "head/training": TO_RUNS | {"head/grid", "head/evaluation"},
-    "head/training/forecasts": TO_RUNS | {"head/evaluation", "head/training"},
+    "head/training": TO_RUNS | {"head/grid", "head/evaluation", "head/training/gradients"},
+    "head/training/gradients": TO_RUNS | {"head/evaluation", "head/training"},
+    "head/training/forecasts": TO_RUNS | {"head/evaluation", "head/training", "head/training/gradients"},
     "head/prediction": TO_RUNS | {"head/evaluation", "head/explain"},
     "head/share": TO_RUNS | {"head/evaluation", "head/explain", "head/prediction"},
     "head/show": TO_RUNS | {"head/evaluation", "head/explain", "head/prediction"},
     "head/show/figures": TO_RUNS | {"head/evaluation", "head/explain", "head/prediction", "head/show"},
-    "head/show/page": HEAD - {"head/demo", "head/training", "head/show/page", "head/show/page/live"},
-    "head/show/page/live": HEAD - {"head/demo", "head/training", "head/show/page/live"},
+    "head/show/page": HEAD
+    - {"head/demo", "head/training", "head/training/gradients", "head/show/page", "head/show/page/live"},
+    "head/show/page/live": HEAD - {"head/demo", "head/training", "head/training/gradients", "head/show/page/live"},
     "head/paper": HEAD - {"head/demo"},
     "head/demo": HEAD - {"head/demo"},
 }

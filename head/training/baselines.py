@@ -23,8 +23,8 @@ from head.models.baselines import Baseline, Candidate, Task
 from head.models.kinds import TargetScale, behind, kind_for, weighted_scale
 from head.runs.history import OnHistory
 from head.training.fitted import Fitted
+from head.training.gradients.trainer import details_of
 from head.training.job import TrainingJob
-from head.training.trainer import details_of
 
 _BATCH = 1024
 

@@ -21,7 +21,7 @@ from head.runs.head_file import save_head
 from head.runs.history import History, write_history
 from head.runs.ratings import write_other_ratings
 from head.runs.run import Run, write_config
-from head.training.checkpoint import remove_checkpoints
+from head.training.gradients.checkpoint import remove_checkpoints
 from head.training.job import TrainingJob
 
 

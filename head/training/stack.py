@@ -22,9 +22,9 @@ from head.runs.head_file import TrainedHead, load_head
 from head.runs.history import OnHistory
 from head.runs.run import Run
 from head.training.baselines import fit_baseline
-from head.training.checkpoint import folder_of_fit, read_held_out, write_held_out
 from head.training.fitted import Fitted
-from head.training.gradient import fit_by_gradient
+from head.training.gradients.checkpoint import folder_of_fit, read_held_out, write_held_out
+from head.training.gradients.fit import fit_by_gradient
 from head.training.job import TrainingJob, as_member
 
 Weigh = Callable[[Scores, Scores], Weights]

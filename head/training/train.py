@@ -32,10 +32,10 @@ from head.runs.run import (
     write_config,
 )
 from head.training.baselines import check_features, fit_baseline
-from head.training.checkpoint import remove_checkpoints
 from head.training.fitted import Fitted, write_run
 from head.training.full import choice_of, data_of_all, estimate_of, runs_on_splits, unseen_by
-from head.training.gradient import fit_by_gradient
+from head.training.gradients.checkpoint import remove_checkpoints
+from head.training.gradients.fit import fit_by_gradient
 from head.training.job import TrainingJob
 from head.training.stack import fit_stack, members_of
 

@@ -18,8 +18,8 @@ from head.data.batches import split_data
 from head.models.kinds import head_from_json
 from head.models.tails.tail import TailHead
 from head.settings import TrainSettings, settings_of
+from head.training.gradients.trainer import Trainer
 from head.training.job import TrainingJob
-from head.training.trainer import Trainer
 from tests.helpers.tiny import TINY_EXTRACT
 
 

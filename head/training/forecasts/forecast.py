@@ -21,14 +21,14 @@ from head.evaluation.summary import without_seed
 from head.models.baselines import Baseline
 from head.models.kinds import kind_for
 from head.training.baselines import task_of
-from head.training.checkpoint import CHECKPOINT_SECONDS
 from head.training.forecasts.memory import bytes_of_head, load, memory_of, warm_up
 from head.training.forecasts.results import BaselineForecast, Forecasts, GradientForecast, MembersForecast, Runs
-from head.training.gradient import fold_data
+from head.training.gradients.checkpoint import CHECKPOINT_SECONDS
+from head.training.gradients.fit import fold_data
+from head.training.gradients.trainer import Trainer, enough_memory
 from head.training.job import TrainingJob
 from head.training.jobs import check_all
 from head.training.train import device_of
-from head.training.trainer import Trainer, enough_memory
 
 _STEPS, _MOST_SECONDS = 3, 20.0
 

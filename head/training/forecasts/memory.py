@@ -12,7 +12,7 @@ from head.data.channels import ProjectedInput
 from head.data.inputs import AHEAD
 from head.models.fused.workspace import Workspace
 from head.models.kinds import stored_of
-from head.training.trainer import Trainer
+from head.training.gradients.trainer import Trainer
 
 _COPIES = 4  # of its tensors, while a checkpoint is written: they, two by safetensors, and one with its digest
 

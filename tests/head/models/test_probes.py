@@ -205,7 +205,7 @@ def test_a_run_is_trained_stored_scored_and_shows_where_it_looks(
 def test_a_run_interrupted_after_an_epoch_ends_as_if_it_had_not_been(
     cache: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr("head.training.checkpoint.CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr("head.training.gradients.checkpoint.CHECKPOINT_SECONDS", 0)
 
     def interrupt(progress: Progress) -> None:
         if progress.done == 2:

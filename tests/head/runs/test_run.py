@@ -200,7 +200,7 @@ def test_every_file_of_a_run_is_json_csv_or_safetensors_and_none_is_pickled(
         if progress.done == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("head.training.checkpoint.CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr("head.training.gradients.checkpoint.CHECKPOINT_SECONDS", 0)
     with pytest.raises(KeyboardInterrupt):
         train(TrainingJob(open_cache(tiny_cache), "1", TINY_TRAIN, tmp_path / "run", "paper"), interrupt)
     unfinished = {path.name for path in (tmp_path / "run").iterdir()}

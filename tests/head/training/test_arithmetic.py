@@ -11,8 +11,8 @@ from featcache.store.cache import FeatureCache
 from head.data.batches import split_data
 from head.runs.head_file import load_head
 from head.runs.run import read_run
+from head.training.gradients.trainer import Trainer
 from head.training.job import TrainingJob
-from head.training.trainer import Trainer
 from tests.helpers.tiny import TINY_TRAIN
 
 CUDNN, PRODUCTS = torch.backends.cudnn, torch.backends.cuda.matmul
@@ -59,8 +59,8 @@ def test_training_and_loading_a_head_ask_for_it(
 ) -> None:
     asked = []
     for module, name in (
-        ("head.training.trainer", "keep_float32"),
-        ("head.training.trainer", "keep_order"),
+        ("head.training.gradients.trainer", "keep_float32"),
+        ("head.training.gradients.trainer", "keep_order"),
         ("head.runs.head_file", "keep_float32"),
     ):
         monkeypatch.setattr(f"{module}.{name}", lambda device, what=f"{module}.{name}": asked.append((what, device)))
@@ -70,8 +70,8 @@ def test_training_and_loading_a_head_ask_for_it(
     Trainer(job, data, device=cpu, on_progress=lambda _: None, on_history=lambda _: None)
     load_head(read_run(tiny_runs / "tiny" / "paper" / "split-1"), cpu)
     wanted = [
-        "head.training.trainer.keep_float32",
-        "head.training.trainer.keep_order",
+        "head.training.gradients.trainer.keep_float32",
+        "head.training.gradients.trainer.keep_order",
         "head.runs.head_file.keep_float32",
     ]
     assert asked == [(what, cpu) for what in wanted]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import head.data.channels
-import head.training.trainer
+import head.training.gradients.trainer
 from featcache.base.errors import InvalidSettings
 from featcache.datasets.splits import Part
 from featcache.maintenance.project import project_cache
@@ -86,7 +86,7 @@ def test_a_head_is_that_of_features_projected_by_hand(
     cache: FeatureCache, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hand = ByHand(cache, cache.splits["1"]["train"].rows)
-    monkeypatch.setattr(head.training.trainer, "_reading", lambda job, data: (hand, None))
+    monkeypatch.setattr(head.training.gradients.trainer, "_reading", lambda job, data: (hand, None))
     expected = load_head(trained(cache, tmp_path / "hand")).module
     found: Any = load_head(run).module
     for (name, one), other in zip(found.head.state_dict().items(), expected.state_dict().values(), strict=True):
@@ -149,7 +149,7 @@ def test_features_are_read_with_all_channels_once(
 def test_a_run_killed_after_an_epoch_ends_as_if_it_had_not_been(
     cache: FeatureCache, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("head.training.checkpoint.CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr("head.training.gradients.checkpoint.CHECKPOINT_SECONDS", 0)
 
     def stop(progress: Any) -> None:
         if progress.done == 2:
@@ -242,7 +242,7 @@ def test_cross_validation_finds_directions_without_what_is_held_out(
         seen.append(set(part.rows.tolist()))
         return fit_channels(cache, part, source, **how)
 
-    monkeypatch.setattr(head.training.trainer, "fit_channels", told)
+    monkeypatch.setattr(head.training.gradients.trainer, "fit_channels", told)
     settings = replace(SETTINGS, epochs=1, channels=3)
     data = split_data(cache, "1", settings)
     assert data.cross_validated

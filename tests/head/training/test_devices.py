@@ -16,9 +16,9 @@ from head.runs.head_file import load_head
 from head.runs.run import HEAD_NAME, Run, read_run
 from head.settings import TrainSettings, settings_of
 from head.training.forecasts.forecast import forecast
+from head.training.gradients.trainer import Trainer
 from head.training.job import TrainingJob
 from head.training.train import train
-from head.training.trainer import Trainer
 from tests.helpers.gpu import EACH_DEVICE
 from tests.helpers.tails import RESNET, tail_settings
 from tests.helpers.tiny import PART_SIZES, TINY_TRAIN

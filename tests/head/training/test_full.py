@@ -31,9 +31,9 @@ from head.runs.run import Run, read_run
 from head.settings import TrainSettings
 from head.show.page.facts import run_facts
 from head.training.full import data_of_all, runs_on_splits
+from head.training.gradients.trainer import Trainer
 from head.training.job import TrainingJob
 from head.training.train import train
-from head.training.trainer import Trainer
 from tests.helpers.command_line import amnet, told
 from tests.helpers.processes import run_forked
 from tests.helpers.tiny import IMAGES, SPLITS, TINY_TRAIN
@@ -172,10 +172,10 @@ def test_a_perceptron_is_fitted_for_the_median_epoch_of_its_candidate(own: Featu
 
 KILLED = """
 import os, signal, sys
-import head.training.trainer
+import head.training.gradients.trainer
 from cli import main
 
-head.training.checkpoint.CHECKPOINT_SECONDS = -1  # after every epoch
+head.training.gradients.checkpoint.CHECKPOINT_SECONDS = -1  # after every epoch
 
 def killed_at_two(progress):
     if progress.unit == "epochs" and progress.done == 2:

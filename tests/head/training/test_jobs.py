@@ -226,12 +226,12 @@ def test_a_grid_in_processes_is_the_grid_of_one(here: Path) -> None:
 
 KILLED = """
 import os, signal, sys
-import head.training.checkpoint
+import head.training.gradients.checkpoint
 from cli import main
 from featcache.base.progress import Progress
 from tests.helpers.command_line import told
 
-head.training.checkpoint.CHECKPOINT_SECONDS = -1  # after every epoch
+head.training.gradients.checkpoint.CHECKPOINT_SECONDS = -1  # after every epoch
 
 def killed_at_four(progress):
     if progress.done == 4:

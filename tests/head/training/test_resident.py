@@ -18,10 +18,10 @@ from head.runs.run import HEAD_NAME, Run
 from head.settings import TrainSettings, settings_of
 from head.training.forecasts.forecast import forecast
 from head.training.forecasts.results import GradientForecast
+from head.training.gradients.trainer import enough_memory
 from head.training.job import TrainingJob
 from head.training.jobs import train_all
 from head.training.train import train
-from head.training.trainer import enough_memory
 from tests.helpers.tiny import TINY_TRAIN
 
 CPU = torch.device("cpu")

@@ -22,9 +22,9 @@ from head.models.kinds import stored_of
 from head.runs.head_file import load_head
 from head.runs.run import CHECKPOINT_NAME, Run, read_run
 from head.settings import settings_of
-from head.training.checkpoint import State
+from head.training.gradients.checkpoint import State
+from head.training.gradients.trainer import Trainer
 from head.training.train import train
-from head.training.trainer import Trainer
 from tests.head.training.test_train import TRAIN_SCRIPT, outcome
 from tests.helpers.processes import Forked, run_forked
 from tests.helpers.tails import RESNET, VIT, tail_job, tail_settings
@@ -46,7 +46,7 @@ def vit(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Feature
 
 @pytest.fixture(autouse=True)
 def checkpoints_after_every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("head.training.checkpoint.CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr("head.training.gradients.checkpoint.CHECKPOINT_SECONDS", 0)
 
 
 def until(epoch: int) -> OnProgress:
@@ -262,7 +262,7 @@ def test_a_tail_too_large_for_memory_is_told_of_its_own_options(
     def exhausted(*arguments: object) -> None:
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory: you tried")
 
-    monkeypatch.setattr("head.training.trainer.untrained_head", exhausted)
+    monkeypatch.setattr("head.training.gradients.trainer.untrained_head", exhausted)
     with pytest.raises(ResourceError, match=r"use a smaller --batch-size, or a larger --accumulate"):
         train(tail_job(cache, tmp_path))
 
@@ -270,7 +270,9 @@ def test_a_tail_too_large_for_memory_is_told_of_its_own_options(
 def test_a_loss_that_is_not_finite_is_of_either_rate(
     cache: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("head.training.trainer.loss", lambda *_, **__: torch.tensor(np.nan, requires_grad=True))
+    monkeypatch.setattr(
+        "head.training.gradients.trainer.loss", lambda *_, **__: torch.tensor(np.nan, requires_grad=True)
+    )
     with pytest.raises(BadInput, match=r"the loss is not finite in epoch \d; use a lower --lr or --backbone-lr"):
         train(tail_job(cache, tmp_path))
 
@@ -284,9 +286,9 @@ def test_a_checkpoint_that_takes_long_is_written_less_often(
         written.append(now[0])
         now[0] += 3.0
 
-    monkeypatch.setattr("head.training.checkpoint.CHECKPOINT_SECONDS", 15.0)
-    monkeypatch.setattr("head.training.trainer.time.monotonic", lambda: now[0])
-    monkeypatch.setattr("head.training.trainer.write_checkpoint", slowly)
+    monkeypatch.setattr("head.training.gradients.checkpoint.CHECKPOINT_SECONDS", 15.0)
+    monkeypatch.setattr("head.training.gradients.trainer.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("head.training.gradients.trainer.write_checkpoint", slowly)
     job = tail_job(cache, tmp_path)
     data = split_data(cache, job.split, job.settings)
     trainer = Trainer(job, data, device=torch.device("cpu"), on_progress=silent, on_history=lambda _: None)

@@ -284,7 +284,9 @@ def test_a_run_whose_rho_was_never_defined_ends_with_its_first_epoch_and_a_plain
 def test_a_loss_that_is_not_finite_ends_the_training(
     cache: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("head.training.trainer.loss", lambda output, target, **constants: output.score.sum() * math.nan)
+    monkeypatch.setattr(
+        "head.training.gradients.trainer.loss", lambda output, target, **constants: output.score.sum() * math.nan
+    )
     with pytest.raises(BadInput, match=r"the loss is not finite in epoch 1; use a lower --lr"):
         train(cache, tmp_path)
 
@@ -316,7 +318,7 @@ def test_a_run_interrupted_after_any_epoch_ends_as_if_it_had_not_been(
     cache: FeatureCache, whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int, attention: bool
 ) -> None:
     settings = replace(SHORT, attention=attention)
-    monkeypatch.setattr("head.training.checkpoint.CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr("head.training.gradients.checkpoint.CHECKPOINT_SECONDS", 0)
     train_until(epoch, cache, tmp_path / "cut", settings)
     resumed: list[int] = []
     train(cache, tmp_path / "cut", settings, on_progress=lambda progress: resumed.append(progress.done))
@@ -328,7 +330,7 @@ def test_a_run_interrupted_after_any_epoch_ends_as_if_it_had_not_been(
 def test_a_run_interrupted_at_each_epoch_in_turn_ends_as_if_it_had_not_been(
     cache: FeatureCache, whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("head.training.checkpoint.CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr("head.training.gradients.checkpoint.CHECKPOINT_SECONDS", 0)
     for epoch in range(1, SHORT.epochs + 1):
         train_until(epoch, cache, tmp_path / "cut")
     train(cache, tmp_path / "cut")
@@ -339,7 +341,7 @@ def test_a_run_stopped_for_lack_of_progress_stops_at_the_same_epoch_when_interru
     cache: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = replace(SHORT, patience=2, epochs=9)
-    monkeypatch.setattr("head.training.checkpoint.CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr("head.training.gradients.checkpoint.CHECKPOINT_SECONDS", 0)
     rhos = [0.1, 0.3, 0.2, 0.2]
     script_rho(monkeypatch, rhos)
     train(cache, tmp_path / "whole", settings)
@@ -353,7 +355,7 @@ def test_a_run_stopped_for_lack_of_progress_stops_at_the_same_epoch_when_interru
 def test_a_run_interrupted_while_it_writes_its_result_ends_as_if_it_had_not_been(
     cache: FeatureCache, whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("head.training.checkpoint.CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr("head.training.gradients.checkpoint.CHECKPOINT_SECONDS", 0)
     with monkeypatch.context() as patch:
         patch.setattr("head.training.fitted.write_history", interrupted)
         with pytest.raises(KeyboardInterrupt):
@@ -372,13 +374,13 @@ import json, sys
 from pathlib import Path
 import torch
 import head.training.train
-import head.training.checkpoint
+import head.training.gradients.checkpoint
 from featcache.store.cache import open_cache
 from head.settings import TrainSettings
 from head.training.job import TrainingJob
 
 torch.set_num_threads(1)
-head.training.checkpoint.CHECKPOINT_SECONDS = 0
+head.training.gradients.checkpoint.CHECKPOINT_SECONDS = 0
 cache, folder, settings = sys.argv[1:]
 head.training.train.train(
     TrainingJob(open_cache(cache), "1", TrainSettings(**json.loads(settings)), Path(folder), "paper"),
@@ -487,7 +489,7 @@ def test_no_resume_starts_over_where_a_run_of_other_settings_is_finished(
 def test_no_resume_forgets_the_checkpoint_of_an_unfinished_run(
     cache: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("head.training.checkpoint.CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr("head.training.gradients.checkpoint.CHECKPOINT_SECONDS", 0)
     train_until(4, cache, tmp_path)
     epochs: list[int] = []
     train(cache, tmp_path, resume=False, on_progress=lambda progress: epochs.append(progress.done))
@@ -497,7 +499,7 @@ def test_no_resume_forgets_the_checkpoint_of_an_unfinished_run(
 def test_no_resume_is_the_way_out_of_a_damaged_checkpoint(
     cache: FeatureCache, whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("head.training.checkpoint.CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr("head.training.gradients.checkpoint.CHECKPOINT_SECONDS", 0)
     train_until(4, cache, tmp_path / "cut")
     content = bytearray((tmp_path / "cut" / "checkpoint").read_bytes())
     content[len(content) // 2] ^= 1
@@ -541,6 +543,6 @@ def test_a_head_too_large_for_memory_is_refused_with_the_way_out(
     def exhausted(*arguments: object) -> None:
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory: you tried")
 
-    monkeypatch.setattr("head.training.trainer.untrained_head", exhausted)
+    monkeypatch.setattr("head.training.gradients.trainer.untrained_head", exhausted)
     with pytest.raises(ResourceError, match=r"cpu is out of memory for .*run; use a smaller --batch-size or --hidden"):
         train(open_cache(tiny_cache), tmp_path / "run")

@@ -19,8 +19,8 @@ from head.evaluation.score import predict_rows, score_run
 from head.runs.head_file import load_head
 from head.runs.run import Run
 from head.settings import TrainSettings
-from head.training import checkpoint
 from head.training.fitted import Trained
+from head.training.gradients import checkpoint
 from head.training.job import TrainingJob
 from head.training.train import train
 from tests.helpers.command_line import amnet

@@ -30,9 +30,9 @@ from head.runs.ratings import difference
 from head.runs.run import Run
 from head.settings import TrainSettings
 from head.training.baselines import task_of
+from head.training.gradients.trainer import Trainer
 from head.training.job import TrainingJob
 from head.training.train import train
-from head.training.trainer import Trainer
 from tests.helpers.command_line import amnet
 from tests.helpers.tiny import TINY_TRAIN
 

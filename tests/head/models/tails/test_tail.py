@@ -15,7 +15,7 @@ from featcache.store.cache import FeatureCache
 from head.data.batches import epoch_batches
 from head.models.kinds import stored_of
 from head.models.tails.tail import TailHead
-from head.training.trainer import Trainer
+from head.training.gradients.trainer import Trainer
 from tests.helpers.tails import RESNET, RESNET18, VIT, Network, tail_of, tail_trainer
 
 NETWORKS = {"resnet18": RESNET18, "timm:test_resnet": RESNET, "timm:test_vit": VIT}

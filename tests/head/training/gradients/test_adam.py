@@ -6,7 +6,7 @@ import sys
 import torch
 from torch import nn
 
-from head.training.trainer import Adam
+from head.training.gradients.adam import Adam
 from tests.helpers.tiny import ROOT
 
 
@@ -65,7 +65,7 @@ def test_a_weight_without_a_gradient_stays() -> None:
 
 def test_it_imports_nothing_of_torch_compile() -> None:
     code = (
-        "import sys, torch; from head.training.trainer import Adam\n"
+        "import sys, torch; from head.training.gradients.adam import Adam\n"
         "weight = torch.zeros(3, requires_grad=True); one = Adam([{'params': [weight], 'lr': 0.1}], weight_decay=0.0)\n"
         "weight.sum().backward(); one.step(); one.zero_grad(); one.load_state_dict(one.state_dict())\n"
         "sys.exit('torch._dynamo' in sys.modules)"

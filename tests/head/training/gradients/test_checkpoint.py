@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from featcache.base.errors import CorruptFile
-from head.training.checkpoint import State, read_checkpoint, write_checkpoint
+from head.training.gradients.checkpoint import State, read_checkpoint, write_checkpoint
 
 HISTORY: list[dict[str, float]] = [{"epoch": 1, "val_rho": float("nan"), "train_loss": 0.1 + 0.2}]
 

@@ -12,10 +12,10 @@ from head.data.resident import Resident
 from head.models.kinds import fill
 from head.runs.history import OnHistory
 from head.runs.run import CHECKPOINT_NAME
-from head.training.checkpoint import Pace, State, read_checkpoint, read_folds, write_folds
 from head.training.fitted import Fitted
+from head.training.gradients.checkpoint import Pace, State, read_checkpoint, read_folds, write_folds
+from head.training.gradients.trainer import Trainer, enough_memory, goes_on, is_best, reached, train_together
 from head.training.job import TrainingJob
-from head.training.trainer import Trainer, enough_memory, goes_on, is_best, reached, train_together
 
 
 def fold_data(data: SplitData) -> list[SplitData]:

@@ -1,0 +1,1 @@
+"""Heads that are trained by gradients: epochs, early stopping or cross-validation, checkpoints."""
