@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from featcache.base.commands import command
 from featcache.base.errors import InvalidSettings, list_problems
 
 POOLED = ("mean", "mean+deviation")
@@ -213,7 +214,8 @@ def _unprojected(values: Mapping[str, Any]) -> list[str]:
     """Return why a head that values ask for reads features as they are, whose channels cannot be fewer, if it does."""
     head, recipe, kernel = (values.get(name) for name in ("head", "recipe", "kernel"))
     if head in HEADS and "channels" not in HEADS[head]:
-        return [f"--channels: of no effect on --head {head}, which reads features as they are; leave it out"]
+        named = command("--head", head)
+        return [f"--channels: of no effect on {named}, which reads features as they are; leave it out"]
     if head == "amnet" and recipe == "published":
         return ["--channels: the published recipe reads features as its authors' code does; leave it out"]
     if head == "svr" and kernel in AS_STORED:

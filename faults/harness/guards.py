@@ -43,7 +43,7 @@ MUTANTS = (
     Mutant(
         "what was written is not read back",
         "io-errors",
-        (("base/files.py", "if digest_of_file(temporary) != digest:", "if False:"),),
+        (("base/files.py", 'if not _holds(temporary, memoryview(data).cast("B")):', "if False:"),),
     ),
     Mutant(
         "a short write is not gone on with",
@@ -76,8 +76,8 @@ MUTANTS = (
         (
             (
                 "store/shards/format.py",
-                "return xxhash.xxh3_64_intdigest(stored, seed=seed)",
-                "return xxhash.xxh3_64_intdigest(stored)",
+                'return xxhash.xxh3_64_intdigest(f"{fingerprint}\\0{array}\\0{name}\\0{view}".encode())',
+                "return 0",
             ),
         ),
     ),

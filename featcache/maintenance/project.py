@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from featcache.base.commands import amnet
+from featcache.base.commands import amnet, command
 from featcache.base.errors import BadInput, CorruptFile, InvalidSettings, Mismatch, refuse
 from featcache.base.files import digest_of_file, refuse_full_disk, write_durably
 from featcache.base.progress import OnProgress, Progress, silent
@@ -173,7 +173,7 @@ def _check(cache: FeatureCache, layers: Sequence[str], channels: int) -> None:
     if cache.recipe.encoding != "float16":
         raise InvalidSettings(
             f"{cache.path}: features of {cache.recipe.encoding}, whose projections would be less exact than those of "
-            "float16; extract it without --encoding uint8, or use train-head --channels, which reads them"
+            f"float16; extract it with {command('--encoding', 'float16')}, or train heads on it with --channels"
         )
     if channels < 1:
         raise InvalidSettings(f"--channels must be 1 or more, found {channels}")

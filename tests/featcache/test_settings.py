@@ -82,8 +82,8 @@ def test_lambda_is_of_no_use_without_attention_and_most_settings_to_baselines() 
     every = [used_fields(head) for head in ("amnet", "ep", "probe", "tail", "svr", "stack")]
     assert frozenset().union(*every) == set(TrainSettings().as_json())
     every_head = {"head", "layers", "select_on", "val_fraction", "calibrate", "seed"}
-    assert used_fields("ridge") == every_head | {"pooling", "weight"}
-    assert used_fields("mlp") == every_head | {"pooling", "epochs", "patience"}
+    assert used_fields("ridge") == every_head | {"pooling", "weight", "channels"}
+    assert used_fields("mlp") == every_head | {"pooling", "epochs", "patience", "channels"}
     assert used_fields("stack") == every_head - {"layers"} | {"members"}
     assert used_fields("svr") == used_fields("ridge") | {"kernel"}
 

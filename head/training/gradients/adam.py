@@ -11,7 +11,7 @@ _BETAS, _EPSILON = (0.9, 0.999), 1e-8  # of Kingma and Ba (2015), as everywhere
 
 
 class Adam:
-    """Moves the weights of groups, each {params, lr}, by their gradients; weight_decay is L2 of all weights.
+    """Moves the weights of groups, each {params, lr, eps}, by their gradients; weight_decay is L2 of all weights.
 
     It is PyTorch's fused kernel. state has of each weight that was moved its step, exp_avg and exp_avg_sq, as that of
     `torch.optim.Adam`. A first `torch.optim.Optimizer` imports all of torch.compile, in more than a second, to keep
@@ -19,7 +19,7 @@ class Adam:
     """
 
     def __init__(self, groups: Sequence[dict[str, Any]], *, weight_decay: float) -> None:
-        self.param_groups = [{**group, "params": list(group["params"])} for group in groups]
+        self.param_groups = [{"eps": _EPSILON, **group, "params": list(group["params"])} for group in groups]
         self.weight_decay = weight_decay
         self.state: dict[Tensor, dict[str, Tensor]] = {}
 
@@ -51,7 +51,7 @@ class Adam:
                 beta2=_BETAS[1],
                 lr=group["lr"],
                 weight_decay=self.weight_decay,
-                eps=_EPSILON,
+                eps=group["eps"],
                 maximize=False,
             )
 

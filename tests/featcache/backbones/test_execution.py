@@ -216,7 +216,7 @@ def test_openvino_says_which_arithmetic_it_took() -> None:
     assert not openvino_computes("fp16")
     network, values = nn.Linear(64, 64, bias=False), torch.rand(16, 64)
     exact, reduced = (
-        Runner(Listed(network), Execution(CPU, precision, "openvino", 1), values)(values)[0].clone()
+        Runner(Listed(network), Execution(CPU, precision, "openvino", 1), values, "")(values)[0].clone()
         for precision in ("fp32", "bf16")
     )
     assert openvino_computes("bf16") == (not torch.equal(exact, reduced))
@@ -444,7 +444,7 @@ def test_torchs_threads_are_restored_when_the_pool_ends(three_torch_threads: Non
 
 
 def test_each_thread_of_the_pool_computes_on_the_cores_of_a_stream() -> None:
-    runner = Runner(nn.Identity(), Execution(CPU, "fp32", "torch", 16), torch.zeros(1))
+    runner = Runner(nn.Identity(), Execution(CPU, "fp32", "torch", 16), torch.zeros(1), "")
     with runner.pool() as pool:
         together = threading.Barrier(8, timeout=20)  # broken if there are fewer than 8 threads
 
@@ -457,7 +457,7 @@ def test_each_thread_of_the_pool_computes_on_the_cores_of_a_stream() -> None:
 
 def test_what_waits_in_a_pool_that_ends_is_dropped_and_no_thread_is_left() -> None:
     runner, go, running = (
-        Runner(nn.Identity(), Execution(CPU, "fp32", "torch", 1), torch.zeros(1)),
+        Runner(nn.Identity(), Execution(CPU, "fp32", "torch", 1), torch.zeros(1), ""),
         threading.Event(),
         threading.Event(),
     )
@@ -625,7 +625,7 @@ def test_a_gpu_computes_in_the_precision_asked_for(
     monkeypatch: pytest.MonkeyPatch, precision: str, dtype: torch.dtype | None
 ) -> None:
     cuda = FakeCuda(monkeypatch)
-    runner = Runner(identity_maps(), Execution(CUDA, precision, "torch", 2), torch.zeros(1))
+    runner = Runner(identity_maps(), Execution(CUDA, precision, "torch", 2), torch.zeros(1), "")
     (features,) = runner(FakePixels(cuda.events))  # type: ignore[arg-type]
     assert features == 2
     (stream,) = cuda.streams
@@ -638,7 +638,7 @@ def test_a_gpu_computes_in_the_precision_asked_for(
 
 def test_each_thread_of_a_gpus_pool_has_a_stream_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = FakeCuda(monkeypatch)
-    runner = Runner(identity_maps(), Execution(torch.device("cuda", 1), "fp32", "torch", 2), torch.zeros(1))
+    runner = Runner(identity_maps(), Execution(torch.device("cuda", 1), "fp32", "torch", 2), torch.zeros(1), "")
     before = torch.get_num_threads()
     with runner.pool() as pool:
         together = threading.Barrier(2, timeout=20)
@@ -657,7 +657,7 @@ def test_each_thread_of_a_gpus_pool_has_a_stream_of_its_own(monkeypatch: pytest.
 
 def test_on_a_cpu_there_are_no_streams_and_nothing_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = FakeCuda(monkeypatch)
-    runner = Runner(identity_maps(), Execution(CPU, "bf16", "torch", 2), torch.zeros(1))
+    runner = Runner(identity_maps(), Execution(CPU, "bf16", "torch", 2), torch.zeros(1), "")
     runner(torch.ones(1))
     assert cuda.events == [("autocast", "cpu", torch.bfloat16, True)]
     assert not cuda.streams

@@ -400,7 +400,7 @@ def test_progress_counts_views_from_where_the_run_starts(tiny_dataset: Path, tmp
     ("change", "message"),
     [
         ({"augs": -1}, "--augs must be 0 to 1000, found -1"),
-        ({"batch_size": 0}, "--batch-size must be 1 to 4096, found 0"),
+        ({"batch_size": 0}, "--batch-size must be auto or 1 to 4096, found 0"),
         ({"on_bad_image": "guess"}, "--on-bad-image must be skip or stop, found 'guess'"),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from featcache.datasets.dataset import open_dataset
-from tests.helpers.command_line import amnet
+from tests.helpers.command_line import amnet, told
 from tests.helpers.raters import Game, draw_ratings, play, write_table
 
 LOG = "image,worker,condition,response,trial"
@@ -246,7 +246,7 @@ def test_intervals_are_explained_only_where_there_are_some_and_single_things_are
 
 
 def test_a_score_of_another_kind_of_table_is_suggested_in_one_line() -> None:
-    message = amnet("ratings", write(GAME), "--score", "mean", status=3).stderr
+    message = told(amnet("ratings", write(GAME), "--score", "mean", status=3))
     assert (
         len(message.splitlines()) == 1 and "column 'response' has words such as 'no', which are no ratings" in message
     )

@@ -9,7 +9,7 @@ from featcache.base.errors import MOST_PROBLEMS_SHOWN, FeatcacheError, StorageEr
 from featcache.ratings import reading
 from featcache.ratings.reading import read_responses
 from featcache.ratings.settings import RatingSettings
-from tests.helpers.command_line import amnet
+from tests.helpers.command_line import amnet, told
 
 FEW = "image,worker,rating\na.jpg,w1,3\nb.jpg,w1,5\na.jpg,w2,1\nb.jpg,w2,2\nc.jpg,w2,2\n"
 
@@ -105,7 +105,7 @@ def test_a_pipe_is_refused() -> None:
 
 def test_more_faults_than_are_listed_are_counted() -> None:
     text = "image,worker,rating\n" + "".join(f"{k},w,x\n" for k in range(1257))
-    lines = amnet("ratings", write(text), "--score", "mean", status=3).stderr.splitlines()
+    lines = told(amnet("ratings", write(text), "--score", "mean", status=3)).splitlines()
     assert "1,257 in all" in lines[0] and lines[-2].strip() == "... and 257 more" and len(lines) == 1003
 
 
@@ -118,7 +118,7 @@ def test_lines_of_too_many_cells_are_counted_without_keeping_each(monkeypatch: p
 
     monkeypatch.setattr(reading, "refuse", counting)
     text = "image,worker,rating\n" + "".join(f"{k},w,1,\n" for k in range(1257))
-    lines = amnet("ratings", write(text), "--score", "mean", status=3).stderr.splitlines()
+    lines = told(amnet("ratings", write(text), "--score", "mean", status=3)).splitlines()
     assert lines[1].strip() == "table.csv:2: 4 cells" and lines[-2].strip() == "... and 257 more"
     assert kept[-1] == MOST_PROBLEMS_SHOWN
 

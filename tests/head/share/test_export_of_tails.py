@@ -193,7 +193,7 @@ def test_a_part_of_the_network_computes_where_the_backbone_does_and_other_heads_
     monkeypatch.setattr(prediction, "nearest_backbone", lambda *_, **__: Elsewhere())
     for folder, where in ((home / "resnet" / "run" / "split-1", "meta"), (train(ridge).folder, "cpu")):
         (member,) = Predictor.load(folder).members
-        assert member.device.type == where
+        assert member.head.device.type == where
         assert kind_of(member.head.module).is_network == (where == "meta")
 
 

@@ -201,7 +201,7 @@ def test_the_command_prints_one_json_document_and_a_damaged_run_costs_others_not
     document = json.loads(done.stdout)
     assert document["left_out"] == []
     assert "paper/split-2/head.safetensors: missing or damaged" in done.stderr
-    assert done.stderr.removeprefix("error: ").strip() == document["problems"][0]
+    assert told(done).removeprefix("error: ").strip() == document["problems"][0]
     assert all(Path(file).is_file() for one in document["figures"] for file in one["files"])
     assert "from plain" in next(one["caption"] for one in document["figures"] if one["name"] == "differences")
 
