@@ -79,7 +79,8 @@ def served(run: Path, tiny_cache: Path, tmp_path_factory: pytest.TempPathFactory
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=30)
         assert (process.returncode, out) == (0, "")
-        said = r"explore: .*|scores have no prediction interval: .*|thumbnails: \d+ of \d+ images|warning: \w+: .* are outside .*"
+        said = "explore: .*|scores have no prediction interval: .*|"
+        said += r"thumbnails: \d+ of \d+ images|warning: \w+: .* are outside .*"
         assert re.fullmatch(f"(({said})\n)+", err)
         assert list(folder.iterdir()) == []
     finally:
