@@ -116,8 +116,14 @@ def resident_for(
 
 
 def free_on(device: torch.device) -> int:
-    """Return the bytes of memory that are free on a device; of one that shares the machine's, what is free there."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_bytes()
+    """Return the bytes of memory that are free on a device; of one that shares the machine's, what is free there.
+
+    On CUDA what PyTorch's allocator keeps of an earlier training, and no tensor has, is free to this process.
+    """
+    if device.type != "cuda":
+        return free_bytes()
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + kept
 
 
 def _bytes_of(cache: FeatureCache, source: HeadInput, pairs: NDArray[np.bool_]) -> int:

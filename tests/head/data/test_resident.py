@@ -15,7 +15,7 @@ from featcache.store.folder import existing_shards
 from head.data import resident as resident_module
 from head.data.batches import split_data
 from head.data.inputs import HeadInput
-from head.data.resident import Resident, Wanted, resident_for, wanted_by
+from head.data.resident import Resident, Wanted, free_on, resident_for, wanted_by
 from tests.helpers.gpu import EACH_DEVICE
 from tests.helpers.tiny import TINY_TRAIN
 
@@ -150,3 +150,13 @@ def test_auto_holds_what_fits_in_half_of_the_free_memory_and_is_read_twice(
         held("yes", 2 * bytes_ - 1, processes=2)
     with pytest.raises(InvalidSettings, match="--resident must be auto or no or yes, found 'maybe'"):
         held("maybe", 1)
+
+
+def test_on_a_gpu_memory_that_an_earlier_training_gave_back_to_the_allocator_is_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = []
+    for name, value in (("mem_get_info", (11, 101)), ("memory_reserved", 67), ("memory_allocated", 5)):
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: (asked.append(device), value)[1])
+    assert free_on(torch.device("cuda", 1)) == 11 + 67 - 5
+    assert set(asked) == {torch.device("cuda", 1)}
