@@ -36,6 +36,7 @@ from featcache.store.folder import (
 )
 from featcache.store.manifest import Manifest, ShardEntry
 from featcache.store.projection import (
+    MOST_POSITIONS,
     Moments,
     Projection,
     as_stored,
@@ -49,7 +50,6 @@ from featcache.store.shards.format import Target, codecs_of
 from featcache.store.shards.writer import ShardWriter
 from featcache.store.writer import CacheWriter, Committed
 
-MOST_POSITIONS = 1 << 19  # that directions are found from; of 1,024 channels they take 1.1e12 float64 operations
 _AT_ONCE = 64  # views with all their channels in memory
 
 

@@ -16,12 +16,11 @@ from featcache.base.errors import InvalidSettings
 from featcache.base.memory import free_bytes
 from featcache.datasets.splits import Part
 from featcache.store.cache import FeatureCache
-from featcache.store.projection import Moments, Projection
+from featcache.store.projection import MOST_POSITIONS, Moments, Projection
 from featcache.store.reading import ahead
 from head.data.inputs import AHEAD, HeadInput, Pairs
 from head.data.vectors import draw_views
 
-MOST_POSITIONS = 1 << 19  # that directions are found from; of 1,024 channels they take 1.1e12 float64 operations
 SHARE_OF_MEMORY = 4  # projected features take no more than a quarter of what is free, all trainings together
 _AT_ONCE = 64  # images with all their channels in memory
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from featcache.base.errors import CorruptFile, InvalidSettings, ResourceError
+from featcache.maintenance.project import project_cache
 from featcache.store.cache import FeatureCache, open_cache
 from featcache.store.folder import existing_shards
 from head.data import resident as resident_module
@@ -60,6 +61,19 @@ def test_batches_are_those_of_the_cache_however_often_they_are_read(
             assert own.dtype == theirs.dtype
             assert own.device.type == device
             torch.testing.assert_close(own.cpu(), theirs, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("pooling", ["maps", "mean+deviation"])
+def test_features_of_a_projected_cache_are_held_as_it_stores_them(
+    pooling: str, tiny_cache: Path, tmp_path: Path
+) -> None:
+    project_cache(tiny_cache, tmp_path / "projected", channels=7, split="1")
+    cache, source = open_cache(tmp_path / "projected"), HeadInput(("layer3",), pooling)
+    assert source.constants(cache) and not source.codes(cache)
+    held, pairs = Resident(cache, source, all_of(cache).pairs, CPU), drawn_batches(cache, 0)
+    for own, (rows, views) in zip(held.batches(pairs), pairs, strict=True):
+        assert own.shape[-1] == (7 if pooling == "maps" else 14)
+        assert torch.equal(own.float(), source.read(cache, rows, views))
 
 
 def test_each_view_is_read_once(tiny_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
