@@ -3,8 +3,9 @@
 Without --cache, images per second of AMNet's head on drawn features, 196 x 1024 float16, 70% zeros, in batches of 256:
 with all channels from the cache; projected while it is trained (`train-head --channels`), the first epoch, in which
 directions are found and everything is projected, apart from the others; and on a cache of that many channels made
-beforehand (`project-cache`). Ways take turns in rounds of one run, figures are medians over rounds. Seconds of an epoch
-of LaMem's size (45,000 + 3,741 images) are extrapolated from these rates.
+beforehand (`project-cache`). But for what is projected, features are read from the cache in every epoch, or with
+--resident held as `train-head --resident` does. Ways take turns in rounds of one run, figures are medians over rounds.
+Seconds of an epoch of LaMem's size (45,000 + 3,741 images) are extrapolated from these rates.
 
 With --cache, the paired difference of mean test rho over splits, by seed, of heads with so many channels and with all,
 with the interval of Student's t over seeds. Runs are those of `amnet train-head --channels 0,C`: what is there is not
@@ -34,7 +35,7 @@ from featcache.datasets.splits import Part
 from featcache.maintenance.project import project_cache
 from featcache.store.cache import FeatureCache, open_cache
 from head.data.batches import split_data
-from head.settings import TrainSettings
+from head.settings import RESIDENT, TrainSettings
 from head.training.gradients.checkpoint import State
 from head.training.gradients.trainer import Trainer
 from head.training.job import TrainingJob
@@ -51,13 +52,14 @@ def drawn_cache(folder: Path, images: int, batch: int) -> FeatureCache:
     return open_cache(make_cache(folder, features, views=1, splits={"1": parts}))
 
 
-def epochs(cache: FeatureCache, folder: Path, **settings: Any) -> Iterator[dict[str, float]]:
+def epochs(cache: FeatureCache, folder: Path, resident: str, **settings: Any) -> Iterator[dict[str, float]]:
     """Yield seconds before the first epoch, then images per second of each epoch's training and evaluation."""
     wanted = TrainSettings(epochs=10**5, patience=10**5, **settings)
     data = split_data(cache, "1", wanted)
     started = time.perf_counter()
-    job = TrainingJob(cache, "1", wanted, folder, "bench")
-    trainer = Trainer(job, data, device=torch.device("cpu"), on_progress=silent, on_history=lambda _: None)
+    job, device = TrainingJob(cache, "1", wanted, folder, "bench", resident=resident), torch.device("cpu")
+    how: dict[str, Any] = {"device": device, "on_progress": silent, "on_history": lambda _: None}
+    trainer = Trainer(job, data, resident=job.resident_features(data, device), **how)
     yield {"start": time.perf_counter() - started, "images": len(data.train.rows)}
     state = State(0, [], {})
     for _ in trainer.epochs(state):
@@ -67,7 +69,7 @@ def epochs(cache: FeatureCache, folder: Path, **settings: Any) -> Iterator[dict[
         yield {"train": last["images_per_second"], "evaluate": evaluated}
 
 
-def rates(channels: int, images: int, batch: int, rounds: int) -> dict[str, Any]:
+def rates(channels: int, images: int, batch: int, rounds: int, resident: str) -> dict[str, Any]:
     """Return images per second of each way, how long what comes before takes, and what LaMem's size would take."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -77,9 +79,9 @@ def rates(channels: int, images: int, batch: int, rounds: int) -> dict[str, Any]
         made = time.perf_counter() - started
         derived = open_cache(folder / "projected")
         ways = {
-            "all": epochs(cache, folder, batch_size=batch),
-            "channels": epochs(cache, folder, batch_size=batch, channels=channels),
-            "derived": epochs(derived, folder, batch_size=batch),
+            "all": epochs(cache, folder, resident, batch_size=batch),
+            "channels": epochs(cache, folder, resident, batch_size=batch, channels=channels),
+            "derived": epochs(derived, folder, resident, batch_size=batch),
         }
         starts = {way: next(of) for way, of in ways.items()}
         for of in ways.values():
@@ -90,6 +92,7 @@ def rates(channels: int, images: int, batch: int, rounds: int) -> dict[str, Any]
     before = starts["channels"]["start"] - starts["all"]["start"]
     return {
         "channels": channels,
+        "resident": resident,
         "threads": torch.get_num_threads(),
         "images_per_second": {way: round(one["train"], 1) for way, one in rate.items()},
         "over_all": {way: round(rate[way]["train"] / rate["all"]["train"], 2) for way in ("channels", "derived")},
@@ -122,18 +125,19 @@ def differences(cache: FeatureCache, runs: Path, channels: int, seeds: int, **se
 @click.option("--images", default=1024, show_default=True, help="Images to train on, drawn.")
 @click.option("--batch", default=256, show_default=True)
 @click.option("--rounds", default=3, show_default=True)
+@click.option("--resident", type=click.Choice(RESIDENT), default="no", show_default=True, help="As of train-head.")
 @click.option("--cache", "folder", type=click.Path(path_type=Path), help="Measure rho on this cache instead.")
 @click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True)
 @click.option("--layer", "layers", multiple=True, help="Repeated, or all.")
 @click.option("--seeds", default=7, show_default=True)
 @click.option("--epochs", "most", default=60, show_default=True, help="At most so many.")
 def main(
-    channels: int, images: int, batch: int, rounds: int, folder: Path | None, runs: Path, layers: tuple[str, ...],
-    seeds: int, most: int,
+    channels: int, images: int, batch: int, rounds: int, resident: str, folder: Path | None, runs: Path,
+    layers: tuple[str, ...], seeds: int, most: int,
 ) -> None:  # fmt: skip
     """Print one JSON line: rates, or with --cache the paired difference of test rho (fewer channels - all)."""
     if folder is None:
-        click.echo(json.dumps(rates(channels, images, batch, rounds)))
+        click.echo(json.dumps(rates(channels, images, batch, rounds, resident)))
         return
     click.echo(json.dumps(differences(open_cache(folder), runs, channels, seeds, layers=layers, epochs=most)))
 

@@ -76,7 +76,7 @@ from head.settings import (
 @setting("dropout", click.FLOAT, "Probability that an activation is dropped.")
 @setting("precision", click.Choice(PRECISIONS), "Arithmetic of products; auto: bf16 where hardware has it.")
 @setting("weight", click.Choice(WEIGHTS), "Count images alike, by their ratings, or by 1 / se^2.")
-@setting("order", click.Choice(ORDERS), "Images of an epoch: at random, or a few files after others, for networks.")
+@setting("order", click.Choice(ORDERS), "Images of an epoch: at random, or a few files after others, for NFS.")
 @setting("seed", click.INT, "Decides weights, order, dropout and views.")
 @setting("select_on", click.Choice(SELECTIONS), "Part that picks the epoch; test is optimistic.", several=False)
 @setting("val_fraction", click.FLOAT, "Share of train held out if there is no val.", several=False)

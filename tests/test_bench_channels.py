@@ -9,15 +9,20 @@ from click.testing import CliRunner
 
 import bench.channels
 import bench.features
+from head.data.resident import Resident
 
 
-def test_rates_of_all_channels_and_of_fewer_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("resident", ["no", "yes"])
+def test_rates_of_all_channels_and_of_fewer_are_compared(resident: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench.features, "POSITIONS", 9)
     monkeypatch.setattr(bench.features, "CHANNELS", 8)
-    words = ["--channels", "3", "--images", "12", "--batch", "4", "--rounds", "1"]
+    words = ["--channels", "3", "--images", "12", "--batch", "4", "--rounds", "1", "--resident", resident]
+    held, own = [], Resident.__init__
+    monkeypatch.setattr(Resident, "__init__", lambda self, *given: (held.append(self), own(self, *given))[1])
     done = CliRunner().invoke(bench.channels.main, words, catch_exceptions=False)
     found = json.loads(done.stdout)
     assert set(found["images_per_second"]) == {"all", "channels", "derived"}
+    assert len(held) == (2 if resident == "yes" else 0)  # projected features are kept in any case
     rate = found["images_per_second"]
     assert found["rounds_over_all"] == [pytest.approx(rate["channels"] / rate["all"], rel=0.02)]
     assert found["lamem_epoch_seconds_extrapolated"]["channels"] > 45_000 / rate["channels"] * 0.99

@@ -27,6 +27,7 @@ from cli import main
 from featcache.store.cache import FeatureCache
 from head.models.kinds import untrained_head
 from head.settings import TrainSettings
+from head.training.gradients import fit, trainer
 from tests.helpers.clusters import running_cluster
 from tests.helpers.command_line import amnet, interruptible
 from tests.helpers.reference_published import random_checkpoint
@@ -76,9 +77,9 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     def small(cache: FeatureCache, settings: TrainSettings) -> nn.Module:
         return untrained_head(cache, replace(settings, hidden_size=17, regressor_size=13))
 
-    for module in ("trainer", "gradient"):
-        monkeypatch.setattr(f"head.training.{module}.goes_on", lambda settings, epochs, best_epoch: epochs < 1)
-    monkeypatch.setattr("head.training.gradients.trainer.untrained_head", small)
+    for module in (trainer, fit):
+        monkeypatch.setattr(module, "goes_on", lambda settings, epochs, best_epoch: epochs < 1)
+    monkeypatch.setattr(trainer, "untrained_head", small)
     yield tmp_path
 
 

@@ -36,6 +36,7 @@ from featcache.store.folder import (
 )
 from featcache.store.manifest import Manifest, ShardEntry
 from featcache.store.projection import (
+    MOST_POSITIONS,
     Moments,
     Projection,
     as_stored,
@@ -49,7 +50,6 @@ from featcache.store.shards.format import Target, codecs_of
 from featcache.store.shards.writer import ShardWriter
 from featcache.store.writer import CacheWriter, Committed
 
-MOST_POSITIONS = 1 << 19  # that directions are found from; of 1,024 channels they take 1.1e12 float64 operations
 _AT_ONCE = 64  # views with all their channels in memory
 
 
@@ -110,7 +110,8 @@ def project_cache(
     something else, `BadInput` for features that float16 cannot hold.
     """
     cache = open_cache(folder)
-    chosen = tuple(cache.layer(layer) for layer in layers) or _usual(cache)
+    wanted = {cache.layer(layer) for layer in layers} or set(_usual(cache))
+    chosen = tuple(name for name in cache.recipe.layer_names if name in wanted)  # in whatever order they are named
     _check(cache, chosen, channels)
     _check_place(cache, out)
     fit = _fit_of(cache, split)
@@ -137,7 +138,7 @@ def project_cache(
             else:
                 writer.listed[there.file] = there.sha256
             on_progress(Progress("project", done, len(cache.manifest.shards), "shards"))
-        manifest = _seal(writer, cache, out, recipe, fit)
+        manifest = _seal(writer, cache, out, recipe, fit, seed)
     return _report(out, manifest, made, projections, fit)
 
 
@@ -337,7 +338,7 @@ def _chunks(
         yield some, chunks
 
 
-def _seal(writer: CacheWriter, cache: FeatureCache, out: Path, recipe: Recipe, fit: _Fit) -> Manifest:
+def _seal(writer: CacheWriter, cache: FeatureCache, out: Path, recipe: Recipe, fit: _Fit, seed: int) -> Manifest:
     """Seal the new cache with all that the other says of its images."""
     of = cache.manifest
     source = {
@@ -346,6 +347,7 @@ def _seal(writer: CacheWriter, cache: FeatureCache, out: Path, recipe: Recipe, f
         "projected_fingerprint": cache.fingerprint,
         "projection": fit.text,
         "projection_split": fit.split,
+        "projection_seed": str(seed),
     }
     if dictionary_path(cache.path).is_file() and DICTIONARY_DIGEST in of.source:
         if digest_of_file(dictionary_path(cache.path)) != of.source[DICTIONARY_DIGEST]:
@@ -375,9 +377,11 @@ def refuse_projected(recipe: Recipe, folder: Path, way_out: str) -> None:
 
 def command_of(manifest: Manifest, folder: Path) -> str:
     """Return the command that made a projected cache, which makes what is damaged there anew."""
-    split, layers = manifest.source["projection_split"], manifest.recipe.layers
+    source, layers = manifest.source, manifest.recipe.layers
+    split, seed = source["projection_split"], source.get("projection_seed", "0")
     return amnet(
-        *("project-cache", manifest.source["projected_from"], "--channels", str(layers[0][3])),
+        *("project-cache", source["projected_from"], "--channels", str(layers[0][3])),
         *(["--split", split] if split else []),
+        *(["--seed", seed] if seed != "0" else []),
         *("--layer", ",".join(name for name, *_ in layers), "--out", folder),
     )

@@ -21,6 +21,7 @@ from featcache.base.files import canonical_json, reading_errors, write_durably
 from featcache.store.folder import PROJECTION_NAME
 from featcache.store.shards.encoding import Constants, Encoded, decode, encode
 
+MOST_POSITIONS = 1 << 19  # that directions are found from; of 1,024 channels they take 1.1e12 float64 operations
 _AT_ONCE = 8192  # vectors in float64 at once
 _NO_VARIANCE = 1e-12  # of the largest eigenvalue: rounding of float64 sums
 

@@ -16,13 +16,12 @@ from featcache.base.errors import InvalidSettings
 from featcache.base.memory import free_bytes
 from featcache.datasets.splits import Part
 from featcache.store.cache import FeatureCache
-from featcache.store.projection import Moments, Projection
+from featcache.store.projection import MOST_POSITIONS, Moments, Projection
 from featcache.store.reading import ahead
 from head.data.inputs import AHEAD, HeadInput, Pairs
 from head.data.vectors import draw_views
 
-MOST_POSITIONS = 1 << 19  # that directions are found from; of 1,024 channels they take 1.1e12 float64 operations
-SHARE_OF_MEMORY = 4  # projected features take no more than a quarter of what is free
+SHARE_OF_MEMORY = 4  # projected features take no more than a quarter of what is free, all trainings together
 _AT_ONCE = 64  # images with all their channels in memory
 
 
@@ -56,17 +55,20 @@ class _Kept:
 class ProjectedInput:
     """What a `HeadInput` reads, projected: (B, L, C) or, where that pools, (B, 1, C), float32.
 
-    rows are those that will be read, so that there is room for them; others can be.
+    rows are those that will be read, so that there is room for them; others can be. sharing is how many such are in
+    the machine's memory at once.
     """
 
     stored_pooled = False
 
-    def __init__(self, cache: FeatureCache, source: HeadInput, projection: Projection, rows: int) -> None:
+    def __init__(
+        self, cache: FeatureCache, source: HeadInput, projection: Projection, rows: int, *, sharing: int = 1
+    ) -> None:
         self.source, self.projection = source, projection
         self.pooled, self.layers = source.pooled, source.layers
         L, C = source.positions(cache.recipe), projection.channels[1]
         wanted = rows * max(1, cache.views - 1)
-        slots = min(wanted, free_bytes() // SHARE_OF_MEMORY // (4 * L * C))
+        slots = min(wanted, free_bytes() // (SHARE_OF_MEMORY * sharing) // (4 * L * C))
         self._kept = _Kept(torch.empty(slots, L, C), np.full((cache.rows, cache.views), -1, np.int64))
         self._used = 0
 

@@ -17,13 +17,12 @@ from featcache.base.memory import free_bytes
 from featcache.store.cache import FeatureCache
 from featcache.store.reading import ahead
 from head.data.batches import EVAL_VIEW, SplitData
-from head.data.inputs import AHEAD, HeadInput
+from head.data.inputs import AHEAD, HeadInput, Pairs
 from head.settings import RESIDENT
 
 _SHARE = 0.5  # of the free memory that 'auto' takes at most, for all processes together
 _GIGABYTE = 1e9
 _NOWHERE = -1
-Pairs = Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]]  # rows and views of each batch
 
 
 @dataclass(frozen=True)
@@ -71,11 +70,12 @@ class Resident:
         What is not held yet is read ahead, in a thread. Raises what `FeatureCache.read` does, `ValueError` for a pair
         that was not among those to hold.
         """
-        places = [self._place[rows, views] for rows, views in pairs]
+        listed = list(pairs)
+        places = [self._place[rows, views] for rows, views in listed]
         if any((one == _NOWHERE).any() for one in places):
             raise ValueError("a view is asked for that was not to be held")
         missing = [~self._held[one] for one in places]
-        wanted = [(rows[new], views[new]) for (rows, views), new in zip(pairs, missing, strict=True) if new.any()]
+        wanted = [(rows[new], views[new]) for (rows, views), new in zip(listed, missing, strict=True) if new.any()]
         read = ahead(wanted, lambda _, pair: self.source.stored(self.cache, *pair), prefetch=AHEAD)
         where = torch.split(_joined(places).to(self.device), [len(one) for one in places])  # one copy for all batches
         for place, new, on_device in zip(places, missing, where, strict=True):
@@ -116,8 +116,14 @@ def resident_for(
 
 
 def free_on(device: torch.device) -> int:
-    """Return the bytes of memory that are free on a device; of one that shares the machine's, what is free there."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_bytes()
+    """Return the bytes of memory that are free on a device; of one that shares the machine's, what is free there.
+
+    On CUDA what PyTorch's allocator keeps of an earlier training, and no tensor has, is free to this process.
+    """
+    if device.type != "cuda":
+        return free_bytes()
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + kept
 
 
 def _bytes_of(cache: FeatureCache, source: HeadInput, pairs: NDArray[np.bool_]) -> int:

@@ -99,8 +99,8 @@ class Result:
     candidates, hyperparameters those of the best, fitted_images how many its last fit took. val_images is how many
     selected it, score_range the lowest and the highest training score; both are None of runs that do not say it.
     estimate is there of a head on all images, which has no rho of its own. document is the JSON object that it was made
-    of, with whatever else that says. calibration is None if none was asked for. channels has of what
-    is kept of the channels ('of', 'kept', 'variance', 'vectors'), None of all.
+    of, with whatever else that says. calibration is None if none was asked for. channels
+    says how many are kept ('of', 'kept', 'variance', 'vectors'), and is None where all are.
     """
 
     head_sha256: str

@@ -107,7 +107,7 @@ def train_all(jobs: Sequence[TrainingJob], workers: Workers, *, on_progress: OnP
 
         return Trained(*collected(train_here, range(len(jobs))))
     outcomes: dict[int, Run | FeatcacheError] = {}
-    away = [_sent_away(job, workers) for job in jobs]
+    away = [_sent_away(job, workers, min(workers.jobs, len(jobs))) for job in jobs]
     with closing(run_jobs(_attempt, away, workers)) as finished:
         for index, outcome in finished:
             outcomes[index] = outcome
@@ -116,11 +116,11 @@ def train_all(jobs: Sequence[TrainingJob], workers: Workers, *, on_progress: OnP
     return Trained(*collected(lambda index: _brought(jobs[index], outcomes[index]), range(len(jobs))))
 
 
-def _sent_away(job: TrainingJob, workers: Workers) -> TrainingJob:
-    """Return a job for a process that runs anywhere, beside others; a cluster's may be many on one machine."""
+def _sent_away(job: TrainingJob, workers: Workers, at_once: int) -> TrainingJob:
+    """Return a job for a process that runs anywhere, one of so many at once; a cluster's may be many on one machine."""
     resident = "no" if workers.cluster and job.resident == "auto" else job.resident
     events = job.events.absolute() if job.events else None
-    return replace(job, folder=job.folder.absolute(), events=events, resident=resident, processes=max(1, workers.jobs))
+    return replace(job, folder=job.folder.absolute(), events=events, resident=resident, processes=at_once)
 
 
 def _attempt(job: TrainingJob) -> Run | FeatcacheError:

@@ -95,9 +95,10 @@ def _of_gradient(
         torch.cuda.reset_peak_memory_stats(device)
     with enough_memory(job, device), torch.random.fork_rng(devices):
         started = time.perf_counter()
-        resident = replace(job, processes=at_once).resident_features(data, device)
+        beside = replace(job, processes=at_once)
+        resident = beside.resident_features(data, device)
         quiet: dict[str, Any] = {"on_progress": silent, "on_history": lambda _: None}
-        trainer = Trainer(job, judged, device=device, resident=resident, **quiet)
+        trainer = Trainer(beside, judged, device=device, resident=resident, heads=heads, **quiet)
         start_seconds = time.perf_counter() - started
         process = load(trainer)
         batch = warm_up(trainer)

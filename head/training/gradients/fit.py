@@ -35,6 +35,7 @@ def fit_by_gradient(
     with enough_memory(job, device):
         resident = job.resident_features(data, device)
         how: dict[str, Any] = {"device": device, "resident": resident, "on_history": on_history}
+        how["heads"] = len(data.parts) + 1
         how["on_progress"] = _telling(resident, on_progress)
         if data.cross_validated:
             return _fit_by_cross_validation(job, data, how)

@@ -53,7 +53,8 @@ def reached(history: History, best_epoch: int) -> str:
 class Trainer:
     """Holds model, optimizer and state while one split is trained.
 
-    resident holds features that trainers of one run read; without it they come from the cache in every epoch.
+    resident holds features that trainers of one run read; without it they come from the cache in every epoch. heads is
+    how many trainers that run has at once.
     """
 
     def __init__(
@@ -65,10 +66,11 @@ class Trainer:
         on_progress: OnProgress,
         on_history: OnHistory,
         resident: Resident | None = None,
+        heads: int = 1,
     ) -> None:
         self.cache, self.settings, self.folder = job.cache, job.settings, job.folder
         self.data, self.device, self.resident = data, device, resident
-        self.input, self.projection = _reading(job, data)
+        self.input, self.projection = _reading(job, data, heads)
         self.on_progress, self.on_history = on_progress, on_history
         self.waited = 0.0  # seconds spent waiting for features, in this epoch
         self.pace = Pace()
@@ -215,14 +217,14 @@ class Trainer:
             yield features
 
 
-def _reading(job: TrainingJob, data: SplitData) -> tuple[HeadInput | ProjectedInput, Projection | None]:
+def _reading(job: TrainingJob, data: SplitData, heads: int) -> tuple[HeadInput | ProjectedInput, Projection | None]:
     """Return what the model is trained on, and the projection that it went through, found from the training part."""
     source, channels = job.own_input, job.settings.channels
     if not channels:
         return source, None
     projection = fit_channels(job.cache, data.train, source, channels=channels, seed=job.settings.seed)
     rows = len(data.train.rows) + len(data.select.rows)
-    return ProjectedInput(job.cache, source, projection, rows), projection
+    return ProjectedInput(job.cache, source, projection, rows, sharing=heads * job.processes), projection
 
 
 def details_of(projection: Projection | None) -> dict[str, Any]:
@@ -248,7 +250,8 @@ def enough_memory(job: TrainingJob, device: torch.device) -> AbstractContextMana
     """Return what turns running out of memory into an error that says of which job, and what would take less."""
     others = {"hidden_size": " or --hidden-size", "accumulate": ", or a larger --accumulate"}
     words = ["--batch-size", *(words for field, words in others.items() if job.uses(field))]
-    smaller = "".join([*words, *([", or --resident no"] if job.resident != "no" else [])])
+    held = job.resident != "no" and not job.settings.channels  # projected features are kept whatever is asked for
+    smaller = "".join([*words, *([", or --resident no"] if held else [])])
     return memory_errors(device, f"for {job.folder}; use a smaller {smaller}")
 
 

@@ -1,5 +1,6 @@
 """A projected cache holds the images of another, its features on their first directions; killed, it goes on."""
 
+import shlex
 import shutil
 import signal
 from pathlib import Path
@@ -144,6 +145,19 @@ def test_what_is_damaged_is_found_and_made_anew_by_the_same_command(source: Path
     assert open_cache(out).read(0, 0).shape == (1, 7, KEPT)  # features are there all the same
     with pytest.raises(CorruptFile, match="missing, and shards are there"):
         project_cache(source, out, channels=KEPT, split="1")
+
+
+def test_the_command_that_repair_tells_is_the_request_that_made_the_cache(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    project_cache(source, out, channels=3, layers=("second.bn", "first"), split="1", seed=7)
+    shard = sorted((out / "shards").glob("*.h5"))[0]
+    shard.unlink()
+    with pytest.raises(InvalidSettings) as raised:
+        repair_cache(out)
+    words = shlex.split(str(raised.value).partition("anew: ")[2])
+    assert words[:2] == ["amnet", "project-cache"]
+    assert "1 made now" in amnet(*words[1:]).stdout
+    assert shard.is_file()
 
 
 def test_another_request_on_the_same_folder_is_refused(source: Path, tmp_path: Path) -> None:

@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from featcache.base.errors import CorruptFile, InvalidSettings, ResourceError
+from featcache.maintenance.project import project_cache
 from featcache.store.cache import FeatureCache, open_cache
 from featcache.store.folder import existing_shards
 from head.data import resident as resident_module
 from head.data.batches import split_data
 from head.data.inputs import HeadInput
-from head.data.resident import Resident, Wanted, resident_for, wanted_by
+from head.data.resident import Resident, Wanted, free_on, resident_for, wanted_by
 from tests.helpers.gpu import EACH_DEVICE
 from tests.helpers.tiny import TINY_TRAIN
 
@@ -60,6 +61,19 @@ def test_batches_are_those_of_the_cache_however_often_they_are_read(
             assert own.dtype == theirs.dtype
             assert own.device.type == device
             torch.testing.assert_close(own.cpu(), theirs, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("pooling", ["maps", "mean+deviation"])
+def test_features_of_a_projected_cache_are_held_as_it_stores_them(
+    pooling: str, tiny_cache: Path, tmp_path: Path
+) -> None:
+    project_cache(tiny_cache, tmp_path / "projected", channels=7, split="1")
+    cache, source = open_cache(tmp_path / "projected"), HeadInput(("layer3",), pooling)
+    assert source.constants(cache) and not source.codes(cache)
+    held, pairs = Resident(cache, source, all_of(cache).pairs, CPU), drawn_batches(cache, 0)
+    for own, (rows, views) in zip(held.batches(pairs), pairs, strict=True):
+        assert own.shape[-1] == (7 if pooling == "maps" else 14)
+        assert torch.equal(own.float(), source.read(cache, rows, views))
 
 
 def test_each_view_is_read_once(tiny_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,3 +164,13 @@ def test_auto_holds_what_fits_in_half_of_the_free_memory_and_is_read_twice(
         held("yes", 2 * bytes_ - 1, processes=2)
     with pytest.raises(InvalidSettings, match="--resident must be auto or no or yes, found 'maybe'"):
         held("maybe", 1)
+
+
+def test_on_a_gpu_memory_that_an_earlier_training_gave_back_to_the_allocator_is_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = []
+    for name, value in (("mem_get_info", (11, 101)), ("memory_reserved", 67), ("memory_allocated", 5)):
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: (asked.append(device), value)[1])
+    assert free_on(torch.device("cuda", 1)) == 11 + 67 - 5
+    assert set(asked) == {torch.device("cuda", 1)}

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from featcache.datasets.dataset import open_dataset
 from featcache.extraction.extract import extract
+from featcache.maintenance.project import project_cache
 from featcache.store.cache import FeatureCache, open_cache
 from head.data import transfer
 from head.data.inputs import HeadInput
@@ -66,6 +67,14 @@ def test_what_is_decoded_on_the_device_is_what_the_cpu_decodes(coded: FeatureCac
 
 def test_maps_of_one_layer_of_float16_stay_float16(tiny_cache: Path) -> None:
     cache, source = open_cache(tiny_cache), HeadInput(("layer3",), "maps")
+    for (rows, views), there in zip(PAIRS, transfer._decoded_there(CPU, source, cache, PAIRS), strict=True):
+        assert there.dtype == torch.float16
+        assert torch.equal(there.float(), source.read(cache, rows, views))
+
+
+def test_features_of_a_projected_cache_are_copied_as_it_stores_them(tiny_cache: Path, tmp_path: Path) -> None:
+    project_cache(tiny_cache, tmp_path / "projected", channels=7, split="1")
+    cache, source = open_cache(tmp_path / "projected"), HeadInput(("layer3",), "maps")
     for (rows, views), there in zip(PAIRS, transfer._decoded_there(CPU, source, cache, PAIRS), strict=True):
         assert there.dtype == torch.float16
         assert torch.equal(there.float(), source.read(cache, rows, views))

@@ -19,7 +19,7 @@ from featcache.datasets.splits import Part
 from featcache.maintenance.project import project_cache
 from featcache.store.cache import FeatureCache, open_cache
 from head.data.batches import split_data
-from head.data.channels import fit_channels
+from head.data.channels import ProjectedInput, fit_channels
 from head.data.inputs import HeadInput
 from head.evaluation.evaluate import evaluate
 from head.evaluation.score import score_run
@@ -86,7 +86,7 @@ def test_a_head_is_that_of_features_projected_by_hand(
     cache: FeatureCache, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hand = ByHand(cache, cache.splits["1"]["train"].rows)
-    monkeypatch.setattr(head.training.gradients.trainer, "_reading", lambda job, data: (hand, None))
+    monkeypatch.setattr(head.training.gradients.trainer, "_reading", lambda job, data, heads: (hand, None))
     expected = load_head(trained(cache, tmp_path / "hand")).module
     found: Any = load_head(run).module
     for (name, one), other in zip(found.head.state_dict().items(), expected.state_dict().values(), strict=True):
@@ -248,6 +248,26 @@ def test_cross_validation_finds_directions_without_what_is_held_out(
     assert data.cross_validated
     trained(cache, tmp_path / "run", settings)
     assert seen == [*(set(kept.rows.tolist()) for kept, _ in data.parts), set(data.train.rows.tolist())]
+
+
+def test_folds_and_processes_share_the_memory_for_projected_features(
+    tiny_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, kept = open_cache(tiny_cache), list[int]()
+    for parts in cache.splits.values():
+        del parts["val"]
+    view = 16 * 3 * 4  # bytes, projected
+    monkeypatch.setattr(head.data.channels, "free_bytes", lambda: 4 * 2 * 6 * 5 * view)  # 5 views for each of 2 * 6
+    own = ProjectedInput.__init__
+
+    def told(self: ProjectedInput, *given: Any, **how: Any) -> None:
+        own(self, *given, **how)
+        kept.append(self.bytes)
+
+    monkeypatch.setattr(ProjectedInput, "__init__", told)
+    settings = replace(SETTINGS, epochs=1, channels=3)
+    train(TrainingJob(cache, "1", settings, tmp_path / "run", "run", processes=2))
+    assert kept == [5 * view] * 6
 
 
 @pytest.mark.parametrize(

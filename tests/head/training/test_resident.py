@@ -89,10 +89,10 @@ def test_processes_side_by_side_share_the_memory_that_is_free(
 
     monkeypatch.setattr("head.training.jobs.run_jobs", sent)
     jobs = [TrainingJob(cache, split, TINY_TRAIN, tmp_path / split, "run") for split in ("1", "2")]
-    for workers in (Workers(jobs=2), Workers(cluster="tcp://somewhere:8786")):
+    for workers in (Workers(jobs=2), Workers(cluster="tcp://somewhere:8786"), Workers(jobs=16)):
         assert len(train_all(jobs, workers).errors) == 2
-    [two, away] = seen
-    assert [(job.processes, job.resident) for job in two] == [(2, "auto")] * 2
+    [two, away, more_than_runs] = seen
+    assert [(job.processes, job.resident) for job in [*two, *more_than_runs]] == [(2, "auto")] * 4
     assert [(job.processes, job.resident) for job in away] == [(1, "no")] * 2
 
 
@@ -120,11 +120,14 @@ def test_a_dry_run_counts_what_will_be_held(tiny_cache: Path, tmp_path: Path) ->
         assert one.memory.get("resident features") == wanted
 
 
-@pytest.mark.parametrize(("resident", "wanted"), [("auto", True), ("yes", True), ("no", False)])
+@pytest.mark.parametrize(
+    ("resident", "channels", "wanted"), [("auto", 0, True), ("yes", 0, True), ("no", 0, False), ("auto", 7, False)]
+)
 def test_out_of_memory_the_way_out_is_to_hold_no_features(
-    resident: str, wanted: bool, tiny_cache: Path, tmp_path: Path
+    resident: str, channels: int, wanted: bool, tiny_cache: Path, tmp_path: Path
 ) -> None:
-    job = TrainingJob(open_cache(tiny_cache), "1", TINY_TRAIN, tmp_path, "run", resident=resident)
+    settings = replace(TINY_TRAIN, channels=channels)
+    job = TrainingJob(open_cache(tiny_cache), "1", settings, tmp_path, "run", resident=resident)
     with pytest.raises(ResourceError, match="use a smaller --batch-size") as raised, enough_memory(job, CPU):
         raise MemoryError
     assert ("or --resident no" in str(raised.value)) == wanted
