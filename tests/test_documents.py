@@ -76,8 +76,10 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     def small(cache: FeatureCache, settings: TrainSettings) -> nn.Module:
         return untrained_head(cache, replace(settings, hidden_size=17, regressor_size=13))
 
-    for module in ("trainer", "gradient"):
-        monkeypatch.setattr(f"head.training.{module}.goes_on", lambda settings, epochs, best_epoch: epochs < 1)
+    for module in ("trainer", "fit"):
+        monkeypatch.setattr(
+            f"head.training.gradients.{module}.goes_on", lambda settings, epochs, best_epoch: epochs < 1
+        )
     monkeypatch.setattr("head.training.gradients.trainer.untrained_head", small)
     yield tmp_path
 
