@@ -5,7 +5,8 @@ every view), cuts the same views with torchvision's transforms, runs the same ne
 time, and writes float16 with gzip. The limit is the backbone as extract runs it, on pixels in memory: nothing is
 decoded, encoded or written. Each side has a process of its own, one after another in every round, so that what else
 the machine does hits all alike; figures are medians over rounds. Imports are not counted; start-up, which is building,
-converting and compiling the network, is, but for the figures called steady. The file cache is warm.
+converting and compiling the network, is, but for the figures called steady. Of few images extract has decoded most by
+then, so that its steady figure is too good. No round finds what another one converted. The file cache is warm.
 
 Example: python -m bench.extract --images data/lamem --limit 200
 """
@@ -152,7 +153,7 @@ def in_process(side: str, case: Case, out: Path) -> dict[str, Any]:
     """Return the figures of a side in a process of its own, whose threads wait as the command line makes them wait."""
     task = json.dumps({"side": side, "case": asdict(case), "out": str(out)})
     command = [sys.executable, "-c", "import sys; from bench.extract import run_task; run_task(sys.argv[1])", task]
-    environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
+    environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "XDG_CACHE_HOME": str(out.parent.resolve() / "kept")}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT, env=environment)
     figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return figures

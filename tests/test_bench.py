@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -173,6 +174,17 @@ def test_extraction_is_compared_with_a_plain_loop_of_the_same_features(monkeypat
         assert figures["times_plain"] == pytest.approx(speed["ours"] / speed["plain"], rel=0.05, abs=0.01)
         assert figures["of_limit"] == pytest.approx(speed["ours"] / speed["limit"], rel=0.05, abs=0.01)
     assert found["with_start"]["views_per_second"]["ours"] < found["steady"]["views_per_second"]["ours"]
+
+
+def test_no_round_of_extraction_finds_what_another_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(command: list[str], *, env: dict[str, str], **_: object) -> SimpleNamespace:
+        return SimpleNamespace(stdout=json.dumps(env["XDG_CACHE_HOME"]))
+
+    monkeypatch.setattr(bench.extract.subprocess, "run", run)
+    case = bench.extract.Case("images", "resnet18", augs=0, image_size=32, limit=1, per_view=False)
+    for room in (tmp_path / "1", tmp_path / "2"):
+        found = str(bench.extract.in_process("ours", case, room / "ours"))
+        assert Path(found).parent == room and not Path(found).exists()
 
 
 @pytest.mark.slow

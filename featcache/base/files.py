@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import socket
+import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,18 @@ def make_folder(path: Path) -> Path:
         for folder in missing:
             sync_folder(folder.parent)
     return path
+
+
+def read_trusted(path: Path) -> bytes:
+    """Return the bytes of a file that nobody but this user, or root, has written: of what is executed once it is read.
+
+    Raises `PermissionError` if it is another user's or everyone may write it, another OSError if it cannot be read.
+    """
+    with path.open("rb") as file:
+        about = os.fstat(file.fileno())
+        if about.st_uid not in (0, os.geteuid()) or about.st_mode & stat.S_IWOTH:
+            raise PermissionError(errno.EPERM, "is or may be another user's work", str(path))
+        return file.read()
 
 
 def append_text(path: Path, text: str) -> None:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -84,25 +84,34 @@ def draw_prediction(run: "Run", prediction: "Prediction") -> bytes:
 
 @contextmanager
 def drawing(count: int) -> Iterator[Draw]:
-    """Give what draws count predictions: several at once in processes of their own, which start now, or few here."""
+    """Give what draws count predictions: several at once in processes of their own, which start now.
+
+    Few are drawn here, and all where the system gives no processes.
+    """
     processes = min(usable_threads(None), _MOST_PROCESSES, count // 2)
     if count < _FEWEST or processes < 2:
-        yield lambda run, prediction: partial(draw_prediction, run, prediction)
+        yield _draw_here
         return
-    context = get_context("spawn")
-    pool = ProcessPoolExecutor(processes, context, initializer=_prepare, initargs=(os.getpid(),))
-    try:
-        pool.submit(os.getpid)  # starts them
-        yield partial(_submit, pool)
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    draw: Draw = _draw_here
+    with ExitStack() as stack:
+        with suppress(OSError, ImportError, NotImplementedError, BrokenProcessPool):  # no more processes, no semaphores
+            pool = ProcessPoolExecutor(processes, get_context("spawn"), initializer=_prepare, initargs=(os.getpid(),))
+            stack.callback(pool.shutdown, wait=False, cancel_futures=True)
+            for _ in range(processes):
+                pool.submit(os.getpid)  # starts one of them
+            draw = partial(_submit, pool)
+        yield draw
+
+
+def _draw_here(run: "Run", prediction: "Prediction") -> Callable[[], bytes]:
+    return partial(draw_prediction, run, prediction)
 
 
 def _prepare(parent: int) -> None:
+    end_with(parent)
+
     import matplotlib.backends.backend_agg
     import matplotlib.style  # noqa: F401  # while the first images are scored
-
-    end_with(parent)
 
 
 def _submit(pool: ProcessPoolExecutor, run: "Run", prediction: "Prediction") -> Callable[[], bytes]:

@@ -1,8 +1,11 @@
 """What OpenVINO compiled is kept for the next process, computes the same to the bit, and is replaced where damaged."""
 
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NoReturn
 
 import pytest
 import torch
@@ -26,6 +29,10 @@ def conversions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(runner.torch.export, "export", counted)
     return done
+
+
+def failing_as_without_a_home(path: Path) -> NoReturn:
+    raise RuntimeError("Could not determine home directory.")
 
 
 def features(layer: str = "layer1", seed: int = 0) -> torch.Tensor:
@@ -64,6 +71,43 @@ def test_where_nothing_can_be_written_it_is_converted_each_time(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert torch.equal(features(), features())
     assert len(conversions) == 2
+
+
+def test_what_another_user_may_have_written_is_not_read(conversions: list[str]) -> None:
+    features()
+    (path,) = kept.kept_folder().iterdir()
+    path.chmod(0o666)
+    features()
+    assert len(conversions) == 2
+
+
+def test_a_file_whose_time_cannot_be_set_is_read(conversions: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(path: Path) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    features()
+    monkeypatch.setattr(os, "utime", failing)
+    features()
+    assert conversions == ["converted"]
+
+
+def test_a_user_without_a_home_converts_each_time(conversions: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "expanduser", failing_as_without_a_home)
+    assert torch.equal(features(), features())
+    assert len(conversions) == 2
+
+
+def test_an_address_in_the_text_of_a_network_is_no_part_of_its_name() -> None:
+    core: Any = SimpleNamespace(get_property=lambda device, name: name)
+
+    class Odd(torch.nn.Module):
+        def extra_repr(self) -> str:
+            return object.__repr__(self)
+
+    one, other = Odd(), Odd()
+    assert repr(one) != repr(other)
+    assert kept._key(one, core, {}, "") == kept._key(other, core, {}, "")
 
 
 def test_the_longest_unused_go_where_all_take_too_much(conversions: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -263,3 +263,20 @@ def test_links_that_lead_nowhere_and_names_that_cannot_be_are_no_tracebacks(tmp_
         files.check_output(tmp_path)
     with pytest.raises(StorageError):
         files.write_output(tmp_path / ("x" * 300), b"3")
+
+
+def test_what_nobody_else_has_written_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "own"
+    path.write_bytes(b"own")
+    assert files.read_trusted(path) == b"own"
+    with pytest.raises(FileNotFoundError):
+        files.read_trusted(tmp_path / "none")
+    path.chmod(0o646)
+    with pytest.raises(PermissionError, match="another user's"):
+        files.read_trusted(path)
+    path.chmod(0o600)
+    found = path.stat()
+    of_another = os.stat_result((*found[:4], found.st_uid + 7, *found[5:10]))
+    monkeypatch.setattr(os, "fstat", lambda _: of_another)
+    with pytest.raises(PermissionError, match="another user's"):
+        files.read_trusted(path)

@@ -10,6 +10,8 @@ from typing import Any
 
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 
+from featcache.base.files import read_trusted
+
 _UNREADABLE = (  # what Numba raises for damaged files
     OSError, EOFError, pickle.UnpicklingError, ValueError, TypeError, LookupError, AttributeError, ImportError,
 )  # fmt: skip
@@ -37,17 +39,44 @@ class MachineCode(FunctionCache):
 
 
 class _SignedFiles(IndexDataCacheFile):
-    """Files of machine code, each with its sha256 behind it: a flipped bit is not executed."""
+    """Files of machine code, each with its sha256 behind it: a flipped bit is not executed.
+
+    Nor is what another user may have left, unless beside the sources; nor code of other types, which has the same name
+    where two processes choose one at once.
+    """
+
+    def save(self, key: Any, data: Any) -> None:
+        super().save(key, (key, data))  # type: ignore[no-untyped-call]
+
+    def load(self, key: Any) -> Any:
+        found = super().load(key)  # type: ignore[no-untyped-call]
+        return found[1] if found and found[0] == key else None
 
     def _dump(self, obj: Any) -> bytes:
         data: bytes = super()._dump(obj)  # type: ignore[no-untyped-call]
         return data + hashlib.sha256(data).digest()
 
     def _load_data(self, name: str) -> Any:
-        content = Path(self._data_path(name)).read_bytes()  # type: ignore[no-untyped-call]
+        return pickle.loads(self._read(self._data_path(name)))  # type: ignore[no-untyped-call]
+
+    def _load_index(self) -> Any:
+        try:
+            of, overloads = pickle.loads(self._read(self._index_path))
+        except FileNotFoundError:
+            return {}
+        return pickle.loads(overloads) if of == (self._version, self._source_stamp) else {}
+
+    def _save_index(self, overloads: Any) -> None:
+        known = super()._dump(overloads)  # type: ignore[no-untyped-call]
+        with self._open_for_write(self._index_path) as file:
+            file.write(self._dump(((self._version, self._source_stamp), known)))
+
+    def _read(self, path: str) -> bytes:
+        beside = Path(path).parent == Path(__file__).parent / "__pycache__"
+        content = Path(path).read_bytes() if beside else read_trusted(Path(path))
         if hashlib.sha256(content[:-32]).digest() != content[-32:]:
-            raise ValueError(f"{name}: not as it was written")
-        return pickle.loads(content[:-32])
+            raise ValueError(f"{path}: not as it was written")
+        return content[:-32]
 
 
 @functools.cache

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from head.models.fused.cpu.machine_code import _SignedFiles
 from tests.helpers.tiny import ROOT
 
 RUN = """
@@ -77,3 +78,31 @@ def test_damaged_files_are_compiled_anew_and_replaced(
         path.write_bytes(damage(path.read_bytes()))
     assert hits(copied) == [0, 1]
     assert hits(copied) == [1, 0]
+
+
+def test_code_of_other_types_under_the_same_name_is_not_taken(tmp_path: Path) -> None:
+    first, second = (_SignedFiles(str(tmp_path), "loop", "sources") for _ in range(2))
+    first.save("float32", 1)
+    assert second.load("float32") == 1
+    second._save_index({"float64": first._data_name(1)})  # as of two processes, neither of which saw the other's
+    assert second.load("float64") is None
+    second.save("float64", 2)
+    assert first.load("float64") == 2
+
+
+@pytest.mark.parametrize("suffix", ["nbi", "nbc"])
+def test_what_another_user_may_have_written_is_not_unpickled(tmp_path: Path, suffix: str) -> None:
+    files = _SignedFiles(str(tmp_path), "loop", "sources")
+    files.save("float32", 1)
+    (path,) = tmp_path.glob(f"*.{suffix}")
+    path.chmod(0o666)
+    if suffix == "nbi":
+        with pytest.raises(PermissionError):
+            files.load("float32")
+    else:
+        assert files.load("float32") is None
+
+
+def test_an_index_of_other_sources_is_empty(tmp_path: Path) -> None:
+    _SignedFiles(str(tmp_path), "loop", "sources").save("float32", 1)
+    assert _SignedFiles(str(tmp_path), "loop", "others").load("float32") is None
