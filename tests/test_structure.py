@@ -58,7 +58,7 @@ MAY_IMPORT = {  # a folder, or a module that stands alone, and what it may impor
     "head/models/fused": {
         *("featcache/base", "featcache/backbones", "head/models/fused/cpu", "head/models/fused/gpu"),
     },
-    "head/models/fused/cpu": {"head/models/fused"},
+    "head/models/fused/cpu": {"featcache/base", "head/models/fused"},
     "head/models/fused/gpu": {"featcache/base", "head/models/fused"},
     "head/calibration": {"featcache/base", "head/settings"},
     "head/models/tails": FEATCACHE | {"head/settings", "head/data", "head/models/fused", "head/models"},
