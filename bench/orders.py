@@ -88,7 +88,7 @@ def read_epoch(cache: FeatureCache, order: str, *, epoch: int, batch: int) -> di
 def compare_reading(*, images: int, views: int, rows_per_shard: int, batch: int, rounds: int, compression: str) -> Any:
     """Return the medians over epochs of what each order takes."""
     found: dict[str, list[dict[str, float]]] = {order: [] for order in ORDERS}
-    with tempfile.TemporaryDirectory(dir=".") as folder:
+    with tempfile.TemporaryDirectory() as folder:
         path = make_cache(Path(folder, "c"), drawn(images * views), views=views, rows_per_shard=rows_per_shard,
                           compression=compression)  # fmt: skip
         cache = open_cache(path)

@@ -35,13 +35,14 @@ HEAD = TO_RUNS | {
 MAY_IMPORT = {  # a folder, or a module that stands alone, and what it may import of ours; docs/architecture.md draws it
     "featcache": FEATCACHE,
     "featcache/base": set(),
+    "featcache/base/loops": {"featcache/base"},
     "featcache/settings": {"featcache/base"},
     "featcache/recipe": {"featcache/base", "featcache/settings"},
     "featcache/datasets": {"featcache/base"},
     "featcache/datasets/fetch": {"featcache/base", "featcache/datasets"},
     "featcache/ratings": {"featcache/base"},
     "featcache/images": {"featcache/base", "featcache/settings", "featcache/recipe"},
-    "featcache/backbones/descriptors": {"featcache/base"},
+    "featcache/backbones/descriptors": {"featcache/base", "featcache/base/loops"},
     "featcache/backbones/families": {"featcache/base", "featcache/settings", "featcache/backbones/descriptors"},
     "featcache/backbones": {
         *("featcache/base", "featcache/settings", "featcache/recipe"),
@@ -58,7 +59,7 @@ MAY_IMPORT = {  # a folder, or a module that stands alone, and what it may impor
     "head/models/fused": {
         *("featcache/base", "featcache/backbones", "head/models/fused/cpu", "head/models/fused/gpu"),
     },
-    "head/models/fused/cpu": {"featcache/base", "head/models/fused"},
+    "head/models/fused/cpu": {"featcache/base/loops", "head/models/fused"},
     "head/models/fused/gpu": {"featcache/base", "head/models/fused"},
     "head/calibration": {"featcache/base", "head/settings"},
     "head/models/tails": FEATCACHE | {"head/settings", "head/data", "head/models/fused", "head/models"},

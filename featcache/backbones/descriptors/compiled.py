@@ -1,34 +1,25 @@
 """Loops over pixels that are compiled for the CPU: how, and the one that several descriptors share."""
 
 from collections.abc import Callable
-from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache.base.loops.machine_code import kept
+
+_SOURCES = tuple(sorted(Path(__file__).parent.glob("*.py")))
+
 
 def compiled(function: Callable[..., None]) -> Callable[..., None]:
     """Compile a loop that runs without Python's lock and fills its last arguments.
 
     The sums keep the order in which they are written, so that they are the same on every processor. The machine code is
-    kept beside the module or in the user's cache folder; where neither takes files, each process compiles it again.
+    kept for the next process.
     """
-    anew: Callable[..., None] = numba.njit(nogil=True, error_model="numpy")(function)
-    try:
-        kept = numba.njit(nogil=True, cache=True, error_model="numpy")(function)
-    except RuntimeError:  # Numba found no folder that takes files
-        return anew
-
-    @wraps(function)
-    def loop(*arguments: Any) -> None:
-        try:
-            kept(*arguments)
-        except OSError:  # the disk is full, say; nothing has run before the machine code is kept
-            anew(*arguments)
-
-    return loop
+    return kept(numba.njit(nogil=True, error_model="numpy")(function), *_SOURCES)
 
 
 def window_sums(planes: NDArray[np.float32], taps: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -3,8 +3,8 @@
 LLVM makes vectors of all of them. Arithmetic is that of the other numbers in a formula: float32, or float64 in tests.
 """
 
-import contextlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -13,10 +13,11 @@ from numba.extending import overload
 from numpy.polynomial import Chebyshev, Polynomial
 from numpy.typing import NDArray
 
+from featcache.base.loops.machine_code import kept
 from head.models.fused.attention import LARGEST
-from head.models.fused.cpu.machine_code import MachineCode
 
 Array = NDArray[Any]
+_SOURCES = (*sorted(Path(__file__).parent.glob("*.py")), Path(__file__).parents[1] / "attention.py")
 _FASTER_SUMS = {"reassoc", "contract", "arcp", "nsz", "afn"}  # infinity keeps its meaning: an overflowing exp is 1
 _AS_WRITTEN: Any = {"fastmath": {"contract"}}
 
@@ -24,14 +25,9 @@ _AS_WRITTEN: Any = {"fastmath": {"contract"}}
 def compiled(function: Callable[..., None]) -> Callable[..., None]:
     """Return a loop that is compiled for the types it is called with, and runs without Python's lock.
 
-    Machine code is kept by sources, processor and version of Numba, in `__pycache__` beside the module or, where that
-    cannot be written, in the user's cache folder; where neither can, each process compiles it again.
+    Its machine code is kept for the next process.
     """
-    loop: Any = numba.njit(nogil=True, fastmath=_FASTER_SUMS, error_model="numpy")(function)
-    with contextlib.suppress(RuntimeError):  # no folder takes files
-        loop._cache = MachineCode(loop.py_func)
-    kept: Callable[..., None] = loop
-    return kept
+    return kept(numba.njit(nogil=True, fastmath=_FASTER_SUMS, error_model="numpy")(function), *_SOURCES)
 
 
 def exponential(k: Any) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from head.models.fused.cpu.machine_code import _SignedFiles
+from featcache.base.loops.machine_code import _SignedFiles
 from tests.helpers.tiny import ROOT
 
 RUN = """
