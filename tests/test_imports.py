@@ -4,6 +4,7 @@ Budgets are of modules, not of seconds, so that they hold on every machine.
 """
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -44,7 +45,12 @@ def imported(*arguments: object, folder: Path) -> tuple[set[str], str]:
     """Run a command in a process of its own; return the heavy modules it imported, and what it had printed before."""
     command = [sys.executable, "-c", RUN, json.dumps(sorted(HEAVY)), *map(str, arguments)]
     done = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, check=True, env={"PYTHONPATH": str(ROOT)}
+        command,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": os.environ["XDG_CACHE_HOME"]},
     )
     found, status, told, before = json.loads(done.stdout.splitlines()[-1])
     assert status == 0, told
