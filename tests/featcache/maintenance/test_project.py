@@ -202,7 +202,7 @@ def test_a_projected_cache_is_neither_projected_again_nor_merged(source: Path, t
 
 
 def test_features_of_8_bits_are_refused(layered_cache: Path, tmp_path: Path) -> None:
-    with pytest.raises(InvalidSettings, match="features of uint8, .* or use train-head --channels"):
+    with pytest.raises(InvalidSettings, match="features of uint8, .* or train heads on it with --channels"):
         project_cache(layered_cache, tmp_path / "out", channels=8)
 
 
