@@ -34,7 +34,7 @@ class EarlyImages:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.shutdown(cancel_futures=True)  # those that run hold files open
 
     def load(self, names: Iterable[str], views: tuple[int, int], how: ViewSettings, *, cut: bool) -> None:
         """Begin to decode images and cut views [start, stop) of each, or to keep them whole: the first, as fit."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,27 @@ def test_an_image_that_was_begun_is_not_loaded_again(
         assert (found.row, found.views) == (expected.row, expected.views)
         np.testing.assert_array_equal(found.pixels, expected.pixels)
     assert loads == [(name, "early") for name, _ in sorted(loads)] and len(loads) == len(names)
+
+
+def test_nothing_is_at_work_on_a_file_once_it_has_ended(
+    images: Path, names: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_work, begun, ended = threading.Event(), list[str](), list[str]()
+
+    def slowly(path: Path, name: str, *args: Any, **kwargs: Any) -> LoadedImage:
+        begun.append(name)
+        at_work.set()
+        time.sleep(0.2)
+        found = load_or_absent(path, name, *args, **kwargs)
+        ended.append(name)
+        return found
+
+    monkeypatch.setattr(featcache.images.early, "load_or_absent", slowly)
+    with pytest.raises(KeyError, match="asked"), EarlyImages(images) as early:
+        early.load(names, VIEWS, HOW, cut=True)
+        at_work.wait(10)
+        raise KeyError("asked")
+    assert sorted(ended) == sorted(begun) != []
 
 
 @pytest.mark.parametrize(
