@@ -79,7 +79,7 @@ function headline() {
   const different = others.filter((one) => one.comparison.p_holm < 0.05);
   const verdict = !others.length ? null
     : different.length ? `Of ${count(others.length, "other head")}, ${different.length} ${different.length === 1 ? "differs" : "differ"} from it significantly (Holm p below 0.05).`
-    : `None of the ${others.length} others differs from it significantly (Holm p below 0.05).`;
+    : `${others.length === 1 ? "The other head does not differ" : `None of the ${others.length} others differs`} from it significantly (Holm p below 0.05).`;
   if (row.rho_mean === null) return el("p", { class: "headline" }, "The correlation of ", el("b", {}, broken(row.name)), " with people is undefined, as it is for one image, for equal scores, and for scores that are no numbers.");
   return [
     el("p", { class: "headline" }, row.runs.some((run) => run.imported) ? "" : "On images it has not seen, ", el("b", {}, broken(row.name)), " ranks with a correlation of ", el("b", {}, number(row.rho_mean)),
