@@ -353,19 +353,7 @@ def _seal(writer: CacheWriter, cache: FeatureCache, out: Path, recipe: Recipe, f
         if digest_of_file(dictionary_path(cache.path)) != of.source[DICTIONARY_DIGEST]:
             raise CorruptFile(f"{dictionary_path(cache.path)}: not the words that these features count; copy it back")
         write_durably(dictionary_path(out), dictionary_path(cache.path).read_bytes())
-    manifest, _ = writer.seal(
-        recipe,
-        rows=cache.rows,
-        views=cache.views,
-        ratings=of.ratings,
-        source=source,
-        versions=of.versions,
-        groups=of.groups,
-        near_duplicates=of.near_duplicates,
-        others=of.others,
-        raters=of.raters,
-        reliability=of.reliability,
-    )
+    manifest, _ = writer.seal_like(of, recipe, source=source)
     return manifest
 
 

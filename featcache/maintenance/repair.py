@@ -230,19 +230,7 @@ class _Repairer:
             waiting = [*map(shard_place, replaced), *([INDEX_NAME] if seen.index_problem else [])]
             return [Problem(file, what) for file in waiting]
         self.writer.listed = dict(repaired.get(file, (file, sha256)) for file, sha256 in listed.items())
-        self.writer.seal(
-            self.recipe,
-            rows=manifest.rows,
-            views=manifest.views,
-            ratings=manifest.ratings,
-            source=manifest.source,
-            versions=manifest.versions,
-            groups=manifest.groups,
-            near_duplicates=manifest.near_duplicates,
-            others=manifest.others,
-            raters=manifest.raters,
-            reliability=manifest.reliability,
-        )
+        self.writer.seal_like(manifest, self.recipe)
         for file in set(listed) - set(self.writer.listed):
             shard_path(self.writer.folder, file).unlink(missing_ok=True)
         return []

@@ -73,6 +73,26 @@ class CacheWriter:
         shards = [there.get(file) or open_shard(shard_path(self.folder, file), recipe) for file in self.listed]
         return sorted(shards, key=lambda shard: (shard.block.rows[0], shard.block.views[0]))
 
+    def seal_like(
+        self, manifest: Manifest, recipe: Recipe, *, source: dict[str, str] | None = None
+    ) -> tuple[Manifest, Tables]:
+        """Do what `seal` does, for the same rows and views with all that a manifest says of them; source instead of its
+        own if it is given.
+        """
+        return self.seal(
+            recipe,
+            rows=manifest.rows,
+            views=manifest.views,
+            ratings=manifest.ratings,
+            source=manifest.source if source is None else source,
+            versions=manifest.versions,
+            groups=manifest.groups,
+            near_duplicates=manifest.near_duplicates,
+            others=manifest.others,
+            raters=manifest.raters,
+            reliability=manifest.reliability,
+        )
+
     def seal(
         self,
         recipe: Recipe,
