@@ -148,6 +148,10 @@ def test_no_folder_of_the_product_has_more_rooms_than_a_reader_keeps_in_mind() -
         assert len(list(folder.glob("*.py"))) <= MOST_ROOMS, folder
 
 
+def test_every_folder_of_modules_is_a_package_so_that_a_wheel_holds_it() -> None:
+    assert [path for path in MODULES.values() if not (path.parent / "__init__.py").exists()] == []
+
+
 def test_help_imports_neither_torch_nor_h5py() -> None:
     code = "import sys, cli; sys.exit(any(m in sys.modules for m in ('torch', 'h5py', 'numpy', 'PIL')))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -1,0 +1,1 @@
+"""Compiled loops that are kept from one process to the next, where nobody else can change them."""
